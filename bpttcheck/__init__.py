@@ -1,0 +1,68 @@
+"""Tells whether a hand-derived backpropagation through time is right, and if not, where and why.
+
+The names below are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bpttcheck.bptt.backpropagate import backpropagate
+    from bpttcheck.bptt.unroll import unroll
+    from bpttcheck.contract import Cell, Layer
+    from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch
+    from bpttcheck.pytest_plugin import parametrize_with_checks
+    from bpttcheck.verify.check import check
+    from bpttcheck.verify.results import Report, Verdict
+    from bpttcheck.verify.subject import Subject
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BpttcheckError",
+    "Cell",
+    "ContractError",
+    "GradientMismatch",
+    "Layer",
+    "Report",
+    "Subject",
+    "Verdict",
+    "backpropagate",
+    "check",
+    "parametrize_with_checks",
+    "unroll",
+]
+
+_HOMES = {
+    "BpttcheckError": "errors",
+    "Cell": "contract",
+    "ContractError": "errors",
+    "GradientMismatch": "errors",
+    "Layer": "contract",
+    "Report": "verify.results",
+    "Subject": "verify.subject",
+    "Verdict": "verify.results",
+    "backpropagate": "bptt.backpropagate",
+    "check": "verify.check",
+    "parametrize_with_checks": "pytest_plugin",
+    "unroll": "bptt.unroll",
+}
+
+_MODULES = ("activations", "adapt", "cells", "oracles", "report", "strategies")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"bpttcheck.{_HOMES[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"bpttcheck.{name}")
+    else:
+        raise AttributeError(f"module 'bpttcheck' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -1,0 +1,65 @@
+"""Every exception that bpttcheck raises on purpose.
+
+Each message says what was given, what was expected, and what to do about it.
+This module imports nothing, so that naming an error costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bpttcheck.verify.results import Report
+
+
+class BpttcheckError(Exception):
+    """The base of every exception raised here on purpose."""
+
+
+class ContractError(BpttcheckError):
+    """A cell, a layer or an argument does not keep its side of the contract.
+
+    Args:
+        message: what was given, what was expected, what is likely meant.
+        method: the method at fault (``"step_vjp"``), or ``""`` for an argument.
+        item: the item at fault (``"d_params['W']"``), or ``""``.
+    """
+
+    def __init__(self, message: str, *, method: str = "", item: str = "") -> None:
+        super().__init__(message)
+        self.method = method
+        self.item = item
+
+
+class GradientMismatch(BpttcheckError, AssertionError):
+    """A check other than ``contract`` failed; the report says which, where and by how much.
+
+    Args:
+        message: the report as text.
+        report: the whole :class:`bpttcheck.Report`.
+    """
+
+    def __init__(self, message: str, report: Report | None = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class Declined(BpttcheckError):
+    """An oracle says that it cannot judge this function: an abstention, not a verdict.
+
+    Args:
+        what: what cannot be judged (``"`if` on a value that depends on the input"``).
+        where: the line of user code, ``"cell.py:12: if z.sum() > 0:"``, or ``""``.
+        remedy: what to write instead, or ``""``.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        parts = [what]
+        if where:
+            parts.append(f"at {where}")
+        if remedy:
+            parts.append(f"instead: {remedy}")
+        super().__init__("; ".join(parts))
+        self.what = what
+        self.where = where
+        self.remedy = remedy

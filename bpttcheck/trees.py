@@ -1,0 +1,113 @@
+"""Nested states: arrays inside tuples, NamedTuples and dicts, flattened in one fixed order.
+
+JAX has trees too, but it sorts the keys of a dict and cannot be imported cheaply; here the order is
+the one in which the cell's author wrote the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The shape of a tree without its leaves.
+
+    ``kind`` is ``"leaf"``, ``"tuple"``, ``"namedtuple"`` or ``"dict"``; ``type`` the container's own
+    type (a NamedTuple is rebuilt by it); ``keys`` the positions, field names or dict keys.
+    """
+
+    kind: str
+    type: Any = None
+    keys: tuple[Any, ...] = ()
+    children: tuple[Structure, ...] = ()
+
+    def unflatten(self, leaves: Sequence[Any]) -> Tree:
+        """Rebuild the tree from ``leaves`` (in the order of :func:`flatten`)."""
+        if len(leaves) != self.size:
+            raise ValueError(f"got {len(leaves)} leaves, expected {self.size}")
+        return _build(self, iter(leaves))
+
+    @property
+    def size(self) -> int:
+        """The number of leaves."""
+        return 1 if self.kind == "leaf" else sum(child.size for child in self.children)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """One printable path for each leaf: ``""``, ``"[0]"``, ``".h"`` or ``"['h']"``, joined."""
+        if self.kind == "leaf":
+            return ("",)
+        out: list[str] = []
+        for key, child in zip(self.keys, self.children, strict=True):
+            head = f".{key}" if self.kind == "namedtuple" else f"[{key!r}]"
+            out.extend(head + tail for tail in child.paths)
+        return tuple(out)
+
+    def describe(self) -> str:
+        """A short text such as ``tuple of 2`` or ``dict with keys 'h', 'c'``."""
+        if self.kind == "leaf":
+            return "a single array"
+        if self.kind == "dict":
+            return "a dict with keys " + ", ".join(map(repr, self.keys))
+        name = self.type.__name__ if self.kind == "namedtuple" else "tuple"
+        return f"a {name} of {len(self.children)}"
+
+
+LEAF = Structure("leaf")
+
+
+def structure(tree: Tree) -> Structure:
+    """The :class:`Structure` of ``tree``; everything that is no container is a leaf."""
+    if isinstance(tree, tuple):
+        children = tuple(structure(item) for item in tree)
+        if hasattr(tree, "_fields"):
+            return Structure("namedtuple", type(tree), tuple(tree._fields), children)
+        return Structure("tuple", tuple, tuple(range(len(tree))), children)
+    if isinstance(tree, Mapping):
+        children = tuple(structure(item) for item in tree.values())
+        return Structure("dict", dict, tuple(tree), children)
+    return LEAF
+
+
+def flatten(tree: Tree) -> tuple[list[Any], Structure]:
+    """The leaves of ``tree``, depth first in written order, and its structure."""
+    return leaves(tree), structure(tree)
+
+
+def leaves(tree: Tree) -> list[Any]:
+    """The leaves of ``tree``, depth first in written order."""
+    if isinstance(tree, Mapping):
+        return [leaf for item in tree.values() for leaf in leaves(item)]
+    if isinstance(tree, tuple):
+        return [leaf for item in tree for leaf in leaves(item)]
+    return [tree]
+
+
+def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """Apply ``function`` leaf by leaf.
+
+    The trees have the same structure; the keys of a dict may come in another order.
+    """
+    if isinstance(tree, Mapping):
+        return {k: map_leaves(function, v, *(o[k] for o in others)) for k, v in tree.items()}
+    if isinstance(tree, tuple):
+        items = [
+            map_leaves(function, item, *(other[i] for other in others))
+            for i, item in enumerate(tree)
+        ]
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    return function(tree, *others)
+
+
+def _build(shape: Structure, source: Any) -> Tree:
+    if shape.kind == "leaf":
+        return next(source)
+    items = [_build(child, source) for child in shape.children]
+    if shape.kind == "dict":
+        return dict(zip(shape.keys, items, strict=True))
+    return shape.type(*items) if shape.kind == "namedtuple" else tuple(items)
