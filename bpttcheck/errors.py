@@ -1,15 +1,12 @@
 """Every exception that bpttcheck raises on purpose.
 
 Each message says what was given, what was expected, and what to do about it.
-This module imports nothing, so that naming an error costs nothing.
+This module imports nothing heavy, so that naming an error costs nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from bpttcheck.verify.results import Report
+from typing import Any
 
 
 class BpttcheckError(Exception):
@@ -39,7 +36,7 @@ class GradientMismatch(BpttcheckError, AssertionError):
         report: the whole :class:`bpttcheck.Report`.
     """
 
-    def __init__(self, message: str, report: Report | None = None) -> None:
+    def __init__(self, message: str, report: Any = None) -> None:
         super().__init__(message)
         self.report = report
 

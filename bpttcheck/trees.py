@@ -17,8 +17,8 @@ Tree = Any
 class Structure:
     """The shape of a tree without its leaves.
 
-    ``kind`` is ``"leaf"``, ``"tuple"``, ``"namedtuple"`` or ``"dict"``; ``type`` the container's own
-    type (a NamedTuple is rebuilt by it); ``keys`` the positions, field names or dict keys.
+    ``kind`` is ``"leaf"``, ``"tuple"``, ``"namedtuple"`` or ``"dict"``; ``type`` is the container's
+    own type (a NamedTuple is rebuilt by it); ``keys`` are positions, field names or dict keys.
     """
 
     kind: str
@@ -66,7 +66,7 @@ def structure(tree: Tree) -> Structure:
     if isinstance(tree, tuple):
         children = tuple(structure(item) for item in tree)
         if hasattr(tree, "_fields"):
-            return Structure("namedtuple", type(tree), tuple(tree._fields), children)
+            return Structure("namedtuple", type(tree), tuple(getattr(tree, "_fields")), children)  # noqa: B009 - unknown to the type checker
         return Structure("tuple", tuple, tuple(range(len(tree))), children)
     if isinstance(tree, Mapping):
         children = tuple(structure(item) for item in tree.values())

@@ -1,0 +1,258 @@
+"""The records that a run leaves behind: verdicts, findings, counts. Nothing here measures."""
+
+from __future__ import annotations
+
+import enum
+import html
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+class Verdict(enum.Enum):
+    """The three outcomes of a check or of a whole run."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Which problem a finding was seen on; ``(seed, index)`` alone reproduce the original one.
+
+    Args:
+        seed: the run's seed.
+        index: the number of the case in the run; -1 for one made by shrinking.
+        T: time steps.
+        B: batch rows.
+        n_in: width of ``x``.
+        n_hidden: the hidden size handed to ``init``.
+        dtype: ``"float64"`` or ``"float32"``.
+        mask: ``"none"``, ``"lengths"``, ``"holes"`` or ``"empty_rows"``.
+        regime: the regime's name, such as ``"ordinary"``.
+    """
+
+    seed: int
+    index: int
+    T: int
+    B: int
+    n_in: int
+    n_hidden: int
+    dtype: str
+    mask: str
+    regime: str
+
+    def __str__(self) -> str:
+        """The case as one short line."""
+        mask = "" if self.mask == "none" else f", mask={self.mask}"
+        return (
+            f"T={self.T}, B={self.B}, n_in={self.n_in}, n_hidden={self.n_hidden}, "
+            f"{self.dtype}, {self.regime}{mask} (seed={self.seed}, case {self.index})"
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One oracle's answer for one entry: a value and its error bar."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A guess at what is wrong, with the evidence for it.
+
+    Args:
+        code: stable and short, such as ``"transposed"``; ``bpttcheck explain CODE`` prints its page.
+        sentence: what is wrong, in one sentence.
+        evidence: the numbers behind it, such as ``{"factor": 0.5, "residual": 1e-15}``.
+    """
+
+    code: str
+    sentence: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mismatch: what was compared, where, and the values side by side.
+
+    Args:
+        check: the check's name.
+        method: the user's method at fault: ``"step_vjp"``, ``"vjp"``, ``"step"``, ...
+        block: the item at fault: ``"d_params['W']"``, ``"d_state0"``, ``"d_xs"``, ...
+        message: what is wrong in one sentence.
+        case: the smallest case found; None where there is none (a contract error).
+        entry: index of the worst entry inside the block.
+        time_step: the first step, counted from the end, at which the adjoint departs.
+        hand: the hand-derived value of that entry.
+        jax: JAX's value, None where JAX declined.
+        finite_difference: the differences' value, None where they abstain.
+        ratio: error divided by the width ``s`` of the error bar.
+        limit: the ratio allowed.
+        relative_error: the block's error relative to its largest entry.
+        exception: the text of an exception raised by the user's code, or ``""``.
+        diagnoses: best first; may be empty.
+        comparison: what ``hand`` was compared with when it was no oracle (a law's other side).
+    """
+
+    check: str
+    method: str
+    block: str
+    message: str
+    case: Case | None = None
+    entry: tuple[int, ...] | None = None
+    time_step: int | None = None
+    hand: float | None = None
+    jax: Measured | None = None
+    finite_difference: Measured | None = None
+    ratio: float | None = None
+    limit: float | None = None
+    relative_error: float | None = None
+    exception: str = ""
+    diagnoses: tuple[Diagnosis, ...] = ()
+    comparison: Measured | None = None
+
+
+@dataclass(frozen=True)
+class BlockSummary:
+    """How well one block was seen by one check in one dtype.
+
+    Args:
+        block: the block's name.
+        dtype: the checked dtype.
+        judged: cases in which the block was judged.
+        blind: cases whose own rounding noise hid the block; no evidence either way.
+        resolution: smallest relative error that the best judged case could have seen.
+        median_resolution: the same for the middle judged case.
+        worst_ratio: largest ratio of error to the bar's width among the judged cases.
+    """
+
+    block: str
+    dtype: str
+    judged: int
+    blind: int
+    resolution: float
+    median_resolution: float
+    worst_ratio: float
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The outcome of one named check.
+
+    Args:
+        name: the check's name.
+        verdict: its outcome; None if the whole check was skipped.
+        cases: cases run.
+        skipped: why the whole check was skipped, or ``""``.
+        skipped_cases: reason -> number of single cases that were not judged.
+        worst_ratio: largest ratio of error to the bar's width; None if nothing was compared.
+        limit: the ratio allowed.
+        oracles: oracle -> number of cases on which it spoke.
+        blocks: how well each block was seen.
+        notes: remarks such as warnings raised by user code.
+        reason: why the check is inconclusive, or ``""``.
+        expected_failure: the reason given for an expected failure, or ``""``.
+        seconds: wall-clock time.
+    """
+
+    name: str
+    verdict: Verdict | None
+    cases: int = 0
+    skipped: str = ""
+    skipped_cases: Mapping[str, int] = field(default_factory=dict)
+    worst_ratio: float | None = None
+    limit: float | None = None
+    oracles: Mapping[str, int] = field(default_factory=dict)
+    blocks: tuple[BlockSummary, ...] = ()
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+    expected_failure: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one run of :func:`bpttcheck.check` found.
+
+    Args:
+        subject: the subject's name.
+        checks: one entry for each named check, in the order of running.
+        findings: one entry for each mismatch, worst first.
+        seed: the run's seed.
+        examples: cases asked for in each check.
+        dtypes: the dtypes checked.
+        sizes: the (n_in, n_hidden) pairs covered.
+        lengths: the smallest and largest T covered.
+        batches: the smallest and largest B covered.
+        regimes: regime -> number of cases.
+        unchecked: what nothing checked, by name.
+        notes: remarks on the whole run.
+        seconds: wall-clock time.
+    """
+
+    subject: str
+    checks: tuple[CheckResult, ...]
+    findings: tuple[Finding, ...] = ()
+    seed: int = 0
+    examples: int = 0
+    dtypes: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+    lengths: tuple[int, int] | None = None
+    batches: tuple[int, int] | None = None
+    regimes: Mapping[str, int] = field(default_factory=dict)
+    unchecked: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """FAILED if any check failed, else INCONCLUSIVE if any was, else PASSED."""
+        found = {check.verdict for check in self.checks}
+        if Verdict.FAILED in found:
+            return Verdict.FAILED
+        if Verdict.INCONCLUSIVE in found or Verdict.PASSED not in found:
+            return Verdict.INCONCLUSIVE
+        return Verdict.PASSED
+
+    @property
+    def passed(self) -> bool:
+        """True if the verdict is PASSED."""
+        return self.verdict is Verdict.PASSED
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON-ready values, with a ``schema_version``."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "verdict": self.verdict.value,
+            "passed": self.passed,
+            **{key: _plain(value) for key, value in asdict(self).items()},
+        }
+
+    def __str__(self) -> str:
+        """The report as text for a terminal, without colours."""
+        from bpttcheck.verify.text import render
+
+        return render(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)  # JSON has no word for these
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    return value
