@@ -1,1 +1,34 @@
-"""Placeholder."""
+"""Makes a cell or a layer of code that was not written as one: plain callables, JAX, torch.
+
+The names below are loaded when they are first used, JAX and torch when they are needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bpttcheck.adapt.autograd_function import from_autograd_function
+    from bpttcheck.adapt.callables import from_callables
+    from bpttcheck.adapt.custom_vjp import from_custom_vjp
+
+__all__ = ["from_autograd_function", "from_callables", "from_custom_vjp"]
+
+_HOMES = {
+    "from_autograd_function": "autograd_function",
+    "from_callables": "callables",
+    "from_custom_vjp": "custom_vjp",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bpttcheck.adapt' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"bpttcheck.adapt.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Backpropagation through time: any cell unrolled over a sequence and differentiated by hand."""

@@ -1,1 +1,43 @@
-"""Placeholder."""
+"""The command line: ``bpttcheck verify``, ``list``, ``explain``, ``new``.
+
+Each command is one file and imports what it needs when it runs, so that ``--help`` is immediate.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from bpttcheck import __version__
+from bpttcheck.cli.explain import explain
+from bpttcheck.cli.listing import listing
+from bpttcheck.cli.new import new
+from bpttcheck.cli.verify import verify
+from bpttcheck.errors import ContractError
+
+
+class _Doors(click.Group):
+    """A group whose commands end in one line: exit code 2 for a wrong argument, 130 for Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
+        try:
+            return super().invoke(ctx)
+        except ContractError as error:
+            raise click.UsageError(str(error), ctx) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Doors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bpttcheck")
+def main() -> None:
+    """Tell whether a hand-derived backward pass is right, and if not, where and why."""
+
+
+for _command in (verify, listing, explain, new):
+    main.add_command(_command)

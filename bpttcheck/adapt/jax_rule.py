@@ -1,0 +1,247 @@
+"""A JAX function with a hand-derived rule, run on NumPy arrays: its value and its pull-back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bpttcheck import trees
+from bpttcheck.adapt.forward_value import check_forward_value
+from bpttcheck.adapt.programs import Programs, precision
+from bpttcheck.contract import Array, is_float
+from bpttcheck.errors import ContractError
+
+
+@dataclass(frozen=True, eq=False)
+class JaxRule:
+    """The primal runs forward, the rule runs backward, and neither is ever taken for the other.
+
+    Args:
+        rule: the function whose hand-derived rule is under test, of three arguments.
+        primal: the same function without the rule.
+        sequence: False for ``(params, state, x) -> (state, y)``, True for
+            ``(params, xs, state0) -> (ys, state_T)``.
+        wrapped: True if ``rule`` is plain code that is said to call the hand-derived rule.
+        programs: the compiled programs.
+        nested: names of the custom rules met inside ``primal``.
+    """
+
+    rule: Callable[..., Any]
+    primal: Callable[..., Any]
+    sequence: bool = False
+    wrapped: bool = False
+    programs: Programs = field(default_factory=Programs)
+    nested: set[str] = field(default_factory=set[str])
+
+    def forward(self, *arguments: Any) -> tuple[Any, Any, Any]:
+        """The two results of the primal and, as the cache, the arguments and the results."""
+        import jax
+
+        leaves, tree = jax.tree.flatten(_as_arrays(arguments))
+        results = self._value(leaves, tree)
+        if self.sequence:
+            results = (results[0], _in_line(arguments[2], results[1]))
+        else:
+            results = (_in_line(arguments[1], results[0]), results[1])
+        return (*results, (arguments, results))
+
+    def vjp(self, params: Any, cache: Any, *cotangents: Any) -> Any:
+        """The cotangents of the three arguments, pulled back through the rule.
+
+        Raises:
+            ContractError: the rule's own forward pass returns another value than the primal, or a
+                cotangent has another structure than the result it belongs to.
+        """
+        import jax
+        import numpy as np
+
+        (_, *others), results = cache
+        arguments = (params, *others)
+        leaves, tree = jax.tree.flatten(_as_arrays(arguments))
+        slopes = self._slopes(cotangents, results)
+        with precision(leaves):
+            program = self.programs.get(
+                ("pull_back", tree, _shapes(leaves), _shapes(slopes), _mode()),
+                lambda: self._compile_pull_back(leaves, slopes, tree),
+            )
+            values, gradients = jax.tree.map(_own, program(leaves, slopes))
+        check_forward_value(
+            values,
+            self._floats(results),
+            self._labels(results),
+            leaves,
+            lambda nudged: self._floats(self._value(nudged, tree)),
+        )
+        source = iter(gradients)
+        whole = [next(source) if is_float(leaf) else np.zeros_like(leaf) for leaf in leaves]
+        return _in_line(arguments, jax.tree.unflatten(tree, whole))
+
+    def nested_rules(self) -> tuple[str, ...]:
+        """Names of the custom rules met inside the primal so far."""
+        return tuple(sorted(self.nested))
+
+    def _value(self, leaves: list[Array], tree: Any) -> tuple[Any, Any]:
+        import jax
+
+        with precision(leaves):
+            program = self.programs.get(
+                ("value", tree, _shapes(leaves), _mode()),
+                lambda: self._compile_value(leaves, tree),
+            )
+            return jax.tree.map(_own, program(leaves))
+
+    def _compile_value(self, leaves: list[Array], tree: Any) -> Any:
+        import jax
+
+        primal, sequence = self.primal, self.sequence
+
+        def value(leaves: list[Any]) -> tuple[Any, Any]:
+            return _pair(primal(*jax.tree.unflatten(tree, leaves)), sequence)
+
+        traced = jax.jit(value).trace(leaves)
+        self.nested.update(custom_rules(traced.jaxpr))
+        return traced.lower().compile()
+
+    def _compile_pull_back(self, leaves: list[Array], slopes: list[Array], tree: Any) -> Any:
+        import jax
+        import jax.numpy as jnp
+
+        rule, sequence = self.rule, self.sequence
+        differentiated = [is_float(leaf) for leaf in leaves]
+
+        def pull_back(leaves: list[Any], slopes: list[Any]) -> tuple[Any, Any]:
+            def of_floats(floats: list[Any]) -> list[Any]:
+                source = iter(floats)
+                whole = [
+                    next(source) if is_diff else leaf
+                    for leaf, is_diff in zip(leaves, differentiated, strict=True)
+                ]
+                results = _pair(rule(*jax.tree.unflatten(tree, whole)), sequence)
+                flat = [jnp.asarray(leaf) for leaf in jax.tree.leaves(results)]
+                return [leaf for leaf in flat if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+            floats = [x for x, is_diff in zip(leaves, differentiated, strict=True) if is_diff]
+            values, pull = jax.vjp(of_floats, floats)
+            cast = [d.astype(value.dtype) for d, value in zip(slopes, values, strict=True)]
+            return values, pull(cast)[0]
+
+        traced = jax.jit(pull_back).trace(leaves, slopes)
+        if self.wrapped:
+            self._require_rule(leaves, tree)
+        return traced.lower().compile()
+
+    def _require_rule(self, leaves: list[Array], tree: Any) -> None:
+        import jax
+
+        # A fresh function: JAX remembers the traces of one that it has seen.
+        traced = jax.make_jaxpr(lambda *leaves: self.rule(*jax.tree.unflatten(tree, leaves)))(
+            *leaves
+        )
+        if not custom_rules(traced):
+            raise ContractError(
+                f"f={self.rule!r} calls no jax.custom_vjp function, so that no hand-derived rule "
+                "would be tested; expected a jax.custom_vjp function or code that calls one",
+                item="f",
+            )
+
+    def _slopes(self, cotangents: tuple[Any, ...], results: tuple[Any, Any]) -> list[Array]:
+        import jax
+
+        flat, tree = jax.tree.flatten(_as_arrays(cotangents))
+        values, expected = jax.tree.flatten(results)
+        if tree != expected:
+            raise ContractError(
+                f"the cotangents have the structure {tree}, expected {expected}, as the results",
+                method="vjp" if self.sequence else "step_vjp",
+            )
+        return [d for d, value in zip(flat, values, strict=True) if is_float(value)]
+
+    def _floats(self, results: tuple[Any, Any]) -> list[Array]:
+        import jax
+
+        return [leaf for leaf in jax.tree.leaves(results) if is_float(leaf)]
+
+    def _labels(self, results: tuple[Any, Any]) -> list[str]:
+        import jax
+
+        names = ("ys", "state") if self.sequence else ("state", "y")
+        return [
+            name + jax.tree_util.keystr(path)
+            for name, tree in zip(names, results, strict=True)
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+            if is_float(leaf)
+        ]
+
+
+def custom_rules(jaxpr: Any) -> set[str]:
+    """Names of the ``jax.custom_vjp`` functions called anywhere inside a jaxpr."""
+    found: set[str] = set()
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    for equation in inner.eqns:
+        parts = [
+            part
+            for value in equation.params.values()
+            for part in (value if isinstance(value, (tuple, list)) else (value,))
+            if hasattr(getattr(part, "jaxpr", part), "eqns")
+        ]
+        if equation.primitive.name.startswith("custom_vjp_call"):
+            debug_info = getattr(getattr(parts[0], "jaxpr", None), "debug_info", None)
+            found.add(getattr(debug_info, "func_name", None) or "custom_vjp")
+        for part in parts:
+            found |= custom_rules(part)
+    return found
+
+
+def _pair(results: Any, sequence: bool) -> tuple[Any, Any]:
+    if isinstance(results, (tuple, list)) and len(results) == 2:
+        return results[0], results[1]
+    expected = "(ys, state_T)" if sequence else "(state, y)"
+    got = f"{len(results)} values" if isinstance(results, (tuple, list)) else "one value"
+    raise ContractError(
+        f"f returned {got}, expected the pair {expected}; "
+        "if the output is the new state itself, return it twice",
+        method="forward" if sequence else "step",
+    )
+
+
+def _as_arrays(tree: Any) -> Any:
+    import jax
+    import numpy as np
+
+    return jax.tree.map(np.asarray, tree)
+
+
+def _own(leaf: Any) -> Array:
+    # NumPy's view of JAX's memory is read-only, and may be the caller's own array.
+    import numpy as np
+
+    return np.array(leaf)
+
+
+def _shapes(leaves: list[Array]) -> tuple[Any, ...]:
+    return tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
+def _mode() -> bool:
+    import jax
+
+    return bool(getattr(jax.config, "jax_enable_x64"))  # noqa: B009 - unknown to the type checker
+
+
+def _in_line(template: Any, tree: Any) -> Any:
+    """``tree`` with the dict keys in the order of ``template`` and its integers as wide.
+
+    JAX sorts keys, and without its 64-bit mode it narrows integers. A tree of another structure is
+    left alone: the contract check names the difference.
+    """
+    import jax
+
+    if jax.tree.structure(template) != jax.tree.structure(tree):
+        return tree
+
+    def as_wide(old: Any, new: Any) -> Any:
+        kinds = [getattr(getattr(leaf, "dtype", None), "kind", "") for leaf in (old, new)]
+        return new.astype(old.dtype) if kinds in (["i", "i"], ["u", "u"]) else new
+
+    return trees.map_leaves(as_wide, template, tree)

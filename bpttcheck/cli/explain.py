@@ -1,0 +1,29 @@
+"""``bpttcheck explain``: what a check finds, or what a diagnosis means."""
+
+from __future__ import annotations
+
+import inspect
+
+import click
+
+from bpttcheck.config import near
+
+
+@click.command()
+@click.argument("name")
+def explain(name: str) -> None:
+    """Print the page of the check or diagnosis NAME."""
+    pages = _pages()
+    if name not in pages:
+        raise click.UsageError(
+            f"nothing is called {name!r}{near(name, pages)} (known: {', '.join(pages)})"
+        )
+    click.echo(pages[name])
+
+
+def _pages() -> dict[str, str]:
+    """Every name that can be explained and its page; a check comes before a diagnosis."""
+    from bpttcheck.verify.checks import CHECKS
+
+    pages = {name: inspect.getdoc(check) or "" for name, check in CHECKS.items()}
+    return {**pages}

@@ -1,0 +1,194 @@
+"""``bpttcheck verify``: check cells and layers, and say what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bpttcheck.cli.terminal import Progress, columns, paint
+from bpttcheck.config import (
+    DTYPES,
+    RANDOM,
+    Settings,
+    check_names,
+    draw_seed,
+    find,
+    parse_seed,
+    read,
+)
+from bpttcheck.errors import ContractError
+
+PASSED, FAILED, USAGE, INCONCLUSIVE = 0, 1, 2, 3
+QUICK = 20
+
+
+@dataclass
+class _Outcome:
+    """What became of every target."""
+
+    reports: list[tuple[str, Any]] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """2 if a target could not be checked, else 1 if one failed, else 3, else 0."""
+        verdicts = {report.verdict.value for _, report in self.reports}
+        if self.errors or not self.reports:
+            return USAGE
+        if "failed" in verdicts:
+            return FAILED
+        return INCONCLUSIVE if "inconclusive" in verdicts else PASSED
+
+
+@click.command()
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option("--examples", type=click.IntRange(1), help="Cases in each check (default 100).")
+@click.option("--quick", is_flag=True, help=f"Only {QUICK} cases in each check.")
+@click.option(
+    "--seed", metavar="SEED", help=f"Seed of the cases: a number or '{RANDOM}' (default 0)."
+)
+@click.option(
+    "--check", "checks", multiple=True, metavar="NAME", help="Only this check; repeatable."
+)
+@click.option(
+    "--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Only this; repeatable."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing about what passed.")
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    targets: Sequence[str],
+    examples: int | None,
+    quick: bool,
+    seed: str | None,
+    checks: Sequence[str],
+    dtypes: Sequence[str],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    r"""Check the backward pass of each TARGET.
+
+    A TARGET is the name of a built-in cell (lstm, elman[relu]), module:object or
+    path/file.py:object; without any, every built-in is checked. The object may be a cell, a layer,
+    a Subject, or a class or factory that makes one without arguments.
+
+    \b
+    Exit codes:
+      0  everything passed
+      1  a gradient is wrong, or a contract is broken
+      2  wrong usage, a target could not be loaded, or nothing ran
+      3  at least one check could not decide
+    """
+    if quick and examples is not None:
+        raise click.UsageError("--quick and --examples exclude each other")
+    options = _options(QUICK if quick else examples, seed, checks, dtypes)
+    if not targets:
+        from bpttcheck import cells
+
+        targets = tuple(cells.BUILTINS)
+    outcome = _Outcome()
+    with _stdout_kept_clean(as_json):
+        for target in targets:
+            _one(target, options, outcome, silent=as_json, quiet=quiet, alone=len(targets) == 1)
+    if as_json:
+        click.echo(json.dumps(_document(outcome, options["seed"]), indent=2))
+    elif len(targets) > 1:
+        _tally(outcome, options["seed"])
+    ctx.exit(outcome.exit_code)
+
+
+def _options(
+    examples: int | None, seed: str | None, checks: Sequence[str], dtypes: Sequence[str]
+) -> dict[str, Any]:
+    """What was typed, over what pyproject.toml says, over the defaults."""
+    from bpttcheck.verify.checks import CHECKS
+
+    settings: Settings = read(find(Path.cwd()))
+    chosen = checks or settings.checks
+    return {
+        "examples": examples or settings.examples,
+        "seed": draw_seed(settings.seed if seed is None else parse_seed(seed)),
+        "checks": None if chosen is None else check_names(chosen, CHECKS),
+        "dtypes": tuple(dtypes) or settings.dtypes,
+    }
+
+
+def _one(
+    text: str, options: dict[str, Any], outcome: _Outcome, *, silent: bool, quiet: bool, alone: bool
+) -> None:
+    """Check one target and, unless silent, print what came of it."""
+    import bpttcheck
+    from bpttcheck.cli import github
+    from bpttcheck.cli.targets import load
+
+    try:
+        target = load(text)
+        if target.note and not quiet:
+            click.echo(f"note: {target.note}", err=True)
+        with Progress(text, enabled=not quiet) as progress:
+            report = bpttcheck.check(target.subject, raises=False, progress=progress, **options)
+    except ContractError as error:
+        outcome.errors.append((text, str(error)))
+        click.echo(f"error: {error}", err=True)
+        return
+    outcome.reports.append((text, report))
+    if silent:
+        return
+    if not (quiet and report.passed):
+        _print(report, alone)
+    if github.wanted():
+        for line in github.annotate(target.subject, report):
+            click.echo(line)
+
+
+def _print(report: Any, alone: bool) -> None:
+    """The whole report, or one line for a pass among others."""
+    from bpttcheck.verify.text import plural, render
+
+    if alone or not report.passed:
+        click.echo(paint(render(report, columns())) + ("" if alone else "\n"))
+        return
+    ran = [check for check in report.checks if not check.skipped]
+    cases = plural(sum(check.cases for check in ran), "case")
+    facts = f"{plural(len(ran), 'check')}, {cases}, {report.seconds:.1f} s"
+    click.echo(paint(f"PASSED  {report.subject}: {facts}"))
+
+
+def _tally(outcome: _Outcome, seed: int) -> None:
+    verdicts = [report.verdict.value for _, report in outcome.reports]
+    parts = [f"{verdicts.count(word)} {word}" for word in ("passed", "failed", "inconclusive")]
+    if outcome.errors:
+        parts.append(f"{len(outcome.errors)} not checked")
+    total = len(outcome.reports) + len(outcome.errors)
+    click.echo(f"{total} subjects: {', '.join(parts)}; seed {seed}")
+
+
+def _document(outcome: _Outcome, seed: int) -> dict[str, Any]:
+    from bpttcheck import __version__
+    from bpttcheck.verify.results import SCHEMA_VERSION
+
+    words = {PASSED: "passed", FAILED: "failed", USAGE: "error", INCONCLUSIVE: "inconclusive"}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "bpttcheck": __version__,
+        "outcome": words[outcome.exit_code],
+        "exit_code": outcome.exit_code,
+        "seed": seed,
+        "reports": [{"target": text, **report.to_dict()} for text, report in outcome.reports],
+        "errors": [{"target": text, "message": message} for text, message in outcome.errors],
+    }
+
+
+@contextlib.contextmanager
+def _stdout_kept_clean(wanted: bool) -> Generator[None]:
+    """Send what the user's code prints to stderr, so that stdout is one JSON document."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield

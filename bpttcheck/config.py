@@ -1,0 +1,165 @@
+"""What a project says about its checks: the table ``[tool.bpttcheck]`` of pyproject.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bpttcheck.errors import ContractError
+
+TABLE = "[tool.bpttcheck]"
+DTYPES = ("float64", "float32")
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that every door understands.
+
+    Args:
+        examples: cases in each check.
+        seed: the run's seed, or ``"random"`` for a new one in each run.
+        dtypes: the dtypes checked.
+        checks: names of the checks to run; None for all.
+        inconclusive: what an inconclusive check does under pytest, ``"fail"`` or ``"skip"``.
+    """
+
+    examples: int = 100
+    seed: int | str = 0
+    dtypes: tuple[str, ...] = DTYPES
+    checks: tuple[str, ...] | None = None
+    inconclusive: str = "fail"
+
+
+def find(folder: Path) -> Path | None:
+    """The nearest ``pyproject.toml``, in ``folder`` or above it."""
+    for place in (folder, *folder.parents):
+        candidate = place / "pyproject.toml"
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def read(path: Path | None) -> Settings:
+    """The settings in a ``pyproject.toml``; the defaults where there is no file or no table.
+
+    Args:
+        path: the file, or None.
+
+    Raises:
+        ContractError: the file is no TOML, a key is unknown, or a value has the wrong type.
+    """
+    if path is None:
+        return Settings()
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "bpttcheck" not in text:
+            return Settings()  # the usual case for a plugin that is merely installed: cost nothing
+        import tomllib
+
+        document = tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise ContractError(f"{path}: cannot be read as TOML: {error}", item=TABLE) from error
+    table = document.get("tool", {}).get("bpttcheck", {})
+    return Settings(**{key: _value(key, value, path) for key, value in table.items()})
+
+
+def parse_seed(text: object) -> int | str:
+    """A seed as written on a command line or in a file: a natural number or ``"random"``.
+
+    Raises:
+        ContractError: it is neither.
+    """
+    if text == RANDOM:
+        return RANDOM
+    # True is an int to Python, but nobody means it as a seed.
+    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
+        return text
+    if isinstance(text, str) and text.isascii() and text.isdigit():
+        return int(text)
+    raise ContractError(f"seed={text!r}, expected a natural number or {RANDOM!r}", item="seed")
+
+
+def draw_seed(seed: int | str) -> int:
+    """The seed itself, or a fresh one where ``"random"`` was asked for."""
+    if isinstance(seed, int):
+        return seed
+    import secrets
+
+    return secrets.randbits(32)
+
+
+def near(given: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'examples'?"``, or ``""`` where nothing known is near ``given``."""
+    import difflib
+
+    matches = difflib.get_close_matches(given, list(known), n=2)
+    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
+
+
+def check_names(names: Sequence[str] | None, known: Iterable[str]) -> tuple[str, ...]:
+    """The names as a tuple, all known ones for None.
+
+    Raises:
+        ContractError: a name is unknown.
+    """
+    for name in names or ():
+        if name not in known:
+            raise ContractError(
+                f"unknown check {name!r}{near(name, known)} (known: {', '.join(known)})",
+                item="checks",
+            )
+    return tuple(known if names is None else names)
+
+
+def _examples(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ContractError(f"examples={value!r}, expected a whole number of at least 1")
+    return value
+
+
+def _names(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+        raise ContractError(f"{key}={value!r}, expected a list of names that is not empty")
+    return tuple(value)
+
+
+def _dtypes(value: Any) -> tuple[str, ...]:
+    names = _names("dtypes", value)
+    for name in names:
+        if name not in DTYPES:
+            raise ContractError(
+                f"dtypes={value!r}, expected some of {', '.join(map(repr, DTYPES))}"
+                + near(name, DTYPES)
+            )
+    return names
+
+
+def _inconclusive(value: Any) -> str:
+    if value not in ("fail", "skip"):
+        raise ContractError(f"inconclusive={value!r}, expected 'fail' or 'skip'")
+    return value
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "examples": _examples,
+    "seed": parse_seed,
+    "dtypes": _dtypes,
+    "checks": lambda value: _names("checks", value),
+    "inconclusive": _inconclusive,
+}
+
+
+def _value(key: str, value: Any, path: Path) -> Any:
+    if key not in _READERS:
+        raise ContractError(
+            f"{path}: unknown key {key!r} in {TABLE}{near(key, _READERS)} "
+            f"(known: {', '.join(_READERS)})",
+            item=key,
+        )
+    try:
+        return _READERS[key](value)
+    except ContractError as error:
+        raise ContractError(f"{path}: {TABLE} {error}", item=key) from None

@@ -1,0 +1,257 @@
+"""JAX autodiff of a reference step, scanned over time, with an error bar from Monte Carlo arithmetic.
+
+The loss is linear in what the network hands out, with cotangents that the caller chooses:
+
+    L = sum_t <d_ys[t], ys[t]> + <d_state_T, state_T>
+
+One program for each size template evaluates the gradient of L for the exact inputs (copy 0) and for
+``COPIES`` noisy copies at once; T and B are masked inside it, so that XLA compiles a handful of
+programs and not one for each example.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck import trees
+from bpttcheck.calibration import COPIES
+from bpttcheck.oracles import programs
+from bpttcheck.oracles.programs import Leaves, Program, Step
+
+Array = NDArray[Any]
+
+
+def enable_x64() -> Any:
+    """A context in which JAX computes in 64 bits, in this thread only."""
+    scoped = getattr(jax, "enable_x64", None)
+    if scoped is None:
+        from jax.experimental import enable_x64 as scoped
+    return scoped(True)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The inputs of one sequence, as trees of plain arrays.
+
+    Args:
+        params: parameters, any tree.
+        state0: initial state, leaves ``(B, ...)``.
+        xs: inputs ``(T, B, n_in)``.
+        mask: ``(T, B)`` bool, true where the step is real.
+        d_ys: cotangent of the outputs, ``(T, B, n_out)``.
+        d_state: cotangent of the final state, like ``state0``.
+    """
+
+    params: Any
+    state0: Any
+    xs: Array
+    mask: Array
+    d_ys: Array
+    d_state: Any
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One quantity at the exact inputs and in the noisy copies.
+
+    Args:
+        value: the exact program's result, float64.
+        copies: the noisy results, ``(COPIES, *value.shape)``.
+    """
+
+    value: Array
+    copies: Array
+
+    @classmethod
+    def of(cls, stacked: Array) -> Spread:
+        """From an array whose first axis holds the exact result and then the copies."""
+        return cls(stacked[0], stacked[1:])
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What autodiff says about one point; every leaf of every tree is a :class:`Spread`.
+
+    ``d_params``, ``d_state0`` and ``d_xs`` are gradients of L; ``ys`` and ``state_T`` the traced
+    forward pass, to be compared with the native one. Integer leaves have a zero gradient.
+    """
+
+    d_params: Any
+    d_state0: Any
+    d_xs: Spread
+    ys: Spread
+    state_T: Any
+
+
+@dataclass(frozen=True)
+class Untied:
+    """The gradient with the parameters untied in time, for localisation.
+
+    Args:
+        d_params: a tree like the parameters, leaves ``(T, *shape)``: step t's own contribution.
+        d_states: leaves ``(T + 1, B, ...)``: the adjoint dL/dstate_t.
+    """
+
+    d_params: Any
+    d_states: Any
+
+
+class Autodiff:
+    """Compiled gradients of one reference step; the programs live as long as this object.
+
+    Args:
+        step: ``step(params, state, x) -> (new_state, y)`` on JAX arrays.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._programs: dict[Any, Program] = {}
+        self._lock = threading.Lock()
+        self.compilations = 0
+
+    def gradients(
+        self, point: Point, unit: float, seed: int, pad: tuple[int, int] | None = None
+    ) -> Gradients:
+        """The gradient of L and its noisy copies.
+
+        Args:
+            point: the inputs; float leaves are used as float64.
+            unit: rounding unit of the checked dtype.
+            seed: seed of the noise.
+            pad: ``(T, B)`` of the size template; None: the point's own.
+
+        Returns:
+            Trees of :class:`Spread`, cut back to the point's own T and B.
+
+        Raises:
+            Declined: if the step cannot be traced.
+        """
+        T, B = point.mask.shape
+        with enable_x64():
+            args = (_inputs(point, pad), float(unit), _keys(seed))
+            out = self._program(programs.noisy, point, *args)(*args)
+        d_params, d_state0, d_xs, ys, state = trees.map_leaves(np.asarray, out)
+        return Gradients(
+            d_params=trees.map_leaves(Spread.of, d_params),
+            d_state0=trees.map_leaves(lambda leaf: Spread.of(leaf[:, :B]), d_state0),
+            d_xs=Spread.of(d_xs[:, :T, :B]),
+            ys=Spread.of(ys[:, :T, :B]),
+            state_T=trees.map_leaves(lambda leaf: Spread.of(leaf[:, :B]), state),
+        )
+
+    def prepare(self, point: Point, pad: tuple[int, int] | None = None) -> None:
+        """Compile the program that :meth:`gradients` will need; may run in a thread of its own.
+
+        Raises:
+            Declined: if the step cannot be traced.
+        """
+        with enable_x64():
+            self._program(programs.noisy, point, _inputs(point, pad), 1.0, _keys(0))
+
+    def directional(
+        self, point: Point, direction: Point, pad: tuple[int, int] | None = None
+    ) -> float:
+        """The derivative of L along ``direction`` in forward mode: a cross-check of JAX itself.
+
+        Args:
+            point: the inputs.
+            direction: tangents in ``params``, ``state0`` and ``xs``; the rest is ignored.
+            pad: ``(T, B)`` of the size template.
+
+        Returns:
+            dL/ds at s = 0 for the inputs moved by ``s * direction``.
+        """
+        with enable_x64():
+            args = (_inputs(point, pad), _inputs(direction, pad, repeat=False))
+            return float(self._program(programs.forward_mode, point, *args)(*args))
+
+    def untied(self, point: Point, pad: tuple[int, int] | None = None) -> Untied:
+        """Per-step parameter contributions and the adjoint of every state, without noise."""
+        T, B = point.mask.shape
+        with enable_x64():
+            args = (_inputs(point, pad),)
+            out = self._program(programs.untied, point, *args)(*args)
+        taps, adjoints = trees.map_leaves(np.asarray, out)
+        return Untied(
+            trees.map_leaves(lambda leaf: leaf[:T], taps),
+            trees.map_leaves(lambda leaf: leaf[: T + 1, :B], adjoints),
+        )
+
+    def _program(self, maker: Callable[..., Any], point: Point, *args: Any) -> Program:
+        inputs: Leaves = args[0]
+        flat = [*inputs.params, *inputs.state0, inputs.xs, inputs.d_ys]
+        key = (maker.__name__, *((leaf.shape, str(leaf.dtype)) for leaf in flat))
+        with self._lock:
+            found = self._programs.get(key)
+        if found is not None:
+            return found
+        batch = inputs.mask.shape[1]
+        state = trees.map_leaves(lambda leaf: _rows(leaf, batch), point.state0)
+        traced = programs.trace(self._step, point.params, state, inputs.xs[0])
+        made = programs.build(maker, traced, *args)
+        with self._lock:
+            self.compilations += 1
+            return self._programs.setdefault(key, made)
+
+
+def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> Leaves:
+    """The point as float64 leaves, padded to the template.
+
+    Padding repeats real rows and steps rather than zeros, so that it is as harmless to the step as
+    they are; the mask keeps it out of every result. At the end of time the adjoint must start at the
+    last real step: masked steps carry it there unchanged.
+    """
+    T, B = pad or point.mask.shape
+    steps, rows = T - point.mask.shape[0], B - point.mask.shape[1]
+
+    def sequence(leaf: Array) -> Array:
+        mode = "edge" if repeat and leaf.shape[0] else "constant"
+        grown = np.pad(leaf, [(0, steps), (0, 0), (0, 0)], mode=mode)
+        return _double(_rows(grown, B, axis=1))
+
+    def zeros(leaf: Array) -> Array:
+        room = [(0, steps), (0, rows), *[(0, 0)] * (leaf.ndim - 2)]
+        return _double(np.pad(leaf, room))
+
+    def state(tree: Any) -> list[Array]:
+        return [_double(_rows(leaf, B)) for leaf in trees.leaves(tree)]
+
+    def cotangent(leaf: Array) -> Array:
+        room = [(0, rows), *[(0, 0)] * (leaf.ndim - 1)]
+        return np.pad(np.asarray(leaf, np.float64), room)
+
+    return Leaves(
+        [_double(leaf) for leaf in trees.leaves(point.params)],
+        state(point.state0),
+        sequence(point.xs),
+        zeros(point.mask),
+        zeros(point.d_ys),
+        [cotangent(leaf) for leaf in trees.leaves(point.d_state)],
+    )
+
+
+def _rows(leaf: Array, batch: int, axis: int = 0) -> Array:
+    """``leaf`` with its rows repeated up to ``batch``."""
+    if leaf.shape[axis] == batch:
+        return leaf
+    if leaf.shape[axis] == 0:
+        shape = list(leaf.shape)
+        shape[axis] = batch
+        return np.zeros(shape, leaf.dtype)
+    return np.take(leaf, np.arange(batch) % leaf.shape[axis], axis=axis)
+
+
+def _double(leaf: Any) -> Array:
+    array = np.asarray(leaf)
+    return array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
+
+
+def _keys(seed: int) -> Array:
+    return np.random.default_rng(seed).integers(0, 2**32, COPIES + 1, dtype=np.uint32)

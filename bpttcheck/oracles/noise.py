@@ -1,0 +1,294 @@
+"""Monte Carlo arithmetic: run a traced program with rounding noise injected into every operation.
+
+An interpreter walks the jaxpr of one step. Each floating result ``o`` of a rounding operation becomes
+
+    o (1 + eps u)                                       relative rounding error
+    o (1 + eps u) + eps u' (x - stop_gradient(x))       for a nonlinear operation of ``x``
+
+with ``u``, ``u'`` uniform, of mean zero and unit variance. The second term moves only the derivative:
+hand formulas such as ``s (1 - s)`` and ``1 - tanh^2`` are right to ``eps`` absolutely, not relatively.
+With ``eps = 0`` the program is the original one, so one compiled program serves every dtype.
+
+Where a branch (``maximum``, a comparison, ``abs``) lies within rounding of its threshold, each noisy
+copy picks a side of its own: the copies then span what a right gradient may be there.
+
+Source: D. S. Parker, Monte Carlo Arithmetic, UCLA CSD-970002 (1997).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal
+
+from bpttcheck.calibration import KINK_MARGIN
+from bpttcheck.errors import Declined
+
+COPIES_AXIS = "copies"
+
+_INLINED = {
+    "pjit": "jaxpr",
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    # The primal of a custom rule: a rule under test must never be its own judge.
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
+
+_EXACT = frozenset(
+    "abs argmax argmin broadcast_in_dim ceil clamp concatenate convert_element_type copy copy_p "
+    "dynamic_slice dynamic_update_slice expand_dims floor gather iota max min neg pad real imag "
+    "reduce_max reduce_min reshape rev round scatter select_and_gather_add select_n sign slice sort "
+    "split squeeze stop_gradient transpose device_put reduce_precision optimization_barrier "
+    "reduce_and reduce_or random_bits".split()
+)
+
+_NONLINEAR = frozenset(
+    "acos acosh asin asinh atan atan2 atanh cbrt cos cosh digamma div erf erf_inv erfc exp exp2 "
+    "expm1 integer_pow lgamma log log1p logistic pow rsqrt sin sinh sqrt square tan tanh".split()
+)
+
+_COMPARISONS = frozenset(["gt", "ge", "lt", "le"])
+
+
+@dataclass
+class Noise:
+    """The supply of random numbers for one step of one copy.
+
+    Args:
+        eps: rounding unit of this copy, a traced scalar; 0 for the reference copy.
+        unit: rounding unit of the case, the same for all copies; it widens kinks.
+        copy: this copy's number, a traced integer; 0 is the reference.
+        values: enough uniform numbers of unit variance for one pass through the program.
+        used: how many of them are gone.
+    """
+
+    eps: Any
+    unit: Any
+    copy: Any
+    values: Any
+    used: int = 0
+
+    def draw(self, shape: tuple[int, ...]) -> Any:
+        """The next numbers, as an array of ``shape``."""
+        size = math.prod(shape)
+        part = jax.lax.slice(self.values, (self.used,), (self.used + size,))
+        self.used += size
+        return part.reshape(shape)
+
+
+def uniform(key: Any, size: int) -> Any:
+    """``size`` uniform float64 numbers of mean 0 and variance 1 from an unsigned 32-bit ``key``.
+
+    An integer hash of (key, position): counter-based, so that no state is threaded through the scan.
+    """
+    x = jnp.arange(size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9) + key * jnp.uint32(0x85EBCA6B)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    x = x ^ (x >> 16)
+    return (x.astype(jnp.float64) / 2**31 - 1.0) * math.sqrt(3.0)
+
+
+def demand(jaxpr: Any) -> int:
+    """How many random numbers one pass through ``jaxpr`` takes."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        total += sum(demand(_open(sub)[0]) for sub in _subprograms(eqn))
+        total += sum(math.prod(shape) for shape in _draws(eqn))
+    return total
+
+
+def interpret(
+    jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], noise: Noise | None
+) -> list[Any]:
+    """Evaluate ``jaxpr``, with noise unless ``noise`` is None.
+
+    Args:
+        jaxpr: an open jaxpr.
+        consts: values of its constants.
+        args: values of its inputs.
+        noise: a supply of at least :func:`demand` numbers.
+
+    Returns:
+        The outputs, in order.
+
+    Raises:
+        Declined: for a primitive that has no derivative or hides one.
+    """
+    values: dict[Any, Any] = {}
+
+    def read(variable: Any) -> Any:
+        return variable.val if isinstance(variable, Literal) else values[variable]
+
+    values.update(zip(jaxpr.constvars, consts, strict=True))
+    values.update(zip(jaxpr.invars, args, strict=True))
+    for eqn in jaxpr.eqns:
+        outputs = _evaluate(eqn, [read(v) for v in eqn.invars], noise)
+        values.update(zip(eqn.outvars, outputs, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _evaluate(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:
+    name = eqn.primitive.name
+    if name in _INLINED:
+        jaxpr, consts = _open(eqn.params[_INLINED[name]])
+        return interpret(jaxpr, consts, inputs, noise)
+    if name == "scan":
+        return _scan(eqn, inputs, noise)
+    if name == "cond":
+        return _cond(eqn, inputs, noise)
+    if "callback" in name or name in ("pallas_call", "ffi_call", "custom_call"):
+        raise Declined(
+            f"the reference contains {name}, which JAX cannot differentiate",
+            remedy="pass a reference in plain jax.numpy",
+        )
+    if noise is not None and _is_event(eqn):
+        return [_branch(name, inputs, noise)]
+    out = eqn.primitive.bind(*inputs, **eqn.params)
+    outputs = list(out) if eqn.primitive.multiple_results else [out]
+    return outputs if noise is None else [_round(name, o, inputs, noise) for o in outputs]
+
+
+def _round(name: str, out: Any, inputs: list[Any], noise: Noise) -> Any:
+    if not _rounds(name, out):
+        return out
+    noisy = out * (1 + noise.eps * noise.draw(out.shape))
+    for x in _curved(name, inputs, out):
+        noisy = noisy + noise.eps * noise.draw(out.shape) * (x - jax.lax.stop_gradient(x))
+    return noisy
+
+
+def _branch(name: str, inputs: list[Any], noise: Noise) -> Any:
+    """One elementwise decision; near its threshold each noisy copy decides by itself."""
+    if name == "clamp":
+        low, x, high = inputs
+        low, high = jnp.broadcast_to(low, x.shape), jnp.broadcast_to(high, x.shape)
+        return _branch("min", [_branch("max", [x, low], noise), high], noise)
+    a, b = (inputs[0], -inputs[0]) if name == "abs" else jnp.broadcast_arrays(*inputs)
+    free, first = _freedom(a, b, noise)
+    if name in _COMPARISONS:
+        natural = {"gt": a > b, "ge": a >= b, "lt": a < b, "le": a <= b}[name]
+        return jnp.where(free, first if name in ("gt", "ge") else ~first, natural)
+    value = {"max": jnp.maximum, "abs": jnp.maximum, "min": jnp.minimum}[name](a, b)
+    chosen = jnp.where(first, a, b)
+    # The value stays, only the slope is the chosen side's.
+    loose = jax.lax.stop_gradient(value - chosen) + chosen
+    return jnp.where(free, loose, value)
+
+
+def _freedom(a: Any, b: Any, noise: Noise) -> tuple[Any, Any]:
+    """Where ``a - b`` lies within rounding of zero, and which side this copy takes there.
+
+    Copy 1 takes the first everywhere, copy 2 the second everywhere, the others draw: consistent
+    choices are what real code makes, mixed ones bound the rest.
+    """
+    a, b = jax.lax.stop_gradient(a), jax.lax.stop_gradient(b)
+    gap = a - b
+    center = jax.lax.psum(jnp.where(noise.copy == 0, gap, 0.0), COPIES_AXIS)
+    spread = jnp.sqrt(jax.lax.pmean((gap - center) ** 2, COPIES_AXIS))
+    width = spread + noise.unit * (jnp.abs(a) + jnp.abs(b))
+    near = jnp.abs(center) <= KINK_MARGIN * width
+    drawn = noise.draw(gap.shape) > 0
+    first = jnp.where(noise.copy == 1, True, jnp.where(noise.copy == 2, False, drawn))
+    return near & (noise.copy > 0), first
+
+
+def _scan(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:
+    p = eqn.params
+    n_consts, n_carry = p["num_consts"], p["num_carry"]
+    consts, carry = inputs[:n_consts], inputs[n_consts : n_consts + n_carry]
+    jaxpr, captured = _open(p["jaxpr"])
+    # The same numbers each round: their positions are static.
+    local = _reserve(noise, jaxpr)
+
+    def body(state: Any, xs: Any) -> tuple[list[Any], list[Any]]:
+        out = interpret(jaxpr, captured, [*consts, *state, *xs], local())
+        return out[:n_carry], out[n_carry:]
+
+    last, ys = jax.lax.scan(
+        body, carry, inputs[n_consts + n_carry :], length=p["length"], reverse=p["reverse"]
+    )
+    return [*last, *ys]
+
+
+def _cond(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:
+    branches = []
+    for closed in eqn.params["branches"]:
+        jaxpr, consts = _open(closed)
+        local = _reserve(noise, jaxpr)
+
+        def branch(*args: Any, jaxpr: Any = jaxpr, consts: Any = consts, local: Any = local) -> Any:
+            return interpret(jaxpr, consts, args, local())
+
+        branches.append(branch)
+    return jax.lax.switch(inputs[0], branches, *inputs[1:])
+
+
+def _reserve(noise: Noise | None, jaxpr: Any) -> Callable[[], Noise | None]:
+    """Set the numbers for one subprogram aside; each call hands them out from their start."""
+    if noise is None:
+        return lambda: None
+    start = noise.used
+    noise.used += demand(jaxpr)
+    return lambda: replace(noise, used=start)
+
+
+def _subprograms(eqn: Any) -> list[Any]:
+    name = eqn.primitive.name
+    if name in _INLINED:
+        return [eqn.params[_INLINED[name]]]
+    if name == "scan":
+        return [eqn.params["jaxpr"]]
+    return list(eqn.params["branches"]) if name == "cond" else []
+
+
+def _open(program: Any) -> tuple[Any, Sequence[Any]]:
+    """An open jaxpr and its constants, from a closed or an open one."""
+    return (program.jaxpr, program.consts) if hasattr(program, "consts") else (program, ())
+
+
+def _draws(eqn: Any) -> list[tuple[int, ...]]:
+    """Shapes of the random arrays that :func:`_evaluate` draws for one plain equation."""
+    name = eqn.primitive.name
+    if _subprograms(eqn):
+        return []
+    if _is_event(eqn):
+        shape = eqn.outvars[0].aval.shape
+        return [shape, shape] if name == "clamp" else [shape]
+    shapes: list[tuple[int, ...]] = []
+    for variable in eqn.outvars:
+        out = variable.aval
+        if _rounds(name, out):
+            shapes += [out.shape] * (1 + len(_curved(name, [v.aval for v in eqn.invars], out)))
+    return shapes
+
+
+def _is_event(eqn: Any) -> bool:
+    name = eqn.primitive.name
+    kinds = _COMPARISONS | {"max", "min", "clamp", "abs"}
+    return name in kinds and all(_floating(v.aval) for v in eqn.invars)
+
+
+def _rounds(name: str, out: Any) -> bool:
+    return name not in _EXACT and not name.startswith(("scatter", "while")) and _floating(out)
+
+
+def _curved(name: str, inputs: Sequence[Any], out: Any) -> list[Any]:
+    """The inputs with respect to which a nonlinear operation gets derivative noise."""
+    if name not in _NONLINEAR:
+        return []
+    return [x for x in inputs if getattr(x, "shape", None) == out.shape and _floating(x)]
+
+
+def _floating(value: Any) -> bool:
+    return jnp.issubdtype(getattr(value, "dtype", None), jnp.floating)

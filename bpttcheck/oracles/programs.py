@@ -1,0 +1,266 @@
+"""The JAX programs behind :mod:`bpttcheck.oracles.autodiff`: one step, traced and scanned over time.
+
+A program takes flat lists of leaves, grouped as in :class:`Leaves`, and returns trees of leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bpttcheck import trees
+from bpttcheck.calibration import COPIES
+from bpttcheck.errors import Declined
+from bpttcheck.oracles.noise import COPIES_AXIS, Noise, demand, interpret, uniform
+
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+# Throughput of a program hardly matters here; the time to compile it does.
+_CHEAP = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+class Leaves(NamedTuple):
+    """The inputs of one sequence as flat leaves: see :class:`bpttcheck.oracles.autodiff.Point`."""
+
+    params: list[Any]
+    state0: list[Any]
+    xs: Any
+    mask: Any
+    d_ys: Any
+    d_state: list[Any]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One step as a jaxpr, with the structures of its inputs."""
+
+    jaxpr: Any
+    consts: Sequence[Any]
+    params: trees.Structure
+    state: trees.Structure
+
+    def run(
+        self, params: Sequence[Any], state: Sequence[Any], step: Any, noise: Noise | None
+    ) -> tuple[list[Any], Any]:
+        """One step on leaves, masked rows carried through: ``(new_state, y)``."""
+        x, real = step
+        *new, y = interpret(self.jaxpr, self.consts, [*params, *state, x], noise)
+        kept = [_where(real, n.astype(s.dtype), s) for n, s in zip(new, state, strict=True)]
+        return kept, _where(real, y, jnp.zeros_like(y))
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program and the structure of what it returns."""
+
+    compiled: Any
+    shape: trees.Structure
+
+    def __call__(self, *args: Any) -> Any:
+        """Run it and rebuild the tree that it returns."""
+        return self.shape.unflatten(self.compiled(*args))
+
+
+def trace(step: Step, params: Any, state: Any, x: Any) -> Traced:
+    """Trace ``step`` at the shapes of the given trees.
+
+    Raises:
+        Declined: if the step cannot be traced, or returns a state of another structure.
+    """
+    p_shape, s_shape = trees.structure(params), trees.structure(state)
+    given = [_abstract(leaf) for leaf in [*trees.leaves(params), *trees.leaves(state), x]]
+    n = p_shape.size
+
+    def flat(*leaves: Any) -> list[Any]:
+        old = s_shape.unflatten(leaves[n:-1])
+        new, y = step(p_shape.unflatten(leaves[:n]), old, leaves[-1])
+        ordered = trees.map_leaves(lambda _, leaf: leaf, old, new)
+        return [jnp.asarray(leaf) for leaf in [*trees.leaves(ordered), y]]
+
+    try:
+        closed = jax.make_jaxpr(flat)(*given)
+    except Declined:
+        raise
+    except Exception as error:
+        raise _declined("trace", error) from error
+    for made, old in zip(closed.out_avals[:-1], given[n:-1], strict=True):
+        if made.shape != old.shape:
+            raise Declined(f"the traced step turned a state of shape {old.shape} into {made.shape}")
+    return Traced(closed.jaxpr, closed.consts, p_shape, s_shape)
+
+
+def build(maker: Callable[..., Any], traced: Traced, *args: Any) -> Program:
+    """Compile ``maker(traced)`` for arguments like ``args``.
+
+    Raises:
+        Declined: if JAX cannot differentiate the step.
+    """
+    shape: list[trees.Structure] = []
+    run = maker(traced)
+
+    def flat(*args: Any) -> list[Any]:
+        tree = run(*args)
+        shape.append(trees.structure(tree))
+        return trees.leaves(tree)
+
+    try:
+        # A function of our own each time: once the compiled object is dropped, so is its code.
+        compiled = jax.jit(flat).lower(*args).compile(compiler_options=_CHEAP)
+    except Declined:
+        raise
+    except Exception as error:
+        raise _declined("differentiate", error) from error
+    return Program(compiled, shape[0])
+
+
+def noisy(traced: Traced) -> Callable[..., Any]:
+    """``(inputs, unit, keys) -> (d_params, d_state0, d_xs, ys, state_T)``, leaves per copy."""
+    count = demand(traced.jaxpr)
+
+    def one(exact: Leaves, unit: Any, copy: Any, key: Any) -> Any:
+        eps = jnp.where(copy == 0, 0.0, unit)
+        inputs = _perturbed(exact, eps, key)
+
+        def forward(params: Any, state0: Any, xs: Any) -> Any:
+            def body(state: Any, step: Any) -> Any:
+                numbers = uniform(key * jnp.uint32(1000003) + step[2], count)
+                return traced.run(params, state, step[:2], Noise(eps, unit, copy, numbers))
+
+            steps = jnp.arange(1, xs.shape[0] + 1, dtype=jnp.uint32)
+            state, ys = jax.lax.scan(body, state0, (xs, inputs.mask, steps))
+            return ys, state
+
+        at = (inputs.params, inputs.state0, inputs.xs)
+        (ys, state), pull = jax.vjp(forward, *at)
+        d_params, d_state0, d_xs = pull((inputs.d_ys, _cotangents(inputs.d_state, state)))
+        return (
+            traced.params.unflatten(_zeroed(d_params, inputs.params)),
+            traced.state.unflatten(_zeroed(d_state0, inputs.state0)),
+            d_xs,
+            ys,
+            traced.state.unflatten(state),
+        )
+
+    def run(inputs: Leaves, unit: Any, keys: Any) -> Any:
+        over = jax.vmap(one, in_axes=(None, None, 0, 0), axis_name=COPIES_AXIS)
+        return over(inputs, unit, jnp.arange(COPIES + 1), keys)
+
+    return run
+
+
+def forward_mode(traced: Traced) -> Callable[..., Any]:
+    """``(inputs, direction) -> dL/ds`` along a direction of params, state0 and xs."""
+
+    def run(inputs: Leaves, along: Leaves) -> Any:
+        def outputs(params: Any, state0: Any, xs: Any) -> Any:
+            return _plain(traced, params, state0, xs, inputs.mask)
+
+        at = (inputs.params, inputs.state0, inputs.xs)
+        tangents = (
+            _cotangents(along.params, inputs.params),
+            _cotangents(along.state0, inputs.state0),
+            along.xs,
+        )
+        _, (d_ys, d_state) = jax.jvp(outputs, at, tangents)
+        total = (inputs.d_ys * d_ys).sum()
+        for c, d in zip(inputs.d_state, d_state, strict=True):
+            if _is_float(d):
+                total = total + (c * d).sum()
+        return total
+
+    return run
+
+
+def untied(traced: Traced) -> Callable[..., Any]:
+    """``inputs -> (params untied in time (T, ...), adjoints of every state (T + 1, B, ...))``."""
+
+    def run(inputs: Leaves) -> Any:
+        T = inputs.mask.shape[0]
+        floats = [_is_float(s) for s in inputs.state0]
+        taps = [jnp.zeros((T, *p.shape), p.dtype) for p in inputs.params]
+        bumps = [jnp.zeros((T, *s.shape)) for s in inputs.state0]
+
+        def forward(taps: Any, bumps: Any) -> Any:
+            def body(state: Any, step: Any) -> Any:
+                x, real, tap, bump = step
+                state = [s + b if f else s for s, b, f in zip(state, bump, floats, strict=True)]
+                params = [p + t for p, t in zip(inputs.params, tap, strict=True)]
+                return traced.run(params, state, (x, real), None)
+
+            state, ys = jax.lax.scan(body, inputs.state0, (inputs.xs, inputs.mask, taps, bumps))
+            return ys, state
+
+        (_, state), pull = jax.vjp(forward, taps, bumps)
+        d_taps, d_bumps = pull((inputs.d_ys, _cotangents(inputs.d_state, state)))
+        last = [c if f else jnp.zeros(c.shape) for c, f in zip(inputs.d_state, floats, strict=True)]
+        adjoints = [jnp.concatenate([d, c[None]]) for d, c in zip(d_bumps, last, strict=True)]
+        return traced.params.unflatten(d_taps), traced.state.unflatten(adjoints)
+
+    return run
+
+
+def _plain(traced: Traced, params: Any, state0: Any, xs: Any, mask: Any) -> Any:
+    def body(state: Any, step: Any) -> Any:
+        return traced.run(params, state, step, None)
+
+    state, ys = jax.lax.scan(body, state0, (xs, mask))
+    return ys, state
+
+
+def _perturbed(inputs: Leaves, eps: Any, key: Any) -> Leaves:
+    """Inputs and cotangents times ``1 + eps u``; the mask and integer leaves stay."""
+    groups = [inputs.params, inputs.state0, [inputs.xs, inputs.d_ys], inputs.d_state]
+    count = sum(leaf.size for group in groups for leaf in group)
+    noise = Noise(eps, None, None, uniform(key, count))
+
+    def one(leaf: Any) -> Any:
+        return leaf * (1 + eps * noise.draw(leaf.shape)) if _is_float(leaf) else leaf
+
+    params, state0, (xs, d_ys), d_state = [[one(leaf) for leaf in group] for group in groups]
+    return Leaves(params, state0, xs, inputs.mask, d_ys, d_state)
+
+
+def _cotangents(given: Sequence[Any], primals: Sequence[Any]) -> list[Any]:
+    """Cotangents as JAX wants them: an integer leaf has one of type float0."""
+    return [
+        c.astype(p.dtype) if _is_float(p) else _no_tangent(p)
+        for c, p in zip(given, primals, strict=True)
+    ]
+
+
+def _no_tangent(leaf: Any) -> Any:
+    import numpy as np
+
+    return np.zeros(leaf.shape, jax.dtypes.float0)
+
+
+def _zeroed(gradients: Sequence[Any], primals: Sequence[Any]) -> list[Any]:
+    """Integer leaves have the gradient zero."""
+    return [
+        g if _is_float(p) else jnp.zeros(p.shape) for g, p in zip(gradients, primals, strict=True)
+    ]
+
+
+def _where(real: Any, new: Any, old: Any) -> Any:
+    return jnp.where(real.reshape(real.shape + (1,) * (new.ndim - 1)), new, old)
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _abstract(leaf: Any) -> Any:
+    dtype = jnp.float64 if _is_float(leaf) else leaf.dtype
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)
+
+
+def _declined(verb: str, error: Exception) -> Declined:
+    line = (str(error).strip() or "no message").splitlines()[0]
+    return Declined(
+        f"JAX could not {verb} the step: {type(error).__name__}: {line}",
+        remedy="pass `reference=`, a JAX function step(params, state, x) -> (state, y)",
+    )

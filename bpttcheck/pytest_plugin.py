@@ -1,0 +1,398 @@
+"""The pytest door: one test for each pair of subject and check.
+
+pytest imports this module in every project that has bpttcheck installed, so it imports nothing that
+costs time; NumPy, JAX and Hypothesis wait until a decorated test is collected or run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from bpttcheck.config import Settings, check_names, draw_seed, near, parse_seed, read
+from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+_OPTIONS = ("reference", "sizes", "dtypes", "examples", "seed", "checks", "executor")
+_RUN = "bpttcheck-run"  # the name under which pytest knows the part that collects results
+_SEED = "bpttcheck_seed"  # what a worker of xdist is told
+_RECORDS = (
+    "bpttcheck_records"  # the attribute of pytest's report that carries results from a worker
+)
+_PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What one use of :func:`parametrize_with_checks` asked for."""
+
+    subjects: tuple[Any, ...]
+    expected_failures: Mapping[str, str]
+    options: Mapping[str, Any]
+
+
+class NamedCheck:
+    """One named check, to be called with a subject.
+
+    Args:
+        name: the check's name.
+        options: passed on to :func:`bpttcheck.check`.
+        inconclusive: ``"fail"`` or ``"skip"``.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, Any], inconclusive: str = "fail") -> None:
+        self.name = name
+        self.options = options
+        self.inconclusive = inconclusive
+        self.results: list[tuple[Any, Any]] = []  # (subject, report), taken away by the plugin
+
+    def __call__(self, subject: Any) -> None:
+        """Run the check; skip, expect the failure or fail the test as the report says.
+
+        Raises:
+            ContractError: the subject breaks its contract.
+            GradientMismatch: the check failed.
+        """
+        __tracebackhide__ = True
+        import bpttcheck
+
+        report = bpttcheck.check(subject, checks=[self.name], raises=False, **self.options)
+        self.results.append((subject, report))
+        _conclude(self, report)
+
+    def __repr__(self) -> str:
+        return f"<check {self.name}>"
+
+
+def parametrize_with_checks(
+    subjects: Iterable[Any],
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Callable[[_Decorated], _Decorated]:
+    """Turn a test function of ``(subject, check)`` into one test for each subject and check.
+
+    ::
+
+        @bpttcheck.parametrize_with_checks([MyCell(), bpttcheck.cells.LSTM()])
+        def test_gradients(subject, check):
+            check(subject)
+
+    Args:
+        subjects: cells, layers or :class:`bpttcheck.Subject`.
+        expected_failures: check name -> why it is known to fail; one that passes is an error.
+        **options: as for :func:`bpttcheck.check`, and ``inconclusive="skip"`` to skip rather than
+            fail a check that could not decide. The command line outweighs them.
+
+    Returns:
+        The decorator.
+
+    Raises:
+        ContractError: there are no subjects, or an option is unknown.
+    """
+    given: Any = subjects
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ContractError(
+            f"subjects={given!r} (type={type(given).__name__}), expected a list of subjects: "
+            "write parametrize_with_checks([subject])",
+            item="subjects",
+        )
+    found = tuple(given)
+    if not found:
+        raise ContractError("subjects is empty, expected at least one", item="subjects")
+    known = (*_OPTIONS, "inconclusive")
+    for option in options:
+        if option not in known:
+            raise ContractError(
+                f"unknown option {option!r}{near(option, known)} (known: {', '.join(known)})",
+                item=option,
+            )
+    return pytest.mark.bpttcheck(_Request(found, dict(expected_failures or {}), options))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the command line."""
+    group = parser.getgroup("bpttcheck", "checks of hand-derived backward passes")
+    group.addoption("--bpttcheck-examples", type=int, metavar="N", help="cases in each check")
+    group.addoption(
+        "--bpttcheck-seed", metavar="SEED", help="seed of the cases: a number or 'random'"
+    )
+    group.addoption(
+        "--bpttcheck-report", metavar="PATH", help="write the reports of all checks as JSON"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the settings; register the marker and the part that collects results."""
+    config.addinivalue_line(
+        "markers", "bpttcheck: a check of a hand-derived backward pass (parametrize_with_checks)"
+    )
+    try:
+        config.pluginmanager.register(_Run(config), _RUN)
+    except ContractError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a decorated test function one parameter set for each subject and check."""
+    requests = [
+        mark.args[0]
+        for mark in metafunc.definition.iter_markers("bpttcheck")
+        if mark.args and isinstance(mark.args[0], _Request)
+    ]
+    if not requests:
+        return
+    run: Any = metafunc.config.pluginmanager.get_plugin(_RUN)
+    try:
+        sets = [one for request in requests for one in run.parameters(request)]
+    except BpttcheckError as error:
+        raise pytest.Collector.CollectError(f"{metafunc.function.__name__}: {error}") from None
+    metafunc.parametrize(("subject", "check"), sets)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach the results to pytest's report; show our text instead of a traceback."""
+    results = _take_results(item) if call.when == "call" else []
+    for record in results:
+        item.user_properties += [(f"bpttcheck_{k}", v) for k, v in record["summary"].items()]
+    ours = call.excinfo is not None and isinstance(call.excinfo.value, BpttcheckError)
+    if ours:
+        _drop_own_frames(call.excinfo)
+    report = yield
+    if results:
+        setattr(report, _RECORDS, results)
+        if ours and call.excinfo is not None and report.failed:
+            report.longrepr = call.excinfo.getrepr(style="value", chain=False)
+    return report
+
+
+class _Run:
+    """One session: its settings, the results as they come in, and what is said at the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        root = config.rootpath / "pyproject.toml"
+        self.config = config
+        self.settings = read(root if root.is_file() else None)
+        self.given = _given(config)
+        self.random = (self.given.get("seed") or self.settings.seed) == "random"
+        self.seed = self._seed()
+        self.records: dict[str, list[dict[str, Any]]] = {}
+        self.trouble = ""
+
+    def _seed(self) -> int:
+        """The seed of the session; xdist's controller draws it for all its workers."""
+        told = getattr(self.config, "workerinput", {})
+        if _SEED in told:
+            return told[_SEED]
+        return draw_seed(self.given.get("seed", self.settings.seed))
+
+    def parameters(self, request: _Request) -> list[Any]:
+        """One parameter set for each subject and check, those of a subject together."""
+        from bpttcheck.verify.checks import CHECKS
+
+        options = _merged(self.settings, request.options, self.given)
+        if "seed" in self.given or "seed" not in request.options:
+            options["seed"] = self.seed
+        options["seed"] = draw_seed(parse_seed(options["seed"]))
+        names = check_names(options.pop("checks"), CHECKS)
+        check_names(tuple(request.expected_failures), CHECKS)
+        inconclusive = options.pop("inconclusive")
+        if request.expected_failures:
+            options["expected_failures"] = request.expected_failures
+        sets: list[Any] = []
+        for subject, label in zip(request.subjects, _labels(request.subjects), strict=True):
+            # xdist gives the tests of a group to one worker under --dist=loadgroup.
+            together = self.config.pluginmanager.hasplugin("xdist")
+            marks = [pytest.mark.xdist_group(f"bpttcheck {label}")] if together else []
+            for name in names:
+                check = NamedCheck(name, options, inconclusive)
+                sets.append(pytest.param(subject, check, id=f"{label}-{name}", marks=marks))
+        return sets
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker of xdist the seed."""
+        node.workerinput[_SEED] = self.seed
+
+    def pytest_report_header(self) -> str | None:
+        """Name a seed that was drawn, so that the run can be repeated."""
+        if self.random:
+            return f"bpttcheck: again with --bpttcheck-seed={self.seed} (drawn at random)"
+        return None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Gather results, whichever process they come from; a rerun replaces its predecessor."""
+        records = getattr(report, _RECORDS, None)
+        if records:
+            self.records[report.nodeid] = records
+
+    def pytest_sessionfinish(self) -> None:
+        """Drop compiled programs, and write the file that was asked for."""
+        check = sys.modules.get("bpttcheck.verify.check")
+        if check is not None:
+            check.release()
+        path = self.config.getoption("--bpttcheck-report")
+        if path and not hasattr(self.config, "workerinput"):
+            self.trouble = _write(Path(path), self.seed, self._all())
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say how much was checked."""
+        records = self._all()
+        path = self.config.getoption("--bpttcheck-report")
+        if not records and not path:
+            return
+        terminalreporter.section("bpttcheck")
+        if records:
+            terminalreporter.write_line(_counts(records))
+        if path:
+            terminalreporter.write_line(self.trouble or f"reports written to {path}")
+        for line in [line for record in records for line in record["annotations"]]:
+            terminalreporter.write_line(line)
+
+    def _all(self) -> list[dict[str, Any]]:
+        return [
+            {"nodeid": nodeid, **record} for nodeid, some in self.records.items() for record in some
+        ]
+
+
+def _conclude(check: NamedCheck, report: Any) -> None:
+    """End the test as its report says."""
+    __tracebackhide__ = True
+    from bpttcheck.verify.results import Verdict
+    from bpttcheck.verify.text import outcome
+
+    if report.verdict is Verdict.FAILED:
+        failed = {result.name for result in report.checks if result.verdict is Verdict.FAILED}
+        if "contract" in failed:
+            raise ContractError(str(report))
+        raise GradientMismatch(str(report), report)
+    result = next(result for result in report.checks if result.name == check.name)
+    ending = outcome(result)
+    if ending == "skipped":
+        pytest.skip(result.skipped)
+    if ending == "expected failure":
+        pytest.xfail(result.expected_failure)
+    if ending != "passed" and check.inconclusive == "skip":
+        pytest.skip(f"inconclusive: {result.reason}")
+    if ending != "passed":
+        pytest.fail(str(report), pytrace=False)
+
+
+def _given(config: pytest.Config) -> dict[str, Any]:
+    """The options of the command line that were given."""
+    given: dict[str, Any] = {}
+    examples = config.getoption("--bpttcheck-examples")
+    if examples is not None:
+        if examples < 1:
+            raise ContractError(f"--bpttcheck-examples={examples}, expected at least 1")
+        given["examples"] = examples
+    seed = config.getoption("--bpttcheck-seed")
+    if seed is not None:
+        given["seed"] = parse_seed(seed)
+    return given
+
+
+def _merged(settings: Settings, *layers: Mapping[str, Any]) -> dict[str, Any]:
+    options = {key: getattr(settings, key) for key in Settings.__dataclass_fields__}
+    for layer in layers:
+        options.update(layer)
+    if options["inconclusive"] not in ("fail", "skip"):
+        raise ContractError(f"inconclusive={options['inconclusive']!r}, expected 'fail' or 'skip'")
+    return options
+
+
+def _labels(subjects: Sequence[Any]) -> list[str]:
+    """A name for each subject that is fit for a test's id, and not used twice."""
+    from bpttcheck.verify.subject import Subject
+
+    labels: list[str] = []
+    for subject in subjects:
+        name = re.sub(r"['\"\s]", "", Subject.of(subject).name)
+        twins = sum(label == name or label.startswith(f"{name}#") for label in labels)
+        labels.append(f"{name}#{twins + 1}" if twins else name)
+    return labels
+
+
+def _take_results(item: pytest.Item) -> list[dict[str, Any]]:
+    """What the checks of this test left behind, as plain values that can leave the process."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    check = parameters.get("check")
+    if not isinstance(check, NamedCheck):
+        return []
+    taken, check.results = check.results, []
+    return [_record(check.name, subject, report) for subject, report in taken]
+
+
+def _record(name: str, subject: Any, report: Any) -> dict[str, Any]:
+    from bpttcheck.verify.text import outcome
+
+    result = next(result for result in report.checks if result.name == name)
+    summary = {
+        "subject": report.subject,
+        "check": name,
+        "verdict": outcome(result).lower(),
+        "cases": result.cases,
+        "worst_ratio": result.worst_ratio,
+        "seed": report.seed,
+    }
+    annotations: list[str] = []
+    if os.environ.get("GITHUB_ACTIONS"):
+        from bpttcheck.cli.github import annotate
+
+        annotations = annotate(subject, report)
+    return {
+        "summary": {key: value for key, value in summary.items() if value is not None},
+        "annotations": annotations,
+        "report": report.to_dict(),
+    }
+
+
+def _drop_own_frames(excinfo: Any) -> None:
+    """Leave only the user's frames in a traceback, if there are any."""
+    kept = excinfo.traceback.filter(lambda entry: _PACKAGE not in Path(entry.path).parents)
+    if kept:
+        excinfo.traceback = kept
+
+
+def _counts(records: Sequence[Mapping[str, Any]]) -> str:
+    from bpttcheck.verify.text import plural
+
+    summaries = [record["summary"] for record in records]
+    verdicts = [summary["verdict"] for summary in summaries]
+    seeds = sorted({summary["seed"] for summary in summaries})
+    parts = [
+        plural(len({summary["subject"] for summary in summaries}), "subject"),
+        plural(len(summaries), "check"),
+        plural(sum(summary["cases"] for summary in summaries), "case"),
+        f"{verdicts.count('failed')} failed",
+        f"{verdicts.count('inconclusive')} inconclusive",
+    ]
+    for word in ("skipped", "expected failure"):
+        if word in verdicts:
+            parts.append(f"{verdicts.count(word)} {word}")
+    return ", ".join([*parts, f"seed {', '.join(map(str, seeds))}"])
+
+
+def _write(path: Path, seed: int, records: Sequence[Mapping[str, Any]]) -> str:
+    """Write all reports as one JSON document; the answer is what went wrong, or ``""``."""
+    from bpttcheck.verify.results import SCHEMA_VERSION
+
+    reports = [{"nodeid": record["nodeid"], **record["report"]} for record in records]
+    document = {"schema_version": SCHEMA_VERSION, "seed": seed, "reports": reports}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        return f"reports could not be written to {path}: {error}"
+    return ""

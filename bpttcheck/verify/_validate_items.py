@@ -1,0 +1,273 @@
+"""What each item of a returned triple must be: a state, a dict of gradients, an array, or anything.
+
+An item is judged in two passes. ``layout`` asks for kind, structure and shape, from which a wrong
+order of the triple can be told; ``content`` asks for dtype and finite values.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from bpttcheck import trees
+from bpttcheck.contract import Params, State, is_float
+from bpttcheck.errors import ContractError
+from bpttcheck.verify._validate_values import (
+    Expected,
+    Place,
+    check_content,
+    check_layout,
+    describe,
+    is_a,
+    is_array,
+)
+
+DType = np.dtype[Any]
+
+
+class Item(Protocol):
+    """One of the three things that a method returns."""
+
+    @property
+    def name(self) -> str:
+        """The item's name in messages."""
+        ...
+
+    def layout(self, value: Any, place: Place) -> None:
+        """Raise unless ``value`` has the right kind, structure and shapes."""
+        ...
+
+    def content(self, value: Any, place: Place) -> None:
+        """Raise unless ``value``, whose layout is right, has the right dtypes and is finite."""
+        ...
+
+
+@dataclass(frozen=True)
+class Anything:
+    """The cache or the tape: whatever the backward method needs."""
+
+    name: str
+
+    def layout(self, value: Any, place: Place) -> None:
+        """Accept."""
+
+    def content(self, value: Any, place: Place) -> None:
+        """Accept."""
+
+
+@dataclass(frozen=True)
+class InputGradient:
+    """``d_x`` or ``d_xs``: an array of the input's shape."""
+
+    name: str
+    expected: Expected
+
+    def layout(self, value: Any, place: Place) -> None:
+        """Raise unless ``value`` is an array of the input's shape."""
+        check_layout(value, place, self.expected)
+
+    def content(self, value: Any, place: Place) -> None:
+        """Raise unless the dtype is the input's and every entry finite."""
+        check_content(value, place, self.expected)
+
+
+@dataclass(frozen=True)
+class Output:
+    """``y (B, n_out)`` or ``ys (T, B, n_out)``; how wide it is, the cell decides."""
+
+    name: str
+    leading: tuple[int, ...]
+    dtype: DType
+
+    def layout(self, value: Any, place: Place) -> None:
+        """Raise unless ``value`` is an array ``(*leading, n_out)``."""
+        check_layout(value, place, Expected(None))
+        if value.ndim == len(self.leading) + 1 and value.shape[:-1] == self.leading:
+            return
+        should = "(" + "".join(f"{size}, " for size in self.leading) + "n_out)"
+        hint = self._hint(value.shape)
+        raise place.error(
+            f"{place.item}.shape={value.shape}, but should be {should}" + (hint and f": {hint}")
+        )
+
+    def content(self, value: Any, place: Place) -> None:
+        """Raise unless the dtype is the checked one and every entry finite."""
+        check_content(value, place, Expected(None, dtype=self.dtype))
+
+    def _hint(self, given: tuple[int, ...]) -> str:
+        leading = self.leading
+        if given == leading:
+            return f"one output? write {self.name}[..., None]"
+        if len(leading) == 1 and len(given) == 2 and given[1] == leading[0]:
+            return "transposed?"
+        if len(leading) == 2 and len(given) == 3 and given[:2] == leading[::-1]:
+            return "batch-major? arrays are time-major, (T, B, ...)"
+        if len(leading) == 2 and len(given) == 2 and given[0] == leading[1]:
+            return "the last step alone? stack the outputs of all steps"
+        return "flatten the axes after the batch" if len(given) > len(leading) + 1 else ""
+
+
+@dataclass(frozen=True)
+class StateLike:
+    """A state, or the cotangent of one: the structure and shapes of ``like``.
+
+    Args:
+        name: the item's name.
+        like: the state that it follows, validated before.
+        source: the name of ``like`` in messages.
+        cotangent: True for a gradient; then the leaves that are only carried must be zeros.
+    """
+
+    name: str
+    like: State
+    source: str
+    cotangent: bool = False
+
+    def layout(self, value: Any, place: Place) -> None:
+        """Raise unless ``value`` has the structure and the shapes of ``like``."""
+        for at, source, leaf, like in pairs(value, self.like, place, self.source):
+            rows = like.shape[0] if like.ndim else None
+            check_layout(leaf, at, Expected(like.shape, f"{source}.shape", batch=rows))
+
+    def content(self, value: Any, place: Place) -> None:
+        """Raise unless the leaves have the dtypes of ``like`` and finite values."""
+        for at, _, leaf, like in pairs(value, self.like, place, self.source):
+            if not self.cotangent or is_float(like):
+                check_content(leaf, at, Expected(None, dtype=like.dtype))
+            elif np.any(leaf):
+                raise at.error(
+                    f"{at.item} is not zero, but its state is {like.dtype}, which is carried and "
+                    "not differentiated: return zeros of its shape"
+                )
+
+
+@dataclass(frozen=True)
+class ParamsGradient:
+    """``d_params``: a dict with the keys and shapes of ``params``.
+
+    Args:
+        name: the item's name.
+        params: the parameters.
+        batch: rows B, for hints.
+        steps: time steps T, for hints; None for one step.
+        partial: True if keys may be missing (their gradient is zero).
+    """
+
+    name: str
+    params: Params
+    batch: int
+    steps: int | None = None
+    partial: bool = False
+
+    def layout(self, value: Any, place: Place) -> None:
+        """Raise unless ``value`` has the keys and shapes of ``params``."""
+        if not is_a(value, dict):
+            raise place.error(
+                f"{place.item} is {describe(value)}, but should be a dict with the keys of params: "
+                f"{listed(self.params) or '(none)'}"
+            )
+        check_keys(value, self.params, place, "params", partial=self.partial)
+        for key, gradient in value.items():
+            expected = Expected(
+                self.params[key].shape,
+                f"params[{key!r}].shape",
+                batch=self.batch,
+                steps=self.steps,
+                scalar=True,
+            )
+            check_layout(gradient, place.at(f"[{key!r}]"), expected)
+
+    def content(self, value: Any, place: Place) -> None:
+        """Raise unless every gradient has its parameter's dtype and is finite."""
+        for key, gradient in value.items():
+            at = place.at(f"[{key!r}]")
+            check_content(gradient, at, Expected(None, dtype=self.params[key].dtype))
+
+
+def pairs(
+    value: Any, like: State, place: Place, source: str
+) -> Iterator[tuple[Place, str, Any, Any]]:
+    """Walk two trees at once: ``(place, source, leaf, like's leaf)``; raise where they part."""
+    if is_a(like, dict):
+        if not is_a(value, dict):
+            raise _other_structure(value, like, place, source)
+        check_keys(value, like, place, source)
+        for key, child in like.items():
+            yield from pairs(value[key], child, place.at(f"[{key!r}]"), f"{source}[{key!r}]")
+    elif is_a(like, tuple):
+        if type(value) is not type(like) or len(value) != len(like):
+            raise _other_structure(value, like, place, source)
+        names = getattr(like, "_fields", None) or range(len(like))
+        for name, item, child in zip(names, value, like, strict=True):
+            path = f".{name}" if hasattr(like, "_fields") else f"[{name}]"
+            yield from pairs(item, child, place.at(path), source + path)
+    elif is_a(value, (tuple, dict, list)):
+        raise _other_structure(value, like, place, source)
+    else:
+        yield place, source, value, like
+
+
+def check_keys(
+    given: dict[Any, Any], like: dict[Any, Any], place: Place, source: str, partial: bool = False
+) -> None:
+    """Raise if the keys of two dicts differ, guessing at misspelt ones."""
+    missing = [key for key in like if key not in given]
+    for key in given:
+        if is_a(key, (str, int)) and key in like:
+            continue
+        shown = repr(key) if type(key) in (str, int) else describe(key)
+        candidates = list(like) if partial else missing
+        guess = closest(key, candidates)
+        raise place.at(f"[{shown}]").error(
+            f"{place.item} has the key {shown}, which {source} has not: "
+            + (f"did you mean {guess!r}?" if guess else f"its keys are {listed(like) or '(none)'}")
+        )
+    if missing and not partial:
+        zeros = ": return zeros where there is no gradient" if place.item.startswith("d_") else ""
+        raise place.at(f"[{missing[0]!r}]").error(
+            f"{place.item} lacks the keys {listed(missing)} of {source}{zeros}"
+        )
+
+
+def closest(key: Any, candidates: Iterable[Any]) -> str | None:
+    """The candidate that was probably meant by ``key``; None if nothing is near."""
+    if not is_a(key, str):
+        return None
+    names = [name for name in candidates if is_a(name, str)]
+    bare = key
+    for prefix in ("d_", "grad_", "dL_d", "d"):
+        bare = bare.removeprefix(prefix) if bare.startswith(prefix) else bare
+    for attempt in (bare, key, key.lower(), key.upper()):
+        if attempt in names:
+            return attempt
+    near = difflib.get_close_matches(key, names, n=1)
+    return near[0] if near else None
+
+
+def listed(names: Iterable[Any]) -> str:
+    """``'W', 'b'``."""
+    return ", ".join(repr(name) for name in names)
+
+
+def _other_structure(value: Any, like: State, place: Place, source: str) -> ContractError:
+    return place.error(
+        f"{place.item} is {describe(value)}, but should be {trees.structure(like).describe()} like "
+        f"{source}{_structure_hint(value, like, place)}"
+    )
+
+
+def _structure_hint(value: Any, like: State, place: Place) -> str:
+    if value is None:
+        zeros = place.item.startswith("d_")
+        return ": return zeros where there is no gradient" if zeros else ": forgot to return it?"
+    if is_a(value, list):
+        return ": return a tuple, not a list" if is_a(like, tuple) else ": return an array"
+    if is_a(value, tuple) and len(value) == 1 and is_array(like):
+        return ": a trailing comma?"
+    if hasattr(type(like), "_fields") and type(value) is tuple:
+        return f": write {type(like).__name__}(...)"
+    return ""

@@ -1,0 +1,226 @@
+"""One value at a time: is it an array of the right shape, dtype and content, and if not, what?
+
+Objects from user code may do anything when touched, so the type is asked, never the object.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.errors import ContractError
+
+Shape = tuple[int, ...]
+
+FLOAT64_REMEDY = (
+    "NumPy promotes: `x32 * np.sqrt(2)` is float64 because np.sqrt(2) is a float64 scalar, and "
+    "np.zeros(shape) is float64; write float(np.sqrt(2)), x.dtype.type(...) or dtype=x.dtype"
+)
+FLOAT32_REMEDY = "something inside computes in float32; write dtype=x.dtype where an array is made"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value stands: the method that returned it and the item's name."""
+
+    method: str
+    item: str
+
+    def error(self, text: str) -> ContractError:
+        """A :class:`ContractError` at this place; ``text`` follows the method's name."""
+        return ContractError(f"{self.method}: {text}", method=self.method, item=self.item)
+
+    def at(self, path: str) -> Place:
+        """The place of an entry, such as ``"['W']"``, of this one."""
+        return Place(self.method, self.item + path)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an array should be.
+
+    Args:
+        shape: its shape; None leaves it open.
+        source: where the shape comes from, such as ``"params['W'].shape"``.
+        dtype: its dtype; None leaves it open.
+        batch: rows B, or None where the shape has no batch.
+        steps: time steps T, or None where there is no time axis.
+        scalar: True if a NumPy scalar may stand for an array of shape ``()``.
+    """
+
+    shape: Shape | None
+    source: str = ""
+    dtype: np.dtype[Any] | None = None
+    batch: int | None = None
+    steps: int | None = None
+    scalar: bool = False
+
+
+def is_a(value: object, kind: type | tuple[type, ...]) -> bool:
+    """``isinstance`` that cannot be answered by the object itself."""
+    return issubclass(type(value), kind)
+
+
+def is_array(value: object) -> bool:
+    """True for an array proper: no subclass, which computes by rules of its own."""
+    return type(value) is np.ndarray
+
+
+def describe(value: Any) -> str:
+    """What ``value`` is, in a few words, without asking it to print itself."""
+    if value is None:
+        return "None"
+    if is_a(value, np.ndarray):
+        return f"{_article(type(value).__name__)} of shape {value.shape} and dtype {value.dtype}"
+    if is_a(value, np.generic):
+        return f"a NumPy scalar ({type(value).__name__})"
+    if type(value) in (bool, int, float, complex):
+        return f"the {type(value).__name__} {value}"
+    if type(value) is str:
+        return f"the string {value[:40]!r}"
+    if is_a(value, (list, tuple, dict, set)):
+        return f"{_article(type(value).__name__)} of {len(value)}"
+    if is_a(value, type):
+        return f"the class {value.__name__}"
+    return f"{_article(type(value).__name__)} object"
+
+
+def check_layout(value: Any, place: Place, expected: Expected) -> None:
+    """Raise unless ``value`` is an array of numbers with the expected shape."""
+    if expected.scalar and expected.shape == () and is_a(value, np.generic):
+        value = np.asarray(value)
+    if not is_array(value):
+        raise place.error(_not_an_array(value, place, expected))
+    if value.dtype.kind not in "biufc":
+        raise place.error(
+            f"{place.item}.dtype={value.dtype}, but should be {expected.dtype or 'floating'}: "
+            "an array of numbers, all rows of one length"
+        )
+    if expected.shape is not None and value.shape != expected.shape:
+        source = f" [{expected.source}]" if expected.source else ""
+        hint = shape_hint(value.shape, expected)
+        raise place.error(
+            f"{place.item}.shape={value.shape}, but should be {expected.shape}{source}"
+            + (f": {hint}" if hint else "")
+        )
+
+
+def check_content(value: Any, place: Place, expected: Expected) -> None:
+    """Raise unless the array ``value`` has the expected dtype and is finite throughout."""
+    if expected.dtype is not None and value.dtype != expected.dtype:
+        raise place.error(
+            f"{place.item}.dtype={value.dtype}, but should be {expected.dtype}: "
+            + dtype_remedy(value.dtype, expected.dtype)
+        )
+    check_finite(value, place)
+
+
+def check_finite(value: Any, place: Place) -> None:
+    """Raise if an entry is NaN or infinite, naming the first."""
+    bad = ~np.isfinite(value)
+    if not bad.any():
+        return
+    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    count = f"{int(bad.sum())} of {bad.size} entries are not finite"
+    raise place.error(
+        f"{place.item} has a non-finite value where parameters and inputs are ordinary: first "
+        f"non-finite value at index {index}: {np.asarray(value)[index]} ({count})"
+    )
+
+
+def dtype_remedy(given: np.dtype[Any], expected: np.dtype[Any]) -> str:
+    """What usually turns ``expected`` into ``given``, and what to write instead."""
+    if given == np.float64 and expected == np.float32:
+        return FLOAT64_REMEDY
+    if given.kind == "f" and expected == np.float64:
+        return FLOAT32_REMEDY
+    if given.kind == "c":
+        return "take the real part"
+    if given.kind in "iub" and expected.kind == "f":
+        return "make it floating: np.zeros(shape, dtype=x.dtype), array.astype(x.dtype)"
+    return f"write array.astype({str(expected)!r})"
+
+
+def shape_hint(given: Shape, expected: Expected) -> str:
+    """The usual mistake that gives ``given`` for the expected shape, or ``""``."""
+    shape, batch, steps = expected.shape or (), expected.batch, expected.steps
+    found = ""
+    if len(given) == len(shape) and len(shape) > 1:
+        found = _permuted(given, shape, expected)
+    if not found and batch is not None and given == (batch, *shape):
+        found = "forgot to sum over the batch?"
+    if not found and steps is not None and given in {(steps, *shape), (steps, batch, *shape)}:
+        found = "forgot to sum over the time steps?"
+    if not found and _without_ones(given) == _without_ones(shape):
+        found = _ones(given, shape)
+    if not found and given == ():
+        found = "summed over every axis?"
+    if not found and len(given) == len(shape) - 1:
+        found = _dropped(given, shape)
+    if not found and np.prod(given) == np.prod(shape) and len(given) != len(shape):
+        found = "reshape it?"
+    return found
+
+
+def _permuted(given: Shape, shape: Shape, expected: Expected) -> str:
+    if given == shape[::-1] and len(shape) == 2:
+        return "transposed?"
+    if sorted(given) != sorted(shape):
+        ones = [i for i, (g, e) in enumerate(zip(given, shape, strict=True)) if g == 1 != e]
+        return f"summed over axis {ones[0]} with keepdims?" if ones else ""
+    if expected.steps is not None and given[:2] == (shape[1], shape[0]):
+        return "batch-major? arrays are time-major, (T, B, ...)"
+    orders = itertools.permutations(range(len(shape)))
+    order = next(o for o in orders if tuple(shape[i] for i in o) == given)
+    return f"axes in the order {order}?"
+
+
+def _without_ones(shape: Shape) -> Shape:
+    return tuple(size for size in shape if size != 1)
+
+
+def _ones(given: Shape, shape: Shape) -> str:
+    if len(given) > len(shape):
+        return "keepdims left on?"
+    if len(given) < len(shape):
+        return "an axis of length 1 was squeezed or summed away?"
+    return "transposed?"
+
+
+def _dropped(given: Shape, shape: Shape) -> str:
+    for axis in range(len(shape)):
+        if given == shape[:axis] + shape[axis + 1 :]:
+            return f"summed over axis {axis} too many?"
+    return ""
+
+
+def _not_an_array(value: Any, place: Place, expected: Expected) -> str:
+    said = f"{place.item} is {describe(value)}, but should be an array"
+    if expected.shape is not None:
+        said += f" of shape {expected.shape}"
+        said += f" [{expected.source}]" if expected.source else ""
+    return f"{said}: {_remedy(value, place)}"
+
+
+def _remedy(value: Any, place: Place) -> str:
+    gradient = place.item.startswith("d_")
+    if value is None and gradient:
+        return "return zeros of that shape where there is no gradient"
+    if value is None:
+        return "forgot to return it?"
+    if is_a(value, np.ndarray):
+        return "return np.asarray(...), a plain ndarray"
+    if is_a(value, (list, int, float, np.generic)):
+        return "write np.array(...)"
+    if is_a(value, tuple) and len(value) == 1:
+        return "a trailing comma?"
+    if hasattr(type(value), "__array__"):
+        return "return np.asarray(...), a plain ndarray"
+    return "return a NumPy array"
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"

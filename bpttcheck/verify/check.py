@@ -1,0 +1,249 @@
+"""The door that every other door leads to: run the checks on one subject."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+from bpttcheck.errors import ContractError, GradientMismatch
+from bpttcheck.verify.checks import CHECKS, Context, NotApplicable
+from bpttcheck.verify.gradient_check import exception_finding
+from bpttcheck.verify.results import CheckResult, Finding, Report, Verdict
+from bpttcheck.verify.run import Run
+from bpttcheck.verify.subject import Subject
+from bpttcheck.verify.tally import Tally
+from bpttcheck.verify.validate import Options, validate_options
+
+Progress = Callable[[int, int, str], None]
+Outcome = tuple[CheckResult, tuple[Finding, ...]]
+
+
+def check(
+    subject: Any,
+    *,
+    reference: Any = None,
+    sizes: Any = None,
+    dtypes: Any = ("float64", "float32"),
+    examples: int = 100,
+    seed: int = 0,
+    checks: Iterable[str] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    raises: bool = True,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Tell whether a hand-derived backward pass is right.
+
+    Args:
+        subject: a cell, a layer, or a :class:`bpttcheck.Subject`.
+        reference: what JAX differentiates instead of the cell's own ``step``: another cell, or a JAX
+            function ``step(params, state, x) -> (state, y)``. A layer needs the cell that it fuses.
+        sizes: a Hypothesis strategy of ``(n_in, n_hidden)`` for subjects that do not take every size.
+        dtypes: out of ``"float64"`` and ``"float32"``.
+        examples: cases for each gradient check.
+        seed: case i is a function of ``(seed, i)`` alone.
+        checks: names of the checks to run; None: all.
+        expected_failures: check name -> reason; such a check must fail, and is then no failure.
+        raises: raise on failure, rather than only say so in the report.
+        executor: spread the checks over its workers; None: run them here, one after another.
+        progress: called as ``progress(done, total, what)``.
+
+    Returns:
+        The :class:`bpttcheck.Report`; an inconclusive one is returned, not raised.
+
+    Raises:
+        ContractError: a wrong argument, a subject that is neither cell nor layer, or, with
+            ``raises``, a subject that breaks its contract.
+        GradientMismatch: with ``raises``, any other failed check.
+    """
+    started = time.perf_counter()
+    known = Subject.of(
+        subject, reference=reference, sizes=sizes, expected_failures=expected_failures
+    )
+    options = validate_options(
+        dtypes=dtypes,
+        examples=examples,
+        seed=seed,
+        checks=checks,
+        expected_failures=known.expected_failures,
+        known_checks=CHECKS,
+    )
+    run = _RUNS.get(known, options)
+    outcomes = _outcomes(run, options, executor, progress)
+    report = _report(run, options, outcomes, time.perf_counter() - started)
+    if raises and report.verdict is Verdict.FAILED:
+        _raise(report)
+    return report
+
+
+def release() -> None:
+    """Drop the compiled programs that are kept for the next check of the same subject."""
+    _RUNS.clear()
+
+
+class _Runs:
+    """The run of the last subject, so that checks called one by one share its programs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._key: Any = None
+        self._run: Run | None = None
+
+    def get(self, subject: Subject, options: Options) -> Run:
+        """The kept run if it is for the same objects, else a new one."""
+        key = (subject.target, subject.reference, subject.sizes, options.seed, options.dtypes)
+        with self._lock:
+            same = self._run is not None and all(
+                a is b or (i > 2 and a == b)
+                for i, (a, b) in enumerate(zip(key, self._key, strict=True))
+            )
+            if not same or self._run is None:
+                self._run = Run(subject, options.seed, options.dtypes)
+                self._key = key
+            return self._run
+
+    def clear(self) -> None:
+        """Forget it."""
+        with self._lock:
+            self._key = self._run = None
+
+
+_RUNS = _Runs()
+
+
+def _outcomes(
+    run: Run, options: Options, executor: Executor | None, progress: Progress | None
+) -> list[Outcome]:
+    names = list(options.checks or CHECKS)
+    wanted = [name for name in CHECKS if name in names]
+    counter = _Counter(run, options, wanted, progress)
+    first = _one(run, options, "contract", counter)
+    if first[0].verdict is Verdict.FAILED:
+        skipped = [
+            (CheckResult(name, None, skipped="the contract is broken"), ())
+            for name in wanted
+            if name != "contract"
+        ]
+        return [first, *skipped]
+    rest = [name for name in wanted if name != "contract"]
+    if executor is None:
+        run.prepare() if {"step_vjp", "sequence_vjp"} & set(rest) else None
+        outcomes = [_one(run, options, name, counter) for name in rest]
+    else:
+        submitted = [executor.submit(_remote, run.subject, options, name) for name in rest]
+        outcomes = [future.result() for future in submitted]
+    return [first, *outcomes] if "contract" in wanted else outcomes
+
+
+def _remote(subject: Subject, options: Options, name: str) -> Outcome:
+    """One check in a worker, which keeps programs of its own."""
+    return _one(_RUNS.get(subject, options), options, name, None)
+
+
+def _one(run: Run, options: Options, name: str, counter: _Counter | None) -> Outcome:
+    started = time.perf_counter()
+    tick = (lambda: None) if counter is None else counter.start(name)
+    try:
+        tally = CHECKS[name](Context(run, options.examples, tick))
+    except NotApplicable as reason:
+        return CheckResult(name, None, skipped=str(reason)), ()
+    except ContractError as error:
+        tally = Tally(name, cases=1, failures=1, findings=[exception_finding(name, error)])
+    result = tally.result(time.perf_counter() - started)
+    return _expected(result, tuple(tally.findings), options.expected_failures.get(name, ""))
+
+
+def _expected(result: CheckResult, findings: tuple[Finding, ...], reason: str) -> Outcome:
+    """A failure that was announced is a pass, and a pass that was not is a failure."""
+    from dataclasses import replace
+
+    if not reason:
+        return result, findings
+    if result.verdict is Verdict.FAILED:
+        return replace(result, verdict=Verdict.PASSED, expected_failure=reason), ()
+    sentence = f"expected to fail ({reason}), but passed: remove it from expected_failures"
+    finding = Finding(result.name, "", "expected_failures", sentence)
+    return replace(result, verdict=Verdict.FAILED), (finding,)
+
+
+def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float) -> Report:
+    checks = tuple(result for result, _ in outcomes)
+    findings = tuple(finding for _, found in outcomes for finding in found)
+    cases = [run.case(i) for i in range(options.examples)]
+    gradient = any(r.name in ("step_vjp", "sequence_vjp") and r.verdict for r in checks)
+    return Report(
+        subject=run.subject.name,
+        checks=checks,
+        findings=findings,
+        seed=options.seed,
+        examples=options.examples,
+        dtypes=options.dtypes,
+        sizes=tuple(sorted({(c.n_in, c.n_hidden) for c in cases})) if gradient else (),
+        lengths=(min(c.T for c in cases), max(c.T for c in cases)) if gradient else None,
+        batches=(min(c.B for c in cases), max(c.B for c in cases)) if gradient else None,
+        regimes=dict(Counter(c.regime for c in cases)) if gradient else {},
+        unchecked=_unchecked(run, checks),
+        notes=_notes(run),
+        seconds=seconds,
+    )
+
+
+def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
+    """Parameters without any gradient in the recurrence, and what no oracle judged."""
+    found: list[str] = []
+    if callable(getattr(run.subject.target, "initial_state_vjp", None)):
+        return ()
+    for result in checks:
+        if result.name == "sequence_vjp" and result.verdict is Verdict.PASSED:
+            names = {b.block for b in result.blocks}
+            seen = {b.block for b in result.blocks if b.judged or b.blind}
+            found = sorted(name for name in names - seen if name.startswith("d_params"))
+    return tuple(
+        f"{name.removeprefix('d_')} (its gradient is zero in every case; if only initial_state reads "
+        "it, write initial_state_vjp)"
+        for name in found
+    )
+
+
+def _notes(run: Run) -> tuple[str, ...]:
+    notes = list(run.notes.texts)
+    if run.declined:
+        notes.append(f"JAX autodiff was not used: {run.declined}")
+    return tuple(notes)
+
+
+def _raise(report: Report) -> None:
+    broken = [f for f in report.findings if f.check == "contract"]
+    if broken:
+        first = broken[0]
+        raise ContractError(first.message, method=first.method, item=first.block)
+    raise GradientMismatch(str(report), report)
+
+
+class _Counter:
+    """Turns ticks of single cases into progress of the whole run."""
+
+    def __init__(
+        self, run: Run, options: Options, names: list[str], progress: Progress | None
+    ) -> None:
+        heavy = {"step_vjp", "sequence_vjp"}
+        laws = Context(run, options.examples).laws
+        self._share = {n: options.examples if n in heavy else laws for n in names}
+        self._progress, self._done = progress, 0
+        self._name, self._in_check = "", 0
+        self.total = sum(self._share.values())
+
+    def start(self, name: str) -> Callable[[], None]:
+        """The tick of one check."""
+        self._done += self._share.get(self._name, 0)
+        self._name, self._in_check = name, 0
+        return self._tick
+
+    def _tick(self) -> None:
+        self._in_check = min(self._in_check + 1, self._share.get(self._name, 0))
+        if self._progress is not None:
+            self._progress(self._done + self._in_check, self.total, self._name)

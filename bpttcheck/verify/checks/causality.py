@@ -1,0 +1,63 @@
+"""The past does not depend on the future."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import trees
+from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.law import obey
+from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.run import SEQUENCE, Run
+from bpttcheck.verify.tally import Tally
+
+
+def causality(context: Context) -> Tally:
+    """Checks that later inputs neither change earlier outputs nor get a gradient from them.
+
+    Finds an index that is off by one in time and a sequence that is reversed on one side only.
+    """
+    return obey(
+        context,
+        "causality",
+        expected=_without_future,
+        actual=_with_future,
+        sentence="{block} depends on what comes later: an index off by one in time?",
+        least=(2, 1),
+        masks=False,
+    )
+
+
+def _cut(problem: Problem) -> int:
+    return max(1, problem.case.T // 2)
+
+
+def _early_only(problem: Problem) -> Problem:
+    """Only outputs before the cut have a cotangent."""
+    early = (np.arange(problem.case.T) < _cut(problem))[:, None, None]
+    return replace(
+        problem,
+        d_ys=(problem.d_ys * early).astype(problem.d_ys.dtype),
+        d_state=trees.map_leaves(np.zeros_like, problem.d_state),
+    )
+
+
+def _without_future(run: Run, problem: Problem) -> dict[str, Any]:
+    cut = _cut(problem)
+    hand = run.hand(SEQUENCE, _early_only(problem))
+    late = hand.gradients["d_xs"][cut:]
+    return {"ys before the change": hand.forward["ys"][:cut], "d_xs of later steps": 0.0 * late}
+
+
+def _with_future(run: Run, problem: Problem) -> dict[str, Any]:
+    cut = _cut(problem)
+    changed = problem.xs.copy()
+    changed[cut:] = changed[cut:][:, :, ::-1] + 1
+    hand = run.hand(SEQUENCE, replace(_early_only(problem), xs=changed))
+    return {
+        "ys before the change": hand.forward["ys"][:cut],
+        "d_xs of later steps": hand.gradients["d_xs"][cut:],
+    }

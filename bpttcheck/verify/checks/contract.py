@@ -1,0 +1,56 @@
+"""Shapes, dtypes, keys and structure, before any mathematics."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bpttcheck.errors import ContractError
+from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.gradient_check import exception_finding
+from bpttcheck.verify.run import Run
+from bpttcheck.verify.tally import Tally
+from bpttcheck.verify.validate import validate_cell, validate_layer
+
+# Sizes that differ pairwise come first: only they show a transposition. Then equal ones, then ones.
+_SIZES = ((3, 4, 2), (4, 2, 3), (2, 2, 2), (1, 1, 1), (1, 3, 1), (5, 1, 4))
+
+
+def contract(context: Context) -> Tally:
+    """Checks what every method returns: structure, keys, shapes, dtypes, finite values.
+
+    Finds a missing key, a transposed or unreduced gradient, a float32 cell that turns float64, a
+    ``None``, a list, a NaN, an exception. No other check runs on a subject that breaks its contract.
+    """
+    tally = Tally("contract")
+    for n_in, n_hidden, batch_size in _sizes(context.run):
+        for dtype in context.run.dtypes:
+            tally.cases += 1
+            try:
+                _validate(context.run, n_in, n_hidden, batch_size, dtype)
+            except ContractError as error:
+                tally.findings.append(exception_finding("contract", error))
+                tally.failures += 1
+                return tally
+            finally:
+                context.tick()
+    return tally
+
+
+def _sizes(run: Run) -> list[tuple[int, int, int]]:
+    if run.subject.fixed_sizes:
+        return [(t.n_in, t.n_hidden, t.B) for t in run.templates[1:3]]
+    if run.sizes is None:
+        return list(_SIZES)
+    batches = (2, 3, 1, 4)
+    ordered = sorted(run.sizes[:4], key=lambda pair: pair[0] == pair[1])
+    return [(*pair, batches[i]) for i, pair in enumerate(ordered)]
+
+
+def _validate(run: Run, n_in: int, n_hidden: int, batch_size: int, dtype: str) -> None:
+    rng = np.random.default_rng([run.seed, n_in, n_hidden, batch_size])
+    sizes = {"n_in": n_in, "n_hidden": n_hidden, "batch_size": batch_size}
+    target = run.subject.target
+    if run.subject.kind == "cell":
+        validate_cell(target, **sizes, dtype=dtype, rng=rng, notes=run.notes)
+    else:
+        validate_layer(target, T=5, **sizes, dtype=dtype, rng=rng, notes=run.notes)

@@ -1,0 +1,84 @@
+"""A trainable initial state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import trees
+from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
+from bpttcheck.contract import is_float
+from bpttcheck.oracles.finite_difference import finite_difference
+from bpttcheck.verify.checks.base import Context, NotApplicable
+from bpttcheck.verify.guard import call
+from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.results import Finding, Measured
+from bpttcheck.verify.run import Run
+from bpttcheck.verify.tally import Tally
+from bpttcheck.verify.verdict import Judged
+
+
+def initial_state(context: Context) -> Tally:
+    """Compares ``initial_state_vjp`` with finite differences of ``initial_state``.
+
+    Finds a wrong gradient of parameters that only the initial state reads. Skipped for a subject
+    without ``initial_state_vjp``: such parameters are then reported as unchecked.
+    """
+    run = context.run
+    if not callable(getattr(run.subject.target, "initial_state_vjp", None)):
+        raise NotApplicable("no initial_state_vjp")
+    tally = Tally("initial_state")
+    for index in range(context.laws):
+        problem = run.problem(run.case(index, free=True, steps=1))
+        tally.cases += 1
+        for key in problem.params:
+            _compare(run, tally, problem, key)
+        context.tick()
+    tally.oracles["differences"] = tally.cases
+    return tally
+
+
+def _compare(run: Run, tally: Tally, problem: Problem, key: str) -> None:
+    target, params, case = run.subject.target, problem.params, problem.case
+    rng = np.random.default_rng([case.seed, case.index, 19])
+    along = rng.standard_normal(params[key].shape)
+    along /= np.linalg.norm(along) or 1.0
+
+    def function(leaves: list[Any]) -> list[Any]:
+        state = target.initial_state({**params, key: leaves[0]}, case.B)
+        return [leaf for leaf in trees.leaves(state) if is_float(leaf)]
+
+    state = trees.leaves(problem.state0)
+    weights = [c for c, s in zip(trees.leaves(problem.d_state), state, strict=True) if is_float(s)]
+    estimate = finite_difference(function, [params[key]], [along], weights)
+    found = call("initial_state_vjp", target.initial_state_vjp, params, problem.d_state)
+    gradient = np.asarray(found.get(key, np.zeros_like(params[key])), np.float64)
+    hand, value = float((gradient * along).sum()), float(estimate.value)
+    unit = float(np.finfo(problem.dtype).eps)
+    bar = float(estimate.error) + LIMIT * unit * float(np.abs(gradient * along).sum())
+    ratio = abs(hand - value) / bar * LIMIT / DIFFERENCE_LIMIT if bar and np.isfinite(bar) else 0.0
+    block = f"d_params[{key!r}]"
+    judged = Judged(
+        block, ratio, (), hand, value, bar, abs(hand - value) / (abs(value) or 1.0),
+        bar / abs(value) if value else np.inf, null=value == 0 and hand == 0,
+        usable=bool(np.isfinite(bar)),
+    )  # fmt: skip
+    tally.add([judged], case.dtype)
+    if judged.wrong:
+        tally.failures += 1
+        if block not in {finding.block for finding in tally.findings}:
+            tally.findings.append(
+                Finding(
+                    "initial_state",
+                    "initial_state_vjp",
+                    block,
+                    f"{block} of the initial state is off by {judged.relative:.1e}",
+                    case,
+                    hand=hand,
+                    finite_difference=Measured(value, bar),
+                    ratio=ratio,
+                    limit=LIMIT,
+                    relative_error=judged.relative,
+                )  # fmt: skip
+            )

@@ -1,0 +1,18 @@
+"""Backpropagation through time against its oracles."""
+
+from __future__ import annotations
+
+from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.gradient_check import gradient_cases
+from bpttcheck.verify.run import SEQUENCE
+from bpttcheck.verify.tally import Tally
+
+
+def sequence_vjp(context: Context) -> Tally:
+    """Compares backpropagation through time with JAX autodiff and finite differences.
+
+    Every parameter, every input and the initial state, for arbitrary cotangents of every output and
+    of the final state. Finds what one step cannot show: a lost or doubled carry, a truncated pass, a
+    mask that leaks, an initial state that gets no gradient.
+    """
+    return gradient_cases(context, "sequence_vjp", SEQUENCE)

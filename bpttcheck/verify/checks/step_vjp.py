@@ -1,0 +1,20 @@
+"""One step of the backward pass against its oracles."""
+
+from __future__ import annotations
+
+from bpttcheck.verify.checks.base import Context, NotApplicable
+from bpttcheck.verify.gradient_check import gradient_cases
+from bpttcheck.verify.run import STEP
+from bpttcheck.verify.tally import Tally
+
+
+def step_vjp(context: Context) -> Tally:
+    """Compares one call of ``step_vjp`` with JAX autodiff and finite differences of ``step``.
+
+    Finds a wrong derivative, sign, transpose, gate or reduction inside one step, and names the
+    output of ``step_vjp`` that is wrong: ``d_params['W']``, ``d_previous_state`` or ``d_x``. For
+    cells only: a layer has no single step.
+    """
+    if context.run.subject.kind != "cell":
+        raise NotApplicable("a layer has no single step")
+    return gradient_cases(context, "step_vjp", STEP)

@@ -1,0 +1,261 @@
+"""One gradient case against its oracles: the comparison behind ``step_vjp`` and ``sequence_vjp``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
+from bpttcheck.errors import Declined
+from bpttcheck.oracles.autodiff import Spread
+from bpttcheck.oracles.estimate import Estimate
+from bpttcheck.verify.problem import Problem, Template
+from bpttcheck.verify.run import Hand, Reference, Run
+from bpttcheck.verify.verdict import Judged, Vote, Witness, judge, rounding, vote
+
+Array = NDArray[Any]
+
+# Above this many steps the differences cost more than they tell; JAX judges alone.
+LONGEST_DIFFERENCE = 40
+
+
+@dataclass
+class CaseOutcome:
+    """What one case says.
+
+    Args:
+        problem: the case with its values.
+        hand: the hand-derived side; None if the case was not judged.
+        judged: blocks beside JAX, or beside the differences where JAX is silent.
+        votes: the blocks that differ, and who is believed.
+        witnesses: differences by block.
+        spoke: the oracles that spoke.
+        skipped: why the case was not judged at all, or ``""``.
+        declined: why JAX was silent, or ``""``.
+    """
+
+    problem: Problem
+    hand: Hand | None = None
+    judged: list[Judged] = field(default_factory=list)
+    votes: dict[str, Vote] = field(default_factory=dict)
+    witnesses: dict[str, Witness] = field(default_factory=dict)
+    spoke: set[str] = field(default_factory=set)
+    skipped: str = ""
+    declined: str = ""
+
+    @property
+    def wrong(self) -> list[Judged]:
+        """The blocks that are wrong, worst first."""
+        found = [j for j in self.judged if self.votes.get(j.block) is Vote.WRONG]
+        return sorted(found, key=lambda j: -j.ratio)
+
+
+def examine(
+    run: Run,
+    mode: str,
+    problem: Problem,
+    template: Template | None,
+    *,
+    confirm: bool = True,
+    differences_only: bool = False,
+) -> CaseOutcome:
+    """Judge one case.
+
+    Args:
+        run: the subject and its oracles.
+        mode: ``"step"`` or ``"sequence"``.
+        problem: the case.
+        template: the compiled shape to use; None compiles the case's own shape.
+        confirm: ask the differences too; False trusts JAX alone (for shrinking).
+        differences_only: leave JAX out, which would have to compile this shape.
+
+    Raises:
+        ContractError: if the subject's own code fails.
+    """
+    hand = run.hand(mode, problem)
+    broken = [name for name, value in hand.forward.items() if not np.isfinite(value).all()]
+    if broken:
+        return CaseOutcome(problem, skipped=_first_nonfinite(hand, broken))
+    outcome = CaseOutcome(problem, hand)
+    if differences_only:
+        _without_jax(run, outcome)
+        return outcome
+    try:
+        reference = run.jax(mode, problem, template)
+    except Declined as declined:
+        outcome.declined = str(declined)
+        _without_jax(run, outcome)
+        return outcome
+    differs = _forward_difference(hand, reference, problem)
+    if differs:
+        outcome.declined = differs
+        _without_jax(run, outcome)
+        return outcome
+    outcome.spoke.add("jax")
+    unit, tiny = rounding(problem.dtype)
+    for block, spread in reference.gradients.items():
+        value = hand.gradients[block]
+        outcome.judged.append(judge(block, value, spread.value, spread.copies, unit, tiny))
+    if not any(j.usable for j in outcome.judged):
+        outcome.declined = "JAX's gradient is not finite although the forward pass is"
+        outcome.spoke.discard("jax")
+        _without_jax(run, outcome)
+        return outcome
+    wrong = [j for j in outcome.judged if j.wrong]
+    for j in wrong:
+        outcome.votes[j.block] = (
+            _settle(run, outcome, j, reference, template) if confirm else Vote.WRONG
+        )
+    if confirm and not wrong:
+        _spot_check(run, outcome, reference)
+    return outcome
+
+
+def _settle(
+    run: Run, outcome: CaseOutcome, j: Judged, reference: Reference, template: Template | None
+) -> Vote:
+    """Ask forward mode and the differences, along the very direction of the disagreement."""
+    spread = reference.gradients[j.block]
+    assert outcome.hand is not None
+    gap = np.nan_to_num(
+        np.asarray(outcome.hand.gradients[j.block], np.float64) - spread.value,
+        nan=1.0, posinf=1.0, neginf=-1.0,
+    )  # fmt: skip
+    along = {j.block: gap / np.linalg.norm(gap / np.abs(gap).max()) / np.abs(gap).max()}
+    witness = _witness(run, outcome, along, reference.gradients)
+    forward = run.jax_forward_mode(outcome.problem, along, template)
+    consistent = abs(forward - witness.jax) <= LIMIT * witness.noise + 1e-9 * abs(forward)
+    outcome.witnesses[j.block] = witness
+    if witness.speaks:
+        outcome.spoke.add("differences")
+    return vote(j, witness, consistent)
+
+
+def _spot_check(run: Run, outcome: CaseOutcome, reference: Reference) -> None:
+    """Where hand and JAX agree, differences along one direction; all blocks get their turn."""
+    case = outcome.problem.case
+    if case.T > LONGEST_DIFFERENCE:
+        return
+    blocks = [j.block for j in outcome.judged if j.usable and not j.blind and not j.null]
+    if not blocks:
+        return
+    turn = case.index % (len(blocks) + 1)
+    chosen = blocks if turn == len(blocks) else [blocks[turn]]
+    for attempt in range(2):
+        along = _random_direction(outcome, chosen, attempt)
+        witness = _witness(run, outcome, along, reference.gradients)
+        if not np.isfinite(witness.bar):
+            return
+        outcome.spoke.add("differences")
+        if witness.covers(witness.jax):
+            return
+    # Twice contradicted: the two oracles cannot both be right.
+    for block in chosen:
+        outcome.votes[block] = Vote.CONTRADICTION
+        outcome.witnesses[block] = witness
+
+
+def _without_jax(run: Run, outcome: CaseOutcome) -> None:
+    """JAX is silent: every block in turn against differences, believed if two directions agree."""
+    assert outcome.hand is not None
+    if outcome.problem.case.T > LONGEST_DIFFERENCE:
+        outcome.skipped = "JAX declined, and the sequence is too long for differences"
+        return
+    for block in outcome.hand.gradients:
+        witnesses: list[Witness] = []
+        for attempt in range(3):
+            along = _random_direction(outcome, [block], attempt)
+            witnesses.append(_witness(run, outcome, along, {}))
+            if not np.isfinite(witnesses[-1].bar) or witnesses[-1].covers(witnesses[-1].hand):
+                break
+        worst = witnesses[-1]
+        outcome.witnesses[block] = worst
+        usable = bool(np.isfinite(worst.bar))
+        if usable:
+            outcome.spoke.add("differences")
+        j = _judged_by_difference(block, worst, usable)
+        outcome.judged.append(j)
+        if usable and len(witnesses) == 3:
+            outcome.votes[block] = Vote.WRONG
+
+
+def _judged_by_difference(block: str, witness: Witness, usable: bool) -> Judged:
+    """A witness in the terms of a block: ratios are scaled to the limit of the other oracle."""
+    value, bar = float(witness.difference.value), witness.bar
+    if not usable:
+        return Judged(block, np.nan, (), witness.hand, value, bar, np.nan, np.inf, usable=False)
+    gap = abs(value - witness.hand)
+    ratio = gap / bar * LIMIT / DIFFERENCE_LIMIT if np.isfinite(gap) else np.inf
+    size = abs(value)
+    resolution = DIFFERENCE_LIMIT * bar / size if size else np.inf
+    null = value == 0 and witness.hand == 0
+    return Judged(
+        block, ratio, (), witness.hand, value, bar, gap / size if size else gap, resolution,
+        blind=bool(size > 0 and bar > 0.1 * size) and not null, null=null,
+    )  # fmt: skip
+
+
+def _witness(
+    run: Run, outcome: CaseOutcome, along: Mapping[str, Array], spreads: Mapping[str, Spread]
+) -> Witness:
+    hand = outcome.hand
+    assert hand is not None
+    unit, _ = rounding(outcome.problem.dtype)
+    mine = theirs = magnitude = 0.0
+    noise = np.zeros(1)
+    with np.errstate(all="ignore"):
+        for block, v in along.items():
+            g = np.asarray(hand.gradients[block], np.float64)
+            mine += float((g * v).sum())
+            magnitude += float(np.abs(g * v).sum())
+            if block in spreads:
+                s = spreads[block]
+                theirs += float((s.value * v).sum())
+                axes = tuple(range(1, s.copies.ndim))
+                noise = noise + ((s.copies - s.value) * v).sum(axis=axes)
+    try:
+        difference = run.difference(outcome.problem, along)
+    except Declined as declined:
+        difference = Estimate(np.float64(np.nan), np.float64(np.inf), note=str(declined))
+    total = float(np.sqrt(np.mean(noise**2))) + 4 * unit * magnitude
+    if not np.isfinite(total):
+        total = 0.0
+    return Witness(difference, mine, theirs if spreads else np.nan, total)
+
+
+def _random_direction(outcome: CaseOutcome, blocks: list[str], attempt: int) -> dict[str, Array]:
+    """Random unit directions, a function of the case."""
+    assert outcome.hand is not None
+    case = outcome.problem.case
+    rng = np.random.default_rng([case.seed, abs(case.index), 7, attempt, len(blocks)])
+    out: dict[str, Array] = {}
+    for block in blocks:
+        v = rng.standard_normal(np.shape(outcome.hand.gradients[block]))
+        out[block] = v / (np.linalg.norm(v) or 1.0)
+    return out
+
+
+def _forward_difference(hand: Hand, reference: Reference, problem: Problem) -> str:
+    """Why the traced forward pass is not the native one, or ``""``."""
+    unit, tiny = rounding(problem.dtype)
+    for name, spread in reference.forward.items():
+        j = judge(name, hand.forward[name], spread.value, spread.copies, unit, tiny)
+        if not j.usable:
+            return f"the traced forward pass is not finite in {name} where the native one is"
+        if j.wrong:
+            return (
+                f"the traced forward pass differs from the native one: {name}{list(j.entry)} is "
+                f"{j.value:.17g} traced and {j.hand:.17g} native; pass `reference=`"
+            )
+    return ""
+
+
+def _first_nonfinite(hand: Hand, broken: list[str]) -> str:
+    name = broken[0]
+    where = np.argwhere(~np.isfinite(hand.forward[name]))[0]
+    step = f" at t={where[0]}" if name == "ys" else ""
+    return f"the forward pass is not finite (first in {name}{step})"

@@ -1,0 +1,154 @@
+"""Laws that a right backward pass obeys with no oracle at all: two ways to the same numbers.
+
+The bar comes from the hand-written code itself: how far the reference side moves when inputs and
+cotangents are perturbed by one rounding error each. The floors and the limit are those of the error
+model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck import trees
+from bpttcheck.calibration import LAW_COPIES, LIMIT
+from bpttcheck.contract import is_float
+from bpttcheck.errors import ContractError
+from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.gradient_check import exception_finding
+from bpttcheck.verify.problem import Problem, Template
+from bpttcheck.verify.results import Case, Finding, Measured
+from bpttcheck.verify.run import SEQUENCE, Run
+from bpttcheck.verify.shrink import smallest
+from bpttcheck.verify.tally import Tally
+from bpttcheck.verify.verdict import Judged, judge, rounding
+
+Array = NDArray[Any]
+Blocks = Mapping[str, Any]
+
+Side = Callable[[Run, Problem], Blocks]
+"""One way to the numbers: block name -> array."""
+
+
+def obey(
+    context: Context,
+    name: str,
+    *,
+    expected: Side,
+    actual: Side,
+    sentence: str,
+    least: tuple[int, int] = (1, 1),
+    masks: bool = True,
+) -> Tally:
+    """Compare two ways to the same numbers on many cases.
+
+    Args:
+        context: the run and the number of cases.
+        name: the check's name.
+        expected: the side that is perturbed to find the bar.
+        actual: the other side.
+        sentence: what is wrong if they differ, with ``{block}`` for the block.
+        least: the smallest T and B that mean anything.
+        masks: False leaves masks out.
+    """
+    run, tally = context.run, Tally(name)
+    for index in range(context.laws):
+        case = _case(run, index, least, masks)
+        tally.cases += 1
+        try:
+            problem = run.problem(case)
+            judged = _compare(run, problem, expected, actual)
+        except ContractError as error:
+            tally.failures += 1
+            if not tally.findings:
+                tally.findings.append(exception_finding(name, error, case))
+            continue
+        finally:
+            context.tick()
+        tally.add(judged, case.dtype)
+        tally.oracles["law"] += 1
+        if any(j.wrong for j in judged):
+            tally.failures += 1
+            if not tally.findings:
+                tally.findings.append(
+                    _finding(run, name, problem, judged, expected, actual, sentence, least)
+                )
+    return tally
+
+
+def gradients(run: Run, problem: Problem) -> dict[str, Any]:
+    """Every gradient block of the hand-written code."""
+    return dict(run.hand(SEQUENCE, problem).gradients)
+
+
+def _case(run: Run, index: int, least: tuple[int, int], masks: bool) -> Case:
+    case = run.case(index, free=True)
+    # Summed in another order, a value within rounding of a kink may fall on its other side.
+    regime = "ordinary" if case.regime in ("near_kinks", "long") else case.regime
+    T = max(case.T if case.T <= 12 else 12, least[0])
+    mask = case.mask if masks else "none"
+    return replace(case, regime=regime, T=T, B=max(case.B, least[1]), mask=mask)
+
+
+def _compare(run: Run, problem: Problem, expected: Side, actual: Side) -> list[Judged]:
+    unit, tiny = rounding(problem.dtype)
+    value, other = expected(run, problem), actual(run, problem)
+    rng = np.random.default_rng([problem.case.seed, abs(problem.case.index), 11])
+    copies = [expected(run, perturbed(problem, rng)) for _ in range(LAW_COPIES)]
+    judged: list[Judged] = []
+    for block, r in value.items():
+        stack = np.stack([np.asarray(copy[block], np.float64) for copy in copies])
+        judged.append(judge(block, other[block], np.asarray(r, np.float64), stack, unit, tiny))
+    return judged
+
+
+def perturbed(problem: Problem, rng: np.random.Generator) -> Problem:
+    """The problem with every float input and cotangent times ``1 + eps u``."""
+    unit, _ = rounding(problem.dtype)
+
+    def one(leaf: Any) -> Any:
+        if not is_float(leaf):
+            return leaf
+        u = rng.uniform(-np.sqrt(3), np.sqrt(3), np.shape(leaf))
+        return (np.asarray(leaf, np.float64) * (1 + unit * u)).astype(np.asarray(leaf).dtype)
+
+    return replace(
+        problem,
+        params=trees.map_leaves(one, problem.params),
+        xs=one(problem.xs),
+        state0=trees.map_leaves(one, problem.state0),
+        d_ys=one(problem.d_ys),
+        d_state=trees.map_leaves(one, problem.d_state),
+    )
+
+
+def _finding(
+    run: Run, name: str, problem: Problem, judged: list[Judged], expected: Side, actual: Side,
+    sentence: str, least: tuple[int, int],
+) -> Finding:  # fmt: skip
+    def attempt(problem: Problem, room: Template | None) -> tuple[Problem, list[Judged]] | None:
+        if problem.case.T < least[0] or problem.case.B < least[1]:
+            return None
+        found = _compare(run, problem, expected, actual)
+        return (problem, found) if any(j.wrong for j in found) else None
+
+    problem, judged = smallest(run, problem, None, attempt, (problem, judged))
+    worst = max((j for j in judged if j.wrong), key=lambda j: j.ratio)
+    forward = worst.block.startswith(("y", "state_T"))
+    return Finding(
+        check=name,
+        method=run.methods[0] if forward else run.methods[1],
+        block=worst.block,
+        message=sentence.format(block=worst.block),
+        case=problem.case,
+        entry=worst.entry,
+        hand=worst.hand,
+        comparison=Measured(worst.value, worst.width),
+        ratio=worst.ratio,
+        limit=LIMIT,
+        relative_error=worst.relative,
+    )

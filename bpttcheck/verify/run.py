@@ -1,0 +1,368 @@
+"""One subject under test: its hand-written code, its oracles and its compiled programs.
+
+A :class:`Run` answers three questions about a problem: what the hand-written code says, what JAX says
+with noisy copies beside it, and what finite differences say along a direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck import trees
+from bpttcheck.contract import is_float
+from bpttcheck.errors import Declined
+from bpttcheck.oracles.autodiff import Autodiff, Point, Spread
+from bpttcheck.oracles.estimate import Estimate
+from bpttcheck.oracles.finite_difference import finite_difference
+from bpttcheck.verify.guard import Notes, call
+from bpttcheck.verify.problem import (
+    Problem,
+    Seeded,
+    Template,
+    build,
+    draw_case,
+    generator,
+    scheduled_dtype,
+    scheduled_regime,
+    templates,
+)
+from bpttcheck.verify.results import Case
+from bpttcheck.verify.subject import Subject
+from bpttcheck.verify.verdict import rounding
+
+Array = NDArray[Any]
+
+STEP, SEQUENCE = "step", "sequence"
+
+_NAMES = {
+    SEQUENCE: ("d_state0", "d_xs", "ys", "state_T"),
+    STEP: ("d_previous_state", "d_x", "y", "new_state"),
+}
+
+
+@dataclass(frozen=True)
+class Hand:
+    """What the hand-written code says about one problem.
+
+    Args:
+        forward: outputs by name: ``ys`` and the leaves of the final state.
+        gradients: gradients by block name.
+    """
+
+    forward: Mapping[str, Array]
+    gradients: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The same from JAX: every value with its noisy copies."""
+
+    forward: Mapping[str, Spread]
+    gradients: Mapping[str, Spread]
+
+
+class Run:
+    """A subject, its oracles, and the case sequence of one seed.
+
+    Args:
+        subject: what is under test.
+        seed: seed of the case sequence.
+        dtypes: the dtypes to check.
+    """
+
+    def __init__(self, subject: Subject, seed: int, dtypes: Sequence[str]) -> None:
+        self.subject = subject
+        self.seed = seed
+        self.dtypes = tuple(dtypes)
+        self.notes = Notes()
+        self.sizes = _collect_sizes(subject.sizes, seed)
+        self.templates = templates(seed, self.sizes)
+        self.declined = ""
+        self._layer = subject.layer
+        self._autodiff = self._reference()
+        self._preparing: dict[Template, Future[None]] = {}
+
+    @property
+    def layer(self) -> Any:
+        """The subject as a layer."""
+        return self._layer
+
+    @property
+    def compilations(self) -> int:
+        """XLA programs compiled so far."""
+        return self._autodiff.compilations if self._autodiff else 0
+
+    def _reference(self) -> Autodiff | None:
+        found = self.subject.reference_step
+        if found is None:
+            self.declined = "a layer without `reference=`: finite differences decide alone"
+            return None
+        kind, step = found
+        if kind == "numpy":
+            from bpttcheck.oracles.lift import lift
+
+            step = lift(step)
+        return Autodiff(step)
+
+    def prepare(self) -> None:
+        """Start compiling every template, side by side in threads."""
+        if self._autodiff is None or self._preparing or self.subject.fixed_sizes:
+            return
+        pool = ThreadPoolExecutor(2, thread_name_prefix="bpttcheck-compile")
+        for template in self.templates:
+            self._preparing[template] = pool.submit(self._prepare, template)
+        pool.shutdown(wait=False)
+
+    def _prepare(self, template: Template) -> None:
+        assert self._autodiff is not None
+        case = Case(self.seed, 0, template.T, template.B, template.n_in, template.n_hidden,
+                    "float64", "none", "ordinary")  # fmt: skip
+        try:
+            self._autodiff.prepare(self._point(build(self.subject, case)), _pad(template))
+        except Declined:
+            return  # said again, and counted, when the template is used
+
+    def template(self, index: int) -> Template:
+        """The template of case ``index``: the long one for long cases, else one of the others."""
+        if scheduled_regime(index) == "long":
+            return self.templates[-1]
+        return self.templates[int(generator(self.seed, index, 1).integers(len(self.templates) - 1))]
+
+    def case(self, index: int, *, free: bool = False, steps: int | None = None) -> Case:
+        """The structure of case ``index``.
+
+        Args:
+            index: its number.
+            free: draw any size, not only one that fits a template.
+            steps: exact T, or None.
+        """
+        regime, dtype = scheduled_regime(index), scheduled_dtype(index, self.dtypes)
+        fixed = free and not self.subject.fixed_sizes
+        case = draw_case(
+            Seeded(generator(self.seed, index, 2)),
+            regime=regime,
+            dtype=dtype,
+            sizes=self.sizes,
+            template=None if fixed else self.template(index),
+            masks=self.subject.supports_mask,
+            seed=self.seed,
+            index=index,
+        )
+        if steps is None:
+            return case
+        return Case(
+            self.seed, index, steps, case.B, case.n_in, case.n_hidden, dtype, "none", regime
+        )
+
+    def problem(self, case: Case, stream: int = 0) -> Problem:
+        """The case with its values."""
+        return build(self.subject, case, stream)
+
+    def hand(self, mode: str, problem: Problem) -> Hand:
+        """Run the hand-written code forward and backward.
+
+        Raises:
+            ContractError: if it fails.
+        """
+        state_name, x_name, y_name, new_name = _NAMES[mode]
+        if mode == STEP:
+            cell = self.subject.target
+            state, ys, cache = call(
+                "step", cell.step, problem.params, problem.state0, problem.xs[0], notes=self.notes
+            )
+            d_params, d_state0, d_xs = call(
+                "step_vjp", cell.step_vjp, problem.params, cache, problem.d_state, problem.d_ys[0],
+                notes=self.notes,
+            )  # fmt: skip
+        else:
+            d_params, d_xs, d_state0, ys, state = self.run_layer(problem)
+        blocks = _params_blocks(d_params, problem.params)
+        blocks.update(_state_blocks(state_name, d_state0, problem.state0))
+        blocks[x_name] = np.asarray(d_xs)
+        forward = {y_name: np.asarray(ys)}
+        forward.update(_state_blocks(new_name, state, problem.state0))
+        return Hand(forward, blocks)
+
+    def run_layer(self, problem: Problem) -> tuple[Any, Array, Any, Array, Any]:
+        """The whole-sequence form: ``(d_params, d_xs, d_state0, ys, state_T)``."""
+        step, step_vjp = self.methods
+        layer, args = self._layer, (problem.params, problem.xs, problem.state0)
+        mask = () if problem.mask is None else (problem.mask,)
+        ys, state, tape = call(step, layer.forward, *args, *mask, notes=self.notes)
+        d_params, d_xs, d_state0 = call(
+            step_vjp, layer.vjp, problem.params, tape, problem.d_ys, problem.d_state,
+            notes=self.notes,
+        )  # fmt: skip
+        return d_params, d_xs, d_state0, ys, state
+
+    @property
+    def methods(self) -> tuple[str, str]:
+        """The names of the subject's forward and backward methods."""
+        return ("step", "step_vjp") if self.subject.kind == "cell" else ("forward", "vjp")
+
+    def jax(self, mode: str, problem: Problem, template: Template | None) -> Reference:
+        """What JAX says, with noisy copies.
+
+        Raises:
+            Declined: if there is no reference, or JAX cannot trace it.
+        """
+        if self._autodiff is None:
+            raise Declined(self.declined)
+        waiting = self._preparing.get(template) if template else None
+        if waiting is not None:
+            waiting.result()
+        unit, _ = rounding(problem.dtype)
+        found = self._autodiff.gradients(
+            self._point(problem), unit, problem.case.index & 0xFFFF, _pad(template)
+        )
+        state_name, x_name, y_name, new_name = _NAMES[mode]
+        blocks = _params_blocks(found.d_params, problem.params)
+        blocks.update(_state_blocks(state_name, found.d_state0, problem.state0))
+        first = (lambda s: Spread(s.value[0], s.copies[:, 0])) if mode == STEP else (lambda s: s)
+        blocks[x_name] = first(found.d_xs)
+        forward = {y_name: first(found.ys)}
+        forward.update(_state_blocks(new_name, found.state_T, problem.state0))
+        return Reference(forward, blocks)
+
+    def jax_forward_mode(
+        self, problem: Problem, along: Mapping[str, Array], template: Template | None
+    ) -> float:
+        """JAX's forward-mode derivative of the loss along a direction."""
+        assert self._autodiff is not None
+        moved = self._leaves(problem).direction(along)
+        zero = self._point(problem)
+        direction = Point(
+            moved[0], moved[1], moved[2], zero.mask, np.zeros_like(zero.d_ys), zero.d_state
+        )
+        return self._autodiff.directional(zero, direction, _pad(template))
+
+    def adjoints(self, problem: Problem) -> tuple[list[Any], Any] | None:
+        """The adjoint of every state, hand-derived and JAX's; None where either is missing."""
+        if self._autodiff is None or not hasattr(self._layer, "adjoints"):
+            return None
+        layer = self._layer
+        mask = () if problem.mask is None else (problem.mask,)
+        _, _, tape = call("step", layer.forward, problem.params, problem.xs, problem.state0, *mask)
+        mine = call("step_vjp", layer.adjoints, problem.params, tape, problem.d_ys, problem.d_state)
+        return mine, self._autodiff.untied(self._point(problem)).d_states
+
+    def difference(self, problem: Problem, along: Mapping[str, Array]) -> Estimate:
+        """The derivative of the loss along a direction, from the forward pass alone.
+
+        Args:
+            problem: the point.
+            along: block name -> direction; blocks left out are not moved.
+        """
+        leaves = self._leaves(problem)
+        point, direction, weights = leaves.difference_arguments(along)
+        return finite_difference(leaves.function(self), point, direction, weights)
+
+    def _leaves(self, problem: Problem) -> _Leaves:
+        return _Leaves(problem)
+
+    def _point(self, problem: Problem) -> Point:
+        return Point(
+            problem.params, problem.state0, problem.xs, problem.real, problem.d_ys, problem.d_state
+        )
+
+
+@dataclass(frozen=True)
+class _Leaves:
+    """A problem's inputs as a flat list of float leaves, the form in which they are perturbed."""
+
+    problem: Problem
+
+    def _named(self) -> list[tuple[str, Any]]:
+        """Every input leaf under its block's name, in the order params, state0, xs."""
+        p = self.problem
+        names = [f"d_params[{key!r}]" for key in p.params]
+        state = [f"state{path}" for path in trees.structure(p.state0).paths]
+        values = [*p.params.values(), *trees.leaves(p.state0), p.xs]
+        return list(zip([*names, *state, "xs"], values, strict=True))
+
+    def _rebuild(self, leaves: Sequence[Any]) -> tuple[Any, Any, Any]:
+        p, n = self.problem, len(self.problem.params)
+        params = dict(zip(p.params, leaves[:n], strict=True))
+        return params, trees.structure(p.state0).unflatten(leaves[n:-1]), leaves[-1]
+
+    def direction(self, along: Mapping[str, Array]) -> tuple[Any, Any, Any]:
+        """``along`` as trees of params, state0 and xs, zero where nothing is said."""
+        wanted = {_plain_name(name): value for name, value in along.items()}
+        leaves = [
+            np.zeros(np.shape(v)) if name not in wanted else np.reshape(wanted[name], np.shape(v))
+            for name, v in self._named()
+        ]
+        return self._rebuild(leaves)
+
+    def difference_arguments(
+        self, along: Mapping[str, Array]
+    ) -> tuple[list[Array], list[Array], list[Array]]:
+        """``(point, direction, weights)`` for the difference oracles."""
+        moved = self.direction(along)
+        flat = [*moved[0].values(), *trees.leaves(moved[1]), moved[2]]
+        named = self._named()
+        floats = [i for i, (_, v) in enumerate(named) if is_float(v)]
+        point = [np.asarray(named[i][1]) for i in floats]
+        p = self.problem
+        weights = [
+            p.d_ys * p.real[:, :, None],
+            *(
+                np.asarray(c)
+                for c, s in zip(trees.leaves(p.d_state), trees.leaves(p.state0), strict=True)
+                if is_float(s)
+            ),
+        ]
+        return point, [np.asarray(flat[i]) for i in floats], weights
+
+    def function(self, run: Run) -> Callable[[list[Array]], list[Array]]:
+        """The forward pass from float leaves to outputs and float leaves of the final state."""
+        named, layer, p = self._named(), run.layer, self.problem
+        mask = () if p.mask is None else (p.mask,)
+
+        def forward(leaves: list[Array]) -> list[Array]:
+            supply = iter(leaves)
+            whole = [next(supply) if is_float(v) else v for _, v in named]
+            params, state0, xs = self._rebuild(whole)
+            with np.errstate(all="ignore"):
+                ys, state, _ = layer.forward(params, xs, state0, *mask)
+            last = zip(trees.leaves(state), trees.leaves(p.state0), strict=True)
+            return [ys, *(leaf for leaf, first in last if is_float(first))]
+
+        return forward
+
+
+def _plain_name(block: str) -> str:
+    for prefix in ("d_previous_state", "d_state0"):
+        if block.startswith(prefix):
+            return "state" + block.removeprefix(prefix)
+    return "xs" if block in ("d_x", "d_xs") else block
+
+
+def _params_blocks(gradients: Any, params: Any) -> dict[str, Any]:
+    return {f"d_params[{key!r}]": gradients[key] for key in params}
+
+
+def _state_blocks(name: str, tree: Any, like: Any) -> dict[str, Any]:
+    """Float leaves of a state by name; carried integers have no gradient."""
+    ordered = trees.map_leaves(lambda _, leaf: leaf, like, tree)
+    named = zip(trees.structure(like).paths, trees.leaves(ordered), trees.leaves(like), strict=True)
+    return {f"{name}{path}": leaf for path, leaf, first in named if is_float(first)}
+
+
+def _pad(template: Template | None) -> tuple[int, int] | None:
+    return None if template is None else (template.T, template.B)
+
+
+def _collect_sizes(strategy: Any, seed: int) -> tuple[tuple[int, int], ...] | None:
+    """Distinct ``(n_in, n_hidden)`` drawn from a Hypothesis strategy, small ones first."""
+    if strategy is None:
+        return None
+    from bpttcheck.verify.sizes import collect
+
+    return collect(strategy, seed)

@@ -1,0 +1,111 @@
+"""Make a failing case small: first its structure, then its numbers.
+
+A failing structure is replaced by the simplest one that still fails, in a fixed order: width, then
+regime and mask, then T and B. Small structures share one compiled template, so that trying many costs
+little. Hypothesis shrinks by repeated calls of a predicate whose every new shape would cost a
+compilation; here the order of the candidates is chosen so that few shapes are met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+from bpttcheck.errors import BpttcheckError
+from bpttcheck.verify.problem import Problem, Template, simplified
+from bpttcheck.verify.results import Case
+from bpttcheck.verify.run import Run
+
+_SMALL = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2))
+_TRIES = 400
+_STREAMS = 2
+
+Result = TypeVar("Result")
+Attempt = Callable[[Problem, Template | None], Result | None]
+
+
+def smallest(
+    run: Run, failing: Problem, template: Template | None, attempt: Attempt[Result], first: Result
+) -> Result:
+    """The result of the smallest problem on which ``attempt`` still fails.
+
+    Args:
+        run: the subject.
+        failing: a problem known to fail.
+        template: the compiled shape that it was judged in.
+        attempt: judges a problem: its result if it fails, None if it does not.
+        first: what ``attempt`` said of ``failing``.
+
+    Returns:
+        What ``attempt`` said of the smallest failing problem.
+    """
+    best, found, room = failing, first, template
+    for tried, (case, shape, stream) in enumerate(_candidates(run, failing.case, template)):
+        if tried == _TRIES:
+            break
+        try:
+            problem = run.problem(case, stream)
+            result = attempt(problem, shape)
+        except BpttcheckError:
+            continue  # another failure than the one being shrunk
+        if result is not None:
+            best, found, room = problem, result, shape
+            break
+    for decimals in (0, 1, 2):
+        try:
+            plain = simplified(best, decimals)
+            result = attempt(plain, room)
+        except BpttcheckError:
+            continue
+        if result is not None:
+            return result
+    return found
+
+
+def _candidates(
+    run: Run, case: Case, template: Template | None
+) -> Iterator[tuple[Case, Template | None, int]]:
+    """Structures no larger than ``case``, simplest first."""
+    for n_in, n_hidden in _widths(run, case):
+        for regime, mask in _manners(case):
+            for T, B in _lengths(case):
+                small = replace(
+                    case, T=T, B=B, n_in=n_in, n_hidden=n_hidden, regime=regime,
+                    mask=mask if T * B > 1 else "none", index=-1,
+                )  # fmt: skip
+                yield from ((small, _room(small, template), stream) for stream in range(_STREAMS))
+
+
+def _widths(run: Run, case: Case) -> list[tuple[int, int]]:
+    own = (case.n_in, case.n_hidden)
+    allowed = _SMALL if run.sizes is None else run.sizes
+    if run.subject.fixed_sizes:
+        return [own]
+    smaller = [w for w in allowed if w[0] <= own[0] and w[1] <= own[1] and w != own]
+    return [*smaller, own]
+
+
+def _manners(case: Case) -> list[tuple[str, str]]:
+    """Regime and mask, the plain ones first."""
+    options = [("ordinary", "none"), ("ordinary", case.mask), (case.regime, "none")]
+    return list(dict.fromkeys([*options, (case.regime, case.mask)]))
+
+
+def _lengths(case: Case) -> list[tuple[int, int]]:
+    lengths = sorted({T for T in (1, 2, 3, 4, case.T // 2, case.T) if 1 <= T <= case.T})
+    batches = sorted({B for B in (1, 2, case.B) if 1 <= B <= case.B})
+    pairs = [(T, B) for T in lengths for B in batches]
+    return sorted(pairs, key=lambda pair: (pair[0] > 4, pair[0] + pair[1], pair))
+
+
+def _room(case: Case, template: Template | None) -> Template | None:
+    """A template that the structure fits: the original one, or a small one shared by all."""
+    if template is None:
+        return None
+    same = (case.n_in, case.n_hidden) == (template.n_in, template.n_hidden)
+    if same and case.T <= template.T and case.B <= template.B and not template.exact:
+        return template
+    T = 4 if case.T <= 4 else case.T
+    B = 2 if case.B <= 2 else case.B
+    return Template(case.n_in, case.n_hidden, T, B)

@@ -1,0 +1,143 @@
+"""What is under test: a cell or a layer, with all that belongs to it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bpttcheck.bptt.layer import CellLayer
+from bpttcheck.contract import Layer, is_cell
+from bpttcheck.errors import ContractError
+from bpttcheck.verify.validate import validate_subject
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A cell or layer under test, and what belongs to this one subject.
+
+    Args:
+        target: the cell or layer.
+        reference: what JAX differentiates instead of the cell's own ``step``: another cell, or a
+            JAX function ``step(params, state, x) -> (state, y)``. A layer needs the cell it fuses.
+        sizes: a Hypothesis strategy of ``(n_in, n_hidden)``; None: the target's own ``sizes`` if it
+            has one, else any.
+        expected_failures: check name -> why it is expected to fail.
+        name: what to call it; None: its ``repr`` if that is short, else its class.
+
+    Raises:
+        ContractError: if the target is neither a cell nor a layer, or an option is malformed.
+    """
+
+    target: Any
+    reference: Any = None
+    sizes: Any = None
+    expected_failures: Mapping[str, str] | None = field(default=None)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        validate_subject(self.target)
+        target = self.target
+        if self.reference is None:
+            object.__setattr__(self, "reference", getattr(target, "reference", None))
+        if self.sizes is None:
+            object.__setattr__(self, "sizes", getattr(target, "sizes", None))
+        if not self.name:
+            object.__setattr__(self, "name", _name(target))
+        _validate_reference(self.reference)
+        _validate_sizes(self.sizes)
+        _validate_expected(self.expected_failures)
+
+    @classmethod
+    def of(
+        cls,
+        candidate: Any,
+        *,
+        reference: Any = None,
+        sizes: Any = None,
+        expected_failures: Mapping[str, str] | None = None,
+    ) -> Subject:
+        """``candidate`` as a subject; options given here replace those that it carries."""
+        if not isinstance(candidate, cls):
+            return cls(candidate, reference, sizes, expected_failures)
+        given = {"reference": reference, "sizes": sizes, "expected_failures": expected_failures}
+        changes = {key: value for key, value in given.items() if value is not None}
+        return replace(candidate, **changes) if changes else candidate
+
+    @property
+    def kind(self) -> str:
+        """``"cell"`` or ``"layer"``."""
+        return validate_subject(self.target)
+
+    @property
+    def layer(self) -> Layer:
+        """The target as a whole-sequence layer."""
+        return CellLayer(self.target) if self.kind == "cell" else self.target
+
+    @property
+    def supports_mask(self) -> bool:
+        """False only for a layer that says so."""
+        return bool(getattr(self.target, "supports_mask", True))
+
+    @property
+    def fixed_sizes(self) -> bool:
+        """True if every new shape is dear (compiled kernels), so that few are used."""
+        return bool(getattr(self.target, "fixed_sizes", False))
+
+    @property
+    def reference_step(self) -> tuple[str, Callable[..., Any]] | None:
+        """``("numpy" | "jax", step(params, state, x) -> (state, y))``, or None if there is none."""
+        adapt: Callable[[Any], Any] = getattr(self.target, "to_reference", lambda params: params)
+        reference = self.target if self.reference is None else self.reference
+        if is_cell(reference):
+            return "numpy", lambda p, s, x: reference.step(adapt(p), s, x)[:2]
+        if self.reference is None:
+            return None
+        return "jax", lambda p, s, x: reference(adapt(p), s, x)[:2]
+
+
+def _name(target: Any) -> str:
+    own = getattr(target, "name", None)
+    if isinstance(own, str) and own:
+        return own
+    text = repr(target)
+    plain = " object at 0x" in text or len(text) > 60 or "\n" in text
+    return type(target).__name__ if plain else text
+
+
+def _validate_reference(reference: Any) -> None:
+    if reference is None or is_cell(reference):
+        return
+    if isinstance(reference, type) or not callable(reference):
+        raise ContractError(
+            f"reference={_short(reference)}, but should be a cell instance or a JAX function "
+            "step(params, state, x) -> (state, y)",
+            item="reference",
+        )
+
+
+def _validate_sizes(sizes: Any) -> None:
+    if sizes is not None and not hasattr(sizes, "example"):
+        raise ContractError(
+            f"sizes={_short(sizes)}, but should be a Hypothesis strategy of (n_in, n_hidden), such "
+            "as st.tuples(st.integers(1, 4), st.sampled_from([2, 4]))",
+            item="sizes",
+        )
+
+
+def _validate_expected(expected: Any) -> None:
+    if expected is None:
+        return
+    fine = isinstance(expected, Mapping) and all(
+        isinstance(k, str) and isinstance(v, str) and v for k, v in expected.items()
+    )
+    if not fine:
+        raise ContractError(
+            f"expected_failures={_short(expected)}, but should map check names to reasons, such as "
+            '{"masking": "the kernel has no masks"}',
+            item="expected_failures",
+        )
+
+
+def _short(value: Any) -> str:
+    return f"{str(value)[:60]} (type={type(value).__name__})"

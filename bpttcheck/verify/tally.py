@@ -1,0 +1,105 @@
+"""Counts over the cases of one check, and the verdict that follows from them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bpttcheck.calibration import JUDGED_SHARE, LIMIT
+from bpttcheck.verify.results import BlockSummary, CheckResult, Finding, Verdict
+from bpttcheck.verify.verdict import Judged
+
+
+@dataclass
+class Tally:
+    """What the cases of one check add up to.
+
+    Args:
+        name: the check's name.
+    """
+
+    name: str
+    cases: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    oracles: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
+    contradictions: list[str] = field(default_factory=list)
+    failures: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    _seen: dict[tuple[str, str], list[Judged]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, judged: Sequence[Judged], dtype: str) -> None:
+        """Count the blocks of one case."""
+        for j in judged:
+            self._seen[j.block, dtype].append(j)
+
+    def blocks(self) -> tuple[BlockSummary, ...]:
+        """One summary for each block and dtype."""
+        return tuple(_summary(block, dtype, js) for (block, dtype), js in self._seen.items())
+
+    def null_blocks(self) -> list[str]:
+        """Blocks whose gradient was exactly zero in every usable case."""
+        by_block: dict[str, list[Judged]] = defaultdict(list)
+        for (block, _), js in self._seen.items():
+            by_block[block] += [j for j in js if j.usable]
+        return [block for block, js in by_block.items() if js and all(j.null for j in js)]
+
+    def result(self, seconds: float, *, notes: Sequence[str] = ()) -> CheckResult:
+        """The check's outcome."""
+        blocks = self.blocks()
+        verdict, reason = self._verdict(blocks)
+        ratios = [b.worst_ratio for b in blocks if not np.isnan(b.worst_ratio)]
+        return CheckResult(
+            self.name,
+            verdict,
+            cases=self.cases,
+            skipped_cases=dict(self.skipped),
+            worst_ratio=max(ratios, default=None),
+            limit=LIMIT if ratios else None,
+            oracles=dict(self.oracles),
+            blocks=blocks,
+            notes=(*notes, *(f"{text} ({n} cases)" for text, n in self.remarks.items())),
+            reason=reason,
+            seconds=seconds,
+        )
+
+    def _verdict(self, blocks: Sequence[BlockSummary]) -> tuple[Verdict, str]:
+        if self.findings or self.failures:
+            return Verdict.FAILED, ""
+        if self.contradictions:
+            return Verdict.INCONCLUSIVE, self.contradictions[0]
+        if self.cases == 0:
+            return Verdict.INCONCLUSIVE, "no case could be run"
+        null = set(self.null_blocks())
+        for dtype in {b.dtype for b in blocks}:
+            for b in blocks:
+                if b.dtype != dtype or b.block in null:
+                    continue
+                total = len(self._seen[b.block, dtype])
+                if b.judged < max(1, JUDGED_SHARE * total):
+                    return Verdict.INCONCLUSIVE, (
+                        f"{b.block} could be judged in {b.judged} of {total} {dtype} cases "
+                        f"({b.blind} were blind)"
+                    )
+        if sum(self.skipped.values()) >= self.cases:
+            reason = next(iter(self.skipped), "every case was skipped")
+            return Verdict.INCONCLUSIVE, reason
+        return Verdict.PASSED, ""
+
+
+def _summary(block: str, dtype: str, judged: Sequence[Judged]) -> BlockSummary:
+    clear = [j for j in judged if j.usable and not j.blind and not j.null]
+    resolutions = sorted(j.resolution for j in clear)
+    ratios = [j.ratio for j in judged if j.usable and not j.blind]
+    return BlockSummary(
+        block=block,
+        dtype=dtype,
+        judged=len(clear),
+        blind=sum(j.blind for j in judged),
+        resolution=resolutions[0] if resolutions else np.inf,
+        median_resolution=resolutions[len(resolutions) // 2] if resolutions else np.inf,
+        worst_ratio=max(ratios, default=np.nan),
+    )

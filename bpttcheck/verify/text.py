@@ -1,0 +1,388 @@
+"""A report as plain text for a terminal: what happened first, then where, then what was covered."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+
+from bpttcheck.verify.results import (
+    BlockSummary,
+    Case,
+    CheckResult,
+    Diagnosis,
+    Finding,
+    Report,
+    Verdict,
+)
+
+WIDTH = 100
+FINDINGS_SHOWN = 5
+_INDENT = "   "
+_LEGEND = "sees: smallest relative error visible in the worst block, best case/median case"
+
+
+def render(report: Report, width: int = WIDTH) -> str:
+    """The report as text of at most ``width`` columns, without colours.
+
+    Args:
+        report: what a run found.
+        width: columns available.
+
+    Returns:
+        The text, without a newline at its end. Its first line is the verdict and the subject, its
+        last line the counts.
+    """
+    lines = _wrapped(headline(report), "", width, hang="  ")
+    lines += ["", *_table(report, width), *_findings(report, width), ""]
+    for remark in _remarks(report):
+        lines += _wrapped(remark, "", width, hang="  ")
+    return "\n".join([*lines, counts(report)])
+
+
+def headline(report: Report) -> str:
+    """The verdict, the subject and what is to blame."""
+    start = f"{report.verdict.value.upper()}  {report.subject}: "
+    ran = [check for check in report.checks if not check.skipped]
+    if report.verdict is Verdict.FAILED:
+        failed = [check.name for check in ran if check.verdict is Verdict.FAILED]
+        blocks = list(dict.fromkeys(f.block for f in _unexpected(report) if f.block))
+        names = ", ".join(failed)
+        return start + (f"{_some(blocks, 3, ', ')} ({names})" if blocks else names)
+    if report.verdict is Verdict.PASSED:
+        return start + plural(len(ran), "check")
+    unclear = [check.name for check in ran if check.verdict is Verdict.INCONCLUSIVE]
+    return start + (", ".join(unclear) or "no check ran")
+
+
+def outcome(check: CheckResult) -> str:
+    """One word or two for a check: its verdict, ``"skipped"`` or ``"expected failure"``."""
+    if check.skipped:
+        return "skipped"
+    if check.expected_failure and check.verdict is not Verdict.FAILED:
+        return "expected failure"
+    if check.verdict is None:
+        return "not run"
+    word = check.verdict.value
+    return word.upper() if check.verdict is Verdict.FAILED else word
+
+
+def counts(report: Report) -> str:
+    """The line of counts: ``14 checks, 13 run, 1 skipped (no masks), 2 failed``."""
+    skipped = [check for check in report.checks if check.skipped]
+    kinds = [outcome(check) for check in report.checks]
+    why = "; ".join(dict.fromkeys(check.skipped for check in skipped))
+    parts = [
+        plural(len(kinds), "check"),
+        f"{len(kinds) - len(skipped)} run",
+        f"{len(skipped)} skipped" + (f" ({why})" if why else ""),
+        f"{kinds.count('FAILED')} failed",
+    ]
+    if "inconclusive" in kinds:
+        parts.append(f"{kinds.count('inconclusive')} inconclusive")
+    if "expected failure" in kinds:
+        parts.append(plural(kinds.count("expected failure"), "expected failure"))
+    return ", ".join(parts)
+
+
+def _table(report: Report, width: int) -> list[str]:
+    """A row for each check; where one failed, those that did not are gathered in few lines."""
+    if report.verdict is Verdict.FAILED:
+        rows = [check for check in report.checks if outcome(check) not in ("passed", "skipped")]
+    else:
+        rows = list(report.checks)
+    lines = [line for check in rows for line in _row(check, rows, width)]
+    gathered: dict[tuple[str, str], list[str]] = {}
+    for check in report.checks:
+        if check not in rows:
+            facts = check.skipped or f"{plural(check.cases, 'case')} each"
+            gathered.setdefault((outcome(check), facts), []).append(check.name)
+    for (word, facts), names in gathered.items():
+        lines += _wrapped(f"{', '.join(names)} ({facts})", f"  {word}: ", width, hang="    ")
+    if any(_sees(check) for check in rows):
+        lines += _wrapped(_LEGEND, "  ", width)
+    return lines
+
+
+def _row(check: CheckResult, among: Sequence[CheckResult], width: int) -> list[str]:
+    """One check: name, outcome, then what is known about it, wrapped under the third column."""
+    names = max(len(other.name) for other in among)
+    words = max(len(outcome(other)) for other in among)
+    start = f"  {check.name:<{names}}  {outcome(check):<{words}}  "
+    hang = " " * len(start)
+    if check.skipped:
+        return _wrapped(check.skipped, start, width, hang=hang)
+    lines = _joined(_facts(check), start, width)
+    if check.expected_failure:
+        lines += _wrapped(f"expected to fail: {check.expected_failure}", hang, width)
+    if check.reason:
+        lines += _wrapped(f"why: {check.reason}", hang, width)
+    return lines
+
+
+def _facts(check: CheckResult) -> list[str]:
+    facts = [plural(check.cases, "case")]
+    if check.worst_ratio is not None:
+        limit = "" if check.limit is None else f" of {check.limit:g}"
+        facts.append(f"worst {short(check.worst_ratio)}{limit}")
+    facts += _sees(check)
+    if check.oracles:
+        facts.append(", ".join(f"{name} {count}" for name, count in check.oracles.items()))
+    blind = max(check.blocks, key=lambda block: block.blind, default=None)
+    if blind is not None and blind.blind:
+        facts.append(
+            f"blind in up to {blind.blind} of {blind.blind + blind.judged} cases "
+            f"({blind.block}, {blind.dtype})"
+        )
+    facts += [f"{n} skipped ({why})" for why, n in check.skipped_cases.items() if n]
+    return facts
+
+
+def _sees(check: CheckResult) -> list[str]:
+    """The resolution in each dtype, of the block that was seen worst."""
+    worst: dict[str, BlockSummary] = {}
+    for block in check.blocks:
+        known = worst.get(block.dtype)
+        if known is None or block.median_resolution > known.median_resolution:
+            worst[block.dtype] = block
+    if not worst:
+        return []
+    return [
+        "sees "
+        + ", ".join(
+            f"{short(block.resolution, 1)}/{short(block.median_resolution, 1)} {dtype}"
+            for dtype, block in worst.items()
+        )
+    ]
+
+
+def _unexpected(report: Report) -> list[Finding]:
+    expected = {check.name for check in report.checks if outcome(check) == "expected failure"}
+    return [finding for finding in report.findings if finding.check not in expected]
+
+
+def _findings(report: Report, width: int) -> list[str]:
+    """The findings worst first; one about a block already described is kept to what is new."""
+    findings = _unexpected(report)
+    lines: list[str] = []
+    described: dict[tuple[str, str], Finding] = {}
+    for number, finding in enumerate(findings[:FINDINGS_SHOWN], 1):
+        earlier = described.setdefault((finding.method, finding.block), finding)
+        lines.append("")
+        if earlier is finding:
+            lines += _finding(number, finding, width)
+        else:
+            lines += _again(number, finding, earlier, width)
+    if len(findings) > FINDINGS_SHOWN:
+        lines += ["", f"+{plural(len(findings) - FINDINGS_SHOWN, 'more finding')}"]
+    return lines
+
+
+def _finding(number: int, finding: Finding, width: int) -> list[str]:
+    place = " of ".join(part for part in (finding.block, finding.method) if part)
+    lines = _wrapped(f"{number}. {finding.check}: {place}", "", width, hang=_INDENT)
+    lines += _wrapped(finding.message, _INDENT, width)
+    if finding.case is not None:
+        lines += _wrapped(f"case: {describe(finding.case)}", _INDENT, width, hang=_INDENT * 2)
+    lines += [_INDENT + line for line in _values(finding)]
+    if _size(finding):
+        lines += _wrapped(_size(finding), _INDENT, width)
+    lines += _departure(finding, width)
+    for diagnosis in finding.diagnoses:
+        lines += _diagnosis(diagnosis, width)
+    for line in _last_lines(finding.exception, 6):
+        lines.append(_cut(f"{_INDENT}| {line}", width))
+    return lines
+
+
+def _again(number: int, finding: Finding, earlier: Finding, width: int) -> list[str]:
+    """A second finding about one block: where and how large, and only what the first left out."""
+    case = "" if finding.case is None else f" at {describe(finding.case)}"
+    size = _size(finding) or finding.message
+    text = f"{number}. {finding.check}: {finding.block} too, {size}{case}"
+    lines = _wrapped(text, "", width, hang=_INDENT)
+    if finding.time_step != earlier.time_step:
+        lines += _departure(finding, width)
+    known = {diagnosis.code for diagnosis in earlier.diagnoses}
+    for diagnosis in finding.diagnoses:
+        if diagnosis.code not in known:
+            lines += _diagnosis(diagnosis, width)
+    return lines
+
+
+def _departure(finding: Finding, width: int) -> list[str]:
+    if finding.time_step is None:
+        return []
+    text = f"the adjoint first departs at step {finding.time_step}, counted from the end"
+    return _wrapped(text, _INDENT, width)
+
+
+def _diagnosis(diagnosis: Diagnosis, width: int) -> list[str]:
+    text = f"{diagnosis.code}: {diagnosis.sentence}"
+    return _wrapped(text, _INDENT + "-> ", width, hang=_INDENT * 2)
+
+
+def _size(finding: Finding) -> str:
+    parts: list[str] = []
+    if finding.relative_error is not None:
+        parts.append(f"relative error {short(finding.relative_error)}")
+    if finding.ratio is not None:
+        limit = "" if finding.limit is None else f" (limit {finding.limit:g})"
+        parts.append(f"{short(finding.ratio)} times the error bar{limit}")
+    return ", ".join(parts)
+
+
+def describe(case: Case) -> str:
+    """The case in one line; one that was made by shrinking has no number of its own."""
+    mask = "" if case.mask == "none" else f", mask={case.mask}"
+    origin = "shrunk" if case.index < 0 else f"case {case.index}"
+    return (
+        f"T={case.T}, B={case.B}, n_in={case.n_in}, n_hidden={case.n_hidden}, "
+        f"{case.dtype}, {case.regime}{mask} (seed {case.seed}, {origin})"
+    )
+
+
+def _values(finding: Finding) -> list[str]:
+    """The values of the worst entry under each other, their decimal points aligned."""
+    if finding.hand is None:
+        return []
+    rows: list[tuple[str, float | None, float | None]] = [("hand", finding.hand, None)]
+    sides = [("JAX", finding.jax, "declined"), ("differences", finding.finite_difference, "none")]
+    if finding.comparison is not None:
+        sides = [("other side", finding.comparison, "")]
+    for name, side, _ in sides:
+        rows.append((name, None, None) if side is None else (name, side.value, side.error))
+    absent = {name: word for name, _, word in sides}
+    numbers = aligned([(value, error) for _, value, error in rows])
+    entry = "" if finding.entry is None else f"entry {list(finding.entry)}  "
+    lines: list[str] = []
+    for (name, value, error), number in zip(rows, numbers, strict=True):
+        bar = "" if error is None else f" ± {short(error, 1)}"
+        text = absent[name] if value is None else number + bar
+        lines.append(f"{entry if not lines else ' ' * len(entry)}{name:<11}  {text}".rstrip())
+    return lines
+
+
+def aligned(values: Sequence[tuple[float | None, float | None]]) -> list[str]:
+    """Numbers with one exponent and enough digits to tell the first from the others.
+
+    Args:
+        values: pairs of a value and its error bar; None for a value that is missing.
+
+    Returns:
+        One text for each pair, of equal width.
+    """
+    known = [v for v, _ in values if v is not None and math.isfinite(v)]
+    top = max(map(abs, known), default=0.0)
+    exponent = math.floor(math.log10(top)) if top else 0
+    gaps = [abs(v - known[0]) for v in known[1:]]
+    bars = [e for _, e in values if e is not None]
+    for_gap = max((2 + exponent - _magnitude(gap) for gap in gaps), default=4)
+    for_bar = max((1 + exponent - _magnitude(bar) for bar in bars), default=4)
+    digits = min(17, max(4, for_gap, min(for_bar, 10)))  # a float64 has no 18th digit
+    scale = 0 if -4 < exponent < 7 else exponent
+    decimals = max(0, digits - 1 - (exponent - scale))
+    texts = [_number(v, scale, decimals) for v, _ in values]
+    width = max(len(text.partition(".")[0]) for text in texts)
+    return [" " * (width - len(text.partition(".")[0])) + text for text in texts]
+
+
+def _magnitude(value: float) -> int:
+    """The exponent of ``value``; large, so that it asks for no digits, where it has none."""
+    return math.floor(math.log10(value)) if 0 < value < math.inf else 400
+
+
+def _number(value: float | None, scale: int, decimals: int) -> str:
+    if value is None:
+        return ""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"  # an exact zero stands out beside a rounded one
+    text = f"{Decimal(value).scaleb(-scale):.{decimals}f}"
+    if not text.strip("-0."):
+        return short(value, 3)  # too small beside the others to show any digit
+    return text + (f"e{scale:+03d}" if scale else "")
+
+
+def short(value: float, digits: int = 2) -> str:
+    """A few digits: ``1.8``, ``3e-14``, ``8e-6``."""
+    text = f"{value:.{digits}g}"
+    mantissa, mark, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if mark else text
+
+
+def _remarks(report: Report) -> Iterable[str]:
+    """Everything below the findings but the counts."""
+    if report.unchecked:
+        yield "not checked: " + ", ".join(report.unchecked)
+    for check in report.checks:
+        yield from (f"note ({check.name}): {note}" for note in check.notes)
+    yield from (f"note: {note}" for note in report.notes)
+    covered = list(_covered(report))
+    if covered:
+        yield "covered: " + "; ".join(covered)
+    yield (
+        f"seed {report.seed}, {plural(report.examples, 'example')}, {report.seconds:.1f} s; "
+        f"again with seed={report.seed}, --seed {report.seed} or --bpttcheck-seed={report.seed}"
+    )
+
+
+def _covered(report: Report) -> Iterable[str]:
+    """What the cases were; where something failed, the case that failed matters more than these."""
+    brief = report.verdict is Verdict.FAILED
+    ranges = (("T", report.lengths), ("B", report.batches))
+    spans = [f"{name} {low}..{high}" for name, span in ranges if span for low, high in [span]]
+    if spans or report.dtypes:
+        yield ", ".join([*spans, *report.dtypes])
+    sizes = [f"{n_in}x{n_hidden}" for n_in, n_hidden in report.sizes]
+    if sizes:
+        yield plural(len(sizes), "size") if brief else f"n_in x n_hidden {_some(sizes, 8)}"
+    if report.regimes:
+        regimes = ", ".join(f"{name} {count}" for name, count in report.regimes.items())
+        yield plural(len(report.regimes), "regime") if brief else f"regimes {regimes}"
+
+
+def _some(items: Sequence[str], limit: int, gap: str = " ") -> str:
+    more = f" +{len(items) - limit} more" if len(items) > limit else ""
+    return gap.join(items[:limit]) + more
+
+
+def plural(number: int, noun: str) -> str:
+    """``"1 case"``, ``"1,000 cases"``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _last_lines(text: str, limit: int) -> list[str]:
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-limit:]
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
+def _wrapped(text: str, start: str, width: int, hang: str | None = None) -> list[str]:
+    later = start if hang is None else hang
+    return textwrap.wrap(text, width, initial_indent=start, subsequent_indent=later) or [
+        start.rstrip()
+    ]
+
+
+def _joined(facts: Sequence[str], start: str, width: int) -> list[str]:
+    """Facts side by side, two blanks apart; a fact is broken only if it is wider than a line."""
+    hang = " " * len(start)
+    lines = [start + facts[0]]
+    for fact in facts[1:]:
+        if len(lines[-1]) + 2 + len(fact) <= width:
+            lines[-1] += "  " + fact
+        else:
+            lines.append(hang + fact)
+    return [part for line in lines for part in _fit(line, width, hang)]
+
+
+def _fit(line: str, width: int, hang: str) -> list[str]:
+    if len(line) <= width:
+        return [line]
+    text = line.lstrip()
+    return _wrapped(text, line[: len(line) - len(text)], width, hang=hang)
