@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bpttcheck import trees
 from bpttcheck.adapt.arguments import given, name_of, require_function, signature_of
 from bpttcheck.adapt.jax_rule import JaxRule
 from bpttcheck.adapt.parameters import Init, parameters
@@ -184,21 +185,19 @@ def _one_step(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _fresh_on_numpy(init: Callable[..., Any]) -> Callable[..., Any]:
     def run(rng: Any, n_in: int, n_hidden: int) -> Any:
-        import jax
         import numpy as np
 
         with precision([np.zeros(0, np.float64)]):
-            return jax.tree.map(np.array, init(rng, n_in, n_hidden))
+            return trees.map_leaves(np.array, init(rng, n_in, n_hidden))
 
     return run
 
 
 def _start_on_numpy(initial_state: Callable[..., Any]) -> Callable[..., Any]:
     def run(params: Any, batch_size: int) -> Any:
-        import jax
         import numpy as np
 
-        with precision([np.asarray(leaf) for leaf in jax.tree.leaves(params)]):
-            return jax.tree.map(np.array, initial_state(params, batch_size))
+        with precision([np.asarray(leaf) for leaf in trees.leaves(params)]):
+            return trees.map_leaves(np.array, initial_state(params, batch_size))
 
     return run

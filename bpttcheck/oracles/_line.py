@@ -1,7 +1,8 @@
-"""A program seen along one line through a point: values at ``±h``, and how noisy they are."""
+"""A program seen along one line through a point: central differences, and how noisy they are."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,22 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.oracles._weighted import Scaled, flat, total
-from bpttcheck.oracles.recording import Function, Pattern, plain, record
+from bpttcheck.oracles._program import Program
+from bpttcheck.oracles._weighted import total
 
 Array = NDArray[Any]
 Vector = NDArray[np.float64]
-_FLOATS = {2: np.float16, 4: np.float32, 8: np.float64}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A central difference at one step, by entry of the outputs and in total.
+    """A central difference of the weighted outputs at one step.
 
     Args:
         step: the step as realised.
-        slopes: ``w·(o(+h) - o(-h)) / 2h``.
-        bends: ``w·(o(+h) - 2·o(0) + o(-h)) / h``: tends to zero with ``h`` unless the slope jumps.
+        slopes: ``w·(o(+h) - o(-h)) / 2h``, one for each output entry.
+        bends: ``w·(o(+h) - 2·o(0) + o(-h)) / h``: vanishes with ``h`` unless the slope jumps.
     """
 
     step: float
@@ -38,40 +38,75 @@ class Row:
 
     @property
     def bend(self) -> float:
-        """The difference of the two one-sided slopes of the weighted sum."""
+        """The difference of the one-sided slopes of the weighted sum."""
         return total(self.bends)
 
 
 class Line:
-    """``outputs(point + s·direction)``, evaluated in the precision of the program itself.
+    """``L(s) = Σ w·outputs(point + s·direction)`` near ``s = 0``."""
 
-    The program first runs on a float64 copy of the point; if float32 shows anywhere in it, every
-    point is rounded to float32 before it is handed over, so that the step is the one realised.
-    """
+    def __init__(self, program: Program, direction: Sequence[Array], weights: Vector) -> None:
+        self.program = program
+        self._direction = direction
+        self._weights = weights
+        self._single = sum(int(np.count_nonzero(leaf)) for leaf in direction) == 1
 
-    def __init__(
-        self, function: Function, point: Sequence[Array], direction: Scaled, weights: Sequence[Array]
-    ) -> None:
-        self._function = function
-        self._direction = direction.arrays
-        self._weights = flat(weights)
-        self.evaluations = 0
-        self.trouble = ""
-        self.at_tie = False
-        self._dtype: Any = np.float64
-        self._point = [np.asarray(leaf, np.float64) for leaf in point]
-        outputs, self.pattern = self._first()
-        narrowest = min((o.dtype.itemsize for o in outputs if o.dtype.kind == "f"), default=8)
-        if self.pattern is not None:
-            narrowest = min(narrowest, self.pattern.narrowest)
-        if narrowest < 8:
-            self._dtype = _FLOATS[narrowest]
-            rounded = self._rounded(self._point)
-            if any(not np.array_equal(a, b) for a, b in zip(rounded, self._point, strict=True)):
-                self._point = rounded
-                outputs, self.pattern = self._first()
-        self.eps = float(np.finfo(self._dtype).eps)
-        self.shapes = [output.shape for output in outputs]
-        self._base = flat(outputs)
-        self.size = 0.0
-```
+    def row(self, step: float) -> Row | None:
+        """The central difference at ``step``, or ``None`` if ``program`` is in trouble there."""
+        above, below = self._shifted(step), self._shifted(-step)
+        up = self.program.run(above)
+        down = None if up is None else self.program.run(below)
+        if up is None or down is None:
+            return None
+        step = self._realised(above, below, step)
+        if step == 0:
+            return None
+        w, o = self._weights, self.program.outputs
+        return Row(step, w * (up - down) / (2 * step), w * ((up - o) + (down - o)) / step)
+
+    def noise(self, probes: int = 2) -> float:
+        """How far rounding moves ``L``: two standard widths or so, measured and at least assumed.
+
+        Assumed is ``eps·Σ|w·o|``. Measured is the change of ``L`` when every entry that the line
+        moves is itself moved by about one rounding error, which also shows how much the inside of
+        the program amplifies rounding: with large weights that is far more than the outputs tell.
+        """
+        changes = [0.0]
+        for seed in range(probes):
+            values = self.program.run(self._jittered(seed))
+            if values is not None:
+                change = self._weights * (values - self.program.outputs)
+                changes.append(abs(total(change)))
+                changes.append(float(np.linalg.norm(change)))
+        assumed = self.program.eps * math.fsum(np.abs(self._weights * self.program.outputs))
+        return max(assumed, *changes)
+
+    def reach(self) -> float:
+        """The step at which the largest entry moved by the line has moved by its own size."""
+        sizes = [
+            float(np.max(np.abs(leaf[d != 0]))) / float(np.max(np.abs(d)))
+            for leaf, d in zip(self.program.point, self._direction, strict=True)
+            if d.any()
+        ]
+        return max((size for size in sizes if size > 0), default=1.0)
+
+    def _shifted(self, step: float) -> list[Array]:
+        pairs = zip(self.program.point, self._direction, strict=True)
+        return self.program.rounded([leaf + step * d for leaf, d in pairs])
+
+    def _jittered(self, seed: int) -> list[Array]:
+        rng = np.random.default_rng(seed)
+        pairs = zip(self.program.point, self._direction, strict=True)
+        eps = self.program.eps
+        return self.program.rounded(
+            [leaf * (1 + eps * rng.choice((-1, 1), leaf.shape) * (d != 0)) for leaf, d in pairs]
+        )
+
+    def _realised(self, above: list[Array], below: list[Array], step: float) -> float:
+        """The step after rounding; for one entry only, as many entries have no common step."""
+        if not self._single:
+            return step
+        for up, down, d in zip(above, below, self._direction, strict=True):
+            if d.any():
+                return float(((up - down)[d != 0] / (2 * d[d != 0]))[0])
+        return step

@@ -244,7 +244,7 @@ def closest(key: Any, candidates: Iterable[Any]) -> str | None:
     for attempt in (bare, key, key.lower(), key.upper()):
         if attempt in names:
             return attempt
-    near = difflib.get_close_matches(key, names, n=1)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     return near[0] if near else None
 
 

@@ -74,7 +74,8 @@ def describe(value: Any) -> str:
     if value is None:
         return "None"
     if is_a(value, np.ndarray):
-        return f"{_article(type(value).__name__)} of shape {value.shape} and dtype {value.dtype}"
+        kind = "an array" if is_array(value) else _article(type(value).__name__)
+        return f"{kind} of shape {value.shape} and dtype {value.dtype}"
     if is_a(value, np.generic):
         return f"a NumPy scalar ({type(value).__name__})"
     if type(value) in (bool, int, float, complex):

@@ -55,7 +55,7 @@ def obey(
         least: the smallest T and B that mean anything.
         masks: False leaves masks out.
     """
-    run, tally = context.run, Tally(name)
+    run, tally = context.run, Tally(name, null_counts=True)
     for index in range(context.laws):
         case = _case(run, index, least, masks)
         tally.cases += 1

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
-from bpttcheck.errors import Declined
+from bpttcheck.errors import ContractError, Declined
 from bpttcheck.oracles.autodiff import Autodiff, Point, Spread
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.finite_difference import finite_difference
@@ -187,7 +187,24 @@ class Run:
         blocks[x_name] = np.asarray(d_xs)
         forward = {y_name: np.asarray(ys)}
         forward.update(_state_blocks(new_name, state, problem.state0))
+        self._require_shapes(mode, problem, blocks)
         return Hand(forward, blocks)
+
+    def _require_shapes(self, mode: str, problem: Problem, blocks: Mapping[str, Any]) -> None:
+        """A shape that is wrong at this size only would otherwise be broadcast."""
+        state_name, x_name, _, _ = _NAMES[mode]
+        wanted = _params_blocks(problem.params, problem.params)
+        wanted.update(_state_blocks(state_name, problem.state0, problem.state0))
+        wanted[x_name] = problem.xs[0] if mode == STEP else problem.xs
+        for name, like in wanted.items():
+            if np.shape(blocks[name]) != np.shape(like):
+                method = self.methods[1]
+                raise ContractError(
+                    f"{method}: {name}.shape={np.shape(blocks[name])}, but should be "
+                    f"{np.shape(like)} [{problem.case}]",
+                    method=method,
+                    item=name,
+                )
 
     def run_layer(self, problem: Problem) -> tuple[Any, Array, Any, Array, Any]:
         """The whole-sequence form: ``(d_params, d_xs, d_state0, ys, state_T)``."""
@@ -345,6 +362,11 @@ def _plain_name(block: str) -> str:
 
 
 def _params_blocks(gradients: Any, params: Any) -> dict[str, Any]:
+    missing = [key for key in params if key not in gradients]
+    if missing:
+        raise ContractError(
+            f"d_params lacks {missing[0]!r}, but should have the keys of params", item="d_params"
+        )
     return {f"d_params[{key!r}]": gradients[key] for key in params}
 
 

@@ -19,9 +19,12 @@ class Tally:
 
     Args:
         name: the check's name.
+        null_counts: True if a gradient of exactly zero is evidence too. A law compares the code with
+            itself, so it is; beside an oracle only an additive error could be seen.
     """
 
     name: str
+    null_counts: bool = False
     cases: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     oracles: Counter[str] = field(default_factory=Counter)
@@ -38,7 +41,10 @@ class Tally:
 
     def blocks(self) -> tuple[BlockSummary, ...]:
         """One summary for each block and dtype."""
-        return tuple(_summary(block, dtype, js) for (block, dtype), js in self._seen.items())
+        return tuple(
+            _summary(block, dtype, js, self.null_counts)
+            for (block, dtype), js in self._seen.items()
+        )
 
     def null_blocks(self) -> list[str]:
         """Blocks whose gradient was exactly zero in every usable case."""
@@ -90,8 +96,8 @@ class Tally:
         return Verdict.PASSED, ""
 
 
-def _summary(block: str, dtype: str, judged: Sequence[Judged]) -> BlockSummary:
-    clear = [j for j in judged if j.usable and not j.blind and not j.null]
+def _summary(block: str, dtype: str, judged: Sequence[Judged], null_counts: bool) -> BlockSummary:
+    clear = [j for j in judged if j.usable and not j.blind and (null_counts or not j.null)]
     resolutions = sorted(j.resolution for j in clear)
     ratios = [j.ratio for j in judged if j.usable and not j.blind]
     return BlockSummary(

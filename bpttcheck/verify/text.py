@@ -51,7 +51,10 @@ def headline(report: Report) -> str:
         names = ", ".join(failed)
         return start + (f"{_some(blocks, 3, ', ')} ({names})" if blocks else names)
     if report.verdict is Verdict.PASSED:
-        return start + plural(len(ran), "check")
+        passed = [check for check in ran if outcome(check) == "passed"]
+        expected = len(ran) - len(passed)
+        more = f", {plural(expected, 'expected failure')}" if expected else ""
+        return start + plural(len(passed), "check") + more
     unclear = [check.name for check in ran if check.verdict is Verdict.INCONCLUSIVE]
     return start + (", ".join(unclear) or "no check ran")
 
@@ -127,8 +130,9 @@ def _facts(check: CheckResult) -> list[str]:
         limit = "" if check.limit is None else f" of {check.limit:g}"
         facts.append(f"worst {short(check.worst_ratio)}{limit}")
     facts += _sees(check)
-    if check.oracles:
-        facts.append(", ".join(f"{name} {count}" for name, count in check.oracles.items()))
+    oracles = [f"{name} {count}" for name, count in check.oracles.items() if name != "law"]
+    if oracles:
+        facts.append(", ".join(oracles))
     blind = max(check.blocks, key=lambda block: block.blind, default=None)
     if blind is not None and blind.blind:
         facts.append(
@@ -143,6 +147,8 @@ def _sees(check: CheckResult) -> list[str]:
     """The resolution in each dtype, of the block that was seen worst."""
     worst: dict[str, BlockSummary] = {}
     for block in check.blocks:
+        if not math.isfinite(block.median_resolution):
+            continue  # never judged: a gradient that is always zero, or the reason given below
         known = worst.get(block.dtype)
         if known is None or block.median_resolution > known.median_resolution:
             worst[block.dtype] = block
@@ -214,7 +220,10 @@ def _again(number: int, finding: Finding, earlier: Finding, width: int) -> list[
 def _departure(finding: Finding, width: int) -> list[str]:
     if finding.time_step is None:
         return []
-    text = f"the adjoint first departs at step {finding.time_step}, counted from the end"
+    steps = "" if finding.case is None else f" of T={finding.case.T}"
+    text = (
+        f"going back in time, the adjoint dL/dstate first departs at t={finding.time_step}{steps}"
+    )
     return _wrapped(text, _INDENT, width)
 
 

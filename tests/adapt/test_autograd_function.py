@@ -136,7 +136,7 @@ def test_each_result_gets_its_own_cotangent(pack):
     cell = adapted(TwoStates)
     params, h, x, d_h, d_y = problem(cell)
     state, d_state = pack(h, h - 1), pack(d_h, d_h + 1)
-    new, y, cache = cell.step(params, state, x)
+    new, _, cache = cell.step(params, state, x)
     assert jax.tree.structure(new) == jax.tree.structure(state)
     found = cell.step_vjp(params, cache, d_state, d_y)
     assert jax.tree.structure(found[1]) == jax.tree.structure(state)
@@ -206,7 +206,7 @@ def test_arguments_are_put_together_as_the_function_wants_them():
     with pytest.raises(ContractError, match=r"arguments=3 .* is not callable"):
         adapted(Fused, arguments=3)
     listed = adapted(Fused, arguments=lambda *inputs: list(arguments(*inputs)))
-    with pytest.raises(ContractError, match="expected a tuple of what Fused.apply takes"):
+    with pytest.raises(ContractError, match=r"expected a tuple of what Fused\.apply takes"):
         hand_gradients(listed)
 
 
@@ -241,7 +241,7 @@ def test_results_that_carry_no_gradient_are_named():
             ctx.mark_non_differentiable(new)
             return new
 
-    with pytest.raises(ContractError, match="no result of Cut.apply carries a gradient"):
+    with pytest.raises(ContractError, match=r"no result of Cut\.apply carries a gradient"):
         hand_gradients(adapted(Cut))
 
 

@@ -134,10 +134,11 @@ class WrongSign:
 
 @pytest.fixture(scope="session")
 def wrong_signs():
-    """Every way to turn one sign in a cell's backward step."""
+    """Every way to turn one sign in a cell's backward step, and the block that must show it."""
 
     def make(cell):
-        parts = [*cell.init(np.random.default_rng(0), 4, 3), "d_state", "d_x"]
-        return [(part, WrongSign(cell, part)) for part in parts]
+        names = {name: f"'d_{name}'" for name in cell.init(np.random.default_rng(0), 4, 3)}
+        shown = {**names, "d_state": "'d_state0", "d_x": "'d_xs'"}
+        return [(block, WrongSign(cell, part)) for part, block in shown.items()]
 
     return make

@@ -173,7 +173,7 @@ def test_a_method_with_another_signature_is_told_how_it_is_called():
 
 
 def test_an_exception_that_cannot_print_itself_is_reported_all_the_same():
-    with pytest.raises(ContractError, match="Unprintable: .its text cannot be printed"):
+    with pytest.raises(ContractError, match=r"Unprintable: .its text cannot be printed"):
         call("step", raises, Unprintable())
 
 
@@ -192,7 +192,7 @@ def test_a_coroutine_is_named_as_one():
 
 
 def test_looking_at_an_odd_object_ends_in_a_contract_error():
-    with pytest.raises(ContractError, match="y cannot be examined.*KeyError") as caught:  # noqa: SIM117
+    with pytest.raises(ContractError, match=r"y cannot be examined.*KeyError") as caught:  # noqa: SIM117
         with examining("step", "y"):
             raise KeyError("shape")
     assert (caught.value.method, caught.value.item) == ("step", "y")

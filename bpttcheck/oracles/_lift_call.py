@@ -1,0 +1,387 @@
+"""One NumPy call on traced arrays: NumPy on the shadows, JAX on the values, both held together.
+
+The shadows say what NumPy would return: shapes, dtypes, layouts, views, and errors. JAX says with
+which values. Where the two disagree about a shape, the call is declined.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck.oracles._lift_memory import (
+    Box,
+    Chosen,
+    Held,
+    Linked,
+    cast,
+    constant,
+    dummy,
+    fill_with_dummies,
+    owner_of,
+)
+from bpttcheck.oracles._lift_run import Run, current, decline
+
+Native = Callable[..., Any]
+
+
+def collect(*trees: Any) -> list[Held]:
+    """Every traced or known array in nested arguments."""
+    found: list[Held] = []
+
+    def visit(item: Any) -> Any:
+        if isinstance(item, Chosen):
+            decline(
+                "z[mask] for a mask that depends on values, used other than entry by entry",
+                "np.where(mask, a, b)",
+            )
+        if isinstance(item, Held):
+            found.append(item)
+        return item
+
+    replace(trees, visit)
+    return found
+
+
+def replace(tree: Any, swap: Callable[[Any], Any]) -> Any:
+    """``tree`` with ``swap`` applied to everything that is no list, tuple, dict or slice."""
+    if type(tree) in (list, tuple):
+        return type(tree)(replace(item, swap) for item in tree)
+    if isinstance(tree, tuple):
+        return type(tree)(*(replace(item, swap) for item in tree))
+    if type(tree) is dict:
+        return {key: replace(item, swap) for key, item in tree.items()}
+    if type(tree) is slice:
+        return slice(*(replace(item, swap) for item in (tree.start, tree.stop, tree.step)))
+    return swap(tree)
+
+
+def shadows(tree: Any) -> Any:
+    """``tree`` with each array replaced by its shadow: NumPy's own arguments."""
+    return replace(tree, lambda item: item.shadow if isinstance(item, Held) else item)
+
+
+def stand_ins(tree: Any) -> Any:
+    """The same with copies, so that nothing can be changed or looked into behind our back."""
+    return replace(tree, lambda item: stand_in(item) if isinstance(item, Held) else item)
+
+
+def stand_in(held: Held) -> Any:
+    """A copy of a shadow in the same layout; exact if known, else harmless numbers."""
+    if not isinstance(held.shadow, np.ndarray):
+        return dummy(held.shadow.dtype)
+    copy = np.empty_like(held.shadow)
+    if held.known:
+        copy[...] = held.shadow
+    else:
+        fill_with_dummies(copy)
+    return copy
+
+
+def values(tree: Any, result: np.dtype[Any] | None = None) -> Any:
+    """``tree`` with each array replaced by its JAX value.
+
+    Single precision becomes double where ``result`` is double: NumPy then computes in double.
+    """
+    wide = result is not None and result in (np.dtype(np.float64), np.dtype(np.complex128))
+
+    def value(item: Any) -> Any:
+        if isinstance(item, Held):
+            # What is known stays NumPy's: JAX needs it for indices and repeats.
+            item = np.array(item.shadow) if item.known else item.read()
+        elif isinstance(item, np.ndarray):
+            item = np.array(item)
+        if wide and getattr(item, "dtype", None) == np.float32:
+            return item.astype(np.float64)
+        return item
+
+    return replace(tree, value)
+
+
+def perform(
+    native: Native,
+    form: Native,
+    args: Sequence[Any],
+    kwargs: dict[str, Any] | None = None,
+) -> Any:
+    """Call ``native`` on the shadows and ``form`` on the values of the same arguments."""
+    kwargs = kwargs or {}
+    held = collect(args, kwargs)
+    run = current()
+    if run is None or all(item.known for item in held):
+        return perform_known(native, args, kwargs)
+    copies: dict[int, Held] = {}
+
+    def copy(item: Any) -> Any:
+        if not isinstance(item, Held):
+            return item
+        made = stand_in(item)
+        copies[id(made)] = item
+        alive.append(made)
+        return made
+
+    alive: list[Any] = []
+    try:
+        with np.errstate(all="ignore"):
+            result = native(*replace(args, copy), **replace(kwargs, copy))
+    except np.linalg.LinAlgError:
+        # The numbers in a shadow mean nothing: a singular one says nothing about the values.
+        return _without_shadow(run, form(*values(args), **values(kwargs)))
+    leaves = _arrays(result)
+    wide = next((leaf.dtype for leaf in leaves if leaf.dtype in (np.float64, np.complex128)), None)
+    made = form(*values(args, wide), **values(kwargs, wide))
+    sure = steady(native, args, kwargs, held, leaves)
+
+    def finish(leaf: Any, value: Any, number: int) -> Any:
+        source = copies.get(id(owner_of(leaf))) if isinstance(leaf, np.ndarray) else None
+        if source is not None:
+            return run.make(*_linked(leaf, value, [source.box]))
+        return fresh(run, leaf, value, sure=not sure or sure[number])
+
+    return _pair(result, made, finish)
+
+
+def perform_known(native: Native, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Let NumPy compute with constants, outside a run too (an array kept from an earlier one)."""
+    held = collect(args, kwargs)
+    if any(not item.known for item in held):
+        decline("a traced array was kept from an earlier call of the step", "keep nothing on self")
+    result = native(*shadows(args), **shadows(kwargs))
+    run = current()
+    return result if run is None else adopt(run, result, plain_owners(args, kwargs))
+
+
+def rearrange(native: Native, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Any:
+    """Call a function that only moves entries about: its views are views, its copies copies."""
+    kwargs = kwargs or {}
+    held = collect(args, kwargs)
+    run = current()
+    if run is None or all(item.known for item in held):
+        return perform_known(native, args, kwargs)
+    result = native(*shadows(args), **shadows(kwargs))
+    leaves = _arrays(result)
+    owners = {id(item.box.owner): item.box for item in held}
+    sure = steady(native, args, kwargs, held, leaves)
+    places: list[Any] = []
+
+    def finish(leaf: Any, _: Any, number: int) -> Any:
+        box = owners.get(id(owner_of(leaf))) if isinstance(leaf, np.ndarray) else None
+        steady_leaf = not sure or sure[number]
+        if box is not None and steady_leaf and leaf.dtype == box.owner.dtype:
+            return wrap(run, leaf, box)
+        value = _moved(native, args, kwargs, held, places, number)
+        if box is None and steady_leaf:
+            return fresh(run, leaf, value, sure=True)
+        return run.make(*_linked(leaf, value, [item.box for item in held]))
+
+    return _pair(result, result, finish)
+
+
+def _moved(
+    native: Native,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    held: list[Held],
+    places: list[Any],
+    number: int,
+) -> Any:
+    """The values of a rearranged copy: which entries it took is found with an array of indices."""
+    if len(held) != 1:
+        decline("a rearrangement of several arrays that NumPy copies", "rearrange one at a time")
+    if not places:
+        index = np.empty_like(held[0].shadow, np.int64)
+        index[...] = np.arange(index.size).reshape(index.shape)
+        swap: Native = lambda item: index if isinstance(item, Held) else item  # noqa: E731
+        places.extend(_arrays(native(*replace(args, swap), **replace(kwargs, swap))))
+    where = np.asarray(places[number])
+    flat = held[0].read().reshape(-1)
+    if where.size == flat.size and np.array_equal(where.reshape(-1), np.arange(where.size)):
+        return flat.reshape(where.shape)
+    return flat[where]
+
+
+def blind(native: Native, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Call a function that looks at shapes and dtypes only: its result is a constant."""
+    run = current()
+    held = collect(args, kwargs)
+    result = native(*shadows(args), **shadows(kwargs))
+    if run is None:
+        return result
+    made = adopt(run, result, set())
+    sure = steady(native, args, kwargs, held, _arrays(result))
+    if isinstance(made, Held) and sure:
+        made.box.sure = sure[0]
+    return made
+
+
+def steady(
+    native: Native,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    held: Iterable[Held],
+    leaves: list[Any],
+) -> list[bool]:
+    """Whether each result has this layout, or looks into its argument, in any layout of the inputs.
+
+    An empty list means yes: no argument depends on the layout of arrays from outside.
+    """
+    if all(item.box.sure or item.shadow.ndim < 2 for item in held):
+        return []
+    owners: set[int] = set()
+    alive: list[Any] = []
+
+    def other(item: Any) -> Any:
+        if not isinstance(item, Held):
+            return item
+        made = stand_in(item)
+        if not item.box.sure and made.ndim > 1:
+            made = np.array(made, order="F" if made.flags.c_contiguous else "C")
+        alive.append(made)
+        owners.add(id(made))
+        return made
+
+    try:
+        with np.errstate(all="ignore"):
+            again = _arrays(native(*replace(args, other), **replace(kwargs, other)))
+    except np.linalg.LinAlgError:
+        return [False] * len(leaves)
+    looks_in = {id(owner_of(item.shadow)) for item in held if isinstance(item.shadow, np.ndarray)}
+    return [
+        (id(owner_of(b)) in owners) == (id(owner_of(a)) in looks_in)
+        and (id(owner_of(b)) in owners or _axis_order(a) == _axis_order(b))
+        for a, b in zip(leaves, again, strict=True)
+    ]
+
+
+def _axis_order(array: Any) -> tuple[int, ...]:
+    axes = [axis for axis in range(np.ndim(array)) if array.shape[axis] > 1]
+    return tuple(sorted(axes, key=lambda axis: -abs(array.strides[axis])))
+
+
+def adopt(run: Run, result: Any, external: set[int]) -> Any:
+    """Wrap the ndarrays in what NumPy returned; their values are exact."""
+    if type(result) is np.ndarray:
+        owner = owner_of(result)
+        box = run.boxes.get(id(owner)) or Box(owner, external=id(owner) in external)
+        return wrap(run, result, box)
+    if isinstance(result, (list, tuple)) and type(result).__module__ in ("builtins", *_NUMPY_TUPLES):
+        items = [adopt(run, item, external) for item in result]
+        return type(result)(*items) if hasattr(result, "_fields") else type(result)(items)
+    return result
+
+
+_NUMPY_TUPLES = ("numpy", "numpy.linalg", "numpy.linalg._linalg", "numpy.lib._arraysetops_impl")
+
+
+def wrap(run: Run, shadow: NDArray[Any], box: Box) -> Held:
+    """The wrapper of ``shadow``: the same object as before if there is one."""
+    run.boxes[id(box.owner)] = box
+    old = run.wrappers.get(id(shadow), lambda: None)()
+    if old is not None and old.shadow is shadow:
+        return old
+    made = run.make(shadow, box)
+    run.wrappers[id(shadow)] = weakref.ref(made)
+    return made
+
+
+def fresh(run: Run, shadow: Any, value: Any, *, sure: bool) -> Held:
+    """A new array or scalar with the layout of ``shadow`` and the given values."""
+    leaf = shadow if isinstance(shadow, (np.ndarray, np.generic)) else np.asarray(shadow)[()]
+    if jnp.shape(value) != leaf.shape:
+        decline(
+            f"a call whose result has shape {leaf.shape} in NumPy and {jnp.shape(value)} in JAX",
+            "other NumPy functions",
+        )
+    value = cast(value, leaf.dtype)
+    if not isinstance(leaf, np.ndarray):
+        scalar = dummy(leaf.dtype)
+        return run.make(scalar, Box(scalar, value))
+    owner = np.empty_like(leaf, subok=False)
+    fill_with_dummies(owner)
+    dense = leaf.ndim < 2 or owner.strides == leaf.strides
+    return wrap(run, owner, Box(owner, value, sure=sure and dense))
+
+
+def _linked(leaf: NDArray[Any], value: Any, sources: list[Box]) -> tuple[NDArray[Any], Box]:
+    owner = np.empty_like(leaf, subok=False)
+    fill_with_dummies(owner)
+    return owner, Linked(owner, cast(jnp.broadcast_to(value, leaf.shape), leaf.dtype), sources)
+
+
+def _without_shadow(run: Run, made: Any) -> Any:
+    def finish(leaf: Any, value: Any, _: int) -> Any:
+        return fresh(run, np.empty(leaf.shape, leaf.dtype), value, sure=False)
+
+    return _pair(made, made, finish)
+
+
+def _arrays(result: Any) -> list[Any]:
+    """The leaves of a result, in order, as arrays or NumPy scalars."""
+    if isinstance(result, (list, tuple)):
+        return [leaf for item in result for leaf in _arrays(item)]
+    return [result if isinstance(result, (np.ndarray, np.generic)) else np.asarray(result)]
+
+
+def _pair(shape: Any, value: Any, finish: Callable[[Any, Any, int], Any]) -> Any:
+    counter = iter(range(1 << 30))
+
+    def walk(shape: Any, value: Any) -> Any:
+        if isinstance(shape, (list, tuple)):
+            if not isinstance(value, (list, tuple)) or len(value) != len(shape):
+                decline("a call that returns one thing in NumPy and another in JAX")
+            items = [walk(a, b) for a, b in zip(shape, value, strict=True)]
+            return type(shape)(*items) if hasattr(shape, "_fields") else type(shape)(items)
+        number = next(counter)
+        if not isinstance(shape, (np.ndarray, np.generic, bool, int, float, complex, jax.Array)):
+            decline(f"a call that returns {type(shape).__name__}", "array code")
+        return finish(shape, value, number)
+
+    return walk(shape, value)
+
+
+def overwrite(native: Native, form: Native, target: Any, others: Sequence[Any]) -> None:
+    """Change ``target`` in place: ``native(target, *others)`` in NumPy, ``form`` gives the values.
+
+    ``form(value, *values)`` returns the new value of the whole target.
+    """
+    held = collect(others)
+    if not isinstance(target, Held):
+        if any(not item.known for item in held):
+            decline(
+                "a traced value is written into an array that was made outside the step",
+                "make the array inside the step, with np.empty, np.zeros or np.array",
+            )
+        native(target, *shadows(others))
+        return
+    if target.known and all(item.known for item in held):
+        native(target.shadow, *shadows(others))
+        target.box.touch()
+        return
+    if current() is None:
+        decline("a traced array was kept from an earlier call of the step", "keep nothing on self")
+    scratch = np.empty_like(target.shadow)
+    fill_with_dummies(scratch)
+    scratch.flags.writeable = target.shadow.flags.writeable
+    with np.errstate(all="ignore"):
+        native(scratch, *stand_ins(others))
+    whole = constant(target.shadow) if target.known else target.read()
+    target.write(form(whole, *values(others)))
+
+
+def plain_owners(*trees: Any) -> set[int]:
+    """``id`` of the owners of all plain ndarrays in nested arguments."""
+    found: set[int] = set()
+
+    def visit(item: Any) -> Any:
+        if isinstance(item, np.ndarray) and not isinstance(item, Held):
+            found.add(id(owner_of(item)))
+        return item
+
+    replace(trees, visit)
+    return found

@@ -1,0 +1,882 @@
+"""Every kind of bad cell ends in a ContractError that names the method, the item and the remedy."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import types
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bpttcheck.errors import ContractError
+from bpttcheck.verify.guard import Notes
+from bpttcheck.verify.validate import (
+    validate_cell,
+    validate_layer,
+    validate_options,
+    validate_subject,
+)
+
+N, H, B, T, OUT = 3, 4, 2, 5, 6
+
+
+class Tanh:
+    """h' = tanh(W x + U h + b), y = V h'."""
+
+    def init(self, rng, n_in, n_hidden):
+        return {
+            "W": rng.normal(size=(n_hidden, n_in)),
+            "U": rng.normal(size=(n_hidden, n_hidden)),
+            "b": rng.normal(size=n_hidden),
+            "V": rng.normal(size=(OUT, n_hidden)),
+        }
+
+    def initial_state(self, params, batch_size):
+        return np.zeros((batch_size, len(params["b"])), params["b"].dtype)
+
+    def step(self, params, state, x):
+        h = np.tanh(x @ params["W"].T + state @ params["U"].T + params["b"])
+        return h, h @ params["V"].T, {"x": x, "before": state, "h": h}
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, before, h = cache["x"], cache["before"], cache["h"]
+        d_z = (d_state + d_y @ params["V"]) * (1 - h**2)
+        d_params = {"W": d_z.T @ x, "U": d_z.T @ before, "b": d_z.sum(0), "V": d_y.T @ h}
+        return d_params, d_z @ params["U"], d_z @ params["W"]
+
+
+class TanhLayer(Tanh):
+    """The same cell over a whole sequence."""
+
+    step = step_vjp = None
+
+    def forward(self, params, xs, state0, mask=None):
+        mask = np.ones(xs.shape[:2], bool) if mask is None else mask
+        state, ys, caches = state0, [], []
+        for x, real in zip(xs, mask[..., None], strict=True):
+            new, y, cache = Tanh.step(self, params, state, x)
+            state = np.where(real, new, state)
+            ys.append(y * real)
+            caches.append((cache, real))
+        return np.stack(ys), state, caches
+
+    def vjp(self, params, tape, d_ys, d_state_T):
+        d_params, d_xs = {k: np.zeros_like(v) for k, v in params.items()}, []
+        for (cache, real), d_y in zip(tape[::-1], d_ys[::-1], strict=True):
+            step = Tanh.step_vjp(self, params, cache, d_state_T * real, d_y * real)
+            d_params = {k: d_params[k] + step[0][k] for k in params}
+            d_state_T = np.where(real, step[1], d_state_T)
+            d_xs.append(step[2])
+        return d_params, np.stack(d_xs[::-1]), d_state_T
+
+
+class Pair(NamedTuple):
+    h: np.ndarray
+    c: np.ndarray
+
+
+class Leaky:
+    """h' = tanh(w x + u h + c), c' = c / 2 + h', y = h' c', its state packed in any way."""
+
+    def __init__(self, pack, unpack):
+        self.pack, self.unpack = pack, unpack
+
+    def init(self, rng, n_in, n_hidden):
+        return {"w": rng.normal(size=(n_in, n_hidden)), "u": rng.normal(size=())[...]}
+
+    def initial_state(self, params, batch_size):
+        w = params["w"]
+        return self.pack(*(np.zeros((batch_size, w.shape[1]), w.dtype) for _ in range(2)))
+
+    def step(self, params, state, x):
+        h, c = self.unpack(state)
+        new_h = np.tanh(x @ params["w"] + params["u"] * h + c)
+        new_c = x.dtype.type(0.5) * c + new_h
+        return self.pack(new_h, new_c), new_h * new_c, (x, h, new_h, new_c)
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        (x, h, new_h, new_c), (d_h, d_c) = cache, self.unpack(d_state)
+        d_c = d_c + d_y * new_h
+        d_z = (d_h + d_y * new_c + d_c) * (1 - new_h**2)
+        d_params = {"w": x.T @ d_z, "u": (d_z * h).sum()}
+        d_state = self.pack(d_z * params["u"], d_z + d_c * x.dtype.type(0.5))
+        return d_params, d_state, d_z @ params["w"].T
+
+
+class Counting(Tanh):
+    """A state with a counter that is carried and not differentiated."""
+
+    def initial_state(self, params, batch_size):
+        return {"h": super().initial_state(params, batch_size), "n": np.zeros(batch_size, int)}
+
+    def step(self, params, state, x):
+        h, y, cache = super().step(params, state["h"], x)
+        return {"h": h, "n": state["n"] + 1}, y, cache
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state["h"], d_y)
+        return d_params, {"h": d_h, "n": np.zeros(d_x.shape[0], int)}, d_x
+
+
+class Memoryless:
+    """y = x: no parameters and no state."""
+
+    def init(self, rng, n_in, n_hidden):
+        return {}
+
+    def initial_state(self, params, batch_size):
+        return ()
+
+    def step(self, params, state, x):
+        return (), x, None
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        return {}, (), d_y
+
+
+class LearnedStart(Tanh):
+    def init(self, rng, n_in, n_hidden):
+        return {**super().init(rng, n_in, n_hidden), "h0": rng.normal(size=n_hidden)}
+
+    def initial_state(self, params, batch_size):
+        return np.broadcast_to(params["h0"], (batch_size, params["h0"].size))
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, *others = super().step_vjp(params, cache, d_state, d_y)
+        return {**d_params, "h0": np.zeros_like(params["h0"])}, *others
+
+    def initial_state_vjp(self, params, d_state0):
+        return {"h0": d_state0.sum(0)}
+
+
+def tuples():
+    return Leaky(lambda h, c: (h, c), lambda s: s)
+
+
+def named():
+    return Leaky(Pair, lambda s: s)
+
+
+def dicts():
+    return Leaky(lambda h, c: {"h": h, "c": c}, lambda s: (s["h"], s["c"]))
+
+
+def nested():
+    def pack(h, c):
+        return {"deep": ((h,), {"c": c})}
+
+    return Leaky(pack, lambda s: (s["deep"][0][0], s["deep"][1]["c"]))
+
+
+METHODS = ("init", "initial_state", "step", "step_vjp", "forward", "vjp", "initial_state_vjp")
+
+
+class Changed:
+    """A good cell or layer of which one method's result is replaced by ``change(result)``."""
+
+    def __init__(self, good, method, change):
+        for name in METHODS:
+            if callable(getattr(good, name, None)):
+                setattr(self, name, getattr(good, name))
+        original = getattr(good, method)
+        setattr(self, method, lambda *args: change(original(*args)))
+
+
+def validate(subject, dtype="float64", notes=None, seed=0):
+    common = {"n_in": N, "n_hidden": H, "batch_size": B, "dtype": dtype, "notes": notes}
+    rng = np.random.default_rng(seed)
+    if validate_subject(subject) == "cell":
+        validate_cell(subject, **common, rng=rng)
+    else:
+        validate_layer(subject, **common, T=T, rng=rng)
+
+
+def at(index, change):
+    """Change one item of a triple."""
+    return lambda triple: (*triple[:index], change(triple[index]), *triple[index + 1 :])
+
+
+def key(name, change):
+    """Change one entry of a dict."""
+    return lambda items: {**items, name: change(items[name])}
+
+
+def const(value):
+    return lambda _: value
+
+
+def without(name):
+    return lambda items: {k: v for k, v in items.items() if k != name}
+
+
+def renamed(old, new):
+    return lambda items: {new if k == old else k: v for k, v in items.items()}
+
+
+def order(*indices):
+    return lambda triple: tuple(triple[i] for i in indices)
+
+
+def spoilt(value):
+    def spoil(array):
+        array = array.copy()
+        array.flat[-1] = value
+        return array
+
+    return spoil
+
+
+class Refuses:
+    """An object that raises whatever one does with it."""
+
+    def __getattribute__(self, name):
+        raise RuntimeError("hands off")
+
+    def __array__(self, *args, **kwargs):
+        raise RuntimeError("hands off")
+
+    def __repr__(self):
+        raise RuntimeError("hands off")
+
+    def __len__(self):
+        raise RuntimeError("hands off")
+
+
+class Foreign:
+    def __array__(self, dtype=None, copy=None):
+        return np.zeros((B, H))
+
+
+def f64(array):
+    return array.astype(np.float64)
+
+
+NAN, INF = float("nan"), float("inf")
+GOOD = [Tanh, TanhLayer, tuples, named, dicts, nested, Counting, Memoryless, LearnedStart]
+
+# (good subject, method, change of its result, item, fragment of the message)
+BAD = {
+    "init returns nothing": (Tanh, "init", const(None), "params", "forgot to return it"),
+    "init returns a list": (Tanh, "init", lambda p: list(p.values()), "params", "a dict of arrays"),
+    "init returns a tuple": (Tanh, "init", lambda p: (p, 1), "params", "a tuple of 2"),
+    "int parameter": (Tanh, "init", key("b", lambda b: b.astype(int)),
+                      "params['b']", "should be floating"),
+    "bool parameter": (Tanh, "init", key("b", lambda b: b > 0),
+                       "params['b']", "attribute of the cell"),
+    "complex parameter": (Tanh, "init", key("b", lambda b: b + 0j), "params['b']", "complex128"),
+    "list parameter": (Tanh, "init", key("b", list),
+                       "params['b']", "a list of 4, but should be an array"),
+    "None parameter": (Tanh, "init", key("b", const(None)), "params['b']", "is None"),
+    "float parameter": (Tanh, "init", key("b", const(0.5)), "params['b']", "the float 0.5"),
+    "scalar parameter": (Tanh, "init", key("b", np.sum), "params['b']", "NumPy scalar"),
+    "object parameter": (Tanh, "init", key("b", lambda b: b.astype(object)),
+                         "params['b']", "dtype=object"),
+    "matrix parameter": (Tanh, "init", key("W", lambda w: np.ma.array(w)),
+                         "params['W']", "plain ndarray"),
+    "foreign array": (Tanh, "init", key("W", const(Foreign())), "params['W']", "np.asarray"),
+    "NaN parameter": (Tanh, "init", key("W", spoilt(NAN)), "params['W']", "at index (3, 2): nan"),
+    "int key": (Tanh, "init", renamed("b", 7), "params", "keys should be strings"),
+    "too large for float32": (Tanh, "init", key("b", lambda b: b + 1e300),
+                              "params['b']", "overflows"),
+    "state missing": (Tanh, "initial_state", const(None), "state", "is None"),
+    "state a list": (tuples, "initial_state", list, "state", "use a tuple"),
+    "state a list inside": (tuples, "initial_state", lambda s: (s[0], [s[1]]),
+                            "state[1]", "use a tuple"),
+    "state without batch": (Tanh, "initial_state", lambda s: s[0], "state", "np.zeros((batch_size"),
+    "state of one row": (Tanh, "initial_state", lambda s: s[:1], "state", "one row for all"),
+    "state of fixed batch": (Tanh, "initial_state", const(np.zeros((9, H))),
+                             "state", "batch_size=2"),
+    "state transposed": (Tanh, "initial_state", lambda s: s.T, "state", "transposed?"),
+    "state 0-d": (Tanh, "initial_state", const(np.array(0.0)), "state", "should be (2, ...)"),
+    "state a number": (Counting, "initial_state", key("n", const(0)),
+                       "state['n']", "np.full(batch_size, 0)"),
+    "state complex": (Tanh, "initial_state", lambda s: s + 0j, "state", "take the real part"),
+    "state object": (Tanh, "initial_state", lambda s: s.astype(object), "state", "dtype=object"),
+    "state NaN": (named, "initial_state", lambda s: s._replace(c=s.c * NAN),
+                  "state.c", "at index (0, 0)"),
+    "state odd key": (dicts, "initial_state", renamed("h", 1.5), "state", "use strings"),
+    "step nothing": (Tanh, "step", const(None), "", "forgot to return?"),
+    "step one array": (Tanh, "step", lambda r: r[0], "", "should return (new_state, y, cache)"),
+    "step a list": (Tanh, "step", list, "", "write `return new_state, y, cache`"),
+    "step no cache": (Tanh, "step", lambda r: r[:2], "", "the cache is missing"),
+    "step four items": (Tanh, "step", lambda r: (*r, 0), "", "returned 4 items"),
+    "step unnested": (tuples, "step", lambda r: (*r[0], *r[1:]),
+                      "", "parts of new_state into one tuple"),
+    "step y first": (Tanh, "step", order(1, 0, 2), "", "looks like (y, new_state, cache)"),
+    "step y first, tuple": (tuples, "step", order(1, 0, 2), "", "looks like (y, new_state, cache)"),
+    "step cache first": (Tanh, "step", order(2, 0, 1), "", "looks like (cache, new_state, y)"),
+    "new state misses part": (tuples, "step", at(0, lambda s: s[0]),
+                              "new_state", "should be a tuple of 2"),
+    "new state has too many": (tuples, "step", at(0, lambda s: (*s, s[0])),
+                               "new_state", "a tuple of 3"),
+    "new state a list": (tuples, "step", at(0, list), "new_state", "return a tuple, not a list"),
+    "new state plain tuple": (named, "step", at(0, tuple), "new_state", "write Pair(...)"),
+    "new state key": (dicts, "step", at(0, renamed("c", "cc")),
+                      "new_state['cc']", "did you mean 'c'?"),
+    "new state lacks key": (dicts, "step", at(0, without("c")),
+                            "new_state['c']", "lacks the keys 'c'"),
+    "new state 1-tuple": (Tanh, "step", at(0, lambda h: (h,)), "new_state", "a trailing comma?"),
+    "new state None": (Tanh, "step", at(0, const(None)), "new_state", "forgot to return it"),
+    "new state transposed": (Tanh, "step", at(0, lambda h: h.T),
+                             "new_state", "(4, 2), but should be (2, 4)"),
+    "new state mean": (Tanh, "step", at(0, lambda h: h.mean(0)), "new_state", "summed over axis 0"),
+    "new state float16": (Tanh, "step", at(0, lambda h: h.astype("f2")), "new_state", "float16"),
+    "new state NaN": (Tanh, "step", at(0, spoilt(NAN)),
+                      "new_state", "first non-finite value at index (1, 3)"),
+    "counter turns float": (Counting, "step", at(0, key("n", lambda n: n * 1.0)),
+                            "new_state['n']", "int64"),
+    "y None": (Tanh, "step", at(1, const(None)), "y", "y is None"),
+    "y 1-d": (Tanh, "step", at(1, lambda y: y[:, 0]), "y", "y[..., None]"),
+    "y transposed": (Tanh, "step", at(1, lambda y: y.T), "y", "should be (2, n_out): transposed?"),
+    "y 3-d": (Tanh, "step", at(1, lambda y: y[..., None]), "y", "flatten the axes"),
+    "y summed": (Tanh, "step", at(1, np.sum), "y", "NumPy scalar"),
+    "y int": (Tanh, "step", at(1, lambda y: y.astype(int)), "y", "should be float64"),
+    "y infinite": (Tanh, "step", at(1, spoilt(INF)), "y", "at index (1, 5): inf"),
+    "vjp nothing": (Tanh, "step_vjp", const(None), "", "forgot to return?"),
+    "vjp a dict": (Tanh, "step_vjp", lambda r: r[0], "", "a dict of 4"),
+    "vjp a list": (Tanh, "step_vjp", list, "", "return d_params, d_previous_state, d_x"),
+    "vjp two items": (Tanh, "step_vjp", lambda r: r[:2], "", "d_x is missing"),
+    "vjp no state": (Tanh, "step_vjp", lambda r: (r[0], r[2]), "", "d_previous_state is missing"),
+    "vjp unnested": (tuples, "step_vjp", lambda r: (r[0], *r[1], r[2]),
+                     "", "d_previous_state into one"),
+    "vjp d_x first": (Tanh, "step_vjp", order(2, 0, 1),
+                      "", "looks like (d_x, d_params, d_previous_state)"),
+    "vjp d_x before state": (Tanh, "step_vjp", order(0, 2, 1),
+                             "", "(d_params, d_x, d_previous_state)"),
+    "vjp state first": (named, "step_vjp", order(1, 0, 2), "", "(d_previous_state, d_params, d_x)"),
+    "d_params None": (Tanh, "step_vjp", at(0, const(None)), "d_params", "should be a dict"),
+    "d_params list": (Tanh, "step_vjp", at(0, lambda d: list(d.values())),
+                      "d_params", "'W', 'U', 'b', 'V'"),
+    "d_params lacks": (Tanh, "step_vjp", at(0, without("b")), "d_params['b']", "return zeros"),
+    "d_params extra": (Tanh, "step_vjp", at(0, lambda d: {**d, "z": 0}),
+                       "d_params['z']", "its keys are"),
+    "d_params misspelt": (Tanh, "step_vjp", at(0, renamed("b", "db")),
+                          "d_params['db']", "did you mean 'b'?"),
+    "d_params case": (Tanh, "step_vjp", at(0, renamed("W", "w")),
+                      "d_params['w']", "did you mean 'W'?"),
+    "d_params odd key": (Tanh, "step_vjp", at(0, renamed("b", 1)), "d_params[1]", "key 1"),
+    "d_W transposed": (Tanh, "step_vjp", at(0, key("W", np.transpose)), "d_params['W']",
+                       "shape=(3, 4), but should be (4, 3) [params['W'].shape]: transposed?"),
+    "d_b not summed": (Tanh,
+                       "step_vjp", at(0, key("b", lambda b: np.stack([b, b]))), "d_params['b']",
+                       "forgot to sum over the batch?"),
+    "d_b keepdims": (Tanh, "step_vjp", at(0, key("b", lambda b: b[None])),
+                     "d_params['b']", "keepdims left on?"),
+    "d_b scalar": (Tanh, "step_vjp", at(0, key("b", lambda b: np.array(b.sum()))), "d_params['b']",
+                   "summed over every axis?"),
+    "d_W summed": (Tanh, "step_vjp", at(0, key("W", lambda w: w.sum(0))),
+                   "d_params['W']", "summed over axis 0"),
+    "d_W flat": (Tanh, "step_vjp", at(0, key("W", np.ravel)), "d_params['W']", "reshape it?"),
+    "d_u 1-d": (tuples, "step_vjp", at(0, key("u", lambda u: np.array([u]))),
+                "d_params['u']", "keepdims"),
+    "d_b None": (Tanh, "step_vjp", at(0, key("b", const(None))), "d_params['b']", "return zeros"),
+    "d_b list": (Tanh, "step_vjp", at(0, key("b", list)), "d_params['b']", "write np.array(...)"),
+    "d_b float": (Tanh, "step_vjp", at(0, key("b", const(0.0))), "d_params['b']", "the float 0.0"),
+    "d_b float32": (Tanh, "step_vjp", at(0, key("b", np.float32)),
+                    "d_params['b']", "computes in float32"),
+    "d_b int": (Tanh, "step_vjp", at(0, key("b", lambda b: b.astype(int))),
+                "d_params['b']", "make it floating"),
+    "d_b complex": (Tanh, "step_vjp", at(0, key("b", lambda b: b + 0j)),
+                    "d_params['b']", "the real part"),
+    "d_b NaN": (Tanh, "step_vjp", at(0, key("b", spoilt(NAN))),
+                "d_params['b']", "at index (3,): nan"),
+    "d_state None": (Tanh, "step_vjp", at(1, const(None)), "d_previous_state", "return zeros"),
+    "d_state part None": (tuples, "step_vjp", at(1, lambda s: (s[0], None)),
+                          "d_previous_state[1]", "return zeros"),
+    "d_state transposed": (Tanh, "step_vjp", at(1, np.transpose), "d_previous_state",
+                           "shape=(4, 2), but should be (2, 4) [state.shape]: transposed?"),
+    "d_state plain": (named, "step_vjp", at(1, tuple), "d_previous_state", "write Pair(...)"),
+    "d_state single": (tuples, "step_vjp", at(1, lambda s: s[0]),
+                       "d_previous_state", "a tuple of 2 like state"),
+    "d_state nested": (nested, "step_vjp", at(1, lambda s: {"deep": (s["deep"][0], {"c": 0})}),
+                       "d_previous_state['deep'][1]['c']", "the int 0"),
+    "d_state keepdims": (Tanh,
+                         "step_vjp", at(1, lambda d: d.sum(0, keepdims=True)), "d_previous_state",
+                         "summed over axis 0 with keepdims?"),
+    "d_counter None": (Counting, "step_vjp", at(1, key("n", const(None))),
+                       "d_previous_state['n']", "return zeros"),
+    "d_counter ones": (Counting, "step_vjp", at(1, key("n", np.ones_like)), "d_previous_state['n']",
+                       "carried and not differentiated"),
+    "d_counter shape": (Counting, "step_vjp", at(1, key("n", lambda n: n[:1])),
+                        "d_previous_state['n']", "(1,)"),
+    "d_x None": (Tanh, "step_vjp", at(2, const(None)), "d_x", "return zeros"),
+    "d_x transposed": (Tanh, "step_vjp", at(2, np.transpose),
+                       "d_x", "(3, 2), but should be (2, 3) [x.shape]"),
+    "d_x summed": (Tanh, "step_vjp", at(2, lambda d: d.sum(0)),
+                   "d_x", "summed over axis 0 too many?"),
+    "d_x infinite": (Tanh, "step_vjp", at(2, spoilt(-INF)), "d_x", "at index (1, 2): -inf"),
+    "d_x object": (Tanh, "step_vjp", at(2, lambda d: d.astype(object)), "d_x", "dtype=object"),
+    "d_x refuses": (Tanh, "step_vjp", at(2, const(Refuses())), "d_x", "a Refuses object"),
+    "start vjp None": (LearnedStart, "initial_state_vjp", const(None),
+                       "d_params", "should be a dict"),
+    "start vjp key": (LearnedStart, "initial_state_vjp", renamed("h0", "ho"),
+                      "d_params['ho']", "mean 'h0'?"),
+    "start vjp shape": (LearnedStart, "initial_state_vjp", key("h0", lambda d: np.stack([d, d])),
+                        "d_params['h0']", "forgot to sum over the batch?"),
+    "layer state first": (TanhLayer, "forward", order(1, 0, 2),
+                          "", "looks like (state_T, ys, tape)"),
+    "layer no tape": (TanhLayer, "forward", lambda r: r[:2], "", "the tape is missing"),
+    "layer batch-major": (TanhLayer, "forward", at(0, lambda y: y.swapaxes(0, 1)),
+                          "ys", "time-major"),
+    "layer last output": (TanhLayer, "forward", at(0, lambda y: y[-1]),
+                          "ys", "the last step alone?"),
+    "layer all states": (TanhLayer, "forward", at(1, lambda s: np.stack([s] * T)),
+                         "state_T", "(5, 2, 4)"),
+    "layer vjp order": (TanhLayer, "vjp", order(0, 2, 1),
+                        "", "looks like (d_params, d_state0, d_xs)"),
+    "layer d_xs batch-major": (TanhLayer, "vjp", at(1, lambda d: d.swapaxes(0, 1)),
+                               "d_xs", "batch-major?"),
+    "layer d_W per step": (TanhLayer,
+                           "vjp", at(0, key("W", lambda w: np.stack([w] * T))), "d_params['W']",
+                           "forgot to sum over the time steps?"),
+    "layer d_state0 None": (TanhLayer, "vjp", at(2, const(None)), "d_state0", "return zeros"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("make", GOOD)
+def test_a_good_subject_passes(make, dtype):
+    validate(make(), dtype)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_subject_is_told_where_and_why(name):
+    make, method, change, item, fragment = BAD[name]
+    dtype = "float32" if "float32" in name and method == "init" else "float64"
+    with pytest.raises(ContractError) as caught:
+        validate(Changed(make(), method, change), dtype)
+    message = str(caught.value)
+    assert (caught.value.method, caught.value.item) == (method, item), message
+    assert fragment in message, message
+    assert message.startswith(method), message
+    assert len(message) < 500
+
+
+def test_the_table_has_no_row_that_the_unchanged_subject_would_fail():
+    for make in {row[0] for row in BAD.values()}:
+        validate(Changed(make(), "init", lambda params: params))
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "item"),
+    [
+        ("step", at(0, f64), "new_state"),
+        ("step", at(1, f64), "y"),
+        ("step_vjp", at(0, key("W", f64)), "d_params['W']"),
+        ("step_vjp", at(1, f64), "d_previous_state"),
+        ("step_vjp", at(2, f64), "d_x"),
+    ],
+)
+def test_a_float32_cell_that_turns_float64_is_told_the_cause_and_the_remedy(method, change, item):
+    bad = Changed(Tanh(), method, change)
+    validate(bad, "float64")
+    with pytest.raises(ContractError) as caught:
+        validate(bad, "float32")
+    assert (caught.value.method, caught.value.item) == (method, item)
+    for fragment in ("float64, but should be float32", "np.sqrt(2)", "float(", "x.dtype.type("):
+        assert fragment in str(caught.value)
+
+
+def test_a_wide_initial_state_is_cast_and_noted():
+    notes = Notes()
+    bad = Changed(Tanh(), "initial_state", f64)
+    validate(bad, "float32", notes)
+    assert "initial_state gives float64 for float32" in notes.texts[0]
+
+
+def test_warnings_of_the_cell_are_notes():
+    class Warns(Tanh):
+        def step(self, params, state, x):
+            np.asarray(1.0).squeeze()
+            import warnings
+
+            warnings.warn("slow path", stacklevel=1)
+            return super().step(params, state, x)
+
+    notes = Notes()
+    validate(Warns(), notes=notes)
+    assert "step warned: UserWarning: slow path" in notes.texts[0]
+
+
+def test_init_must_draw_from_its_generator_alone():
+    own = np.random.default_rng(0)
+    bad = Changed(Tanh(), "init", key("b", lambda b: own.normal(size=b.shape)))
+    with pytest.raises(ContractError, match="uses randomness besides rng") as caught:
+        validate(bad)
+    assert (caught.value.method, caught.value.item) == ("init", "params['b']")
+
+
+def test_a_random_initial_state_is_refused():
+    own = np.random.default_rng(0)
+    bad = Changed(Tanh(), "initial_state", lambda s: own.normal(size=s.shape))
+    with pytest.raises(ContractError, match="is random or keeps state") as caught:
+        validate(bad)
+    assert (caught.value.method, caught.value.item) == ("initial_state", "state")
+
+
+def test_a_state_that_holds_itself_ends():
+    endless = {}
+    endless["again"] = endless
+    with pytest.raises(ContractError, match="does a container hold itself"):
+        validate(Changed(Tanh(), "initial_state", const(endless)))
+
+
+def test_keys_of_a_state_may_come_in_another_order():
+    def flip(tree):
+        return dict(reversed(tree.items()))
+
+    validate(Changed(dicts(), "step", at(0, flip)))
+    validate(Changed(dicts(), "step_vjp", at(1, flip)))
+    validate(Changed(Tanh(), "step_vjp", at(0, flip)))
+
+
+def test_a_subclass_of_dict_is_a_dict():
+    validate(Changed(Tanh(), "step_vjp", at(0, OrderedDict)))
+
+
+def test_a_named_triple_is_a_triple():
+    class Result(NamedTuple):
+        d_params: dict
+        d_previous_state: np.ndarray
+        d_x: np.ndarray
+
+    validate(Changed(Tanh(), "step_vjp", lambda r: Result(*r)))
+
+
+def test_the_gradient_of_a_scalar_parameter_may_be_a_numpy_scalar():
+    validate(Changed(tuples(), "step_vjp", at(0, key("u", np.float64))))
+
+
+def test_the_cotangent_of_a_counter_may_have_any_dtype():
+    for dtype in (int, bool, "float32", "float64"):
+        validate(Changed(Counting(), "step_vjp", at(1, key("n", lambda n, d=dtype: n.astype(d)))))
+
+
+def test_a_gradient_that_overflows_is_named_and_no_other_order_is_guessed():
+    """The cache is a lone array: another order of the triple would fit, and would be wrong."""
+
+    class Lone(Tanh):
+        def step(self, params, state, x):
+            h, y, _ = super().step(params, state, x)
+            return h, y[:, 0], h
+
+    with pytest.raises(ContractError) as caught:
+        validate(Lone())
+    assert caught.value.item == "y"
+
+
+def test_an_error_inside_user_code_names_the_method_and_the_line():
+    class Breaks(Tanh):
+        def step(self, params, state, x):
+            return x @ params["W"]
+
+    with pytest.raises(ContractError, match=r"step raised ValueError: .*\(test_validate\.py:\d+"):
+        validate(Breaks())
+
+
+def test_a_layer_without_mask_says_so():
+    class Plain(TanhLayer):
+        def forward(self, params, xs, state0):
+            return super().forward(params, xs, state0)
+
+    with pytest.raises(ContractError, match="mask=None") as caught:
+        validate(Plain())
+    assert caught.value.method == "forward"
+    Plain.supports_mask = False
+    validate(Plain())
+    Plain.supports_mask = "no"
+    with pytest.raises(ContractError, match="should be True or False") as caught:
+        validate(Plain())
+    assert caught.value.item == "supports_mask"
+
+
+def test_a_mistake_that_shows_only_under_a_mask_is_found():
+    class Bad(TanhLayer):
+        def forward(self, params, xs, state0, mask=None):
+            ys, state, tape = super().forward(params, xs, state0, mask)
+            return ys if mask is None else ys[mask], state, tape
+
+    with pytest.raises(ContractError) as caught:
+        validate(Bad())
+    assert (caught.value.method, caught.value.item) == ("forward", "ys")
+
+
+def test_a_cell_that_changes_what_it_is_given_does_not_mislead_the_contract():
+    class Rude(Tanh):
+        def step_vjp(self, params, cache, d_state, d_y):
+            out = super().step_vjp(params, cache, d_state, d_y)
+            params.clear()
+            d_y.shape = (-1,)
+            return out
+
+    validate(Rude())
+
+
+@pytest.mark.parametrize("permutation", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("make", [Tanh, tuples, named, dicts, Counting])
+def test_any_other_order_of_the_gradients_is_recognised(make, permutation):
+    bad = Changed(make(), "step_vjp", order(*permutation))
+    if permutation == (0, 1, 2):
+        validate(bad)
+        return
+    with pytest.raises(ContractError) as caught:
+        validate(bad)
+    names = ("d_params", "d_previous_state", "d_x")
+    given = ", ".join(names[i] for i in permutation)
+    assert f"looks like ({given}): return (d_params, d_previous_state, d_x)" in str(caught.value)
+
+
+class Half:
+    init = initial_state = step = Tanh.step
+
+
+class Backward(Half):
+    backward = Tanh.step_vjp
+
+
+class VjpStep(Half):
+    vjp_step = Tanh.step_vjp
+
+
+class StepVjp(Half):
+    StepVJP = Tanh.step_vjp
+
+
+class NoInit(TanhLayer):
+    init = property(lambda self: (_ for _ in ()).throw(AttributeError("init")))
+
+    def initialise(self):
+        return None
+
+
+class Broken(Tanh):
+    step = property(lambda self: 1 / 0)
+
+
+class Data(Tanh):
+    step = np.zeros(3)
+
+
+class Start(Tanh):
+    initial_state_vjp = 3
+
+
+@pytest.mark.parametrize(
+    ("candidate", "fragments"),
+    [
+        (None, ["is None"]),
+        ([Tanh()], ["a list of 1", "one subject at a time"]),
+        ((), ["a tuple of 0"]),
+        ("lstm", ["'lstm'", "bpttcheck verify NAME"]),
+        (3, ["the int 3", "init, initial_state, step and step_vjp"]),
+        (np.zeros(3), ["an array of shape (3,)"]),
+        (Tanh, ["the class Tanh; pass an instance: Tanh()"]),
+        (types, ["a module object"]),
+        (len, ["from_callables"]),
+        (validate, ["from_callables"]),
+        (Tanh().step, ["from_callables"]),
+        (object(), ["an object object"]),
+        (Half(), ["Half has no method step_vjp", "step_vjp(params, cache, d_state, d_y)"]),
+        (Backward(), ["is 'backward' meant to be 'step_vjp'?"]),
+        (VjpStep(), ["is 'vjp_step' meant to be 'step_vjp'?"]),
+        (StepVjp(), ["is 'StepVJP' meant to be 'step_vjp'?"]),
+        (NoInit(), ["NoInit has no method init; a layer", "is 'initialise' meant to be 'init'?"]),
+        (types.SimpleNamespace(forward=len), ["has no method init, initial_state and vjp"]),
+        (Data(), ["Data.step is an array of shape (3,)", "should be a method"]),
+        (Broken(), ["cannot be examined", "ZeroDivisionError"]),
+        (Start(), ["initial_state_vjp is the int 3"]),
+    ],
+)
+def test_a_subject_that_is_none_is_told_what_to_pass(candidate, fragments):
+    with pytest.raises(ContractError) as caught:
+        validate_subject(candidate)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+    assert caught.value.item == "subject"
+
+
+def test_a_cell_and_a_layer_are_told_apart():
+    assert validate_subject(Tanh()) == "cell"
+    assert validate_subject(TanhLayer()) == "layer"
+
+
+def test_a_jax_rule_is_sent_to_its_adapter():
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    with pytest.raises(ContractError, match="from_custom_vjp"):
+        validate_subject(jax.custom_vjp(lambda x: x))
+
+
+def test_a_torch_function_is_sent_to_its_adapter():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+
+    class Rule(torch.autograd.Function):
+        pass
+
+    with pytest.raises(ContractError, match=r"from_autograd_function\(Rule\)"):
+        validate_subject(Rule)
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        ("float64", ("float64",)),
+        (np.float32, ("float32",)),
+        (np.dtype("float32"), ("float32",)),
+        ((np.float32, "float64"), ("float32", "float64")),
+        (["float32", np.float32], ("float32",)),
+        (float, ("float64",)),
+    ],
+)
+def test_dtypes_come_in_any_spelling(given_, expected):
+    assert validate_options(dtypes=given_).dtypes == expected
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "fragment"),
+    [
+        ("dtypes", None, "'float64', 'float32' or both"),
+        ("dtypes", (), "ran no case"),
+        ("dtypes", "float16", "dtypes='float16' (type=str)"),
+        ("dtypes", "nonsense", "'float64', 'float32' or both"),
+        ("dtypes", ("float64", int), "the class int"),
+        ("dtypes", ("float64", None), "None"),
+        ("dtypes", 64, "dtypes=64 (type=int)"),
+        ("dtypes", {"float64": 1}, "type=dict"),
+        ("examples", 0, "a report that ran no case is an error"),
+        ("examples", -3, "a whole number from 1"),
+        ("examples", True, "examples=True (type=bool)"),
+        ("examples", np.True_, "a whole number from 1"),
+        ("examples", 10.0, "type=float"),
+        ("examples", "10", "type=str"),
+        ("examples", None, "type=NoneType"),
+        ("seed", -1, "a whole number from 0"),
+        ("seed", 0.5, "a whole number from 0"),
+        ("seed", False, "type=bool"),
+        ("seed", np.zeros(2), "type=ndarray"),
+        ("checks", (), "ran no case"),
+        ("checks", "linearty", "did you mean 'linearity'?"),
+        ("checks", ["contract", 3], "one of contract, linearity"),
+        ("checks", 7, "names of checks"),
+        ("expected_failures", ["contract"], "a dict from a check's name"),
+        ("expected_failures", {"contrct": "old"}, "did you mean 'contract'?"),
+        ("expected_failures", {"contract": " "}, "the reason"),
+        ("expected_failures", {"contract": None}, "the reason"),
+    ],
+)
+def test_a_wrong_argument_lists_what_is_allowed(argument, value, fragment):
+    with pytest.raises(ContractError) as caught:
+        validate_options(**{argument: value}, known_checks=("contract", "linearity"))
+    assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["dtypes", "examples", "seed", "checks", "expected_failures"])
+def test_an_argument_that_refuses_to_be_looked_at_is_refused(argument):
+    for value in (Refuses(), (Refuses(),)):
+        with pytest.raises(ContractError, match=argument):
+            validate_options(**{argument: value}, known_checks=("contract",))
+
+
+def test_a_subject_that_refuses_to_be_looked_at_is_refused():
+    with pytest.raises(ContractError, match="cannot be examined"):
+        validate_subject(Refuses())
+
+
+def test_good_options_come_back_in_one_form():
+    options = validate_options(
+        dtypes="float32",
+        examples=np.int64(7),
+        seed=2**70,
+        checks=["linearity", "linearity"],
+        expected_failures={"contract": "known"},
+        known_checks=("contract", "linearity"),
+    )
+    assert (options.dtypes, options.examples, options.seed) == (("float32",), 7, 2**70)
+    assert options.checks == ("linearity",)
+    assert dict(options.expected_failures) == {"contract": "known"}
+    assert type(options.examples) is int
+
+
+def arrays(dtype):
+    shapes = st.lists(st.sampled_from([0, 1, 2, 3, 4, 6]), max_size=3).map(tuple)
+    return shapes.map(lambda shape: np.ones(shape, dtype))
+
+
+# Hypothesis prints what it draws, which these do not bear: it draws their names.
+STAND_INS = {"an object that refuses": Refuses, "a huge number": lambda: 10**5000}
+
+
+def living(junk):
+    """The junk with every stand-in replaced."""
+    if type(junk) is dict:
+        return {key: living(part) for key, part in junk.items()}
+    if type(junk) in (list, tuple):
+        return type(junk)(living(part) for part in junk)
+    return STAND_INS[junk]() if type(junk) is str and junk in STAND_INS else junk
+
+
+JUNK = st.recursive(
+    st.one_of(
+        st.sampled_from([None, True, 0, -1.5, NAN, 1j, "text", b"raw", Ellipsis, len, int, np]),
+        st.sampled_from([np.float64(1), np.int64(1), np.array(NAN), np.array("a"), np.array(None)]),
+        st.sampled_from([Foreign(), Refuses, np.ma.array([1.0]), range(3), *STAND_INS]),
+        st.builds(iter, st.just([1])),
+        st.sampled_from([float, "f4", "f2", ">f8", int, bool, complex, object, "M8[s]"]).flatmap(
+            arrays
+        ),
+        arrays(float).map(lambda a: a * NAN),
+        st.just(np.zeros((B, H))),
+        st.just(np.zeros((B, N))),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.tuples(inner, inner).map(lambda pair: Pair(*pair)),
+        st.dictionaries(st.sampled_from(["W", "U", "b", "V", "h", "n", 0, None]), inner, max_size=4),
+    ),
+    max_leaves=6,
+)  # fmt: skip
+
+PLACES = [
+    (Tanh, "init", (), ("W",), ("b",)),
+    (LearnedStart, "initial_state_vjp", (), ("h0",)),
+    *((make, "initial_state", ()) for make in (Tanh, tuples, Counting)),
+    (tuples, "step", (), (0,), (0, 1), (1,)),
+    (Counting, "step", (0,), (0, "n"), (0, "h")),
+    (Tanh, "step_vjp", (), (0,), (0, "W"), (1,), (2,)),
+    (named, "step_vjp", (1,), (0, "u")),
+    (Counting, "step_vjp", (1,), (1, "n")),
+    (TanhLayer, "forward", (), (0,), (1,)),
+    (TanhLayer, "vjp", (), (0,), (0, "b"), (1,), (2,)),
+]
+
+
+def put(tree, path, junk):
+    """``tree`` with the part at ``path`` replaced."""
+    if not path:
+        return junk
+    if isinstance(tree, dict):
+        return {**tree, path[0]: put(tree[path[0]], path[1:], junk)}
+    return at(path[0], lambda part: put(part, path[1:], junk))(tree)
+
+
+@pytest.mark.parametrize(
+    ("make", "method", "path"), [(make, name, p) for make, name, *ps in PLACES for p in ps]
+)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(junk=JUNK)
+def test_whatever_a_method_returns_only_a_contract_error_escapes(make, method, path, junk):
+    bad = Changed(make(), method, lambda result: put(result, path, living(junk)))
+    with contextlib.suppress(ContractError):
+        validate(bad)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(junk=JUNK)
+def test_whatever_is_passed_as_a_subject_only_a_contract_error_escapes(junk):
+    with pytest.raises(ContractError):
+        validate_subject(living(junk))
