@@ -359,10 +359,14 @@ def _record(name: str, subject: Any, report: Any) -> dict[str, Any]:
 
 
 def _drop_own_frames(excinfo: Any) -> None:
-    """Leave only the user's frames in a traceback, if there are any."""
-    kept = excinfo.traceback.filter(lambda entry: _PACKAGE not in Path(entry.path).parents)
-    if kept:
-        excinfo.traceback = kept
+    """Leave the frames above ours in a traceback: the last line shown is the user's."""
+    link = excinfo.tb
+    while link.tb_next is not None:
+        if _PACKAGE in Path(link.tb_next.tb_frame.f_code.co_filename).parents:
+            link.tb_next = link.tb_next.tb_next
+        else:
+            link = link.tb_next
+    excinfo.traceback = type(excinfo.traceback)(excinfo.tb)  # pytest keeps a list of its own
 
 
 def _counts(records: Sequence[Mapping[str, Any]]) -> str:

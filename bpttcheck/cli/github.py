@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bpttcheck.verify.results import CheckResult, Finding, Report, Verdict
+from bpttcheck.verify.text import describe
 
 MOST = 10  # GitHub shows no more for one step
 
@@ -56,7 +57,7 @@ def locate(target: Any, method: str = "") -> tuple[Path, int] | None:
 
 def _finding(target: Any, report: Report, finding: Finding) -> str:
     best = "".join(f"\n{d.code}: {d.sentence}" for d in finding.diagnoses[:1])
-    case = "" if finding.case is None else f"\n{finding.case}"
+    case = "" if finding.case is None else f"\n{describe(finding.case)}"
     title = f"{report.subject}: {finding.block or finding.method} ({finding.check})"
     return _line(locate(target, finding.method), title, finding.message + best + case)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.oracles._weighted import flat
+from bpttcheck.oracles._weighted import flat, require_like
 from bpttcheck.oracles.recording import Difference, Function, Pattern, plain, record
 
 Array = NDArray[Any]
@@ -25,7 +25,6 @@ class Program:
     Attributes:
         point: the leaves in float64, representable in the program's own type.
         outputs: all outputs at ``point`` in one vector.
-        shapes: their shapes.
         pattern: the branches taken at ``point``; ``None`` if they could not be recorded.
         eps: the spacing of the program's own type at one.
         evaluations: runs so far.
@@ -45,14 +44,25 @@ class Program:
         if any(not np.array_equal(a, b) for a, b in zip(rounded, self.point, strict=True)):
             self.point = rounded
             outputs = self._first_run()
-        self.shapes = [output.shape for output in outputs]
+        self._like = outputs
         self.outputs = flat(outputs)
         self.eps = float(np.finfo(self._dtype).eps)
 
     @property
-    def is_wide(self) -> bool:
-        """True if the whole program runs in float64."""
-        return self._dtype is np.float64
+    def note(self) -> str:
+        """What makes differences of this program less than they could be, or ``""``."""
+        notes: list[str] = []
+        if self._dtype is not np.float64:
+            notes.append(f"{np.dtype(self._dtype).name}-only code")
+        if self.pattern is None:
+            notes.append("branches not recorded: the code refuses a subclass of ndarray")
+        elif self.pattern.unseen:
+            notes.append(f"branches on values that left NumPy not seen: {self.pattern.unseen[0]}")
+        return "; ".join(notes)
+
+    def require_weights(self, weights: Sequence[Array]) -> None:
+        """Raise a ContractError unless ``weights`` has the shapes of the outputs."""
+        require_like("weights", weights, "the outputs", self._like)
 
     def rounded(self, leaves: Sequence[Array]) -> list[Array]:
         """``leaves`` as the program sees them, in float64 again."""

@@ -1,4 +1,4 @@
-"""JAX autodiff of a reference step, scanned over time, with an error bar from Monte Carlo arithmetic.
+"""JAX autodiff of a reference step, scanned over time, with an error bar for every entry.
 
 The loss is linear in what the network hands out, with cotangents that the caller chooses:
 
@@ -205,8 +205,8 @@ def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> L
     """The point as float64 leaves, padded to the template.
 
     Padding repeats real rows and steps rather than zeros, so that it is as harmless to the step as
-    they are; the mask keeps it out of every result. At the end of time the adjoint must start at the
-    last real step: masked steps carry it there unchanged.
+    they are; the mask keeps it out of every result. The adjoint of the last state reaches the last real
+    step through masked ones, unchanged.
     """
     T, B = pad or point.mask.shape
     steps, rows = T - point.mask.shape[0], B - point.mask.shape[1]

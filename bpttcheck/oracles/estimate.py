@@ -21,8 +21,8 @@ class Estimate:
         note: why the bar is wide or infinite, or ``""``.
     """
 
-    value: NDArray[Any]
-    error: NDArray[Any]
+    value: NDArray[Any] | np.floating[Any] | float
+    error: NDArray[Any] | np.floating[Any] | float
     evaluations: int = 0
     note: str = ""
 

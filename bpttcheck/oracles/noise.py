@@ -1,16 +1,16 @@
 """Monte Carlo arithmetic: run a traced program with rounding noise injected into every operation.
 
-An interpreter walks the jaxpr of one step. Each floating result ``o`` of a rounding operation becomes
+An interpreter walks the jaxpr of one step. Each rounded floating result ``o`` becomes
 
     o (1 + eps u)                                       relative rounding error
     o (1 + eps u) + eps u' (x - stop_gradient(x))       for a nonlinear operation of ``x``
 
-with ``u``, ``u'`` uniform, of mean zero and unit variance. The second term moves only the derivative:
-hand formulas such as ``s (1 - s)`` and ``1 - tanh^2`` are right to ``eps`` absolutely, not relatively.
-With ``eps = 0`` the program is the original one, so one compiled program serves every dtype.
+with ``u``, ``u'`` uniform, of mean zero and unit variance. The second term moves only the
+derivative: hand formulas such as ``s (1 - s)`` and ``1 - tanh^2`` are right to ``eps`` absolutely,
+not relatively. With ``eps = 0`` the program is the original one, so one serves every dtype.
 
-Where a branch (``maximum``, a comparison, ``abs``) lies within rounding of its threshold, each noisy
-copy picks a side of its own: the copies then span what a right gradient may be there.
+Where a branch (``maximum``, a comparison, ``abs``) lies within rounding of its threshold, each
+noisy copy picks a side of its own: together they span what a right gradient may be there.
 
 Source: D. S. Parker, Monte Carlo Arithmetic, UCLA CSD-970002 (1997).
 """
@@ -48,8 +48,8 @@ _INLINED = {
 _EXACT = frozenset(
     "abs argmax argmin broadcast_in_dim ceil clamp concatenate convert_element_type copy copy_p "
     "dynamic_slice dynamic_update_slice expand_dims floor gather iota max min neg pad real imag "
-    "reduce_max reduce_min reshape rev round scatter select_and_gather_add select_n sign slice sort "
-    "split squeeze stop_gradient transpose device_put reduce_precision optimization_barrier "
+    "reduce_max reduce_min reshape rev round scatter select_and_gather_add select_n sign slice "
+    "sort split squeeze stop_gradient transpose device_put reduce_precision optimization_barrier "
     "reduce_and reduce_or random_bits".split()
 )
 
@@ -90,7 +90,7 @@ class Noise:
 def uniform(key: Any, size: int) -> Any:
     """``size`` uniform float64 numbers of mean 0 and variance 1 from an unsigned 32-bit ``key``.
 
-    An integer hash of (key, position): counter-based, so that no state is threaded through the scan.
+    An integer hash of (key, position): counter-based, so that no state goes through the scan.
     """
     x = jnp.arange(size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9) + key * jnp.uint32(0x85EBCA6B)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):

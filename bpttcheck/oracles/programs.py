@@ -1,4 +1,4 @@
-"""The JAX programs behind :mod:`bpttcheck.oracles.autodiff`: one step, traced and scanned over time.
+"""The JAX programs of :mod:`bpttcheck.oracles.autodiff`: one step, traced, scanned over time.
 
 A program takes flat lists of leaves, grouped as in :class:`Leaves`, and returns trees of leaves.
 """

@@ -40,9 +40,9 @@ def check(
 
     Args:
         subject: a cell, a layer, or a :class:`bpttcheck.Subject`.
-        reference: what JAX differentiates instead of the cell's own ``step``: another cell, or a JAX
-            function ``step(params, state, x) -> (state, y)``. A layer needs the cell that it fuses.
-        sizes: a Hypothesis strategy of ``(n_in, n_hidden)`` for subjects that do not take every size.
+        reference: what JAX differentiates instead of the cell's own ``step``: another cell, or a
+            JAX function ``step(params, state, x) -> (state, y)``. A layer needs the cell it fuses.
+        sizes: a Hypothesis strategy of ``(n_in, n_hidden)`` if not every size will do.
         dtypes: out of ``"float64"`` and ``"float32"``.
         examples: cases for each gradient check.
         seed: case i is a function of ``(seed, i)`` alone.
@@ -203,8 +203,8 @@ def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
             seen = {b.block for b in result.blocks if b.judged or b.blind}
             found = sorted(name for name in names - seen if name.startswith("d_params"))
     return tuple(
-        f"{name.removeprefix('d_')} (its gradient is zero in every case; if only initial_state reads "
-        "it, write initial_state_vjp)"
+        f"{name.removeprefix('d_')} (its gradient is zero in every case; if only initial_state "
+        "reads it, write initial_state_vjp)"
         for name in found
     )
 

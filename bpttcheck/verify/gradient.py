@@ -1,4 +1,4 @@
-"""One gradient case against its oracles: the comparison behind ``step_vjp`` and ``sequence_vjp``."""
+"""One gradient case against its oracles: what ``step_vjp`` and ``sequence_vjp`` do."""
 
 from __future__ import annotations
 
@@ -145,18 +145,19 @@ def _spot_check(run: Run, outcome: CaseOutcome, reference: Reference) -> None:
         return
     turn = case.index % (len(blocks) + 1)
     chosen = blocks if turn == len(blocks) else [blocks[turn]]
+    witnesses: list[Witness] = []
     for attempt in range(2):
         along = _random_direction(outcome, chosen, attempt)
-        witness = _witness(run, outcome, along, reference.gradients)
-        if not np.isfinite(witness.bar):
+        witnesses.append(_witness(run, outcome, along, reference.gradients))
+        if not np.isfinite(witnesses[-1].bar):
             return
         outcome.spoke.add("differences")
-        if witness.covers(witness.jax):
+        if witnesses[-1].covers(witnesses[-1].jax):
             return
     # Twice contradicted: the two oracles cannot both be right.
     for block in chosen:
         outcome.votes[block] = Vote.CONTRADICTION
-        outcome.witnesses[block] = witness
+        outcome.witnesses[block] = witnesses[-1]
 
 
 def _without_jax(run: Run, outcome: CaseOutcome) -> None:

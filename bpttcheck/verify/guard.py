@@ -5,7 +5,6 @@ Whatever a cell raises leaves here as a :class:`ContractError` that names the me
 
 from __future__ import annotations
 
-import inspect
 import linecache
 import sys
 import threading
@@ -14,7 +13,7 @@ import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -77,7 +76,7 @@ def call(method: str, function: Callable[..., Any], *args: Any, notes: Notes | N
         raise
     except (Exception, SystemExit) as error:
         raise ContractError(_explain(method, error), method=method) from error
-    if inspect.iscoroutine(result):
+    if type(result) is CoroutineType:  # the type is asked: an odd object may refuse to say
         result.close()
         raise ContractError(f"{method} is a coroutine: write `def`, not `async def`", method=method)
     return result

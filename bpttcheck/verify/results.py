@@ -67,7 +67,7 @@ class Diagnosis:
     """A guess at what is wrong, with the evidence for it.
 
     Args:
-        code: stable and short, such as ``"transposed"``; ``bpttcheck explain CODE`` prints its page.
+        code: stable and short, such as ``"transposed"``; ``bpttcheck explain`` prints its page.
         sentence: what is wrong, in one sentence.
         evidence: the numbers behind it, such as ``{"factor": 0.5, "residual": 1e-15}``.
     """
@@ -253,6 +253,5 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)  # JSON has no word for these
-    if hasattr(value, "item"):
-        return _plain(value.item())
-    return value
+    scalar = getattr(value, "item", None)  # a NumPy scalar
+    return value if scalar is None else _plain(scalar())

@@ -1,7 +1,7 @@
 """One subject under test: its hand-written code, its oracles and its compiled programs.
 
-A :class:`Run` answers three questions about a problem: what the hand-written code says, what JAX says
-with noisy copies beside it, and what finite differences say along a direction.
+A :class:`Run` answers three questions about a problem: what the hand-written code says, what JAX
+says with noisy copies beside it, and what finite differences say along a direction.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ class Run:
         """The adjoint of every state, hand-derived and JAX's; None where either is missing."""
         if self._autodiff is None or not hasattr(self._layer, "adjoints"):
             return None
-        layer = self._layer
+        layer: Any = self._layer
         mask = () if problem.mask is None else (problem.mask,)
         _, _, tape = call("step", layer.forward, problem.params, problem.xs, problem.state0, *mask)
         mine = call("step_vjp", layer.adjoints, problem.params, tape, problem.d_ys, problem.d_state)

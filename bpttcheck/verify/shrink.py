@@ -1,8 +1,8 @@
 """Make a failing case small: first its structure, then its numbers.
 
 A failing structure is replaced by the simplest one that still fails, in a fixed order: width, then
-regime and mask, then T and B. Small structures share one compiled template, so that trying many costs
-little. Hypothesis shrinks by repeated calls of a predicate whose every new shape would cost a
+regime and mask, then T and B. Small structures share one compiled template, so that trying many
+costs little. Hypothesis shrinks by repeated calls of a predicate whose every new shape would cost a
 compilation; here the order of the candidates is chosen so that few shapes are met.
 """
 

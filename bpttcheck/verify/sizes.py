@@ -11,6 +11,7 @@ from bpttcheck.errors import ContractError
 
 _DRAWS = 30
 _KEPT = 8
+_UNHURRIED: Any = list(HealthCheck)
 
 
 def collect(strategy: Any, seed: int) -> tuple[tuple[int, int], ...]:
@@ -27,7 +28,7 @@ def collect(strategy: Any, seed: int) -> tuple[tuple[int, int], ...]:
         database=None,
         deadline=None,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=_UNHURRIED,
     )
     @hypothesis.given(strategy)
     def draw(pair: Any) -> None:

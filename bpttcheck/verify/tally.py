@@ -19,8 +19,8 @@ class Tally:
 
     Args:
         name: the check's name.
-        null_counts: True if a gradient of exactly zero is evidence too. A law compares the code with
-            itself, so it is; beside an oracle only an additive error could be seen.
+        null_counts: True if a gradient of exactly zero is evidence too. A law compares the code
+            with itself, so it is; beside an oracle only an additive error could be seen.
     """
 
     name: str

@@ -373,9 +373,14 @@ def _cut(line: str, width: int) -> str:
 
 def _wrapped(text: str, start: str, width: int, hang: str | None = None) -> list[str]:
     later = start if hang is None else hang
-    return textwrap.wrap(text, width, initial_indent=start, subsequent_indent=later) or [
-        start.rstrip()
-    ]
+    wrapped = textwrap.wrap(
+        text,
+        width,
+        initial_indent=start,
+        subsequent_indent=later,
+        break_on_hyphens=False,  # an option of a command line stays in one piece
+    )
+    return wrapped or [start.rstrip()]
 
 
 def _joined(facts: Sequence[str], start: str, width: int) -> list[str]:

@@ -31,5 +31,5 @@ class Context:
         return max(min(self.examples, 10), self.examples // 4)
 
 
-class NotApplicable(Exception):  # noqa: N818 - a decision, not an error
+class NotApplicable(Exception):
     """The check says nothing about this subject; the text says why."""

@@ -19,7 +19,7 @@ def contract(context: Context) -> Tally:
     """Checks what every method returns: structure, keys, shapes, dtypes, finite values.
 
     Finds a missing key, a transposed or unreduced gradient, a float32 cell that turns float64, a
-    ``None``, a list, a NaN, an exception. No other check runs on a subject that breaks its contract.
+    ``None``, a list, a NaN, an exception. No other check runs on such a subject.
     """
     tally = Tally("contract")
     for n_in, n_hidden, batch_size in _sizes(context.run):

@@ -80,5 +80,5 @@ def _compare(run: Run, tally: Tally, problem: Problem, key: str) -> None:
                     ratio=ratio,
                     limit=LIMIT,
                     relative_error=judged.relative,
-                )  # fmt: skip
+                )
             )

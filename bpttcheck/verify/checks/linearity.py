@@ -27,7 +27,7 @@ def linearity(context: Context) -> Tally:
         "linearity",
         expected=_combined_gradients,
         actual=_gradient_of_combination,
-        sentence="{block} is not linear in the cotangent: clipped, or not a vector-Jacobian product",
+        sentence="{block} is not linear in the cotangent: clipped, or no vector-Jacobian product",
     )
 
 

@@ -17,8 +17,8 @@ from bpttcheck.verify.tally import Tally
 def purity(context: Context) -> Tally:
     """Checks that forward and backward mutate nothing, repeat bit by bit and keep their dtype.
 
-    Finds an input or cotangent that is overwritten, gradients that accumulate across calls, a buffer
-    that two tapes share, a backward pass that works only once, hidden state and random numbers.
+    Finds an input or cotangent that is overwritten, gradients that accumulate across calls, a
+    buffer that two tapes share, a backward pass that works only once, hidden state, random numbers.
     """
     run, tally = context.run, Tally("purity")
     for index in range(max(4, context.examples // 10)):

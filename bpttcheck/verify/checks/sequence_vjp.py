@@ -12,7 +12,7 @@ def sequence_vjp(context: Context) -> Tally:
     """Compares backpropagation through time with JAX autodiff and finite differences.
 
     Every parameter, every input and the initial state, for arbitrary cotangents of every output and
-    of the final state. Finds what one step cannot show: a lost or doubled carry, a truncated pass, a
-    mask that leaks, an initial state that gets no gradient.
+    of the final state. Finds what one step cannot show: a lost or doubled carry, a truncated pass,
+    a mask that leaks, an initial state that gets no gradient.
     """
     return gradient_cases(context, "sequence_vjp", SEQUENCE)

@@ -27,7 +27,7 @@ def time_splitting(context: Context) -> Tally:
         "time_splitting",
         expected=_two_halves,
         actual=gradients,
-        sentence="{block} over T steps is not what two chained halves give: truncated, or a carry lost",
+        sentence="{block} is not what two chained halves give: truncated, or a carry lost",
         least=(2, 1),
     )
 
