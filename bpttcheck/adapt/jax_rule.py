@@ -8,7 +8,7 @@ from typing import Any
 
 from bpttcheck import trees
 from bpttcheck.adapt.forward_value import check_forward_value
-from bpttcheck.adapt.programs import Programs, precision
+from bpttcheck.adapt.programs import Programs, compiled, precision
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
 
@@ -101,7 +101,7 @@ class JaxRule:
 
         traced = jax.jit(value).trace(leaves)
         self.nested.update(custom_rules(traced.jaxpr))
-        return traced.lower().compile()
+        return compiled(traced)
 
     def _compile_pull_back(self, leaves: list[Array], slopes: list[Array], tree: Any) -> Any:
         import jax
@@ -129,7 +129,7 @@ class JaxRule:
         traced = jax.jit(pull_back).trace(leaves, slopes)
         if self.wrapped:
             self._require_rule(leaves, tree)
-        return traced.lower().compile()
+        return compiled(traced)
 
     def _require_rule(self, leaves: list[Array], tree: Any) -> None:
         import jax

@@ -71,6 +71,16 @@ def _trim() -> None:
             del held[key]
 
 
+def compiled(traced: Any) -> Any:
+    """The program of a function traced by ``jax.jit(...).trace``."""
+    import jax
+
+    # Each program runs a few times on small arrays: compiling it costs more than running it.
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    on_cpu = jax.default_backend() == "cpu"
+    return traced.lower().compile(compiler_options=quick if on_cpu else None)
+
+
 def precision(leaves: list[Any]) -> AbstractContextManager[Any]:
     """JAX's 64-bit mode, scoped, if any leaf is a float64; else the mode the program has set."""
     if all(str(leaf.dtype) != "float64" for leaf in leaves):

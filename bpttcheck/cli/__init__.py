@@ -6,6 +6,7 @@ Each command is one file and imports what it needs when it runs, so that ``--hel
 from __future__ import annotations
 
 import os
+import traceback
 from typing import Any
 
 import click
@@ -31,6 +32,13 @@ class _Doors(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception:
+            # Python's own exit code for this is 1, which here means a wrong gradient.
+            click.echo(traceback.format_exc(), err=True)
+            click.echo("this is an error in bpttcheck, not in what it checked", err=True)
+            ctx.exit(2)
 
 
 @click.group(cls=_Doors, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
+import textwrap
 from typing import Any
 
 import click
+
+from bpttcheck.cli.terminal import columns
 
 
 @click.command("list")
@@ -18,7 +22,7 @@ def listing(as_json: bool) -> None:
     from bpttcheck.verify.checks import CHECKS
 
     rooms = {
-        "cells": {name: _first_line(type(make())) for name, make in BUILTINS.items()},
+        "cells": {name: _cell(make()) for name, make in BUILTINS.items()},
         "checks": {name: _first_line(check) for name, check in CHECKS.items()},
         "activations": {name: _about(activation) for name, activation in ACTIVATIONS.items()},
     }
@@ -34,8 +38,19 @@ def listing(as_json: bool) -> None:
         click.echo(titles[room])
         width = max(map(len, entries))
         for name, line in entries.items():
-            click.echo(f"  {name:<{width}}  {line}".rstrip())
+            start = f"  {name:<{width}}  "
+            for part in textwrap.wrap(line, columns() - len(start)):
+                click.echo(start + part)
+                start = " " * len(start)
         click.echo()
+
+
+def _cell(cell: Any) -> str:
+    """The class's own line, and the options in which this cell differs from the class's usual."""
+    options = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
+    values = {option.name: getattr(cell, option.name) for option in options}
+    unusual = [f"{o.name}={values[o.name]!r}" for o in options if values[o.name] != o.default]
+    return _first_line(type(cell)) + (f" ({', '.join(unusual)})" if unusual else "")
 
 
 def _first_line(thing: Any) -> str:

@@ -98,6 +98,10 @@ def _file(text: str, place: str) -> ModuleType:
 
 
 def _module(text: str, place: str) -> ModuleType:
+    if not all(part.isidentifier() for part in place.split(".")):
+        raise ContractError(
+            f"target {text!r}: there is no module {place!r}, and a file's name ends in .py"
+        )
     with _on_path(Path.cwd()):
         try:
             found = importlib.util.find_spec(place)

@@ -28,6 +28,15 @@ from bpttcheck.errors import ContractError
 PASSED, FAILED, USAGE, INCONCLUSIVE = 0, 1, 2, 3
 QUICK = 20
 
+# Click takes the first character for "do not wrap what follows".
+_EXIT_CODES = """\b
+Exit codes:
+  0  everything passed
+  1  a gradient is wrong, or a contract is broken
+  2  wrong usage, a target could not be loaded, or nothing ran
+  3  at least one check could not decide
+"""
+
 
 @dataclass
 class _Outcome:
@@ -47,7 +56,7 @@ class _Outcome:
         return INCONCLUSIVE if "inconclusive" in verdicts else PASSED
 
 
-@click.command()
+@click.command(epilog=_EXIT_CODES)
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option("--examples", type=click.IntRange(1), help="Cases in each check (default 100).")
 @click.option("--quick", is_flag=True, help=f"Only {QUICK} cases in each check.")
@@ -74,18 +83,11 @@ def verify(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Check the backward pass of each TARGET.
+    """Check the backward pass of each TARGET.
 
     A TARGET is the name of a built-in cell (lstm, elman[relu]), module:object or
     path/file.py:object; without any, every built-in is checked. The object may be a cell, a layer,
     a Subject, or a class or factory that makes one without arguments.
-
-    \b
-    Exit codes:
-      0  everything passed
-      1  a gradient is wrong, or a contract is broken
-      2  wrong usage, a target could not be loaded, or nothing ran
-      3  at least one check could not decide
     """
     if quick and examples is not None:
         raise click.UsageError("--quick and --examples exclude each other")

@@ -3,7 +3,7 @@
 A central difference is ``D(h) = L' + a₂h² + a₄h⁴ + ...``. Rows ``i-j..i`` determine the polynomial
 in ``h²`` through them, whose value at zero is ``T[i,j] = Σ c_k D(h_k)``. The bar of ``T[i,j]`` is the
 larger of its disagreement with the two estimates of one order less, and the rounding that reaches
-it, ``noise·sqrt(Σ (c_k/h_k)²)``: without this floor the least disagreement among many noisy numbers
+it, ``noise·sqrt(Σ (c_k/h_k)²/2)``: without this floor the least disagreement among many noisy numbers
 would be taken for accuracy.
 
 Source: Ridders, C. J. F. (1982), Advances in Engineering Software 4(2), 75-76.
@@ -62,7 +62,7 @@ def extrapolate(steps: Sequence[float], values: Sequence[float], noise: float) -
         found = Extrapolated(
             value,
             max(abs(value - lower), abs(value - older)),
-            noise * float(np.linalg.norm(c / last)),
+            noise * math.sqrt(0.5) * float(np.linalg.norm(c / last)),
         )
         if found.bar <= best.bar:
             best = found

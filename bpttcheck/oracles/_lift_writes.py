@@ -9,45 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bpttcheck.oracles._lift_call import collect, overwrite
-from bpttcheck.oracles._lift_memory import Held
 from bpttcheck.oracles._lift_run import decline
-
-
-def set_item(target: Held, index: Any, value: Any) -> None:
-    """``target[index] = value`` for an index of constants, traced integers or whole masks."""
-
-    def native(array: Any, index: Any, value: Any) -> None:
-        array[index] = value
-
-    def form(whole: Any, index: Any, value: Any) -> Any:
-        value = jnp.asarray(value)
-        kept = whole.at[index].get()
-        extra = value.ndim - kept.ndim
-        # NumPy drops leading axes of length 1 from what is assigned.
-        value = value.reshape(value.shape[extra:]) if extra > 0 else value
-        value = value.real if jnp.iscomplexobj(value) and not jnp.iscomplexobj(whole) else value
-        return whole.at[index].set(value.astype(whole.dtype))
-
-    overwrite(native, form, target, (index, value))
-
-
-def set_where(target: Held, mask: Held, value: Any) -> None:
-    """``target[mask] = value`` for a traced mask and one value for every entry of it."""
-
-    def native(array: Any, mask: Any, value: Any) -> None:
-        array[mask] = value
-
-    def form(whole: Any, mask: Any, value: Any) -> Any:
-        mask = mask.reshape(mask.shape + (1,) * (whole.ndim - mask.ndim))
-        return jnp.where(mask, value, whole)
-
-    if np.ndim(value) > target.shadow.ndim - mask.shadow.ndim:
-        decline(
-            "z[mask] = array for a mask that depends on values: how many entries there are is not "
-            "known",
-            "z = np.where(mask, array, z)",
-        )
-    overwrite(native, form, target, (mask, value))
 
 
 def copyto(dst: Any, src: Any, casting: Any = "same_kind", where: Any = True) -> None:

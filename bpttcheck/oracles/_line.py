@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,21 +64,20 @@ class Line:
         return Row(step, w * (up - down) / (2 * step), w * ((up - o) + (down - o)) / step)
 
     def noise(self, probes: int = 2) -> float:
-        """How far rounding moves ``L``: two standard widths or so, measured and at least assumed.
+        """How far rounding moves ``L``, one standard width: assumed at least, measured if more.
 
-        Assumed is ``eps·Σ|w·o|``. Measured is the change of ``L`` when every entry that the line
-        moves is itself moved by about one rounding error, which also shows how much the inside of
-        the program amplifies rounding: with large weights that is far more than the outputs tell.
+        Assumed is one ``eps`` of every term, ``eps·sqrt(Σ (w·o)²)``. Measured is the change of
+        ``L`` when every entry that the line moves is itself moved by about one rounding error. That
+        also shows how much the inside of the program amplifies rounding: with large weights it is
+        far more than the outputs tell.
         """
-        changes = [0.0]
+        changes = [self.program.eps * float(np.linalg.norm(self._weights * self.program.outputs))]
         for seed in range(probes):
             values = self.program.run(self._jittered(seed))
             if values is not None:
                 change = self._weights * (values - self.program.outputs)
-                changes.append(abs(total(change)))
-                changes.append(float(np.linalg.norm(change)))
-        assumed = self.program.eps * math.fsum(np.abs(self._weights * self.program.outputs))
-        return max(assumed, *changes)
+                changes += [abs(total(change)), float(np.linalg.norm(change))]
+        return max(changes)
 
     def reach(self) -> float:
         """The step at which the largest entry moved by the line has moved by its own size."""

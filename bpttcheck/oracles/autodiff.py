@@ -32,7 +32,9 @@ def enable_x64() -> Any:
     """A context in which JAX computes in 64 bits, in this thread only."""
     scoped = getattr(jax, "enable_x64", None)
     if scoped is None:
-        from jax.experimental import enable_x64 as scoped
+        from jax import experimental
+
+        scoped = getattr(experimental, "enable_x64")  # noqa: B009 - its place before 0.8
     return scoped(True)
 
 
@@ -205,8 +207,8 @@ def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> L
     """The point as float64 leaves, padded to the template.
 
     Padding repeats real rows and steps rather than zeros, so that it is as harmless to the step as
-    they are; the mask keeps it out of every result. The adjoint of the last state reaches the last real
-    step through masked ones, unchanged.
+    they are; the mask keeps it out of every result. The adjoint of the last state passes masked
+    steps unchanged and so reaches the last real one.
     """
     T, B = pad or point.mask.shape
     steps, rows = T - point.mask.shape[0], B - point.mask.shape[1]

@@ -291,4 +291,5 @@ def _curved(name: str, inputs: Sequence[Any], out: Any) -> list[Any]:
 
 
 def _floating(value: Any) -> bool:
-    return jnp.issubdtype(getattr(value, "dtype", None), jnp.floating)
+    dtype: Any = getattr(value, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)

@@ -78,6 +78,8 @@ def describe(value: Any) -> str:
         return f"{kind} of shape {value.shape} and dtype {value.dtype}"
     if is_a(value, np.generic):
         return f"a NumPy scalar ({type(value).__name__})"
+    if type(value) is int and value.bit_length() > 100:
+        return f"an int of {value.bit_length()} bits"
     if type(value) in (bool, int, float, complex):
         return f"the {type(value).__name__} {value}"
     if type(value) is str:

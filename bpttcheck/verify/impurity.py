@@ -114,7 +114,8 @@ def impurities(
         At most one :class:`Impurity` for each method and item, first seen first.
 
     Raises:
-        ContractError: the very first calls raised, or returned something malformed.
+        ContractError: the very first calls raised or returned something malformed, and had changed
+            no argument before.
     """
     names = _NAMES[kind]
     if kind == "cell" and not len(xs):
@@ -123,8 +124,13 @@ def impurities(
     values = {names.params: params, names.state: state0, names.x: x}
     point = _Point(names, {**values, names.d_state: d_state_T, names.d_y: d_y})
     probe = _Probe(subject, kind, names, notes)
-    _initial_state(probe, point, rows=xs.shape[1])
-    first = _first_run(probe, point)
+    try:
+        _initial_state(probe, point, rows=xs.shape[1])
+        first = _first_run(probe, point)
+    except ContractError:
+        if probe.found:  # what was changed in place is the likely cause
+            return list(probe.found.values())
+        raise
     _dtypes(probe, first)
     _once_more(probe, first)
     _backward_again(probe, first)
@@ -161,10 +167,10 @@ class _Point:
         names, kept = self.names, self.kept
         values = {
             names.params: {key: value * factor for key, value in kept[names.params].items()},
-            names.state: moved(kept[names.state], 0.5, 0.25),
-            names.x: moved(kept[names.x], -0.75, 0.5),
-            names.d_state: moved(kept[names.d_state], -0.5, 0.75),
-            names.d_y: moved(kept[names.d_y], -0.5, 0.75),
+            names.state: moved(kept[names.state], -1.5, 0.25),
+            names.x: moved(kept[names.x], -1.75, 0.5),
+            names.d_state: moved(kept[names.d_state], -1.5, 0.75),
+            names.d_y: moved(kept[names.d_y], -1.5, 0.75),
         }
         return _Point(names, values)
 
@@ -337,11 +343,14 @@ def _two_caches(probe: _Probe, first: _First) -> None:
     """A forward run on other inputs leaves the earlier results and the earlier cache alone."""
     names, point = probe.names, first.point
     tape_bits = bits(arrays(first.tape, names.cache))
-    other, tape = _other_run(probe, point)
     when = f"when {names.forward} runs on other inputs"
+    found = probe.repeat(names.forward, lambda: _other_run(probe, point), when)
+    if found is None:
+        return
+    other, tape = found
     overwritten = f"is overwritten {when}: return a copy, not a buffer that is used again"
     probe.compare(names.forward, first.output_bits, _flat(first.outputs), overwritten)
-    shared = f"is overwritten {when}: two caches share a buffer"
+    shared = f"is overwritten {when}: two {names.cache}s share a buffer"
     probe.compare(names.forward, tape_bits, arrays(first.tape, names.cache), shared)
     gradients = probe.repeat(
         names.backward,
@@ -349,7 +358,7 @@ def _two_caches(probe: _Probe, first: _First) -> None:
         f"once {names.forward} has run on other inputs",
     )
     if gradients is not None:
-        why = f"differs once {names.forward} has run on other inputs: the two caches share a buffer"
+        why = f"differs once {names.forward} has run on other inputs: two {names.cache}s share a buffer"
         why += f", or {names.backward} reads what {names.forward} left on self"
         probe.compare(names.backward, first.gradient_bits, _flat(gradients), why)
     probe.repeat(names.backward, lambda: probe.backward(other, tape), "on other inputs")

@@ -1,0 +1,314 @@
+"""The wrapper that user code sees in place of an ndarray."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from bpttcheck.oracles import _lift_refusals as refusals
+from bpttcheck.oracles._lift_call import overwrite, perform, rearrange
+from bpttcheck.oracles._lift_functions import call_function, call_method
+from bpttcheck.oracles._lift_index import get_item, put_item
+from bpttcheck.oracles._lift_memory import Box, Chosen, Held
+from bpttcheck.oracles._lift_run import current, decline
+from bpttcheck.oracles._lift_ufuncs import call_ufunc
+from bpttcheck.oracles._lift_writes import sort_in_place
+
+METHODS = frozenset(
+    "all any argmax argmin argsort choose clip compress conj conjugate cumprod cumsum diagonal dot "
+    "max mean min nonzero prod put ravel repeat round searchsorted squeeze std sum swapaxes take "
+    "trace var argpartition".split()
+)
+
+
+class Traced(Held, NDArrayOperatorsMixin):
+    """An array of the step that behaves as NumPy's, views and writes included."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment] - as for ndarray
+
+    @property
+    def __class__(self) -> Any:
+        """What ``isinstance`` sees: NumPy's own type."""
+        return type(self.shadow)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """NumPy's protocol for ufuncs."""
+        if any(isinstance(item, Chosen) for item in inputs):
+            return NotImplemented
+        return call_ufunc(ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """NumPy's protocol for its other functions."""
+        return call_function(function, args, kwargs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return get_item(self, index)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        put_item(self, index, value)
+
+    def __len__(self) -> int:
+        return len(self.shadow)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[row] for row in range(len(self.shadow)))
+
+    def __getattr__(self, name: str) -> Any:
+        """A method that NumPy also has as a function, or a refusal."""
+        if name in METHODS:
+            return lambda *args, **kwargs: call_method(self, name, args, kwargs)
+        if name in refusals.REFUSED_ATTRIBUTES:
+            return self._refused(name)
+        raise AttributeError(f"{type(self.shadow).__name__!r} object has no attribute {name!r}")
+
+    def _refused(self, name: str) -> Any:
+        if self.known:
+            return getattr(self.shadow, name)
+        if name in ("data", "ctypes", "base"):
+            refusals.refuse_attribute(name)
+        return lambda *args, **kwargs: refusals.refuse_attribute(name)
+
+    def __bool__(self) -> bool:
+        return bool(self.shadow) if self.known else refusals.refuse_branch()
+
+    def __float__(self) -> float:
+        return float(self.shadow) if self.known else refusals.refuse_number("float")
+
+    def __int__(self) -> int:
+        return int(self.shadow) if self.known else refusals.refuse_number("int")
+
+    def __index__(self) -> int:
+        return operator.index(self.shadow) if self.known else refusals.refuse_number("index")
+
+    def __complex__(self) -> complex:
+        return complex(self.shadow) if self.known else refusals.refuse_number("complex")
+
+    def __round__(self, *_: Any) -> Any:
+        return refusals.refuse_number("round")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """A plain ndarray, which only a constant has."""
+        if not self.known:
+            refusals.refuse_conversion()
+        plain = np.array(self.shadow, dtype)
+        # Writes to the copy would be lost without a word.
+        plain.flags.writeable = bool(copy)
+        return plain
+
+    def __repr__(self) -> str:
+        """The numbers of a constant; else dtype and shape."""
+        if self.known:
+            return repr(self.shadow)
+        return f"<traced {self.shadow.dtype} array of shape {self.shadow.shape}>"
+
+    def __str__(self) -> str:
+        return str(self.shadow) if self.known else repr(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.shadow, spec) if self.known else repr(self)
+
+    def __copy__(self) -> Any:
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.copy()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As NumPy's; assigning to it reshapes in place."""
+        return self.shadow.shape
+
+    @shape.setter
+    def shape(self, shape: Any) -> None:
+        if not self.box.sure and self.shadow.ndim > 1:
+            decline("an assignment to .shape of an array whose layout is not known", "z.reshape")
+        self._route = self._cache = None
+        self.shadow = self.shadow.reshape(shape, copy=False)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy's dtype."""
+        return self.shadow.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.shadow.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return self.shadow.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that NumPy would hold."""
+        return self.shadow.nbytes
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one entry."""
+        return self.shadow.itemsize
+
+    @property
+    def flags(self) -> Any:
+        """NumPy's flags; clearing ``writeable`` works."""
+        return self.shadow.flags
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """NumPy's strides."""
+        return self.shadow.strides
+
+    @property
+    def T(self) -> Any:
+        """The transposed view."""
+        return rearrange(np.transpose, (self,))
+
+    @property
+    def mT(self) -> Any:
+        """The view with the last two axes swapped."""
+        return rearrange(lambda array: array.mT, (self,))
+
+    @property
+    def real(self) -> Any:
+        """The real part."""
+        return call_function(np.real, (self,), {})
+
+    @property
+    def imag(self) -> Any:
+        """The imaginary part."""
+        return call_function(np.imag, (self,), {})
+
+    @property
+    def flat(self) -> Flat:
+        """The entries in C order."""
+        return Flat(self)
+
+    @flat.setter
+    def flat(self, value: Any) -> None:
+        Flat(self)[:] = value
+
+    def copy(self, order: Any = "C") -> Any:
+        """A copy, in C order unless told otherwise."""
+        return rearrange(lambda array: array.copy(order), (self,))
+
+    def flatten(self, order: Any = "C") -> Any:
+        """A flat copy."""
+        return rearrange(lambda array: array.flatten(order), (self,))
+
+    def reshape(self, *shape: Any, **kwargs: Any) -> Any:
+        """A view in another shape, or a copy where NumPy needs one."""
+        return rearrange(lambda array: array.reshape(*shape, **kwargs), (self,))
+
+    def transpose(self, *axes: Any) -> Any:
+        """A view with the axes in another order."""
+        return rearrange(lambda array: array.transpose(*axes), (self,))
+
+    def view(self, *dtype: Any) -> Any:
+        """A view of the same dtype."""
+        if dtype and np.dtype(dtype[0]) != self.shadow.dtype:
+            decline(f"a view as {np.dtype(dtype[0])}", "z.astype(dtype)")
+        return rearrange(lambda array: array.view(), (self,))
+
+    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
+        """The array in another dtype."""
+
+        def native(array: Any) -> Any:
+            return array.astype(dtype, *args, **kwargs)
+
+        if np.dtype(dtype) == self.shadow.dtype:
+            return rearrange(native, (self,))
+        return perform(native, lambda value: value, (self,))
+
+    def fill(self, value: Any) -> None:
+        """Set every entry."""
+        self[...] = value
+
+    def sort(self, axis: int = -1, **kwargs: Any) -> None:
+        """Sort in place."""
+        sort_in_place(self, axis, **kwargs)
+
+    def setflags(self, **flags: Any) -> None:
+        """NumPy's ``setflags``."""
+        self.shadow.setflags(**flags)
+
+
+class Flat:
+    """``z.flat``: entries in C order; what is read is a copy, what is written arrives."""
+
+    def __init__(self, array: Traced) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return self._array.size
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._array.flatten())
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._array.flatten()[index]
+        return found.copy() if isinstance(found, Traced) and found.ndim else found
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        array = self._array
+        places = np.arange(array.size)[index]
+
+        def native(scratch: Any, value: Any) -> None:
+            scratch.flat[index] = value
+
+        def form(whole: Any, value: Any) -> Any:
+            value = np.resize(value, places.shape) if np.ndim(value) == 0 else value.reshape(-1)
+            flat = whole.reshape(-1).at[places].set(value.astype(whole.dtype))
+            return flat.reshape(whole.shape)
+
+        if np.ndim(value) and np.size(value) != places.size:
+            decline("z.flat set to fewer or more entries than it has", "as many entries")
+        overwrite(native, form, array, (value,))
+
+
+def _in_place(ufunc: np.ufunc) -> Callable[[Traced, Any], Any]:
+    def operate(self: Traced, other: Any) -> Any:
+        if not isinstance(self.shadow, np.ndarray):
+            return NotImplemented  # a scalar does not change: Python goes on to a + b
+        if self.box.lone and not self.known:
+            return _replaced(self, ufunc(self, other))
+        return ufunc(self, other, out=(self,))
+
+    return operate
+
+
+def _replaced(number: Traced, result: Any) -> Any:
+    """A single number from outside after ``s += a``: a new one, and the old may not be read."""
+    run = current()
+    if run is None or result.dtype != number.dtype or np.ndim(result):
+        decline("a number given from outside is changed in place", "s = s + a")
+    value = result.read() if isinstance(result, Held) else np.array(result)
+    number.box.spent = True
+    owner = np.zeros((), number.dtype)
+    box = Box(owner, value, lone=True)
+    run.boxes[id(owner)] = box
+    return run.make(owner, box)
+
+
+for _name, _ufunc in {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "matmul": np.matmul,
+    "truediv": np.true_divide,
+    "floordiv": np.floor_divide,
+    "mod": np.remainder,
+    "pow": np.power,
+    "lshift": np.left_shift,
+    "rshift": np.right_shift,
+    "and": np.bitwise_and,
+    "xor": np.bitwise_xor,
+    "or": np.bitwise_or,
+}.items():
+    setattr(Traced, f"__i{_name}__", _in_place(_ufunc))

@@ -1,0 +1,103 @@
+"""What to write instead, told from the line of user code that cannot be traced."""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+from bpttcheck.oracles._lift_run import called_by_user, decline, user_line
+
+_BRANCHES = (
+    (r"^assert\b", "an assertion on a traced value", "assertions on shapes only"),
+    (r"^while\b", "`while` on a traced value", "a fixed number of rounds, with np.where"),
+    (r"(?<![\w.])max\(", "max() of traced values", "np.maximum(a, b), or np.max(z)"),
+    (r"(?<![\w.])min\(", "min() of traced values", "np.minimum(a, b), or np.min(z)"),
+    (r"(?<![\w.])sorted\(", "sorted() of traced values", "np.sort"),
+    (r"(?<![\w.])(any|all)\(", "any() or all() of traced values", "np.any, np.all"),
+    (r"(?<![\w.])bool\(", "bool() of a traced value", "np.where(condition, a, b)"),
+    (r"\band\b", "`and` of traced values", "np.logical_and(a, b), or a & b"),
+    (r"\bor\b", "`or` of traced values", "np.logical_or(a, b), or a | b"),
+    (r"\bif\b", "`if` on a traced value", "np.where(condition, a, b)"),
+    (r"\bnot\b", "`not` of a traced value", "np.logical_not(a), or ~a"),
+)
+
+_NUMBERS = {
+    "float": ("float() of a traced value", "the array itself, or np.float64 arithmetic"),
+    "int": ("int() of a traced value", "z.astype(int)"),
+    "index": ("a traced value as a Python integer", "an array index: np.take(table, k, axis=0)"),
+    "complex": ("complex() of a traced value", "the array itself"),
+    "round": ("round() of a traced value", "np.round"),
+}
+
+_CONVERSIONS = (
+    (r"\bvectorize\b", "np.vectorize", "array expressions, np.where for branches"),
+    (r"\bnp\.float(32|64)\(", "np.float32() or np.float64() of a traced array", "z.astype(dtype)"),
+    (r"\w\[.*\]\s*[-+*/@]?=(?!=)", "a traced value is written into an array that was made outside "
+     "the step", "make the array inside the step, with np.empty, np.zeros or np.array"),
+    (r"\w\[.*\]", "a traced value turned into a plain array, perhaps as an index of one",
+     "np.take(table, k, axis=0)"),
+)  # fmt: skip
+
+_METHODS = {
+    "item": "the array itself",
+    "tolist": "the array itself",
+    "tobytes": "array code",
+    "tofile": "save outside the step",
+    "dump": "save outside the step",
+    "dumps": "save outside the step",
+    "data": "array code",
+    "ctypes": "array code",
+    "partition": "np.sort",
+    "resize": "np.resize",
+    "byteswap": "array code",
+    "getfield": "array code",
+    "setfield": "array code",
+    "base": "array code that does not ask who owns the memory",
+}
+
+
+def refuse_branch() -> NoReturn:
+    """A traced value was asked for its truth."""
+    line = user_line()
+    for pattern, what, remedy in _BRANCHES:
+        if re.search(pattern, line):
+            decline(what, remedy)
+    decline("the truth of a traced value", "np.where(condition, a, b)")
+
+
+def refuse_number(kind: str) -> NoReturn:
+    """A traced value was asked for a Python number."""
+    found = re.search(r"\bmath\.(\w+)\(", user_line())
+    if found and kind == "float":
+        decline(f"math.{found[1]} of a traced value", remedy_for_math(found[1]))
+    decline(*_NUMBERS[kind])
+
+
+def remedy_for_math(name: str) -> str:
+    """What to write instead of ``math.name``."""
+    others = {"erf": "scipy.special.erf", "erfc": "scipy.special.erfc", "pow": "np.power",
+              "lgamma": "scipy.special.gammaln", "gamma": "scipy.special.gamma",
+              "fsum": "np.sum", "dist": "np.linalg.norm"}  # fmt: skip
+    return others.get(name, f"np.{name}")
+
+
+def refuse_conversion() -> NoReturn:
+    """A traced value was asked for a plain ndarray."""
+    line, called = user_line(), called_by_user()
+    for pattern, what, remedy in _CONVERSIONS:
+        if re.search(pattern, line) or re.search(pattern, called):
+            decline(what, remedy)
+    by = f" by {called}" if called else ""
+    decline(
+        f"a traced array is turned into a plain ndarray{by}",
+        "NumPy functions, called as np.name with NumPy imported at the top of the module",
+    )
+
+
+def refuse_attribute(name: str) -> NoReturn:
+    """A method or attribute that needs the numbers themselves."""
+    call = f".{name}" if name in ("data", "ctypes", "base") else f".{name}()"
+    decline(f"{call} of a traced value", _METHODS[name])
+
+
+REFUSED_ATTRIBUTES = frozenset(_METHODS)

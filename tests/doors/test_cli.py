@@ -1,0 +1,157 @@
+"""The commands beside ``verify``: what can be listed, explained and begun."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+import bpttcheck
+from bpttcheck.activations import ACTIVATIONS
+from bpttcheck.cells import BUILTINS
+from bpttcheck.verify.checks import CHECKS
+
+Cli = Callable[..., Result]
+
+COMMAND = "from bpttcheck.cli import main; main(prog_name='bpttcheck')"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_version_is_that_of_the_package(cli: Cli) -> None:
+    assert cli("--version").stdout == f"bpttcheck, version {bpttcheck.__version__}\n"
+
+
+def test_help_names_every_command_and_every_command_has_help(cli: Cli) -> None:
+    text = cli("--help").stdout
+    for command in ("verify", "list", "explain", "new"):
+        assert f"\n  {command} " in text
+        assert cli(command, "--help").exit_code == 0
+    assert "3  at least one check could not decide" in cli("verify", "--help").stdout
+
+
+def test_list_has_a_line_for_everything(cli: Cli) -> None:
+    lines = cli("list").stdout.splitlines()
+    entries = [line.split(maxsplit=1) for line in lines if re.match("  [a-z]", line)]
+    assert [entry[0] for entry in entries] == [*BUILTINS, *CHECKS, *ACTIVATIONS]
+    assert all(len(entry) == 2 for entry in entries)
+    assert max(map(len, lines)) <= 100
+
+
+def test_list_as_json_has_the_same(cli: Cli) -> None:
+    document = json.loads(cli("list", "--json").stdout)
+    assert list(document) == ["cells", "checks", "activations"]
+    assert list(document["checks"]) == list(CHECKS)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_check_can_be_explained(cli: Cli, name: str) -> None:
+    text = cli("explain", name).stdout
+    assert text.startswith((CHECKS[name].__doc__ or "").partition("\n")[0])
+    assert len(text) > 80
+
+
+def test_an_unknown_name_gets_its_likeness(cli: Cli) -> None:
+    result = cli("explain", "lineraity")
+    assert result.exit_code == 2
+    assert "did you mean 'linearity'?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "cls"),
+    [
+        ("MyCell", "my_cell", "MyCell"),
+        ("my_cell", "my_cell", "MyCell"),
+        ("LSTMCell2", "lstm_cell2", "LSTMCell2"),
+        ("gru", "gru", "Gru"),
+    ],
+)
+def test_new_writes_a_cell_and_its_test(
+    cli: Cli, here: Path, name: str, module: str, cls: str
+) -> None:
+    result = cli("new", name, "--dir", "deep/folder")
+    assert result.exit_code == 0, result.output
+    cell, test = here / f"deep/folder/{module}.py", here / f"deep/folder/test_{module}.py"
+    assert f"class {cls}:" in cell.read_text()
+    assert f"from {module} import {cls}" in test.read_text()
+    assert f"bpttcheck verify deep/folder/{module}.py:{cls}" in result.stdout
+    for text in (cell.read_text(), test.read_text()):
+        assert "TODO" not in text
+        assert "$" not in text
+        assert max(map(len, text.splitlines())) <= 100
+
+
+def test_new_overwrites_only_by_force(cli: Cli, here: Path) -> None:
+    (here / "test_my_cell.py").write_text("precious")
+    result = cli("new", "my_cell")
+    assert result.exit_code == 2
+    assert "test_my_cell.py exists already; --force overwrites" in result.stderr
+    assert (here / "test_my_cell.py").read_text() == "precious"
+    assert not (here / "my_cell.py").exists()
+    assert cli("new", "my_cell", "--force").exit_code == 0
+    assert "MyCell" in (here / "test_my_cell.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("my-cell", "is no Python name"),
+        ("class", "is no Python name"),
+        ("2cell", "is no Python name"),
+        ("../up", "is no Python name"),
+        ("zelle_ß", "is no Python name"),
+        ("Class", "makes no module's name"),
+        ("_", "makes no module's name"),
+        ("numpy", "would hide another module"),
+        ("Random", "would hide another module"),
+        ("test_me", "would hide another module"),
+    ],
+)
+def test_new_refuses_names_that_cannot_work(cli: Cli, here: Path, name: str, words: str) -> None:
+    result = cli("new", name)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_new_says_where_it_cannot_write(cli: Cli, here: Path) -> None:
+    (here / "file").write_text("")
+    result = cli("new", "my_cell", "--dir", "file/below")
+    assert result.exit_code == 2
+    assert "cannot write" in result.stderr
+
+
+def test_what_new_writes_passes_as_it_stands(cli: Cli, here: Path) -> None:
+    cli("new", "MyCell")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--bpttcheck-examples=5"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(CHECKS)} passed" in done.stdout
+
+
+def test_the_installed_command_checks_a_file(cli: Cli, here: Path) -> None:
+    cli("new", "MyCell")
+    text = (here / "my_cell.py").read_text()
+    (here / "my_cell.py").write_text(text.replace('"W": h.T @ d_z', '"W": -(h.T @ d_z)'))
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, "verify", "my_cell.py:MyCell", "--examples", "10"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "d_params['W']" in done.stdout.splitlines()[0]
+    assert len(done.stdout) < 1500
+    assert "Traceback" not in done.stderr
