@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from bpttcheck.config import Settings, check_names, draw_seed, near, parse_seed, read
+from bpttcheck.config import RANDOM, Settings, check_names, draw_seed, near, parse_seed, read
 from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -185,17 +185,12 @@ class _Run:
         self.config = config
         self.settings = read(root if root.is_file() else None)
         self.given = _given(config)
-        self.random = (self.given.get("seed") or self.settings.seed) == "random"
-        self.seed = self._seed()
+        asked = self.given.get("seed", self.settings.seed)
+        told = getattr(config, "workerinput", {})  # xdist's controller draws for all its workers
+        self.random = asked == RANDOM
+        self.seed: int = told[_SEED] if _SEED in told else draw_seed(asked)
         self.records: dict[str, list[dict[str, Any]]] = {}
         self.trouble = ""
-
-    def _seed(self) -> int:
-        """The seed of the session; xdist's controller draws it for all its workers."""
-        told = getattr(self.config, "workerinput", {})
-        if _SEED in told:
-            return told[_SEED]
-        return draw_seed(self.given.get("seed", self.settings.seed))
 
     def parameters(self, request: _Request) -> list[Any]:
         """One parameter set for each subject and check, those of a subject together."""
@@ -227,9 +222,8 @@ class _Run:
 
     def pytest_report_header(self) -> str | None:
         """Name a seed that was drawn, so that the run can be repeated."""
-        if self.random:
-            return f"bpttcheck: again with --bpttcheck-seed={self.seed} (drawn at random)"
-        return None
+        line = f"bpttcheck: again with --bpttcheck-seed={self.seed} (drawn at random)"
+        return line if self.random else None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather results, whichever process they come from; a rerun replaces its predecessor."""

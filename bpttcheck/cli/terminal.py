@@ -80,7 +80,7 @@ def _paint_line(line: str) -> str:
         match = pattern.match(line)
         if match:
             word = match["word"]
-            styled = click.style(word, fg=_COLOURS[word.lower()], bold=word.isupper())
+            styled = click.style(word, fg=_COLOURS[word.lower()], bold=word.isupper() or None)
             return match["start"] + styled + line[match.end() :]
     match = _DIAGNOSIS.match(line)
     if match:

@@ -1,5 +1,6 @@
-"""Which NumPy operations are complex-analytic, and how each acts on a real number with a tiny
-imaginary part: ``f(a + ib) = f(a) + i f'(a) b`` exactly, as ``b²`` is below any rounding.
+"""Which NumPy operations are complex-analytic, and how each acts on ``a + ib`` with a tiny ``b``.
+
+``f(a + ib) = f(a) + i f'(a) b``, exactly as far as rounding goes: ``b²`` is far below it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Complex = NDArray[np.complex128]
 Rule = Callable[..., Any]
 
 
@@ -20,7 +22,7 @@ def _unary(ufunc: Any) -> Rule:
     Where the real function is not defined (``sqrt`` below zero), its complex twin is: NaN instead.
     """
 
-    def rule(z: Array) -> Array:
+    def rule(z: Complex) -> Complex:
         real = ufunc(z.real)
         result = np.asarray(ufunc(z), np.complex128)
         return _complex(real, np.where(np.isnan(real), np.nan, result.imag))
@@ -29,22 +31,22 @@ def _unary(ufunc: Any) -> Rule:
 
 
 def _through(ufunc: Any, slope: Callable[[Any, Array, Array], Array]) -> Rule:
-    """For functions without an accurate complex form: ``slope`` gives ``f'(a)`` from ``f, a, f(a)``."""
+    """A function without an accurate complex form; ``slope(f, a, f(a))`` is its derivative."""
 
-    def rule(z: Array) -> Array:
+    def rule(z: Complex) -> Complex:
         real = ufunc(z.real)
         return _complex(real, slope(ufunc, z.real, real) * z.imag)
 
     return rule
 
 
-def _complex(real: Any, imag: Any) -> Array:
+def _complex(real: Any, imag: Any) -> Complex:
     result = np.empty(np.shape(real), np.complex128)
     result.real, result.imag = real, imag
     return result
 
 
-def power(z: Array, exponent: Array) -> Array:
+def power(z: Complex, exponent: Array) -> Complex:
     """``a^p + i p a^(p-1) b`` for a real ``p``; flat at ``p = 0``."""
     real = np.power(z.real, exponent)
     slope = np.where(np.equal(exponent, 0), 0.0, exponent * np.power(z.real, exponent - 1.0))
@@ -73,9 +75,7 @@ UFUNCS: dict[str, Rule] = {
 
 SCIPY_UFUNCS: dict[str, Callable[[Any], Rule]] = {
     "expit": lambda ufunc: _through(ufunc, lambda f, a, y: y * f(-a)),
-    "erf": lambda ufunc: _through(
-        ufunc, lambda f, a, y: np.exp(-a * a) * (2 / np.sqrt(np.pi))
-    ),
+    "erf": lambda ufunc: _through(ufunc, lambda f, a, y: np.exp(-a * a) * (2 / np.sqrt(np.pi))),
 }
 
 # Reductions and outer products of these are sums and products again.
@@ -85,6 +85,7 @@ METHODS = {
     "outer": {"add", "subtract", "multiply", "divide"},
 }
 
+LIKE = {np.zeros_like, np.ones_like, np.empty_like, np.full_like}
 # Only rearrange entries; a result may be a view.
 LAYOUT = {
     *(np.concatenate, np.stack, np.hstack, np.vstack, np.dstack, np.column_stack),
@@ -94,14 +95,14 @@ LAYOUT = {
     *(np.tile, np.repeat, np.roll, np.flip, np.fliplr, np.flipud, np.rot90),
     *(np.take, np.take_along_axis, np.diagonal, np.diag, np.tril, np.triu, np.append),
     *(np.copy, np.where, np.shape, np.ndim, np.size),
-    *(np.zeros_like, np.ones_like, np.empty_like, np.full_like),
+    *(np.pad, *LIKE),
 }
 ARITHMETIC = {
     *(np.sum, np.mean, np.prod, np.cumsum, np.cumprod, np.diff, np.trace),
     *(np.dot, np.inner, np.outer, np.tensordot, np.einsum, np.kron, np.cross),
     *(np.linalg.solve, np.linalg.inv, np.linalg.det, np.linalg.matrix_power),
 }
-PAD_MODES = {"constant", "edge", "wrap", "reflect", "symmetric"}
+PAD = {"constant", "edge", "wrap", "reflect", "symmetric"}
 
 REMEDIES = {
     "logaddexp": "np.log(np.exp(a) + np.exp(b)), or leave it to the differences",

@@ -22,7 +22,7 @@ UNORDERED = 2
 
 @dataclass(frozen=True)
 class Event:
-    """One branch: ``name`` is the NumPy function; ``filename`` and ``number`` are the line that called it.
+    """One branch: ``name`` is the NumPy function that the line ``number`` of ``filename`` calls.
 
     ``codes`` says what was decided, ``ties`` where the decision hung on an equality, and ``gaps``
     how far each decision was from turning over, in the units of ``scale``.
@@ -37,7 +37,7 @@ class Event:
         """The line of user code."""
         return Line(self.filename, self.number)
 
-    @property
+    @cached_property
     def codes(self) -> Array:
         """What was decided, as an array that is equal if and only if the branch is the same."""
         raise NotImplementedError

@@ -1,10 +1,10 @@
 """Ridders' extrapolation of central differences to step zero, with a bar.
 
-A central difference is ``D(h) = L' + a₂h² + a₄h⁴ + ...``. Rows ``i-j..i`` determine the polynomial
-in ``h²`` through them, whose value at zero is ``T[i,j] = Σ c_k D(h_k)``. The bar of ``T[i,j]`` is the
-larger of its disagreement with the two estimates of one order less, and the rounding that reaches
-it, ``noise·sqrt(Σ (c_k/h_k)²/2)``: without this floor the least disagreement among many noisy numbers
-would be taken for accuracy.
+A central difference is ``D(h) = L' + a₂h² + a₄h⁴ + ...``. The last ``j + 1`` rows determine a
+polynomial in ``h²``, whose value at zero is ``T_j = Σ c_k D(h_k)``. The bar of ``T_j`` is the
+larger of its disagreement with the two estimates of one order less and the rounding that reaches
+it, ``noise·sqrt(Σ (c_k/h_k)²/2)``. Without this floor the least disagreement among many noisy
+numbers would be taken for accuracy.
 
 Source: Ridders, C. J. F. (1982), Advances in Engineering Software 4(2), 75-76.
 """
@@ -36,11 +36,10 @@ class Extrapolated:
 
 
 def weights_at_zero(nodes: Vector) -> Vector:
-    """The ``c`` with ``Σ c_k p(x_k) = p(0)`` for every polynomial ``p`` of degree below ``len(x)``."""
-    ratios = nodes[None, :] / np.where(
-        np.eye(len(nodes), dtype=bool), 1.0, nodes[None, :] - nodes[:, None]
-    )
-    return np.prod(np.where(np.eye(len(nodes), dtype=bool), 1.0, ratios), axis=1)
+    """The ``c`` with ``Σ c_k p(nodes_k) = p(0)`` for each polynomial of degree below ``len(c)``."""
+    itself = np.eye(len(nodes), dtype=bool)
+    gaps = np.where(itself, 1.0, nodes[None, :] - nodes[:, None])
+    return np.prod(np.where(itself, 1.0, nodes[None, :] / gaps), axis=1)
 
 
 def extrapolate(steps: Sequence[float], values: Sequence[float], noise: float) -> Extrapolated:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from bpttcheck.oracles import _lift_refusals as refusals
-from bpttcheck.oracles._lift_call import overwrite, perform, rearrange
+from bpttcheck.oracles._lift_call import overwrite, perform, perform_known, rearrange
 from bpttcheck.oracles._lift_functions import call_function, call_method
 from bpttcheck.oracles._lift_index import get_item, put_item
 from bpttcheck.oracles._lift_memory import Box, Chosen, Held
 from bpttcheck.oracles._lift_run import current, decline
 from bpttcheck.oracles._lift_ufuncs import call_ufunc
-from bpttcheck.oracles._lift_writes import sort_in_place
+from bpttcheck.oracles._lift_writes import is_traced, sort_in_place
 
 METHODS = frozenset(
     "all any argmax argmin argsort choose clip compress conj conjugate cumprod cumsum diagonal dot "
@@ -60,18 +60,21 @@ class Traced(Held, NDArrayOperatorsMixin):
 
     def __getattr__(self, name: str) -> Any:
         """A method that NumPy also has as a function, or a refusal."""
-        if name in METHODS:
-            return lambda *args, **kwargs: call_method(self, name, args, kwargs)
-        if name in refusals.REFUSED_ATTRIBUTES:
-            return self._refused(name)
-        raise AttributeError(f"{type(self.shadow).__name__!r} object has no attribute {name!r}")
+        if name.startswith("__") or not hasattr(self.shadow, name):
+            kind = type(self.shadow).__name__
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}")
+        if not callable(getattr(self.shadow, name)) or name == "data":
+            return getattr(self.shadow, name) if self.known else refusals.refuse_attribute(name)
+        return lambda *args, **kwargs: self._method(name, args, kwargs)
 
-    def _refused(self, name: str) -> Any:
-        if self.known:
-            return getattr(self.shadow, name)
-        if name in ("data", "ctypes", "base"):
-            refusals.refuse_attribute(name)
-        return lambda *args, **kwargs: refusals.refuse_attribute(name)
+    def _method(self, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        if not is_traced(self, args, kwargs):
+            return perform_known(
+                lambda a, *b, **c: getattr(a, name)(*b, **c), (self, *args), kwargs
+            )
+        if name in METHODS:
+            return call_method(self, name, args, kwargs)
+        return refusals.refuse_attribute(name)
 
     def __bool__(self) -> bool:
         return bool(self.shadow) if self.known else refusals.refuse_branch()

@@ -146,7 +146,7 @@ def _tidy(index: Any) -> Any:
 
     def tidy(part: Any) -> Any:
         if isinstance(part, list):
-            return perform(np.array, nest, (part,)) if collect(part) else np.array(part)
+            return perform(np.array, nest, (part,)) if collect(part) else _plain_array(part)
         if isinstance(part, slice):
             if any(not item.known for item in collect(part)):
                 decline("a slice whose bounds depend on values", "np.take, or a mask of 0 and 1")
@@ -158,6 +158,10 @@ def _tidy(index: Any) -> Any:
     parts = tuple(tidy(part) for part in index)
     rest_is_full = all(part is Ellipsis or part == slice(None) for part in map(_plain, parts[1:]))
     return parts[0] if len(parts) > 1 and rest_is_full and _mask(parts[0]) is not None else parts
+
+
+def _plain_array(part: list[Any]) -> Any:
+    return np.array(part) if part else np.array(part, np.intp)
 
 
 def _plain(part: Any) -> Any:

@@ -1,8 +1,8 @@
 """An array that behaves as NumPy's own and notes every branch that a program takes on its values.
 
-Each operation runs on plain arrays, so its result has the same bits as in a plain run; only floating
-results are wrapped again. Whole numbers and truth values stay plain: the event that made them is
-already noted, and nothing they decide changes before that event does.
+Each operation runs on plain arrays, so its result has the same bits as in a plain run; only
+floating results are wrapped again. Whole numbers and truth values stay plain: the event that made
+them is already noted, and nothing they decide changes before that event does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Recorded(np.ndarray):
     """A NumPy array whose branch decisions are noted by the recorder of the running thread."""
 
     # Above ndarray's, so that C functions hand back this type for mixed arguments.
-    __array_priority__ = 1.0
+    __array_priority__: Any = 1.0  # pyright: ignore[reportIncompatibleMethodOverride]
     __hash__: Any = None
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:

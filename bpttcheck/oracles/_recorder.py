@@ -30,8 +30,8 @@ class Recorder:
         narrowest: the item size in bytes of the narrowest floating result.
     """
 
-    events: list[Deferred] = field(default_factory=lambda: [])
-    unseen: list[str] = field(default_factory=lambda: [])
+    events: list[Deferred] = field(default_factory=list[Deferred])
+    unseen: list[str] = field(default_factory=list[str])
     narrowest: int = 8
     _outer: Recorder | None = None
 

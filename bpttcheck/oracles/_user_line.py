@@ -41,12 +41,13 @@ def user_place() -> tuple[str, int]:
     frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
         filename = frame.f_code.co_filename
-        if _is_the_user(filename):
+        if is_the_user(filename):
             return filename, frame.f_lineno
         frame = frame.f_back
     return "?", 0
 
 
 @functools.cache
-def _is_the_user(filename: str) -> bool:
+def is_the_user(filename: str) -> bool:
+    """True if ``filename`` is none of NumPy's, SciPy's or the oracles' own."""
     return not filename.startswith(_NOT_THE_USER)

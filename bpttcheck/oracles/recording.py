@@ -46,7 +46,7 @@ class Pattern:
 
     Args:
         events: the branches in order.
-        unseen: where values left NumPy (``float(z)``): branches on them are not part of the pattern.
+        unseen: where values left NumPy (``float(z)``): branches on them are not in the pattern.
         narrowest: the item size in bytes of the narrowest floating result seen (4: float32).
     """
 

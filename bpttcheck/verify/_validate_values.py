@@ -78,10 +78,8 @@ def describe(value: Any) -> str:
         return f"{kind} of shape {value.shape} and dtype {value.dtype}"
     if is_a(value, np.generic):
         return f"a NumPy scalar ({type(value).__name__})"
-    if type(value) is int and value.bit_length() > 100:
-        return f"an int of {value.bit_length()} bits"
     if type(value) in (bool, int, float, complex):
-        return f"the {type(value).__name__} {value}"
+        return _describe_number(value)
     if type(value) is str:
         return f"the string {value[:40]!r}"
     if is_a(value, (list, tuple, dict, set)):
@@ -89,6 +87,12 @@ def describe(value: Any) -> str:
     if is_a(value, type):
         return f"the class {value.__name__}"
     return f"{_article(type(value).__name__)} object"
+
+
+def _describe_number(value: complex) -> str:
+    if isinstance(value, int) and value.bit_length() > 100:
+        return f"an int of {value.bit_length()} bits"
+    return f"the {type(value).__name__} {value}"
 
 
 def check_layout(value: Any, place: Place, expected: Expected) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
-from bpttcheck.errors import Declined
+from bpttcheck.errors import BpttcheckError, Declined
 from bpttcheck.oracles.autodiff import Spread
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.verify.problem import Problem, Template
@@ -220,8 +220,8 @@ def _witness(
                 noise = noise + ((s.copies - s.value) * v).sum(axis=axes)
     try:
         difference = run.difference(outcome.problem, along)
-    except Declined as declined:
-        difference = Estimate(np.float64(np.nan), np.float64(np.inf), note=str(declined))
+    except BpttcheckError as silent:
+        difference = Estimate(np.float64(np.nan), np.float64(np.inf), note=str(silent))
     total = float(np.sqrt(np.mean(noise**2))) + 4 * unit * magnitude
     if not np.isfinite(total):
         total = 0.0

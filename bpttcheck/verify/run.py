@@ -346,8 +346,7 @@ class _Leaves:
             supply = iter(leaves)
             whole = [next(supply) if is_float(v) else v for _, v in named]
             params, state0, xs = self._rebuild(whole)
-            with np.errstate(all="ignore"):
-                ys, state, _ = layer.forward(params, xs, state0, *mask)
+            ys, state, _ = call(run.methods[0], layer.forward, params, xs, state0, *mask)
             last = zip(trees.leaves(state), trees.leaves(p.state0), strict=True)
             return [ys, *(leaf for leaf, first in last if is_float(first))]
 

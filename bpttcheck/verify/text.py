@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 
+from bpttcheck.verify.digits import aligned, short
 from bpttcheck.verify.results import (
     BlockSummary,
     Case,
@@ -103,7 +103,7 @@ def _table(report: Report, width: int) -> list[str]:
             gathered.setdefault((outcome(check), facts), []).append(check.name)
     for (word, facts), names in gathered.items():
         lines += _wrapped(f"{', '.join(names)} ({facts})", f"  {word}: ", width, hang="    ")
-    if any(_sees(check) for check in rows):
+    if any(_sees(check) for check in rows if check.verdict is not Verdict.FAILED):
         lines += _wrapped(_LEGEND, "  ", width)
     return lines
 
@@ -129,7 +129,8 @@ def _facts(check: CheckResult) -> list[str]:
     if check.worst_ratio is not None:
         limit = "" if check.limit is None else f" of {check.limit:g}"
         facts.append(f"worst {short(check.worst_ratio)}{limit}")
-    facts += _sees(check)
+    if check.verdict is not Verdict.FAILED:  # there the error bars of the findings say more
+        facts += _sees(check)
     oracles = [f"{name} {count}" for name, count in check.oracles.items() if name != "law"]
     if oracles:
         facts.append(", ".join(oracles))
@@ -273,55 +274,6 @@ def _values(finding: Finding) -> list[str]:
     return lines
 
 
-def aligned(values: Sequence[tuple[float | None, float | None]]) -> list[str]:
-    """Numbers with one exponent and enough digits to tell the first from the others.
-
-    Args:
-        values: pairs of a value and its error bar; None for a value that is missing.
-
-    Returns:
-        One text for each pair, of equal width.
-    """
-    known = [v for v, _ in values if v is not None and math.isfinite(v)]
-    top = max(map(abs, known), default=0.0)
-    exponent = math.floor(math.log10(top)) if top else 0
-    gaps = [abs(v - known[0]) for v in known[1:]]
-    bars = [e for _, e in values if e is not None]
-    for_gap = max((2 + exponent - _magnitude(gap) for gap in gaps), default=4)
-    for_bar = max((1 + exponent - _magnitude(bar) for bar in bars), default=4)
-    digits = min(17, max(4, for_gap, min(for_bar, 10)))  # a float64 has no 18th digit
-    scale = 0 if -4 < exponent < 7 else exponent
-    decimals = max(0, digits - 1 - (exponent - scale))
-    texts = [_number(v, scale, decimals) for v, _ in values]
-    width = max(len(text.partition(".")[0]) for text in texts)
-    return [" " * (width - len(text.partition(".")[0])) + text for text in texts]
-
-
-def _magnitude(value: float) -> int:
-    """The exponent of ``value``; large, so that it asks for no digits, where it has none."""
-    return math.floor(math.log10(value)) if 0 < value < math.inf else 400
-
-
-def _number(value: float | None, scale: int, decimals: int) -> str:
-    if value is None:
-        return ""
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0:
-        return "0"  # an exact zero stands out beside a rounded one
-    text = f"{Decimal(value).scaleb(-scale):.{decimals}f}"
-    if not text.strip("-0."):
-        return short(value, 3)  # too small beside the others to show any digit
-    return text + (f"e{scale:+03d}" if scale else "")
-
-
-def short(value: float, digits: int = 2) -> str:
-    """A few digits: ``1.8``, ``3e-14``, ``8e-6``."""
-    text = f"{value:.{digits}g}"
-    mantissa, mark, exponent = text.partition("e")
-    return f"{mantissa}e{int(exponent)}" if mark else text
-
-
 def _remarks(report: Report) -> Iterable[str]:
     """Everything below the findings but the counts."""
     if report.unchecked:
@@ -333,8 +285,8 @@ def _remarks(report: Report) -> Iterable[str]:
     if covered:
         yield "covered: " + "; ".join(covered)
     yield (
-        f"seed {report.seed}, {plural(report.examples, 'example')}, {report.seconds:.1f} s; "
-        f"again with seed={report.seed}, --seed {report.seed} or --bpttcheck-seed={report.seed}"
+        f"seed {report.seed} (to repeat: seed=, --seed or --bpttcheck-seed), "
+        f"{plural(report.examples, 'example')}, {report.seconds:.1f} s"
     )
 
 

@@ -15,9 +15,9 @@ TABLE = {"W": ("n_hidden", "n_in"), "U": ("n_hidden", "n_hidden")}
 # One size, since each shape costs a compilation here.
 check = functools.partial(
     bpttcheck.check,
-    examples=20,
+    examples=12,
     sizes=st.just((3, 2)),
-    checks=["contract", "purity", "step_vjp", "sequence_vjp", "time_splitting"],
+    checks=["contract", "purity", "step_vjp", "sequence_vjp"],
 )
 
 
@@ -33,8 +33,8 @@ def negated_x(gradients):
     return *gradients[:2], -gradients[2]
 
 
-def zero_parameters(gradients):
-    return {name: 0 * value for name, value in gradients[0].items()}, *gradients[1:]
+def zero_w(gradients):
+    return {**gradients[0], "W": 0 * gradients[0]["W"]}, *gradients[1:]
 
 
 def elman_vjp(params, cache, d_state, d_y):
@@ -62,7 +62,7 @@ def numpy_cell(change):
     def step_vjp(params, cache, d_state, d_y):
         return change(elman_vjp(params, cache, d_state, d_y))
 
-    return from_callables(step, step_vjp, init=TABLE, reference=jax_elman)
+    return from_callables(step, step_vjp, init=TABLE)
 
 
 def custom_cell(change, primal=jax_elman):
@@ -116,17 +116,18 @@ def test_a_right_rule_passes(make):
 
 
 @pytest.mark.parametrize(
-    ("change", "block"),
-    [(transposed, "d_params['U']"), (negated_x, "d_x"), (zero_parameters, "d_params['W']")],
-    ids=["transposed", "negated", "zero"],
+    ("make", "change", "block"),
+    [
+        *((make, transposed, "d_params['U']") for make in MAKERS),
+        (custom_cell, negated_x, "d_x"),
+        (custom_cell, zero_w, "d_params['W']"),
+    ],
+    ids=[*NAMES, "negated", "zero"],
 )
-@pytest.mark.parametrize("make", MAKERS, ids=NAMES)
 def test_a_wrong_rule_is_a_mismatch_in_the_right_block(make, change, block):
     with pytest.raises(bpttcheck.GradientMismatch) as info:
-        check(make(change), checks=["step_vjp"])
-    blocks = {finding.block for finding in info.value.report.findings}
-    assert block in blocks
-    assert blocks <= {block, "d_params['U']"}
+        check(make(change), checks=["step_vjp"], examples=8)
+    assert {finding.block for finding in info.value.report.findings} == {block}
 
 
 def nested(slope):
@@ -145,7 +146,7 @@ def nested(slope):
 
 def test_a_wrong_rule_nested_in_the_reference_judges_nobody():
     cell = custom_cell(right, primal=nested(7.0))
-    report = check(cell, checks=["step_vjp", "sequence_vjp"])
+    report = check(cell, checks=["step_vjp"])
     assert report.passed, str(report)
     assert dict(report.checks[0].oracles)["jax"] > 0
     assert cell.nested_rules == ("squash",)
@@ -156,7 +157,7 @@ def test_a_wrong_rule_that_agrees_with_the_one_nested_in_the_reference_is_caught
         return jax.tree.map(lambda gradient: 7 * gradient, gradients)
 
     with pytest.raises(bpttcheck.GradientMismatch):
-        check(custom_cell(sevenfold, primal=nested(7.0)), checks=["step_vjp"])
+        check(custom_cell(sevenfold, primal=nested(7.0)), checks=["step_vjp"], examples=8)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
@@ -173,7 +174,7 @@ def test_a_sequence_of_jax_is_checked_as_a_layer(scale):
 
     f.defvjp(lambda *arguments: (f(*arguments), arguments), bwd)
     layer = from_custom_vjp(f, init=TABLE, sequence=True)
-    report = check(layer, raises=False, dtypes=["float64"], checks=["contract", "sequence_vjp"])
+    report = check(layer, raises=False, examples=6, dtypes=["float64"], checks=["sequence_vjp"])
     assert report.passed is (scale == 1.0), str(report)
     assert {finding.block for finding in report.findings} == (
         set() if scale == 1.0 else {"d_params['W']"}

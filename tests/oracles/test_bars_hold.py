@@ -39,9 +39,7 @@ class Dual:
 
     def __mul__(self, other: Any) -> Dual:
         other = as_dual(other)
-        return Dual(
-            self.value * other.value, self.slope * other.value + self.value * other.slope
-        )
+        return Dual(self.value * other.value, self.slope * other.value + self.value * other.slope)
 
     def through(self, value: Any, derivative: Any) -> Dual:
         return Dual(value, derivative * self.slope)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
+from bpttcheck.verify.digits import aligned, short
 from bpttcheck.verify.results import (
     BlockSummary,
     Case,
@@ -21,7 +22,7 @@ from bpttcheck.verify.results import (
     Report,
     Verdict,
 )
-from bpttcheck.verify.text import aligned, counts, describe, headline, outcome, render, short
+from bpttcheck.verify.text import counts, describe, headline, outcome, render
 
 NAMES = (
     "contract",

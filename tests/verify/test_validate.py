@@ -836,7 +836,7 @@ JUNK = st.recursive(
         st.lists(inner, max_size=4),
         st.lists(inner, max_size=4).map(tuple),
         st.tuples(inner, inner).map(lambda pair: Pair(*pair)),
-        st.dictionaries(st.sampled_from(["W", "U", "b", "V", "h", "n", 0, None]), inner, max_size=4),
+        st.dictionaries(st.sampled_from(["W", "U", "b", "V", "h", 0, None]), inner, max_size=4),
     ),
     max_leaves=6,
 )  # fmt: skip

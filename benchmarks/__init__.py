@@ -1,0 +1,1 @@
+"""Measurements: scripts that a person runs, not tests."""

@@ -1,0 +1,201 @@
+"""Calls a subject's methods with arrays that are watched, and gathers what was done to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import trees
+from bpttcheck.contract import Array, is_float
+from bpttcheck.errors import ContractError
+from bpttcheck.verify._validate_bits import Bits, arrays, bits, difference, same
+from bpttcheck.verify._validate_result import check_layouts
+from bpttcheck.verify.guard import Notes, call, examining
+from bpttcheck.verify.validate import backward_items, forward_items
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Impurity:
+    """One way in which a method is no pure function.
+
+    Args:
+        method: the method at fault.
+        item: the argument or the result at fault, such as ``"params['W']"``.
+        message: what was seen and what to write instead.
+    """
+
+    method: str
+    item: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the methods of a kind, their arguments and their results are called."""
+
+    forward: str
+    params: str
+    state: str
+    x: str
+    outputs: tuple[str, str, str]
+    cache: str
+    backward: str
+    d_state: str
+    d_y: str
+    gradients: tuple[str, str, str]
+
+    @property
+    def forward_arguments(self) -> tuple[str, ...]:
+        """The arguments of the forward method in order."""
+        if self.forward == "step":
+            return self.params, self.state, self.x
+        return self.params, self.x, self.state
+
+    @property
+    def cotangents(self) -> tuple[str, ...]:
+        """The last two arguments of the backward method in order."""
+        return (self.d_state, self.d_y) if self.forward == "step" else (self.d_y, self.d_state)
+
+    @property
+    def state_gradient(self) -> str:
+        """The gradient with respect to the state that came in."""
+        return self.gradients[1 if self.forward == "step" else 2]
+
+
+NAMES = {
+    "cell": Names(
+        "step", "params", "state", "x", ("new_state", "y", "cache"), "cache",
+        "step_vjp", "d_state", "d_y", ("d_params", "d_previous_state", "d_x"),
+    ),
+    "layer": Names(
+        "forward", "params", "state0", "xs", ("ys", "state_T", "tape"), "tape",
+        "vjp", "d_state_T", "d_ys", ("d_params", "d_xs", "d_state0"),
+    ),
+}  # fmt: skip
+
+
+class Point:
+    """One problem: the arrays to lend out by name, and copies that nobody else holds."""
+
+    def __init__(self, names: Names, values: Mapping[str, Any]) -> None:
+        self.names = names
+        self.kept = {name: _copy(value) for name, value in values.items()}
+        self._lent = {name: _copy(value) for name, value in values.items()}
+
+    def lend(self, name: str) -> Any:
+        """An argument: the same arrays every time, in containers made anew."""
+        return trees.map_leaves(lambda leaf: leaf, self._lent[name])
+
+    def replace(self, name: str) -> None:
+        """Lend out a fresh copy from now on: the user's code has changed this argument."""
+        self._lent[name] = _copy(self.kept[name])
+
+    def elsewhere(self, factor: float, inputs: bool) -> Point:
+        """Another problem of the same sizes: parameters times ``factor``, other inputs if asked."""
+
+        def moved(tree: Any, factor: float, offset: float) -> Any:
+            def move(leaf: Array) -> Array:
+                return (leaf * factor + offset).astype(leaf.dtype) if is_float(leaf) else leaf
+
+            return trees.map_leaves(move, tree) if inputs else tree
+
+        names, kept = self.names, self.kept
+        values = {
+            names.params: {key: value * factor for key, value in kept[names.params].items()},
+            names.state: moved(kept[names.state], -1.5, 0.25),
+            names.x: moved(kept[names.x], -1.75, 0.5),
+            names.d_state: moved(kept[names.d_state], -1.5, 0.75),
+            names.d_y: moved(kept[names.d_y], -1.5, 0.75),
+        }
+        return Point(names, values)
+
+
+class Probe:
+    """Calls the subject's methods and gathers what is found, one impurity a method and item."""
+
+    def __init__(self, subject: Any, kind: str, names: Names, notes: Notes | None) -> None:
+        self.subject, self.kind, self.names, self.notes = subject, kind, names, notes
+        self.found: dict[tuple[str, str], Impurity] = {}
+
+    def add(self, method: str, item: str, message: str) -> None:
+        """Remember an impurity unless this item of this method has one already."""
+        self.found.setdefault((method, item), Impurity(method, item, f"{method}: {message}"))
+
+    def call(self, method: str, point: Point, lent: Mapping[str, Any], *opaque: Any) -> Any:
+        """Call a method with arguments of ``point`` and see whether it changed them.
+
+        ``opaque`` (the cache) stands after the parameters.
+        """
+        params, *others = lent.values()
+        function = getattr(self.subject, method)
+        result = call(method, function, params, *opaque, *others, notes=self.notes)
+        for name, value in lent.items():
+            with examining(method, name):
+                kept, now = arrays(point.kept[name], name), arrays(value, name)
+                if self.compare_argument(method, kept, now):
+                    point.replace(name)
+        return result
+
+    def forward(self, point: Point) -> tuple[Any, Results]:
+        """Run ``step`` or ``forward``: the cache, and the two other results by name."""
+        names = self.names
+        lent = {name: point.lend(name) for name in names.forward_arguments}
+        result = self.call(names.forward, point, lent)
+        items = forward_items(self.kind, point.kept[names.state], point.kept[names.x])
+        given = check_layouts(result, names.forward, items)
+        results = dict(zip(names.outputs, given, strict=True))
+        return results.pop(names.cache), results
+
+    def backward(self, point: Point, cache: Any) -> Results:
+        """Run ``step_vjp`` or ``vjp``: the three gradients by name."""
+        names = self.names
+        before = bits(arrays(cache, names.cache))
+        lent = {name: point.lend(name) for name in (names.params, *names.cotangents)}
+        result = self.call(names.backward, point, lent, cache)
+        self.compare_argument(names.backward, before, arrays(cache, names.cache))
+        kept = point.kept
+        items = backward_items(self.kind, kept[names.params], kept[names.state], kept[names.x])
+        return dict(zip(names.gradients, check_layouts(result, names.backward, items), strict=True))
+
+    def compare_argument(self, method: str, before: Bits, after: Bits) -> bool:
+        """Report what a method did to an argument; True if it did anything."""
+        changed = False
+        for item, kept in before.items():
+            if item not in after:
+                self.add(method, item, f"{item} is gone from the argument: work on a copy of it")
+            elif not same(kept, after[item]):
+                self.add(
+                    method,
+                    item,
+                    f"{item}, an argument, is changed ({difference(kept, after[item])}): `a += b` "
+                    "and `out=a` write into the caller's array; write `a = a + b`",
+                )
+            else:
+                continue
+            changed = True
+        return changed
+
+    def compare(self, method: str, kept: Bits, now: Bits, why: str) -> bool:
+        """Report every result that differs in a bit; True if none does."""
+        differing = [item for item in kept if item not in now or not same(kept[item], now[item])]
+        for item in differing:
+            size = difference(kept[item], now[item]) if item in now else "it is gone"
+            self.add(method, item, f"{item} {why} ({size})")
+        return not differing
+
+    def repeat(self, method: str, run: Callable[[], Any], when: str) -> Any:
+        """Run a repetition; an error is an impurity, because the first run had none."""
+        try:
+            return run()
+        except ContractError as error:
+            self.add(method, error.item, f"fails {when}, where the first call did not: {error}")
+            return None
+
+
+def _copy(tree: Any) -> Any:
+    return trees.map_leaves(np.array, tree)
