@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
@@ -29,7 +30,6 @@ class Traced(Held, NDArrayOperatorsMixin):
     """An array of the step that behaves as NumPy's, views and writes included."""
 
     __slots__ = ()
-    __hash__ = None  # type: ignore[assignment] - as for ndarray
 
     @property
     def __class__(self) -> Any:
@@ -90,6 +90,9 @@ class Traced(Held, NDArrayOperatorsMixin):
 
     def __complex__(self) -> complex:
         return complex(self.shadow) if self.known else refusals.refuse_number("complex")
+
+    def __hash__(self) -> int:
+        return hash(self.shadow) if self.known else refusals.refuse_number("hash")
 
     def __round__(self, *_: Any) -> Any:
         return refusals.refuse_number("round")
@@ -266,7 +269,8 @@ class Flat:
             scratch.flat[index] = value
 
         def form(whole: Any, value: Any) -> Any:
-            value = np.resize(value, places.shape) if np.ndim(value) == 0 else value.reshape(-1)
+            value = jnp.asarray(value)
+            value = value.reshape(places.shape) if value.ndim else value
             flat = whole.reshape(-1).at[places].set(value.astype(whole.dtype))
             return flat.reshape(whole.shape)
 

@@ -64,6 +64,7 @@ _REMEDIES = {
     "setxor1d": "array code of a fixed size",
     "partition argpartition": "np.sort, np.argsort",
     "bincount histogram histogram2d histogramdd histogram_bin_edges": "np.add.at on fixed bins",
+    "arange": "a range of a fixed size",
     "trim_zeros": "a slice of a fixed size",
     "save savez savez_compressed savetxt": "save outside the step",
     "frompyfunc": "array expressions, np.where for branches",

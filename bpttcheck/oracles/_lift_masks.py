@@ -15,7 +15,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from bpttcheck.oracles._lift_call import fresh, overwrite
 from bpttcheck.oracles._lift_memory import Chosen, Held
-from bpttcheck.oracles._lift_run import current, decline
+from bpttcheck.oracles._lift_run import current, decline, here
 from bpttcheck.oracles._lift_ufuncs import call_ufunc
 
 _REMEDY = "np.where(mask, a, b)"
@@ -31,6 +31,7 @@ class Selection(Chosen, NDArrayOperatorsMixin):
         self._array = array
         self._mask = mask
         self._axes = axes
+        self.where = here()
 
     @property
     def dtype(self) -> np.dtype[Any]:

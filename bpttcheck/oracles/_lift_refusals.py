@@ -8,8 +8,8 @@ from typing import NoReturn
 from bpttcheck.oracles._lift_run import called_by_user, decline, user_line
 
 _BRANCHES = (
-    (r"^assert\b", "an assertion on a traced value", "assertions on shapes only"),
-    (r"^while\b", "`while` on a traced value", "a fixed number of rounds, with np.where"),
+    (r"\bassert\b", "an assertion on a traced value", "assertions on shapes only"),
+    (r"\bwhile\b", "`while` on a traced value", "a fixed number of rounds, with np.where"),
     (r"(?<![\w.])max\(", "max() of traced values", "np.maximum(a, b), or np.max(z)"),
     (r"(?<![\w.])min\(", "min() of traced values", "np.minimum(a, b), or np.min(z)"),
     (r"(?<![\w.])sorted\(", "sorted() of traced values", "np.sort"),
@@ -26,6 +26,7 @@ _NUMBERS = {
     "int": ("int() of a traced value", "z.astype(int)"),
     "index": ("a traced value as a Python integer", "an array index: np.take(table, k, axis=0)"),
     "complex": ("complex() of a traced value", "the array itself"),
+    "hash": ("hash() of a traced value", "keep values out of sets and dict keys"),
     "round": ("round() of a traced value", "np.round"),
 }
 

@@ -61,13 +61,19 @@ def running(run: Run) -> Iterator[Run]:
         _LOCAL.runs.pop()
 
 
-def decline(what: str, remedy: str = "") -> NoReturn:
-    """Raise :class:`Declined` for the line of user code that is running now."""
+def decline(what: str, remedy: str = "", *, where: str = "") -> NoReturn:
+    """Raise :class:`Declined` for ``where``, or for the line of user code that is running now."""
     run = current()
-    error = Declined(what, where=_describe(user_frame()), remedy=remedy)
+    error = Declined(what, where=where or here(), remedy=remedy)
     if run is not None and run.refusal is None:
         run.refusal = error
     raise error
+
+
+def here() -> str:
+    """The line of user code that is running now, as ``file.py:12: text``, or ``""``."""
+    frame = user_frame()
+    return "" if frame is None else _place(frame.f_code, frame.f_lineno)
 
 
 def user_frame() -> FrameType | None:
@@ -124,10 +130,6 @@ def _steps(traceback: TracebackType | None) -> Iterator[TracebackType]:
     while traceback is not None:
         yield traceback
         traceback = traceback.tb_next
-
-
-def _describe(frame: FrameType | None) -> str:
-    return "" if frame is None else _place(frame.f_code, frame.f_lineno)
 
 
 def _place(code: CodeType, line: int) -> str:

@@ -73,7 +73,7 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any]
         return result
     form = form_of(ufunc)
     if form is None:
-        decline(f"{_name(ufunc)} has no JAX form", "a formula in np.exp, np.log, np.tanh, ...")
+        decline(f"{_name(ufunc)} on a traced value", "a formula in np.exp, np.where, ...")
     if method == "__call__":
         return _call(run, ufunc, form, inputs, dict(kwargs))
     if method == "at":
@@ -262,5 +262,7 @@ def _into(out: Any, result: Any) -> Any:
 
 
 def _name(ufunc: np.ufunc) -> str:
-    home = "np" if getattr(np, ufunc.__name__, None) is ufunc else "scipy.special"
-    return f"{home}.{ufunc.__name__}"
+    for prefix, home in (("np", np), ("scipy.special", scipy.special)):
+        if getattr(home, ufunc.__name__, None) is ufunc:
+            return f"{prefix}.{ufunc.__name__}"
+    return f"the ufunc {ufunc.__name__}"

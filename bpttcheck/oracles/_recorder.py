@@ -101,9 +101,7 @@ def note_ufunc(name: str, method: str, args: list[Any], kwargs: dict[str, Any]) 
     elif method == "reduce" and name in _LARGEST:
         selection(name, args[0], kwargs.get("axis", 0), largest=_LARGEST[name])
     elif method == "accumulate" and name in _LARGEST:
-        axis = kwargs.get("axis", args[1] if len(args) > 1 else 0)
-        pick = np.maximum if _LARGEST[name] else np.minimum
-        compare(name, args[0], pick.accumulate(args[0], axis=axis))
+        _accumulated(name, args[0], kwargs.get("axis", 0))
     elif method == "reduce":
         compare(name, args[0], 0)
     else:
@@ -140,6 +138,13 @@ def _pair(name: str, args: list[Any]) -> None:
 def _zero(name: str, args: list[Any]) -> None:
     for a in args:
         compare(name, a, 0)
+
+
+def _accumulated(name: str, a: Any, axis: int) -> None:
+    """Each entry against the extreme one of all before it."""
+    rows = np.moveaxis(a, axis, 0)
+    pick = np.maximum if _LARGEST[name] else np.minimum
+    compare(name, rows[1:], pick.accumulate(rows)[:-1])
 
 
 def _quotient(name: str, args: list[Any]) -> None:

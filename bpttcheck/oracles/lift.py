@@ -87,7 +87,8 @@ def _leave(leaf: Any) -> Any:
     if isinstance(leaf, Held):
         return jnp.asarray(leaf.read())
     if isinstance(leaf, Chosen):
-        decline("z[mask] returned for a mask that depends on values", "np.where(mask, a, b)")
+        what = "z[mask] returned for a mask that depends on values"
+        decline(what, "np.where(mask, a, b)", where=getattr(leaf, "where", ""))
     if isinstance(leaf, jax.Array):
         return leaf
     if isinstance(leaf, (np.ndarray, np.generic, bool, int, float)):

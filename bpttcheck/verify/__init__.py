@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Verification: problems, checks, verdicts and the door that runs them."""

@@ -6,7 +6,7 @@ Whatever a cell raises leaves here as a :class:`ContractError` that names the me
 from __future__ import annotations
 
 import linecache
-import sys
+import sysconfig
 import threading
 import traceback
 import warnings
@@ -22,6 +22,7 @@ from bpttcheck.errors import BpttcheckError, ContractError
 
 MOST_NOTES = 20
 _LONGEST_TEXT = 400
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 SIGNATURES = {
     "init": "init(rng, n_in, n_hidden)",
@@ -206,8 +207,6 @@ def _location(trace: TracebackType | None) -> str:
 
 def _is_library(filename: str) -> bool:
     parts = Path(filename).parts
-    if "site-packages" in parts or "dist-packages" in parts:
+    if "site-packages" in parts or filename.startswith("<frozen"):
         return True
-    if filename.startswith(("<frozen", "<__array_function__")):
-        return True
-    return filename.startswith(str(Path(sys.modules["os"].__file__ or "").parent))
+    return filename.startswith(_STANDARD_LIBRARY)

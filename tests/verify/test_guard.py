@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import warnings
 
@@ -167,6 +168,35 @@ def test_the_line_named_is_the_users_and_not_numpys():
         call("step", fails_in_numpy)
 
 
+def test_a_failure_inside_a_library_alone_names_the_librarys_line():
+    with pytest.raises(ContractError, match=r"LinAlgError: .* \(.*linalg.py:\d+: "):
+        call("step", np.linalg.inv, np.zeros((2, 3)))
+
+
+def test_the_line_named_is_the_users_and_not_the_standard_librarys():
+    with pytest.raises(ContractError, match=r"test_guard\.py:\d+: call"):
+        call("step", lambda: json.loads("{"))
+
+
+def test_code_without_a_source_is_named_by_its_number():
+    names: dict = {}
+    exec(compile("def step():\n    return 1 / 0", "<cell 3>", "exec"), names)
+    with pytest.raises(ContractError, match=r"division by zero \(<cell 3>:2\)$"):
+        call("step", names["step"])
+
+
+def test_an_exception_without_a_text_is_named_by_its_type():
+    with pytest.raises(ContractError, match=r"step raised ValueError \("):
+        call("step", raises, ValueError())
+
+
+def test_only_a_type_error_of_a_known_method_is_told_a_signature():
+    for method, function, args in (("step", int, "x"), ("unknown", int, (1, 2, 3, 4))):
+        with pytest.raises(ContractError) as caught:
+            call(method, function, *args)
+        assert "it is called as" not in str(caught.value)
+
+
 def test_a_method_with_another_signature_is_told_how_it_is_called():
     with pytest.raises(ContractError, match=r"it is called as step\(params, state, x\)"):
         call("step", lambda params, x: None, 1, 2, 3)
@@ -191,8 +221,18 @@ def test_a_coroutine_is_named_as_one():
         call("step", step)
 
 
-def test_looking_at_an_odd_object_ends_in_a_contract_error():
-    with pytest.raises(ContractError, match=r"y cannot be examined.*KeyError") as caught:  # noqa: SIM117
-        with examining("step", "y"):
+@pytest.mark.parametrize(
+    ("method", "item", "what"),
+    [
+        ("step", "y", "step: y cannot"),
+        ("step", "", "step: the result cannot"),
+        ("", "subject", "subject cannot"),
+        ("", "", "the object cannot"),
+    ],
+)
+def test_looking_at_an_odd_object_ends_in_a_contract_error(method, item, what):
+    with pytest.raises(ContractError, match=r"be examined.*KeyError") as caught:  # noqa: SIM117
+        with examining(method, item):
             raise KeyError("shape")
-    assert (caught.value.method, caught.value.item) == ("step", "y")
+    assert str(caught.value).startswith(what)
+    assert (caught.value.method, caught.value.item) == (method, item)

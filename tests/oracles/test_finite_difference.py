@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bpttcheck.errors import ContractError
+from bpttcheck.oracles._extrapolation import extrapolate, weights_at_zero
+from bpttcheck.oracles.estimate import Estimate
+from bpttcheck.oracles.finite_difference import entrywise, finite_difference
+from bpttcheck.oracles.recording import Pattern
+
+
+def slope_of(function: Any, x: Any, d: Any = None, w: Any = None, **options: Any) -> Estimate:
+    """The derivative of a function of one array; direction and weights are ones by default."""
+    x = np.asarray(x) if hasattr(x, "dtype") else np.asarray(x, float)
+    d = np.ones(x.shape) if d is None else np.asarray(d, float)
+    w = np.ones(np.shape(function(x))) if w is None else np.asarray(w, float)
+    return finite_difference(lambda leaves: [function(leaves[0])], [x], [d], [w], **options)
+
+
+def covers(estimate: Estimate, truth: float) -> bool:
+    return abs(float(estimate.value) - truth) <= 3 * float(estimate.error)
+
+
+def relative_bar(estimate: Estimate) -> float:
+    return float(estimate.error / abs(estimate.value))
+
+
+SMOOTH = {
+    "tanh": (np.tanh, lambda x: 1 / np.cosh(x) ** 2),
+    "exp": (np.exp, np.exp),
+    "sine": (np.sin, np.cos),
+    "rational": (lambda x: x / (1 + x * x), lambda x: (1 - x * x) / (1 + x * x) ** 2),
+    "stable_sigmoid": (
+        lambda x: np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), 1 - 1 / (1 + np.exp(-np.abs(x)))),
+        lambda x: 0.25 / np.cosh(x / 2) ** 2,
+    ),
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(sorted(SMOOTH)),
+    st.floats(-3, 3).filter(lambda x: abs(x) > 1e-3),
+    st.integers(-40, 40),
+    st.integers(-100, 100),
+)
+def test_smooth_functions_at_any_scale_of_input_and_weight(
+    name: str, x: float, scale: int, weight: int
+) -> None:
+    f, df = SMOOTH[name]
+    s, w = 2.0**scale, 2.0**weight
+    found = slope_of(lambda v: f(v / s), [x * s], [s], [w])
+    assert covers(found, w * df(x))
+    assert found.error <= w * 1e-11
+    assert found.evaluations <= 30
+    assert found.note == ""
+
+
+def test_usual_cost_and_accuracy() -> None:
+    rng = np.random.default_rng(0)
+    estimates = [slope_of(np.tanh, rng.standard_normal(5), rng.standard_normal(5)) for _ in range(40)]
+    assert 14 <= np.median([e.evaluations for e in estimates]) <= 20
+    assert np.median([relative_bar(e) for e in estimates]) < 1e-12
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.integers(-900, 900), st.integers(-900, 900))
+def test_powers_of_two_in_weights_and_direction_change_nothing_else(
+    seed: int, of_weight: int, of_direction: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, d, w = rng.standard_normal((3, 4))
+    base = slope_of(np.tanh, x, d, w)
+    of_direction = min(of_direction, 1000 - abs(of_weight))
+    of_direction = max(of_direction, -900 + abs(of_weight))
+    scaled = slope_of(np.tanh, x, np.ldexp(d, of_direction), np.ldexp(w, of_weight))
+    assert scaled.value == np.ldexp(base.value, of_weight + of_direction)
+    assert scaled.error == pytest.approx(np.ldexp(base.error, of_weight + of_direction))
+
+
+def test_saturation_is_told_apart_from_a_slope() -> None:
+    found = slope_of(np.tanh, [25.0, -30.0])
+    assert covers(found, 2e-21)
+    assert 0 < found.error < 1e-14
+
+
+def test_a_chaotic_line_gets_small_steps() -> None:
+    def logistic(v: np.ndarray) -> np.ndarray:
+        for _ in range(12):
+            v = 3.9 * v * (1 - v)
+        return v
+
+    x, slope = 0.3, 1.0
+    for _ in range(12):
+        x, slope = 3.9 * x * (1 - x), slope * 3.9 * (1 - 2 * x)
+    assert covers(found := slope_of(logistic, [0.3]), slope)
+    assert relative_bar(found) < 1e-9
+
+
+def test_zero_point_zero_direction_and_zero_weights() -> None:
+    assert covers(slope_of(np.sin, np.zeros(3)), 3.0)
+    nothing = slope_of(np.sin, np.ones(3), np.zeros(3))
+    assert (float(nothing.value), float(nothing.error)) == (0.0, 0.0)
+    assert float(slope_of(np.sin, np.ones(3), None, np.zeros(3)).value) == 0.0
+
+
+def test_a_constant_has_slope_zero() -> None:
+    found = slope_of(lambda x: np.zeros(2) * x[:2] + 3.0, [1.0, 2.0])
+    assert found.value == 0
+    assert found.error < 1e-13
+
+
+@pytest.mark.parametrize("distance", [1e-2, 1e-5, 1e-8, -1e-8, -1e-3])
+@pytest.mark.parametrize(
+    "kinked",
+    [
+        lambda x: np.maximum(x, 0) * 3,
+        np.abs,
+        lambda x: np.clip(x, 0, 9),
+        lambda x: x * x if x[0] > 0 else -x,
+        lambda x: np.where(x > 0, np.exp(x), 1.0),
+        lambda x: np.sort(np.concatenate([x, 0 * x]))[:1],
+    ],
+    ids=["maximum", "abs", "clip", "if", "where", "sort"],
+)
+def test_near_a_kink_the_steps_stay_on_its_side(kinked: Any, distance: float) -> None:
+    found = slope_of(kinked, [distance])
+    h = abs(distance) / 4
+    truth = float(kinked(np.array([distance + h]))[0] - kinked(np.array([distance - h]))[0]) / 2 / h
+    assert abs(found.value - truth) <= 3 * found.error + 4 * h * h + 1e-15 / h
+    assert found.error < 1e-6
+
+
+def test_without_the_branch_pattern_a_near_kink_would_be_stepped_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ramp(x: np.ndarray) -> np.ndarray:
+        return np.maximum(x, 0) + np.sin(x)
+
+    assert covers(slope_of(ramp, [1e-9]), 2.0)
+    monkeypatch.setattr(Pattern, "difference", lambda *_: None)
+    blind = slope_of(ramp, [1e-9])
+    assert blind.abstains or not covers(blind, 2.0) or blind.error > 0.1
+
+
+@pytest.mark.parametrize(
+    "kinked",
+    [
+        lambda x: np.maximum(x, 0),
+        np.abs,
+        lambda x: np.max(np.stack([x, 0 * x])),
+        lambda x: x if x[0] > 0 else 2 * x,
+    ],
+)
+def test_exactly_at_a_kink_it_abstains_and_names_the_line(kinked: Any) -> None:
+    found = slope_of(kinked, [0.0])
+    assert found.abstains
+    assert "exactly on a kink" in found.note
+    assert "test_finite_difference.py" in found.note
+    assert found.evaluations <= 6
+
+
+def test_a_kink_that_the_direction_does_not_leave_is_no_kink() -> None:
+    def function(leaves: list[np.ndarray]) -> list[np.ndarray]:
+        W, h = leaves
+        return [np.maximum(W @ h, 0) + W[0]]
+
+    W, h, d = np.eye(2), np.zeros(2), np.ones((2, 2))
+    found = finite_difference(function, [W, h], [d, 0 * h], [np.ones(2)])
+    assert covers(found, 2.0)
+    assert found.error < 1e-13
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e-7, -1e-6])
+def test_a_kink_that_cannot_be_recorded_widens_the_bar_or_abstains(offset: float) -> None:
+    def hidden(x: np.ndarray) -> np.ndarray:
+        return np.maximum(np.asarray(x), 0) + np.sin(x)
+
+    found = slope_of(hidden, [offset])
+    truth = np.cos(offset) + (offset > 0)
+    assert found.abstains or covers(found, truth)
+
+
+def test_values_that_leave_numpy_are_mentioned() -> None:
+    found = slope_of(lambda x: x * (2.0 if float(x[0]) > 0 else 3.0), [1.5])
+    assert covers(found, 2.0)
+    assert "float()" in found.note
+
+
+def test_code_that_cannot_be_recorded_is_still_differentiated() -> None:
+    def picky(leaves: list[np.ndarray]) -> list[np.ndarray]:
+        if type(leaves[0]) is not np.ndarray:
+            raise TypeError("an exact ndarray, please")
+        return [np.tanh(leaves[0])]
+
+    found = finite_difference(picky, [np.array([0.5])], [np.ones(1)], [np.ones(1)])
+    assert covers(found, 1 / np.cosh(0.5) ** 2)
+    assert "not recorded" in found.note
+
+
+def test_a_float32_point_is_evaluated_in_float64_where_the_code_lets_it() -> None:
+    x = np.array([0.3, -0.7], np.float32)
+    found = slope_of(np.tanh, x)
+    assert covers(found, float(np.sum(1 / np.cosh(x.astype(float)) ** 2)))
+    assert relative_bar(found) < 1e-11
+    assert found.note == ""
+
+
+@pytest.mark.parametrize(
+    "narrow",
+    [
+        lambda x: np.tanh(x.astype(np.float32)),
+        lambda x: np.tanh(x.astype(np.float32)).astype(np.float64),
+    ],
+    ids=["float32 out", "float32 inside"],
+)
+def test_float32_only_code_gets_a_float32_bar_and_a_note(narrow: Any) -> None:
+    rng = np.random.default_rng(3)
+    bars = []
+    for _ in range(30):
+        x, d = rng.standard_normal((2, 4))
+        rounded = x.astype(np.float32).astype(float)
+        found = slope_of(narrow, x, d)
+        assert covers(found, float(np.sum(d / np.cosh(rounded) ** 2)))
+        assert "float32-only" in found.note
+        bars.append(float(found.error))
+    assert 1e-7 < np.median(bars) < 1e-4
+
+
+def test_not_finite_at_the_point_abstains() -> None:
+    for function, x in ((np.log, [-1.0]), (np.exp, [1e9]), (np.tanh, [np.nan])):
+        with np.errstate(all="ignore"):
+            found = slope_of(function, x)
+        assert found.abstains
+        assert "not finite" in found.note
+
+
+def test_not_finite_near_the_point_shrinks_the_step() -> None:
+    assert covers(slope_of(np.log, [1e-6]), 1e6)
+    assert covers(slope_of(np.sqrt, [1e-9]), 0.5 / np.sqrt(1e-9))
+
+
+def test_an_error_raised_near_the_point_shrinks_the_step_or_abstains() -> None:
+    def guarded(x: np.ndarray, limit: float) -> np.ndarray:
+        if float(x[0]) > limit:
+            raise ValueError("too large")
+        return np.sin(x)
+
+    assert covers(slope_of(lambda x: guarded(x, 1.001), [1.0]), np.cos(1.0))
+    found = slope_of(lambda x: guarded(x, 1.0), [1.0])
+    assert found.abstains
+    assert "raises ValueError" in found.note
+
+
+def test_an_error_raised_at_the_point_comes_through() -> None:
+    def broken(leaves: list[np.ndarray]) -> list[np.ndarray]:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        finite_difference(broken, [np.ones(1)], [np.ones(1)], [np.ones(1)])
+
+
+def test_a_single_entry_uses_the_step_it_really_took() -> None:
+    found = slope_of(lambda x: 3 * x, [1e6 / 3, 1.0], [1.0, 0.0], [1.0, 0.0])
+    assert found.value == pytest.approx(3.0, rel=1e-15)
+
+
+def test_evaluations_stay_within_their_budget() -> None:
+    for budget in (8, 12, 20):
+        found = slope_of(lambda x: np.sin(50 * x), [0.3], max_evaluations=budget)
+        assert found.evaluations <= budget
+        assert found.abstains or covers(found, 50 * np.cos(15.0))
+
+
+def test_neither_the_point_nor_the_direction_is_written_to() -> None:
+    x, d = np.ones(3), np.ones(3)
+    slope_of(lambda v: v.__imul__(2.0), x, d)
+    np.testing.assert_array_equal(x, np.ones(3))
+    np.testing.assert_array_equal(d, np.ones(3))
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ContractError, match="direction has shapes"):
+        slope_of(np.tanh, np.ones(3), np.ones(2))
+    with pytest.raises(ContractError, match=r"weights has shapes \[\(2,\)\], expected"):
+        slope_of(np.tanh, np.ones(3), None, np.ones(2))
+    with pytest.raises(ContractError, match="direction"):
+        finite_difference(lambda leaves: leaves, [np.ones(1)], [], [np.ones(1)])
+
+
+def test_entrywise_gives_the_whole_gradient_of_one_leaf() -> None:
+    rng = np.random.default_rng(5)
+    W, h, w = rng.standard_normal((2, 3)), rng.standard_normal(3), rng.standard_normal(2)
+
+    def function(leaves: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.tanh(leaves[0] @ leaves[1])]
+
+    found = entrywise(function, [W, h], 0, [w])
+    truth = np.outer(w / np.cosh(W @ h) ** 2, h)
+    assert found.value.shape == found.error.shape == (2, 3)
+    assert (found.distance(truth) <= 3).all()
+    assert (found.error < 1e-11).all()
+    some = entrywise(function, [W, h], 0, [w], entries=[(1, 2)])
+    assert some.distance(truth)[1, 2] <= 3
+    assert np.isinf(some.error).sum() == 5
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=1, max_size=5, unique=True))
+def test_weights_at_zero_extrapolate_polynomials_exactly(nodes: list[float]) -> None:
+    x = np.cumsum(nodes)
+    c = weights_at_zero(x)
+    for degree in range(len(x)):
+        assert c @ x**degree == pytest.approx(float(degree == 0), abs=1e-9 * np.abs(c).max() * 99**4)
+
+
+def test_the_rounding_floor_keeps_lucky_agreement_from_passing_for_accuracy() -> None:
+    steps = [0.5, 0.25, 0.125]
+    lucky = extrapolate(steps, [1.0, 1.0, 1.0], noise=1e-6)
+    assert lucky.disagreement == 0
+    assert lucky.bar > 1e-6
