@@ -3,7 +3,7 @@
 A central difference is ``D(h) = L' + a₂h² + a₄h⁴ + ...``. The last ``j + 1`` rows determine a
 polynomial in ``h²``, whose value at zero is ``T_j = Σ c_k D(h_k)``. The bar of ``T_j`` is the
 larger of its disagreement with the two estimates of one order less and the rounding that reaches
-it, ``noise·sqrt(Σ (c_k/h_k)²/2)``. Without this floor the least disagreement among many noisy
+it, ``sqrt(Σ (c_k·blur_k)²)``. Without this floor the least disagreement among many noisy
 numbers would be taken for accuracy.
 
 Source: Ridders, C. J. F. (1982), Advances in Engineering Software 4(2), 75-76.
@@ -42,27 +42,26 @@ def weights_at_zero(nodes: Vector) -> Vector:
     return np.prod(np.where(itself, 1.0, nodes[None, :] / gaps), axis=1)
 
 
-def extrapolate(steps: Sequence[float], values: Sequence[float], noise: float) -> Extrapolated:
+def extrapolate(
+    steps: Sequence[float], values: Sequence[float], blurs: Sequence[float]
+) -> Extrapolated:
     """The best estimate of ``values`` at step zero that uses the last row.
 
     Args:
         steps: falling, at least two.
         values: the central differences at ``steps``.
-        noise: the standard width of the rounding of ``L`` itself.
+        blurs: the standard width of the rounding in each of ``values``.
     """
-    h, d = np.asarray(steps), np.asarray(values)
+    h, d, b = np.asarray(steps), np.asarray(values), np.asarray(blurs)
     best = Extrapolated(float(d[-1]), math.inf, math.inf)
     for order in range(1, len(h)):
-        last = h[-order - 1 :]
-        c = weights_at_zero(last**2)
-        value = float(c @ d[-order - 1 :])
-        lower = float(weights_at_zero(last[1:] ** 2) @ d[-order:])
-        older = float(weights_at_zero(last[:-1] ** 2) @ d[-order - 1 : -1])
-        found = Extrapolated(
-            value,
-            max(abs(value - lower), abs(value - older)),
-            noise * math.sqrt(0.5) * float(np.linalg.norm(c / last)),
-        )
+        first = len(h) - order - 1
+        c = weights_at_zero(h[first:] ** 2)
+        value = float(c @ d[first:])
+        lower = float(weights_at_zero(h[first + 1 :] ** 2) @ d[first + 1 :])
+        older = float(weights_at_zero(h[first:-1] ** 2) @ d[first:-1])
+        disagreement = max(abs(value - lower), abs(value - older))
+        found = Extrapolated(value, disagreement, float(np.linalg.norm(c * b[first:])))
         if found.bar <= best.bar:
             best = found
     return best

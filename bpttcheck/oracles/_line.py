@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +25,13 @@ class Row:
         step: the step as realised.
         slopes: ``w·(o(+h) - o(-h)) / 2h``, one for each output entry.
         bends: ``w·(o(+h) - 2·o(0) + o(-h)) / h``: vanishes with ``h`` unless the slope jumps.
+        blur: the standard width of the rounding in ``slope``.
     """
 
     step: float
     slopes: Vector
     bends: Vector
+    blur: float
 
     @property
     def slope(self) -> float:
@@ -36,9 +39,14 @@ class Row:
         return total(self.slopes)
 
     @property
+    def size(self) -> float:
+        """The norm of ``slopes``."""
+        return float(np.linalg.norm(self.slopes))
+
+    @property
     def bend(self) -> float:
-        """The difference of the one-sided slopes of the weighted sum."""
-        return total(self.bends)
+        """The norm of ``bends``."""
+        return float(np.linalg.norm(self.bends))
 
 
 class Line:
@@ -48,6 +56,7 @@ class Line:
         self.program = program
         self._direction = direction
         self._weights = weights
+        self._noise = 0.0
         self._single = sum(int(np.count_nonzero(leaf)) for leaf in direction) == 1
 
     def row(self, step: float) -> Row | None:
@@ -58,26 +67,31 @@ class Line:
         if up is None or down is None:
             return None
         step = self._realised(above, below, step)
-        if step == 0:
-            return None
         w, o = self._weights, self.program.outputs
-        return Row(step, w * (up - down) / (2 * step), w * ((up - o) + (down - o)) / step)
+        slopes, bends = w * (up - down) / (2 * step), w * ((up - o) + (down - o)) / step
+        noise = max(self._noise, self._assumed(np.maximum(np.abs(up), np.abs(down))))
+        # Two values, each this noisy, over twice the step.
+        row = Row(step, slopes, bends, math.sqrt(0.5) * noise / step)
+        if not np.isfinite([row.size, row.bend, row.blur]).all():
+            self.program.trouble = "the differences overflow, or the step vanishes in rounding"
+            return None
+        return row
 
-    def noise(self, probes: int = 2) -> float:
-        """How far rounding moves ``L``, one standard width: assumed at least, measured if more.
+    def measure_noise(self, probes: int = 2) -> None:
+        """Find how far rounding moves ``L``, one standard width: assumed at least, and measured.
 
         Assumed is one ``eps`` of every term, ``eps·sqrt(Σ (w·o)²)``. Measured is the change of
         ``L`` when every entry that the line moves is itself moved by about one rounding error. That
         also shows how much the inside of the program amplifies rounding: with large weights it is
         far more than the outputs tell.
         """
-        changes = [self.program.eps * float(np.linalg.norm(self._weights * self.program.outputs))]
+        changes = [self._assumed(self.program.outputs)]
         for seed in range(probes):
             values = self.program.run(self._jittered(seed))
             if values is not None:
                 change = self._weights * (values - self.program.outputs)
                 changes += [abs(total(change)), float(np.linalg.norm(change))]
-        return max(changes)
+        self._noise = max(changes)
 
     def reach(self) -> float:
         """The step at which the largest entry moved by the line has moved by its own size."""
@@ -87,6 +101,9 @@ class Line:
             if d.any()
         ]
         return max((size for size in sizes if size > 0), default=1.0)
+
+    def _assumed(self, outputs: Vector) -> float:
+        return self.program.eps * float(np.linalg.norm(self._weights * outputs))
 
     def _shifted(self, step: float) -> list[Array]:
         pairs = zip(self.program.point, self._direction, strict=True)

@@ -98,37 +98,37 @@ def entrywise(
     for entry in np.ndindex(shape) if entries is None else entries:
         direction = [np.zeros(np.shape(leaf)) for leaf in point]
         direction[leaf_index][entry] = 1.0
-        found = _derivative(program, direction, scaled(weights), _MAX_EVALUATIONS)
+        limit = program.evaluations + _MAX_EVALUATIONS
+        found = _derivative(program, direction, scaled(weights), limit)
         value[entry], error[entry] = found.value, found.error
         notes.setdefault(found.note)
     return Estimate(value, error, program.evaluations, "; ".join(filter(None, notes)))
 
 
 def _derivative(
-    program: Program, direction: Sequence[Array], weights: Scaled, max_evaluations: int
+    program: Program, direction: Sequence[Array], weights: Scaled, limit: int
 ) -> Estimate:
-    before = program.evaluations
     unit = scaled(direction)
     if unit.is_zero or weights.is_zero:
-        return Estimate(np.asarray(0.0), np.asarray(0.0), before)
+        return Estimate(np.asarray(0.0), np.asarray(0.0), program.evaluations)
     if not np.isfinite(program.outputs).all():
         return _abstain("the outputs at the point are not finite", program)
     line = Line(program, unit.arrays, flat(weights.arrays))
-    search = _Search(line, line.noise(), before + max_evaluations)
-    footing = search.footing()
-    if footing is None:
-        return _abstain(search.trouble, program)
-    found = search.refine(footing)
-    if found is None:
-        return _abstain(search.trouble, program)
-    if search.slope_jumps():
-        return _abstain("the slope jumps at the point, on a branch that was not recorded", program)
+    with np.errstate(all="ignore"):
+        line.measure_noise()
+        search = _Search(line, limit)
+        footing = search.footing()
+        found = None if footing is None else search.refine(footing)
+        if footing is None or found is None:
+            return _abstain(search.trouble, program)
+        if search.slope_jumps():
+            return _abstain("the slope jumps at the point, on an unrecorded branch", program)
+        bar = max(found.bar, search.contradiction(found, footing.probe))
     exponent = weights.exponent + unit.exponent
-    bar = rescale(max(found.bar, search.contradiction(found, footing.probe)), exponent)
     # The spacing of the smallest numbers: nothing below it can be told from zero.
-    bar += math.ulp(0.0)
+    error = rescale(bar, exponent) + math.ulp(0.0)
     value = np.asarray(rescale(found.value, exponent))
-    return Estimate(value, np.asarray(bar), program.evaluations, program.note)
+    return Estimate(value, np.asarray(error), program.evaluations, program.note)
 
 
 def _abstain(why: str, program: Program) -> Estimate:
@@ -147,9 +147,8 @@ class _Footing:
 class _Search:
     """Rows along one line: where they may start, and what they extrapolate to."""
 
-    def __init__(self, line: Line, noise: float, limit: int) -> None:
+    def __init__(self, line: Line, limit: int) -> None:
         self._line = line
-        self._noise = noise
         self._limit = limit
         self._eps = line.program.eps
         self._rows: list[Row] = []
@@ -191,7 +190,9 @@ class _Search:
             step = row.step / _RATIO
             if len(rows) < 2:
                 continue
-            found = extrapolate([r.step for r in rows], [r.slope for r in rows], self._noise)
+            found = extrapolate(
+                [r.step for r in rows], [r.slope for r in rows], [r.blur for r in rows]
+            )
             idle = 0 if best is None or found.bar < best.bar else idle + 1
             best = found if best is None or found.bar < best.bar else best
             if best.disagreement <= best.rounding or idle >= _PATIENCE:
@@ -203,7 +204,7 @@ class _Search:
         farthest = max(self._rows, key=lambda row: row.step)
         curved = abs(farthest.slope - found.value) * (probe.step / farthest.step) ** 2
         gap = abs(found.value - probe.slope)
-        return gap if gap > 4 * (self._noise / probe.step + curved) else 0.0
+        return gap if gap > 4 * (probe.blur + curved) else 0.0
 
     def slope_jumps(self) -> bool:
         """True if the two one-sided slopes at the point differ.
@@ -215,8 +216,7 @@ class _Search:
         far = max(self._rows, key=lambda row: row.step)
         ratio = near.step / far.step
         jump = float(np.linalg.norm(near.bends - ratio * far.bends))
-        smooth = ratio * float(np.linalg.norm(far.bends)) + self._noise / near.step
-        return jump > 8 * smooth
+        return jump > 8 * (ratio * far.bend + near.blur)
 
     def _row(self, step: float) -> Row | None:
         row = self._line.row(step)
@@ -240,18 +240,17 @@ class _Search:
         """True if curvature dominates ``row``, or if it contradicts ``probe``."""
         if probe is not None and self._contradicts(row, probe):
             return True
-        bend, size = np.linalg.norm(row.bends), np.linalg.norm(row.slopes)
-        return bool(bend > 0.5 * size and bend > 4 * self._noise / row.step)
+        return row.bend > 0.5 * row.size and row.bend > 4 * row.blur
 
     def _contradicts(self, row: Row, probe: Row) -> bool:
-        gap = np.linalg.norm(row.slopes - probe.slopes)
-        return bool(gap > 0.4 * np.linalg.norm(probe.slopes) + 4 * self._noise / probe.step)
+        gap = float(np.linalg.norm(row.slopes - probe.slopes))
+        return gap > 0.4 * probe.size + 4 * probe.blur
 
     def _goal(self, row: Row) -> float:
         """The step that rounding asks for, as far as the curvature seen in ``row`` allows it."""
-        size, blur = float(np.linalg.norm(row.slopes)), self._noise / row.step
-        if size < 4 * blur:
+        if row.size <= 4 * row.blur:
             return _FIRST_STEP
-        needed = max(_FIRST_STEP, self._noise / size / (_ENOUGH * self._eps))
-        bend = max(float(np.linalg.norm(row.bends)), blur)
-        return min(needed, 0.5 * row.step * size / bend)
+        needed = row.step * row.blur / row.size / (_ENOUGH * self._eps)
+        bend = max(row.bend, row.blur)
+        allowed = 0.5 * row.step * row.size / bend if bend > 0 else math.inf
+        return min(max(_FIRST_STEP, needed), allowed)

@@ -50,6 +50,11 @@ def same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
+def different(before: Bits, after: Bits) -> list[str]:
+    """The items of ``before`` that are gone or not the same bit by bit."""
+    return [item for item in before if item not in after or not same(before[item], after[item])]
+
+
 def difference(before: Array, after: Array) -> str:
     """How two arrays differ, in a few words."""
     if before.shape != after.shape or before.dtype != after.dtype:

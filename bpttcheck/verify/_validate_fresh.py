@@ -164,6 +164,8 @@ def _check_state_leaf(leaf: Any, place: Place, batch: int) -> None:
 
 
 def _batch_hint(shape: tuple[int, ...], batch: int) -> str:
+    if not shape:
+        return "it needs the batch as its first axis"
     if len(shape) > 1 and batch in shape:
         return "the batch is the first axis; transposed?"
     if len(shape) > 1 and shape[0] == 1:

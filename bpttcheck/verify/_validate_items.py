@@ -120,18 +120,19 @@ class StateLike:
         like: the state that it follows, validated before.
         source: the name of ``like`` in messages.
         cotangent: True for a gradient; then the leaves that are only carried must be zeros.
+        steps: time steps T, for hints; None for one step.
     """
 
     name: str
     like: State
     source: str
     cotangent: bool = False
+    steps: int | None = None
 
     def layout(self, value: Any, place: Place) -> None:
         """Raise unless ``value`` has the structure and the shapes of ``like``."""
         for at, source, leaf, like in pairs(value, self.like, place, self.source):
-            rows = like.shape[0] if like.ndim else None
-            check_layout(leaf, at, Expected(like.shape, f"{source}.shape", batch=rows))
+            check_layout(leaf, at, Expected(like.shape, f"{source}.shape", steps=self.steps))
 
     def content(self, value: Any, place: Place) -> None:
         """Raise unless the leaves have the dtypes of ``like`` and finite values."""
@@ -177,6 +178,7 @@ class ParamsGradient:
                 f"params[{key!r}].shape",
                 batch=self.batch,
                 steps=self.steps,
+                per_row=False,
                 scalar=True,
             )
             check_layout(gradient, place.at(f"[{key!r}]"), expected)

@@ -11,7 +11,7 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_bits import Bits, arrays, bits, difference, same
+from bpttcheck.verify._validate_bits import Bits, arrays, bits, difference, different
 from bpttcheck.verify._validate_result import check_layouts
 from bpttcheck.verify.guard import Notes, call, examining
 from bpttcheck.verify.validate import backward_items, forward_items
@@ -164,29 +164,36 @@ class Probe:
 
     def compare_argument(self, method: str, before: Bits, after: Bits) -> bool:
         """Report what a method did to an argument; True if it did anything."""
-        changed = False
-        for item, kept in before.items():
+        changed = different(before, after)
+        for item, more in self._worth_saying(changed):
             if item not in after:
-                self.add(method, item, f"{item} is gone from the argument: work on a copy of it")
-            elif not same(kept, after[item]):
-                self.add(
-                    method,
-                    item,
-                    f"{item}, an argument, is changed ({difference(kept, after[item])}): `a += b` "
-                    "and `out=a` write into the caller's array; write `a = a + b`",
-                )
+                said = f"{item}{more} is gone from the argument: work on a copy of it"
             else:
-                continue
-            changed = True
-        return changed
+                size = difference(before[item], after[item])
+                said = (
+                    f"{item}{more}, an argument, is changed ({size}): `a += b` and `out=a` write "
+                )
+                said += "into the caller's array; write `a = a + b`"
+            self.add(method, item, said)
+        return bool(changed)
 
     def compare(self, method: str, kept: Bits, now: Bits, why: str) -> bool:
         """Report every result that differs in a bit; True if none does."""
-        differing = [item for item in kept if item not in now or not same(kept[item], now[item])]
-        for item in differing:
+        differing = different(kept, now)
+        for item, more in self._worth_saying(differing):
             size = difference(kept[item], now[item]) if item in now else "it is gone"
-            self.add(method, item, f"{item} {why} ({size})")
+            self.add(method, item, f"{item}{more} {why} ({size})")
         return not differing
+
+    def blames_cache(self, method: str) -> bool:
+        """True if the method was found to change a cache: wrong gradients merely follow."""
+        return any(m == method and i.startswith(self.names.cache) for m, i in self.found)
+
+    def _worth_saying(self, items: list[str]) -> list[tuple[str, str]]:
+        """The items, each with an empty text; of a cache, the first with the number of the others."""
+        if items and items[0].startswith(self.names.cache):
+            return [(items[0], f" (and {len(items) - 1} more)" if len(items) > 1 else "")]
+        return [(item, "") for item in items]
 
     def repeat(self, method: str, run: Callable[[], Any], when: str) -> Any:
         """Run a repetition; an error is an impurity, because the first run had none."""

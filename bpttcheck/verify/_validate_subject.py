@@ -89,7 +89,7 @@ def _instead_of_class(candidate: type) -> str:
     name = candidate.__name__
     if any(base.__module__.startswith("torch.autograd") for base in candidate.__mro__):
         return f"wrap it: bpttcheck.adapt.from_autograd_function({name})"
-    return f"got the class {name}; pass an instance: {name}()"
+    return f"pass an instance: {name}()"
 
 
 def _attribute(candidate: Any, name: str) -> Any:

@@ -19,7 +19,6 @@ FLOAT64_REMEDY = (
     "NumPy promotes: `x32 * np.sqrt(2)` is float64 because np.sqrt(2) is a float64 scalar, and "
     "np.zeros(shape) is float64; write float(np.sqrt(2)), x.dtype.type(...) or dtype=x.dtype"
 )
-FLOAT32_REMEDY = "something inside computes in float32; write dtype=x.dtype where an array is made"
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,9 @@ class Expected:
         shape: its shape; None leaves it open.
         source: where the shape comes from, such as ``"params['W'].shape"``.
         dtype: its dtype; None leaves it open.
-        batch: rows B, or None where the shape has no batch.
-        steps: time steps T, or None where there is no time axis.
+        batch: rows B, for hints; None if unknown.
+        steps: time steps T, for hints; None if unknown.
+        per_row: True if the batch is an axis of the shape, False if it was to be summed over.
         scalar: True if a NumPy scalar may stand for an array of shape ``()``.
     """
 
@@ -56,6 +56,7 @@ class Expected:
     dtype: np.dtype[Any] | None = None
     batch: int | None = None
     steps: int | None = None
+    per_row: bool = True
     scalar: bool = False
 
 
@@ -143,7 +144,7 @@ def dtype_remedy(given: np.dtype[Any], expected: np.dtype[Any]) -> str:
     if given == np.float64 and expected == np.float32:
         return FLOAT64_REMEDY
     if given.kind == "f" and expected == np.float64:
-        return FLOAT32_REMEDY
+        return f"something inside computes in {given}; write dtype=x.dtype where an array is made"
     if given.kind == "c":
         return "take the real part"
     if given.kind in "iub" and expected.kind == "f":
@@ -157,10 +158,10 @@ def shape_hint(given: Shape, expected: Expected) -> str:
     found = ""
     if len(given) == len(shape) and len(shape) > 1:
         found = _permuted(given, shape, expected)
-    if not found and batch is not None and given == (batch, *shape):
+    if not found and given == (batch, *shape) and not expected.per_row:
         found = "forgot to sum over the batch?"
-    if not found and steps is not None and given in {(steps, *shape), (steps, batch, *shape)}:
-        found = "forgot to sum over the time steps?"
+    if not found and given in {(steps, *shape), (steps, batch, *shape)}:
+        found = "all time steps? return one" if expected.per_row else "forgot to sum over time?"
     if not found and _without_ones(given) == _without_ones(shape):
         found = _ones(given, shape)
     if not found and given == ():
@@ -217,7 +218,7 @@ def _remedy(value: Any, place: Place) -> str:
     if value is None and gradient:
         return "return zeros of that shape where there is no gradient"
     if value is None:
-        return "forgot to return it?"
+        return "forgot to set it?" if place.item.endswith("]") else "forgot to return it?"
     if is_a(value, np.ndarray):
         return "return np.asarray(...), a plain ndarray"
     if is_a(value, (list, int, float, np.generic)):

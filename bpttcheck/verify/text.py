@@ -20,7 +20,7 @@ from bpttcheck.verify.results import (
 WIDTH = 100
 FINDINGS_SHOWN = 5
 _INDENT = "   "
-_LEGEND = "sees: smallest relative error visible in the worst block, best case/median case"
+_LEGEND = "sees: smallest relative error visible in the worst block, best/median case"
 
 
 def render(report: Report, width: int = WIDTH) -> str:
@@ -47,7 +47,8 @@ def headline(report: Report) -> str:
     ran = [check for check in report.checks if not check.skipped]
     if report.verdict is Verdict.FAILED:
         failed = [check.name for check in ran if check.verdict is Verdict.FAILED]
-        blocks = list(dict.fromkeys(f.block for f in _unexpected(report) if f.block))
+        named = {_key(f)[1]: f.block for f in _unexpected(report)[::-1]}  # the first one counts
+        blocks = [block for block in reversed(named.values()) if block]
         names = ", ".join(failed)
         return start + (f"{_some(blocks, 3, ', ')} ({names})" if blocks else names)
     if report.verdict is Verdict.PASSED:
@@ -96,15 +97,22 @@ def _table(report: Report, width: int) -> list[str]:
     else:
         rows = list(report.checks)
     lines = [line for check in rows for line in _row(check, rows, width)]
-    gathered: dict[tuple[str, str], list[str]] = {}
-    for check in report.checks:
-        if check not in rows:
-            facts = check.skipped or f"{plural(check.cases, 'case')} each"
-            gathered.setdefault((outcome(check), facts), []).append(check.name)
-    for (word, facts), names in gathered.items():
-        lines += _wrapped(f"{', '.join(names)} ({facts})", f"  {word}: ", width, hang="    ")
+    lines += _gathered([check for check in report.checks if check not in rows], width)
     if any(_sees(check) for check in rows if check.verdict is not Verdict.FAILED):
         lines += _wrapped(_LEGEND, "  ", width)
+    return lines
+
+
+def _gathered(checks: Sequence[CheckResult], width: int) -> list[str]:
+    """Checks that need no row of their own: those that passed, and skipped ones by their reason."""
+    passed = [f"{check.name} {check.cases}" for check in checks if not check.skipped]
+    lines = _wrapped(", ".join(passed), "  passed (cases): ", width, "    ") if passed else []
+    reasons: dict[str, list[str]] = {}
+    for check in checks:
+        if check.skipped:
+            reasons.setdefault(check.skipped, []).append(check.name)
+    for reason, names in reasons.items():
+        lines += _wrapped(f"{', '.join(names)} ({reason})", "  skipped: ", width, "    ")
     return lines
 
 
@@ -131,7 +139,8 @@ def _facts(check: CheckResult) -> list[str]:
         facts.append(f"worst {short(check.worst_ratio)}{limit}")
     if check.verdict is not Verdict.FAILED:  # there the error bars of the findings say more
         facts += _sees(check)
-    oracles = [f"{name} {count}" for name, count in check.oracles.items() if name != "law"]
+    names = sorted(check.oracles, key=lambda name: name != "jax")
+    oracles = [f"{name} {check.oracles[name]}" for name in names if name != "law"]
     if oracles:
         facts.append(", ".join(oracles))
     blind = max(check.blocks, key=lambda block: block.blind, default=None)
@@ -173,9 +182,9 @@ def _findings(report: Report, width: int) -> list[str]:
     """The findings worst first; one about a block already described is kept to what is new."""
     findings = _unexpected(report)
     lines: list[str] = []
-    described: dict[tuple[str, str], Finding] = {}
+    described: dict[tuple[str, str], Finding] = {}  # by method and block
     for number, finding in enumerate(findings[:FINDINGS_SHOWN], 1):
-        earlier = described.setdefault((finding.method, finding.block), finding)
+        earlier = described.setdefault(_key(finding), finding)
         lines.append("")
         if earlier is finding:
             lines += _finding(number, finding, width)
@@ -186,9 +195,19 @@ def _findings(report: Report, width: int) -> list[str]:
     return lines
 
 
+def _key(finding: Finding) -> tuple[str, str]:
+    """Findings of one step and of a sequence about the same output share their key."""
+    block = finding.block
+    for step, sequence in (("d_previous_state", "d_state0"), ("d_x", "d_xs")):
+        if block == step or block.startswith((step + "[", step + ".")):
+            block = sequence + block.removeprefix(step)
+    return finding.method, block
+
+
 def _finding(number: int, finding: Finding, width: int) -> list[str]:
     place = " of ".join(part for part in (finding.block, finding.method) if part)
-    lines = _wrapped(f"{number}. {finding.check}: {place}", "", width, hang=_INDENT)
+    check = "" if finding.check == finding.method else f"{finding.check}: "
+    lines = _wrapped(f"{number}. {check}{place}", "", width, hang=_INDENT)
     lines += _wrapped(finding.message, _INDENT, width)
     if finding.case is not None:
         lines += _wrapped(f"case: {describe(finding.case)}", _INDENT, width, hang=_INDENT * 2)

@@ -125,7 +125,7 @@ def forward_items(kind: str, state: State, x: Array) -> Items:
     if kind == "cell":
         new_state = StateLike("new_state", state, "state")
         return new_state, Output("y", x.shape[:1], x.dtype), Anything("cache")
-    state_T = StateLike("state_T", state, "state0")
+    state_T = StateLike("state_T", state, "state0", steps=len(x))
     return Output("ys", x.shape[:2], x.dtype), state_T, Anything("tape")
 
 
@@ -136,13 +136,13 @@ def backward_items(kind: str, params: Params, state: State, x: Array) -> Items:
         return (
             ParamsGradient("d_params", params, batch),
             StateLike("d_previous_state", state, "state", cotangent=True),
-            InputGradient("d_x", Expected(x.shape, "x.shape", x.dtype, batch)),
+            InputGradient("d_x", Expected(x.shape, "x.shape", x.dtype)),
         )
     steps, batch = x.shape[:2]
     return (
         ParamsGradient("d_params", params, batch, steps),
-        InputGradient("d_xs", Expected(x.shape, "xs.shape", x.dtype, batch, steps)),
-        StateLike("d_state0", state, "state0", cotangent=True),
+        InputGradient("d_xs", Expected(x.shape, "xs.shape", x.dtype, steps=steps)),
+        StateLike("d_state0", state, "state0", cotangent=True, steps=steps),
     )
 
 
