@@ -145,8 +145,8 @@ def require_shape(value: Array, expected: tuple[int, ...], method: str, item: st
 
 
 def _require_sequence(xs: Array) -> None:
-    if np.ndim(xs) != 3 or not np.issubdtype(xs.dtype, np.floating):
-        shape, dtype = np.shape(xs), getattr(xs, "dtype", type(xs).__name__)
+    shape, dtype = np.shape(xs), getattr(xs, "dtype", type(xs).__name__)
+    if isinstance(dtype, str) or len(shape) != 3 or not np.issubdtype(dtype, np.floating):
         raise ContractError(
             f"xs.shape={shape}, xs.dtype={dtype}, but expected a floating array (T, B, n_in)",
             item="xs",

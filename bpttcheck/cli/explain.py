@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
 
 import click
@@ -26,4 +28,7 @@ def _pages() -> dict[str, str]:
     from bpttcheck.verify.checks import CHECKS
 
     pages = {name: inspect.getdoc(check) or "" for name, check in CHECKS.items()}
-    return {**pages}
+    if importlib.util.find_spec("bpttcheck.verify.diagnose") is None:
+        return pages
+    diagnose = importlib.import_module("bpttcheck.verify.diagnose")
+    return {**getattr(diagnose, "PAGES", {}), **pages}

@@ -23,7 +23,7 @@ _COLOURS = {
 _WORD = "|".join(_COLOURS)
 _VERDICT = re.compile(rf"^(?P<start>)(?P<word>{_WORD})(?=  )", re.IGNORECASE)
 _ROW = re.compile(rf"^(?P<start>  \w+  +)(?P<word>{_WORD})(?= )", re.IGNORECASE)
-_GATHERED = re.compile(rf"^(?P<start>  )(?P<word>{_WORD})(?=: )", re.IGNORECASE)
+_GATHERED = re.compile(rf"^(?P<start>  )(?P<word>{_WORD})(?=:| .cases.:)", re.IGNORECASE)
 _DIAGNOSIS = re.compile(r"^(?P<start>   -> )(?P<word>[\w-]+)(?=: )")
 _INTERVAL = 0.1  # seconds between two updates of the progress line
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from bpttcheck.oracles import _lift_refusals as refusals
-from bpttcheck.oracles._lift_call import overwrite, perform, perform_known, rearrange
+from bpttcheck.oracles._lift_call import overwrite, perform, perform_known, rearrange, wrap
 from bpttcheck.oracles._lift_functions import call_function, call_method
 from bpttcheck.oracles._lift_index import get_item, put_item
 from bpttcheck.oracles._lift_memory import Box, Chosen, Held
@@ -299,8 +299,7 @@ def _replaced(number: Traced, result: Any) -> Any:
     number.box.spent = True
     owner = np.zeros((), number.dtype)
     box = Box(owner, value, lone=True)
-    run.boxes[id(owner)] = box
-    return run.make(owner, box)
+    return wrap(run, owner, box)
 
 
 for _name, _ufunc in {

@@ -87,19 +87,18 @@ def stand_in(held: Held) -> Any:
 def values(tree: Any, result: np.dtype[Any] | None = None) -> Any:
     """``tree`` with each array replaced by its JAX value.
 
-    Single precision becomes double where ``result`` is double: NumPy then computes in double.
+    A narrow dtype becomes ``result``, the wider one of its kind that NumPy then computes in.
     """
-    wide = result is not None and result in (np.dtype(np.float64), np.dtype(np.complex128))
-
     def value(item: Any) -> Any:
         if isinstance(item, Held):
             # What is known stays NumPy's: JAX needs it for indices and repeats.
             item = np.array(item.shadow) if item.known else item.read()
         elif isinstance(item, np.ndarray):
             item = np.array(item)
-        if wide and getattr(item, "dtype", None) == np.float32:
-            return item.astype(np.float64)
-        return item
+        own = getattr(item, "dtype", None)
+        if result is None or own is None or own.kind != result.kind:
+            return item
+        return item.astype(result) if own.itemsize < result.itemsize else item
 
     return replace(tree, value)
 
@@ -134,17 +133,22 @@ def perform(
         # The numbers in a shadow mean nothing: a singular one says nothing about the values.
         return _without_shadow(run, form(*values(args), **values(kwargs)))
     leaves = _arrays(result)
-    wide = next((leaf.dtype for leaf in leaves if leaf.dtype in (np.float64, np.complex128)), None)
+    wide = _real_dtype(leaves[0].dtype) if leaves else None
     made = form(*values(args, wide), **values(kwargs, wide))
     sure = steady(native, args, kwargs, held, leaves)
 
     def finish(leaf: Any, value: Any, number: int) -> Any:
         source = copies.get(id(owner_of(leaf))) if isinstance(leaf, np.ndarray) else None
         if source is not None:
-            return run.make(*_linked(leaf, value, [source.box]))
+            return _linked(run, leaf, value, [source.box])
         return fresh(run, leaf, value, sure=not sure or sure[number])
 
     return _pair(result, made, finish)
+
+
+def _real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of the real part."""
+    return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
 
 
 def perform_known(native: Native, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -154,7 +158,7 @@ def perform_known(native: Native, args: Sequence[Any], kwargs: dict[str, Any]) -
         decline("a traced array was kept from an earlier call of the step", "keep nothing on self")
     result = native(*shadows(args), **shadows(kwargs))
     run = current()
-    return result if run is None else adopt(run, result, plain_owners(args, kwargs))
+    return result if run is None else adopt(run, result, foreign_owners(run, args, kwargs))
 
 
 def rearrange(native: Native, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Any:
@@ -178,7 +182,7 @@ def rearrange(native: Native, args: Sequence[Any], kwargs: dict[str, Any] | None
         value = _moved(native, args, kwargs, held, places, number)
         if box is None and steady_leaf:
             return fresh(run, leaf, value, sure=True)
-        return run.make(*_linked(leaf, value, [item.box for item in held]))
+        return _linked(run, leaf, value, [item.box for item in held])
 
     return _pair(result, result, finish)
 
@@ -304,14 +308,18 @@ def fresh(run: Run, shadow: Any, value: Any, *, sure: bool) -> Held:
         return run.make(scalar, Box(scalar, value))
     owner = np.empty_like(leaf, subok=False)
     fill_with_dummies(owner)
-    dense = leaf.ndim < 2 or owner.strides == leaf.strides
+    dense = all(
+        size < 2 or a == b
+        for size, a, b in zip(leaf.shape, owner.strides, leaf.strides, strict=True)
+    )
     return wrap(run, owner, Box(owner, value, sure=sure and dense))
 
 
-def _linked(leaf: NDArray[Any], value: Any, sources: list[Box]) -> tuple[NDArray[Any], Box]:
+def _linked(run: Run, leaf: NDArray[Any], value: Any, sources: list[Box]) -> Held:
     owner = np.empty_like(leaf, subok=False)
     fill_with_dummies(owner)
-    return owner, Linked(owner, cast(jnp.broadcast_to(value, leaf.shape), leaf.dtype), sources)
+    value = cast(jnp.broadcast_to(value, leaf.shape), leaf.dtype)
+    return wrap(run, owner, Linked(owner, value, sources))
 
 
 def _without_shadow(run: Run, made: Any) -> Any:
@@ -363,8 +371,9 @@ def overwrite(native: Native, form: Native, target: Any, others: Sequence[Any]) 
         native(target.shadow, *shadows(others))
         target.box.touch()
         return
-    if current() is None:
-        decline("a traced array was kept from an earlier call of the step", "keep nothing on self")
+    run = current()
+    if run is None or run.boxes.get(id(target.box.owner)) is not target.box:
+        decline("an array was kept from an earlier call of the step", "keep nothing on self")
     scratch = np.empty_like(target.shadow)
     fill_with_dummies(scratch)
     scratch.flags.writeable = target.shadow.flags.writeable
@@ -374,12 +383,14 @@ def overwrite(native: Native, form: Native, target: Any, others: Sequence[Any]) 
     target.write(form(whole, *values(others)))
 
 
-def plain_owners(*trees: Any) -> set[int]:
-    """``id`` of the owners of all plain ndarrays in nested arguments."""
+def foreign_owners(run: Run, *trees: Any) -> set[int]:
+    """``id`` of the owners of all arrays in nested arguments that were not made in this run."""
     found: set[int] = set()
 
     def visit(item: Any) -> Any:
-        if isinstance(item, np.ndarray) and not isinstance(item, Held):
+        if isinstance(item, Held):
+            item = item.shadow
+        if isinstance(item, np.ndarray) and id(owner_of(item)) not in run.boxes:
             found.add(id(owner_of(item)))
         return item
 

@@ -18,6 +18,7 @@ from bpttcheck.oracles._lift_call import (
     shadows,
     stand_ins,
     values,
+    wrap,
 )
 from bpttcheck.oracles._lift_masks import Selection, choose
 from bpttcheck.oracles._lift_memory import Held, Indexed, Linked, fill_with_dummies
@@ -80,7 +81,7 @@ def _moving_view(run: Run, array: Held, index: Any) -> Any:
     loose = any(isinstance(part, Held) and isinstance(part.shadow, np.ndarray)
                 for part in _parts(index))  # fmt: skip
     box = Linked(owner, value, [array.box]) if loose else Indexed(owner, array, place)
-    return run.make(owner, box)
+    return wrap(run, owner, box)
 
 
 def _set_all(view: Held, value: Any) -> None:

@@ -66,8 +66,9 @@ def substitute(item: Any, default: Any = None) -> Any:
 def _substitutes() -> dict[int, Any]:
     table: dict[int, Any] = {id(module): Stand(module) for module in _MODULES}
     for module in _MODULES:
-        for name in dir(module):
-            member = getattr(module, name, None)
+        # What is there already: asking a module for all it could load would load it.
+        public = [member for name, member in vars(module).items() if not name.startswith("_")]
+        for member in public:
             if isinstance(member, (FunctionType, BuiltinFunctionType, _DISPATCHER)) or (
                 module is np.random and callable(member) and not isinstance(member, type)
             ):

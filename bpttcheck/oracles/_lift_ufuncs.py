@@ -34,6 +34,16 @@ _OTHER_FORMS: dict[str, Form] = {
     "cosm1": lambda x: -2 * jnp.sin(x / 2) ** 2,
 }
 
+def _power(base: Any, exponent: Any) -> Any:
+    """``base ** exponent``, by multiplication for whole numbers and by root for one half."""
+    if isinstance(exponent, np.ndarray) and exponent.ndim == 0 and exponent.dtype.kind == "f":
+        if exponent == 0.5:
+            return jnp.sqrt(base)
+        if float(exponent).is_integer() and abs(exponent) <= 16:
+            return jax.lax.integer_pow(base, int(exponent))
+    return jnp.power(base, exponent)
+
+
 _REDUCTIONS: dict[np.ufunc, Form] = {
     np.add: jnp.sum,
     np.multiply: jnp.prod,
@@ -55,6 +65,8 @@ _ACCUMULATIONS: dict[np.ufunc, Form] = {
 def form_of(ufunc: np.ufunc) -> Form | None:
     """The JAX function that computes ``ufunc``, or None."""
     name = ufunc.__name__
+    if ufunc is np.power:
+        return _power
     if getattr(np, name, None) is ufunc:
         return getattr(jnp, name, None)
     if getattr(scipy.special, name, None) is ufunc:

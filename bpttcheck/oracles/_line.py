@@ -67,13 +67,16 @@ class Line:
         if up is None or down is None:
             return None
         step = self._realised(above, below, step)
+        if step == 0:
+            self.program.trouble = "the step vanishes in the rounding of the point"
+            return None
         w, o = self._weights, self.program.outputs
         slopes, bends = w * (up - down) / (2 * step), w * ((up - o) + (down - o)) / step
         noise = max(self._noise, self._assumed(np.maximum(np.abs(up), np.abs(down))))
         # Two values, each this noisy, over twice the step.
         row = Row(step, slopes, bends, math.sqrt(0.5) * noise / step)
         if not np.isfinite([row.size, row.bend, row.blur]).all():
-            self.program.trouble = "the differences overflow, or the step vanishes in rounding"
+            self.program.trouble = "the differences overflow"
             return None
         return row
 
@@ -93,14 +96,11 @@ class Line:
                 changes += [abs(total(change)), float(np.linalg.norm(change))]
         self._noise = max(changes)
 
-    def reach(self) -> float:
-        """The step at which the largest entry moved by the line has moved by its own size."""
-        sizes = [
-            float(np.max(np.abs(leaf[d != 0]))) / float(np.max(np.abs(d)))
-            for leaf, d in zip(self.program.point, self._direction, strict=True)
-            if d.any()
-        ]
-        return max((size for size in sizes if size > 0), default=1.0)
+    def reaches(self) -> tuple[float, float]:
+        """The steps at which the first and the last entry have moved by their own size."""
+        pairs = zip(self.program.point, self._direction, strict=True)
+        ratios = np.concatenate([np.abs(leaf[d != 0] / d[d != 0]) for leaf, d in pairs])
+        return float(np.min(ratios)), float(np.max(ratios))
 
     def _assumed(self, outputs: Vector) -> float:
         return self.program.eps * float(np.linalg.norm(self._weights * outputs))

@@ -156,8 +156,10 @@ class _Search:
 
     def footing(self) -> _Footing | None:
         """Probe with short steps, then longer ones where rounding asks for it."""
-        step, ceiling = self._eps**0.25, math.inf
-        smallest = 1e3 * self._eps * min(1.0, self._line.reach())
+        first, last = self._line.reaches()
+        # Beyond the rounding of every entry at the start; it need not be so of all in the end.
+        step, ceiling = max(self._eps**0.25, self._eps**0.5 * first), math.inf
+        smallest = 1e3 * self._eps * (min(1.0, last) or 1.0)
         probe: Row | None = None
         while self._affordable() and step >= smallest:
             row = self._row(step)
@@ -170,8 +172,9 @@ class _Search:
                 step /= _SHRINK
                 continue
             probe = row
-            goal = min(self._goal(row), ceiling / 2)
-            if goal <= max(_FIRST_STEP, 4 * row.step):
+            goal, is_certain = self._goal(row)
+            goal = min(goal, ceiling / 2)
+            if is_certain or goal <= 4 * row.step:
                 return _Footing(probe, max(goal, row.step))
             step = goal
         return None if probe is None else _Footing(probe, probe.step)
@@ -246,11 +249,12 @@ class _Search:
         gap = float(np.linalg.norm(row.slopes - probe.slopes))
         return gap > 0.4 * probe.size + 4 * probe.blur
 
-    def _goal(self, row: Row) -> float:
-        """The step that rounding asks for, as far as the curvature seen in ``row`` allows it."""
+    def _goal(self, row: Row) -> tuple[float, bool]:
+        """The step that rounding asks for, as far as curvature allows it; false if ``row`` is
+        too short to say how far that is."""
         if row.size <= 4 * row.blur:
-            return _FIRST_STEP
-        needed = row.step * row.blur / row.size / (_ENOUGH * self._eps)
+            return _FIRST_STEP, row.size == 0
+        needed = max(_FIRST_STEP, row.step * row.blur / row.size / (_ENOUGH * self._eps))
         bend = max(row.bend, row.blur)
         allowed = 0.5 * row.step * row.size / bend if bend > 0 else math.inf
-        return min(max(_FIRST_STEP, needed), allowed)
+        return min(needed, allowed), needed <= _FIRST_STEP or row.bend > 4 * row.blur

@@ -14,6 +14,7 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.errors import Declined
 from bpttcheck.oracles._lift_array import Traced
+from bpttcheck.oracles._lift_call import wrap
 from bpttcheck.oracles._lift_memory import Box, Chosen, Held, constant, fill_with_dummies
 from bpttcheck.oracles._lift_reach import Reach
 from bpttcheck.oracles._lift_run import Run, decline, raised_on_purpose, running, where_raised
@@ -39,7 +40,7 @@ def lift(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def lifted(*args: Any, **kwargs: Any) -> Any:
-        if jnp.zeros(()).dtype != np.float64:
+        if jnp.result_type(float) != np.float64:
             raise Declined("JAX in 32-bit mode", remedy="with jax.enable_x64(True): ...")
         with _LOCK:
             reach = Reach(function)
@@ -78,8 +79,7 @@ def _enter(run: Run, leaf: Any) -> Any:
     owner = np.empty(value.shape, value.dtype)
     fill_with_dummies(owner)
     box = Box(owner, value.astype(owner.dtype), sure=owner.ndim < 2, lone=owner.ndim == 0)
-    run.boxes[id(owner)] = box
-    return Traced(owner, box)
+    return wrap(run, owner, box)
 
 
 def _leave(leaf: Any) -> Any:

@@ -190,7 +190,7 @@ class Probe:
         return any(m == method and i.startswith(self.names.cache) for m, i in self.found)
 
     def _worth_saying(self, items: list[str]) -> list[tuple[str, str]]:
-        """The items, each with an empty text; of a cache, the first with the number of the others."""
+        """The items with an empty text; of a cache, the first and the number of the others."""
         if items and items[0].startswith(self.names.cache):
             return [(items[0], f" (and {len(items) - 1} more)" if len(items) > 1 else "")]
         return [(item, "") for item in items]

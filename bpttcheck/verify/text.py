@@ -205,7 +205,7 @@ def _key(finding: Finding) -> tuple[str, str]:
 
 
 def _finding(number: int, finding: Finding, width: int) -> list[str]:
-    place = " of ".join(part for part in (finding.block, finding.method) if part)
+    place = " of ".join(dict.fromkeys(part for part in (finding.block, finding.method) if part))
     check = "" if finding.check == finding.method else f"{finding.check}: "
     lines = _wrapped(f"{number}. {check}{place}", "", width, hang=_INDENT)
     lines += _wrapped(finding.message, _INDENT, width)
@@ -217,8 +217,9 @@ def _finding(number: int, finding: Finding, width: int) -> list[str]:
     lines += _departure(finding, width)
     for diagnosis in finding.diagnoses:
         lines += _diagnosis(diagnosis, width)
-    for line in _last_lines(finding.exception, 6):
-        lines.append(_cut(f"{_INDENT}| {line}", width))
+    if finding.exception not in finding.message:
+        for line in _last_lines(finding.exception, 6):
+            lines.append(_cut(f"{_INDENT}| {line}", width))
     return lines
 
 
@@ -228,6 +229,8 @@ def _again(number: int, finding: Finding, earlier: Finding, width: int) -> list[
     size = _size(finding) or finding.message
     text = f"{number}. {finding.check}: {finding.block} too, {size}{case}"
     lines = _wrapped(text, "", width, hang=_INDENT)
+    if finding.comparison is not None:
+        lines += _wrapped(finding.message, _INDENT, width)  # which law is broken
     if finding.time_step != earlier.time_step:
         lines += _departure(finding, width)
     known = {diagnosis.code for diagnosis in earlier.diagnoses}

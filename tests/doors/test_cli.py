@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import Result
@@ -155,3 +157,14 @@ def test_the_installed_command_checks_a_file(cli: Cli, here: Path) -> None:
     assert "d_params['W']" in done.stdout.splitlines()[0]
     assert len(done.stdout) < 1500
     assert "Traceback" not in done.stderr
+
+
+def test_a_diagnosis_can_be_explained_by_its_code(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = ModuleType("bpttcheck.verify.diagnose")
+    room.__spec__ = ModuleSpec(room.__name__, None)
+    vars(room)["PAGES"] = {"transposed": "A matrix is used where its transpose belongs."}
+    monkeypatch.setitem(sys.modules, room.__name__, room)
+    assert cli("explain", "transposed").stdout.startswith("A matrix is used where")
+    assert "did you mean 'transposed'" in cli("explain", "transpose").stderr

@@ -137,7 +137,9 @@ def test_a_random_seed_is_named(project: pytest.Pytester) -> None:
     result = project.runpytest("--bpttcheck-seed=random")
     header = next(line for line in result.outlines if line.startswith("bpttcheck: again with"))
     seed = header.partition("=")[2].partition(" ")[0]
-    result.stdout.fnmatch_lines([f"seed {seed} (to repeat: *--bpttcheck-seed), *", f"*, seed {seed}"])
+    result.stdout.fnmatch_lines(
+        [f"seed {seed} (to repeat: *--bpttcheck-seed), *", f"*, seed {seed}"]
+    )
 
 
 @pytest.mark.parametrize(
