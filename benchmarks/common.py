@@ -27,7 +27,7 @@ def runs(names: Iterable[str] = (), seed: int = 0) -> Iterator[tuple[str, Run]]:
     known = [f"elman[{a}]" for a in ACTIVATIONS] + [n for n in BUILTINS if n != "elman"]
     for name in names or known:
         run = Run(Subject(builtin(name)), seed, DTYPES)
-        run.prepare()
+        run.prepare(100)
         yield name, run
 
 

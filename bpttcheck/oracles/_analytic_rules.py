@@ -19,7 +19,7 @@ Rule = Callable[..., Any]
 def _unary(ufunc: Any) -> Rule:
     """NumPy's own complex function, with the real part of its real one.
 
-    Where the real function is not defined (``sqrt`` below zero), its complex twin is: NaN instead.
+    Where the real function is not defined (``log`` below zero), its complex twin is: NaN instead.
     """
 
     def rule(z: Complex) -> Complex:
@@ -35,7 +35,8 @@ def _through(ufunc: Any, slope: Callable[[Any, Array, Array], Array]) -> Rule:
 
     def rule(z: Complex) -> Complex:
         real = ufunc(z.real)
-        return _complex(real, slope(ufunc, z.real, real) * z.imag)
+        # Where nothing moves, an infinite slope moves nothing either.
+        return _complex(real, np.where(z.imag == 0, 0.0, slope(ufunc, z.real, real) * z.imag))
 
     return rule
 
@@ -59,7 +60,7 @@ _PLAIN = (
     *(np.matmul, np.square, np.reciprocal),
 )
 _COMPLEX = (
-    *(np.exp, np.log, np.log2, np.log10, np.sqrt, np.expm1),
+    *(np.exp, np.log, np.log2, np.log10, np.expm1),
     *(np.sin, np.cos, np.tan, np.sinh, np.cosh, np.tanh),
     *(np.arcsin, np.arccos, np.arctan, np.arcsinh, np.arccosh, np.arctanh),
 )
@@ -70,6 +71,8 @@ UFUNCS: dict[str, Rule] = {
     **{ufunc.__name__: _unary(ufunc) for ufunc in _COMPLEX},
     "power": power,
     "log1p": _through(np.log1p, lambda f, a, y: 1 / (1 + a)),
+    # Its complex twin is finite at zero.
+    "sqrt": _through(np.sqrt, lambda f, a, y: 0.5 / y),
     "exp2": _through(np.exp2, lambda f, a, y: np.log(2.0) * y),
 }
 

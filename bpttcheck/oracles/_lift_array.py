@@ -11,13 +11,14 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from bpttcheck.oracles import _lift_refusals as refusals
+from bpttcheck.oracles._lift_arguments import is_traced
 from bpttcheck.oracles._lift_call import overwrite, perform, perform_known, rearrange, wrap
 from bpttcheck.oracles._lift_functions import call_function, call_method
 from bpttcheck.oracles._lift_index import get_item, put_item
 from bpttcheck.oracles._lift_memory import Box, Chosen, Held
 from bpttcheck.oracles._lift_run import current, decline
 from bpttcheck.oracles._lift_ufuncs import call_ufunc
-from bpttcheck.oracles._lift_writes import is_traced, sort_in_place
+from bpttcheck.oracles._lift_writes import sort_in_place
 
 METHODS = frozenset(
     "all any argmax argmin argsort choose clip compress conj conjugate cumprod cumsum diagonal dot "
@@ -32,7 +33,7 @@ class Traced(Held, NDArrayOperatorsMixin):
     __slots__ = ()
 
     @property
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """What ``isinstance`` sees: NumPy's own type."""
         return type(self.shadow)
 

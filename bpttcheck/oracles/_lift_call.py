@@ -15,9 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from bpttcheck.oracles._lift_arguments import (
+    collect,
+    foreign_owners,
+    replace,
+    shadows,
+    stand_in,
+    stand_ins,
+    values,
+)
 from bpttcheck.oracles._lift_memory import (
     Box,
-    Chosen,
     Held,
     Linked,
     cast,
@@ -29,78 +37,6 @@ from bpttcheck.oracles._lift_memory import (
 from bpttcheck.oracles._lift_run import Run, current, decline
 
 Native = Callable[..., Any]
-
-
-def collect(*trees: Any) -> list[Held]:
-    """Every traced or known array in nested arguments."""
-    found: list[Held] = []
-
-    def visit(item: Any) -> Any:
-        if isinstance(item, Chosen):
-            decline(
-                "z[mask] for a mask that depends on values, used other than entry by entry",
-                "np.where(mask, a, b)",
-            )
-        if isinstance(item, Held):
-            found.append(item)
-        return item
-
-    replace(trees, visit)
-    return found
-
-
-def replace(tree: Any, swap: Callable[[Any], Any]) -> Any:
-    """``tree`` with ``swap`` applied to everything that is no list, tuple, dict or slice."""
-    if type(tree) in (list, tuple):
-        return type(tree)(replace(item, swap) for item in tree)
-    if isinstance(tree, tuple):
-        return type(tree)(*(replace(item, swap) for item in tree))
-    if type(tree) is dict:
-        return {key: replace(item, swap) for key, item in tree.items()}
-    if type(tree) is slice:
-        return slice(*(replace(item, swap) for item in (tree.start, tree.stop, tree.step)))
-    return swap(tree)
-
-
-def shadows(tree: Any) -> Any:
-    """``tree`` with each array replaced by its shadow: NumPy's own arguments."""
-    return replace(tree, lambda item: item.shadow if isinstance(item, Held) else item)
-
-
-def stand_ins(tree: Any) -> Any:
-    """The same with copies, so that nothing can be changed or looked into behind our back."""
-    return replace(tree, lambda item: stand_in(item) if isinstance(item, Held) else item)
-
-
-def stand_in(held: Held) -> Any:
-    """A copy of a shadow in the same layout; exact if known, else harmless numbers."""
-    if not isinstance(held.shadow, np.ndarray):
-        return dummy(held.shadow.dtype)
-    copy = np.empty_like(held.shadow)
-    if held.known:
-        copy[...] = held.shadow
-    else:
-        fill_with_dummies(copy)
-    return copy
-
-
-def values(tree: Any, result: np.dtype[Any] | None = None) -> Any:
-    """``tree`` with each array replaced by its JAX value.
-
-    A narrow dtype becomes ``result``, the wider one of its kind that NumPy then computes in.
-    """
-    def value(item: Any) -> Any:
-        if isinstance(item, Held):
-            # What is known stays NumPy's: JAX needs it for indices and repeats.
-            item = np.array(item.shadow) if item.known else item.read()
-        elif isinstance(item, np.ndarray):
-            item = np.array(item)
-        own = getattr(item, "dtype", None)
-        if result is None or own is None or own.kind != result.kind:
-            return item
-        return item.astype(result) if own.itemsize < result.itemsize else item
-
-    return replace(tree, value)
 
 
 def perform(
@@ -274,13 +210,11 @@ def adopt(run: Run, result: Any, external: set[int]) -> Any:
         owner = owner_of(result)
         box = run.boxes.get(id(owner)) or Box(owner, external=id(owner) in external)
         return wrap(run, result, box)
-    if isinstance(result, (list, tuple)) and type(result).__module__ in ("builtins", *_NUMPY_TUPLES):
+    home = type(result).__module__
+    if isinstance(result, (list, tuple)) and (home == "builtins" or home.startswith("numpy")):
         items = [adopt(run, item, external) for item in result]
         return type(result)(*items) if hasattr(result, "_fields") else type(result)(items)
     return result
-
-
-_NUMPY_TUPLES = ("numpy", "numpy.linalg", "numpy.linalg._linalg", "numpy.lib._arraysetops_impl")
 
 
 def wrap(run: Run, shadow: NDArray[Any], box: Box) -> Held:
@@ -381,18 +315,3 @@ def overwrite(native: Native, form: Native, target: Any, others: Sequence[Any]) 
         native(scratch, *stand_ins(others))
     whole = constant(target.shadow) if target.known else target.read()
     target.write(form(whole, *values(others)))
-
-
-def foreign_owners(run: Run, *trees: Any) -> set[int]:
-    """``id`` of the owners of all arrays in nested arguments that were not made in this run."""
-    found: set[int] = set()
-
-    def visit(item: Any) -> Any:
-        if isinstance(item, Held):
-            item = item.shadow
-        if isinstance(item, np.ndarray) and id(owner_of(item)) not in run.boxes:
-            found.add(id(owner_of(item)))
-        return item
-
-    replace(trees, visit)
-    return found

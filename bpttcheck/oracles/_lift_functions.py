@@ -15,20 +15,13 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
-from bpttcheck.oracles._lift_call import (
-    blind,
-    collect,
-    perform,
-    perform_known,
-    rearrange,
-    replace,
-    shadows,
-)
+from bpttcheck.oracles._lift_arguments import collect, is_traced, replace, shadows
+from bpttcheck.oracles._lift_call import perform, perform_known, rearrange
 from bpttcheck.oracles._lift_memory import Chosen, Held
 from bpttcheck.oracles._lift_run import current, decline
 from bpttcheck.oracles._lift_special import SPECIAL
 from bpttcheck.oracles._lift_ufuncs import call_ufunc, nest
-from bpttcheck.oracles._lift_writes import WRITERS, into, is_traced
+from bpttcheck.oracles._lift_writes import WRITERS, into
 
 Form = Callable[..., Any]
 

@@ -8,18 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bpttcheck.oracles._lift_call import (
-    collect,
-    fresh,
-    overwrite,
-    perform,
-    perform_known,
-    rearrange,
-    shadows,
-    stand_ins,
-    values,
-    wrap,
-)
+from bpttcheck.oracles._lift_arguments import collect, shadows, stand_ins, values
+from bpttcheck.oracles._lift_call import fresh, overwrite, perform, perform_known, rearrange, wrap
 from bpttcheck.oracles._lift_masks import Selection, choose
 from bpttcheck.oracles._lift_memory import Held, Indexed, Linked, fill_with_dummies
 from bpttcheck.oracles._lift_run import Run, current, decline
@@ -170,10 +160,10 @@ def _plain(part: Any) -> Any:
 
 
 def _mask(index: Any) -> Held | None:
-    if type(index) is tuple and len(index) == 1:
-        index = index[0]
-    boolean = isinstance(index, Held) and index.shadow.dtype == np.bool_
-    return index if boolean and np.ndim(index.shadow) else None
+    part = index[0] if type(index) is tuple and len(index) == 1 else index
+    if not isinstance(part, Held) or part.shadow.dtype != np.bool_:
+        return None
+    return part if np.ndim(part.shadow) else None
 
 
 def _refuse_other_masks(traced: list[Held]) -> None:
@@ -186,6 +176,6 @@ def _is_basic(part: Any) -> bool:
         return np.ndim(part.shadow) == 0
     if isinstance(part, np.ndarray):
         return False
-    return part is None or part is Ellipsis or isinstance(part, (slice, int, np.integer)) and (
-        not isinstance(part, bool)
-    )  # fmt: skip
+    if part is None or part is Ellipsis or isinstance(part, slice):
+        return True
+    return isinstance(part, (int, np.integer)) and not isinstance(part, bool)

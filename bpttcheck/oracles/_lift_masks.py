@@ -1,4 +1,4 @@
-"""``z[mask]`` for a mask that depends on values: entry-by-entry arithmetic, put back under the mask.
+"""``z[mask]`` for a mask that depends on values: arithmetic by entry, put back under the mask.
 
 How many entries there are is not known while tracing, so they are kept in an array of the full
 shape. It holds a harmless number wherever the mask is false, after every operation, so that what is

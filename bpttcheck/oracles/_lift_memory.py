@@ -33,7 +33,7 @@ class Box:
 
     def __init__(
         self,
-        owner: NDArray[Any],
+        owner: Any,
         value: Any = None,
         *,
         sure: bool = True,
@@ -171,10 +171,8 @@ class Held:
 
     def _is_whole(self) -> bool:
         layout, shadow = self.box.layout, self.shadow
-        return (
-            layout is shadow
-            or layout.size == shadow.size
-            and layout.shape == shadow.shape
+        return layout is shadow or (
+            layout.shape == shadow.shape
             and layout.strides == shadow.strides
             and layout.dtype == shadow.dtype
         )
@@ -194,7 +192,8 @@ class Chosen:
 def constant(array: Any) -> Any:
     """A JAX array with a private copy of ``array``."""
     array = np.array(array)
-    if array.dtype.kind not in "biufc" or array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind not in "biufc" or size > (16 if kind == "c" else 8):
         decline(f"an array of dtype {array.dtype}, which JAX does not have", "np.float64")
     return jnp.asarray(array)
 

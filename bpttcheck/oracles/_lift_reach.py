@@ -1,4 +1,4 @@
-"""Which modules are user code: those that a step function can reach and that belong to its author."""
+"""Which modules are user code: what a step function can reach and what is its author's own."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 
 _FOREIGN = frozenset(
     "numpy scipy jax jaxlib ml_dtypes opt_einsum torch tensorflow hypothesis pytest _pytest pluggy "
-    "click matplotlib equinox flax".split()
+    "click matplotlib equinox flax builtins".split()
 )
 # Cells of ours are user code like any other; the machinery that traces them is not.
-_OURS = ("activations", "adapt", "cells", "losses", "mutants")
+_OURS = frozenset({"activations", "adapt", "cells", "losses", "mutants"})
 _SIMPLE = (str, bytes, int, float, complex, bool, type(None), BuiltinFunctionType)
+_CONTAINERS = (list, tuple, set, frozenset, dict)
 _LARGE = 1000
 
 
 class Reach:
-    """Global dictionaries and closure cells of user code, found from a function.
+    """Where user code keeps its names: global dictionaries, closure cells, tables of functions.
 
     Args:
         function: the step, as a function, a bound method, a partial or any callable object.
@@ -28,53 +29,53 @@ class Reach:
 
     def __init__(self, function: Any) -> None:
         self.namespaces: dict[int, dict[str, Any]] = {}
+        self.tables: dict[int, dict[Any, Any]] = {}
         self.cells: list[CellType] = []
         self._seen: dict[int, Any] = {}
-        self._homes: set[str] = set()
-        # What the function itself holds is user code even where it is installed as a package.
-        roots = self._roots(function, 3)
-        self._homes = {_top(name) for name in roots} - _FOREIGN - {"bpttcheck", "builtins"}
+        # What the function itself is made of is user code even where it is an installed package.
+        self._homes = {_top(name) for name in _makers(function, 3)} - _FOREIGN - {"bpttcheck"}
         self._homes -= sys.stdlib_module_names
-        self._visit_all([function])
-
-    def _roots(self, item: Any, depth: int) -> set[str]:
-        names = {getattr(item, "__module__", None) or type(item).__module__}
-        if depth and not isinstance(item, (type, ModuleType, *_SIMPLE)):
-            for part in _held_by(item):
-                names |= self._roots(part, depth - 1)
-        return {str(name) for name in names}
-
-    def _visit_all(self, pending: list[Any]) -> None:
+        pending = [function]
         while pending:
             item = pending.pop()
-            if isinstance(item, _SIMPLE) or id(item) in self._seen:
-                continue
-            self._seen[id(item)] = item
-            pending.extend(self._from(item))
+            if not isinstance(item, _SIMPLE) and id(item) not in self._seen:
+                self._seen[id(item)] = item
+                pending.extend(self._from(item))
 
     def _from(self, item: Any) -> list[Any]:
         if isinstance(item, ModuleType):
             return self._namespace(vars(item))
         if isinstance(item, FunctionType):
-            for cell in item.__closure__ or ():
-                if cell not in self.cells and self._is_user(item.__globals__):
-                    self.cells.append(cell)
+            if not self._is_user(item.__globals__):
+                return [part for part in _held_by(item) if self._leads_on(part)]
+            self.cells.extend(item.__closure__ or ())
             return [*self._namespace(item.__globals__), *_held_by(item)]
         if isinstance(item, type):
-            return self._from_class(item)
-        if isinstance(item, (list, tuple, set, frozenset, dict, MethodType, functools.partial)):
+            return self._from_class(item) if self._knows(item) else []
+        if isinstance(item, dict):
+            if item is sys.modules or "__spec__" in item or len(item) >= _LARGE:
+                return []
+            self.tables[id(item)] = item
+        if isinstance(item, (*_CONTAINERS, MethodType, functools.partial)):
             return _held_by(item)
-        return [type(item), *_held_by(item)] if self._knows(type(item)) else []
+        if not self._knows(type(item)):
+            return [getattr(item, "__wrapped__", None)]
+        own = getattr(item, "__dict__", {})
+        self.tables[id(own)] = own
+        return [type(item), *_held_by(item)]
+
+    def _leads_on(self, part: Any) -> bool:
+        """True for what a foreign decorator may wrap: its other contents are its own business."""
+        return isinstance(part, (FunctionType, MethodType, functools.partial)) or (
+            self._knows(type(part))
+        )
 
     def _from_class(self, kind: type) -> list[Any]:
-        if not self._knows(kind):
-            return []
-        found: list[Any] = list(kind.__mro__)
+        found: list[Any] = [*kind.__mro__, sys.modules[kind.__module__]]
         for member in vars(kind).values():
             inner = getattr(member, "__func__", None) or getattr(member, "fget", None)
             found.append(member if inner is None else inner)
-        module = sys.modules.get(kind.__module__)
-        return found if module is None else [*found, module]
+        return found
 
     def _knows(self, kind: type) -> bool:
         module = sys.modules.get(kind.__module__)
@@ -90,10 +91,23 @@ class Reach:
         name = str(namespace.get("__name__", "__main__"))
         top = _top(name)
         if top == "bpttcheck":
-            return name.split(".")[1:2] in [[room] for room in _OURS]
-        if top in _FOREIGN or top in sys.stdlib_module_names or top == "builtins":
-            return top == "__main__"
+            return name.split(".")[1:2] != [] and name.split(".")[1] in _OURS
+        if top in _FOREIGN or top in sys.stdlib_module_names - {"__main__"}:
+            return False
         return top in self._homes or not _installed(namespace.get("__file__"))
+
+
+def _makers(item: Any, depth: int) -> set[str]:
+    """The modules of the functions and classes that ``item`` consists of."""
+    if isinstance(item, (*_SIMPLE, type, ModuleType)) or not (
+        callable(item) or hasattr(type(item), "step") or depth == 3
+    ):
+        return set()
+    kind = item if isinstance(item, (FunctionType, MethodType)) else type(item)
+    found = {str(kind.__module__)}
+    if depth:
+        found = found.union(*(_makers(part, depth - 1) for part in _held_by(item)))
+    return found
 
 
 def _held_by(item: Any) -> list[Any]:
@@ -108,7 +122,7 @@ def _held_by(item: Any) -> list[Any]:
         return [item.func, *item.args, *item.keywords.values()]
     if isinstance(item, dict):
         return list(item.values()) if len(item) < _LARGE else []
-    if isinstance(item, (list, tuple, set, frozenset)):
+    if isinstance(item, _CONTAINERS):
         return list(item) if len(item) < _LARGE else []
     slots = [getattr(kind, "__slots__", ()) for kind in type(item).__mro__]
     named = [getattr(item, name, None) for names in slots for name in _names(names)]

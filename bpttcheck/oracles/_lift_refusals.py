@@ -99,4 +99,3 @@ def refuse_attribute(name: str) -> NoReturn:
     """A method or attribute that needs the numbers themselves."""
     call = f".{name}" if name in ("data", "ctypes", "base") else f".{name}()"
     decline(f"{call} of a traced value", _METHODS.get(name, "NumPy functions"))
-

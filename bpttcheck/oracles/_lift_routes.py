@@ -6,6 +6,7 @@ and reshapes of an immutable JAX array, and their inverses.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,7 @@ def _along_grid(
     """Grid, index, order and core if each axis of the view lies along one axis of the grid."""
     if not places.size:
         return None
-    grid = [big // small for small, big in zip(cuts, cuts[1:], strict=False)][::-1]
+    grid = [big // small for small, big in itertools.pairwise(cuts)][::-1]
     scale = cuts[:-1][::-1]
     start = [int(places.flat[0]) // s % g for s, g in zip(scale, grid, strict=True)]
     index: list[slice | int] = list(start)

@@ -7,7 +7,7 @@ import dis
 import linecache
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
@@ -52,7 +52,7 @@ def current() -> Run | None:
 
 
 @contextlib.contextmanager
-def running(run: Run) -> Iterator[Run]:
+def running(run: Run) -> Generator[Run, None, None]:
     """Make ``run`` the current one of this thread."""
     _LOCAL.runs.append(run)
     try:
@@ -79,7 +79,7 @@ def here() -> str:
 def user_frame() -> FrameType | None:
     """The innermost frame of user code, or None."""
     run = current()
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while run is not None and frame is not None:
         if id(frame.f_globals) in run.namespaces:
             return frame
@@ -96,7 +96,7 @@ def user_line() -> str:
 def called_by_user() -> str:
     """The Python function that the user's line called, as ``module.name``, or ``""``."""
     user = user_frame()
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     inner: FrameType | None = None
     while frame is not None and frame is not user:
         if not frame.f_globals.get("__name__", "").startswith("bpttcheck.oracles"):

@@ -8,11 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from bpttcheck.oracles._lift_arguments import is_traced
 from bpttcheck.oracles._lift_call import blind, perform, perform_known, rearrange
 from bpttcheck.oracles._lift_memory import Held
 from bpttcheck.oracles._lift_run import current, decline
 from bpttcheck.oracles._lift_ufuncs import nest
-from bpttcheck.oracles._lift_writes import is_traced, overwrite
+from bpttcheck.oracles._lift_writes import overwrite
 
 
 def _maker(native: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,8 +92,8 @@ def _diag(v: Any, k: int = 0) -> Any:
 
 def _where(condition: Any, *branches: Any) -> Any:
     if not branches and is_traced(condition):
-        decline("np.where with one argument: how many entries it finds is not known",
-                "np.where(condition, a, b)")  # fmt: skip
+        what = "np.where with one argument: how many entries it finds is not known"
+        decline(what, "np.where(condition, a, b)")
     if not is_traced(condition, branches):
         return perform_known(np.where, (condition, *branches), {})
     args = tuple(
@@ -122,9 +123,8 @@ def _apply_along_axis(func1d: Any, axis: int, arr: Any, *args: Any, **kwargs: An
 def _piecewise(x: Any, condlist: Any, funclist: Any, *args: Any, **kw: Any) -> Any:
     """``np.piecewise`` by whole arrays: each piece is computed where its condition holds."""
     x = _maker(np.asanyarray)(x)
-    conditions = list(condlist) if isinstance(condlist, (list, tuple)) else [condlist]
-    if isinstance(condlist, (Held, np.ndarray)) and np.ndim(condlist) > x.ndim:
-        conditions = list(condlist)
+    several = isinstance(condlist, (list, tuple)) or condlist.ndim > x.ndim
+    conditions: list[Any] = list(condlist) if several else [condlist]
     if len(funclist) == len(conditions) + 1:
         rest: Any = conditions[0]
         for condition in conditions[1:]:
@@ -146,12 +146,9 @@ def _fresh_empty(*args: Any, **kwargs: Any) -> Any:
     return perform_known(native, args, kwargs)
 
 
+_MAKERS = (np.array, np.asarray, np.asanyarray, np.ascontiguousarray, np.asfortranarray)
 SPECIAL: dict[Any, Callable[..., Any]] = {
-    **{
-        native: _maker(native)
-        for native in (np.array, np.asarray, np.asanyarray, np.ascontiguousarray,
-                       np.asfortranarray)
-    },  # fmt: skip
+    **{native: _maker(native) for native in _MAKERS},
     np.zeros_like: _like(np.zeros_like),
     np.ones_like: _like(np.ones_like),
     np.empty_like: _empty_like,

@@ -10,7 +10,7 @@ import builtins
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -19,13 +19,13 @@ import scipy
 import scipy.linalg
 import scipy.special
 
-from bpttcheck.oracles._lift_call import collect, perform, perform_known, replace
+from bpttcheck.oracles._lift_arguments import collect, is_traced, replace
+from bpttcheck.oracles._lift_call import perform, perform_known
 from bpttcheck.oracles._lift_functions import call_function
 from bpttcheck.oracles._lift_memory import Chosen, Held
 from bpttcheck.oracles._lift_reach import Reach
 from bpttcheck.oracles._lift_refusals import remedy_for_math
 from bpttcheck.oracles._lift_run import current, decline
-from bpttcheck.oracles._lift_writes import is_traced
 
 _MODULES: tuple[ModuleType, ...] = (
     np,
@@ -153,16 +153,16 @@ def _ndenumerate(array: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def swapped(reach: Reach) -> Iterator[None]:
+def swapped(reach: Reach) -> Generator[None, None, None]:
     """Swap NumPy's names in all of user code; put back every one, whatever happens."""
     undo: list[Callable[[], None]] = []
     try:
-        for namespace in reach.namespaces.values():
-            for name, value in list(namespace.items()):
+        for table in (*reach.namespaces.values(), *reach.tables.values()):
+            for name, value in list(table.items()):
                 stand = substitute(value)
                 if stand is not None:
-                    namespace[name] = stand
-                    undo.append(functools.partial(_put_back, namespace, name, stand, value))
+                    table[name] = stand
+                    undo.append(functools.partial(_put_back, table, name, stand, value))
         for cell in reach.cells:
             undo.extend(_swap_cell(cell))
         undo.append(_swap_imports(reach))
@@ -172,9 +172,10 @@ def swapped(reach: Reach) -> Iterator[None]:
             step()
 
 
-def _put_back(namespace: dict[str, Any], name: str, stand: Any, value: Any) -> None:
-    if namespace.get(name) is stand:
-        namespace[name] = value
+def _put_back(table: dict[Any, Any], name: Any, stand: Any, value: Any) -> None:
+    # Code that assigned the name itself meanwhile keeps what it assigned.
+    if table.get(name) is stand:
+        table[name] = value
 
 
 def _swap_cell(cell: Any) -> Iterator[Callable[[], None]]:

@@ -1,4 +1,4 @@
-"""NumPy's ufuncs on traced arrays: their JAX forms, exact dtypes, out=, where=, reduce, at, outer."""
+"""NumPy's ufuncs on traced arrays: JAX forms, exact dtypes, out=, where=, reduce, at, outer."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ import jax.scipy.special as jsp
 import numpy as np
 import scipy.special
 
-from bpttcheck.oracles._lift_call import (
-    collect,
-    fresh,
-    overwrite,
-    perform,
-    perform_known,
-    shadows,
-    steady,
-)
+from bpttcheck.oracles._lift_arguments import collect, shadows
+from bpttcheck.oracles._lift_call import fresh, overwrite, perform, perform_known, steady
 from bpttcheck.oracles._lift_memory import Held, cast, fill_with_dummies
 from bpttcheck.oracles._lift_run import Run, current, decline
+from bpttcheck.oracles._lift_writes import into
 
 Form = Callable[..., Any]
 
@@ -33,6 +27,7 @@ _OTHER_FORMS: dict[str, Form] = {
     "psi": jsp.digamma,
     "cosm1": lambda x: -2 * jnp.sin(x / 2) ** 2,
 }
+
 
 def _power(base: Any, exponent: Any) -> Any:
     """``base ** exponent``, by multiplication for whole numbers and by root for one half."""
@@ -60,6 +55,7 @@ _ACCUMULATIONS: dict[np.ufunc, Form] = {
     np.maximum: lambda a, axis: jax.lax.cummax(a, axis % a.ndim),
     np.minimum: lambda a, axis: jax.lax.cummin(a, axis % a.ndim),
 }
+
 
 @functools.cache
 def form_of(ufunc: np.ufunc) -> Form | None:
@@ -110,9 +106,7 @@ def _call(run: Run, ufunc: np.ufunc, form: Form, inputs: Any, kwargs: dict[str, 
     results = results if ufunc.nout > 1 else (results,)
     computed = _values(run, ufunc, form, inputs, kwargs)
     computed = computed if ufunc.nout > 1 else (computed,)
-    sure = steady(
-        lambda *args: ufunc(*args, **plain), inputs, {}, collect(inputs), list(results)
-    )
+    sure = steady(lambda *args: ufunc(*args, **plain), inputs, {}, collect(inputs), list(results))
     finished = [
         fresh(run, result, value, sure=not sure or sure[number])
         if out is None
@@ -238,6 +232,8 @@ def _as_index(index: Any) -> Any:
 
 
 def _outer(ufunc: np.ufunc, inputs: Any, kwargs: dict[str, Any]) -> Any:
+    a: Any
+    b: Any
     a, b = (item if isinstance(item, Held) else np.asarray(_array(item)) for item in inputs)
     spread = a.reshape(a.shape + (1,) * b.ndim)
     return call_ufunc(ufunc, "__call__", (spread, b), kwargs)
@@ -259,18 +255,7 @@ def _fold(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any]) -> 
         return fold(array, axis=axis, **rest)
 
     result = perform(native, form, tuple(_array(item) for item in inputs), kwargs)
-    return result if out is None else _into(out, result)
-
-
-def _into(out: Any, result: Any) -> Any:
-    target = out[0] if isinstance(out, tuple) else out
-    if isinstance(target, Held):
-        target[...] = result
-        return target
-    return decline(
-        "a traced value is written into an array that was made outside the step",
-        "make the array inside the step, with np.empty, np.zeros or np.array",
-    )
+    return result if out is None else into(out, result)
 
 
 def _name(ufunc: np.ufunc) -> str:

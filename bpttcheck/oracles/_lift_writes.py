@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bpttcheck.oracles._lift_call import collect, overwrite
+from bpttcheck.oracles._lift_call import overwrite
 from bpttcheck.oracles._lift_run import decline
 
 
@@ -107,8 +107,3 @@ WRITERS: dict[Any, Callable[..., None]] = {
     np.fill_diagonal: fill_diagonal,
     np.put_along_axis: put_along_axis,
 }
-
-
-def is_traced(*trees: Any) -> bool:
-    """True if an argument depends on what the step was given."""
-    return any(not item.known for item in collect(trees))

@@ -39,9 +39,10 @@ Array = NDArray[Any]
 Vector = NDArray[np.float64]
 
 _EPS = float(np.finfo(np.float64).eps)
-# Powers of two, so that scaling by a step is exact; about 1e-100, and 1e-30, 1e-60, 1e-150.
-_STEP = 2.0**-332
-_OTHER_STEPS = (2.0**-100, 2.0**-200, 2.0**-500)
+# Powers of two, so that scaling by a step is exact. Short enough that its square is nothing beside
+# any rounding, long enough that small tangents are far from underflow.
+_STEP = 2.0**-200
+_OTHER_STEPS = (2.0**-60, 2.0**-332, 2.0**-500)
 # Relative to the largest output: beyond it the complex run computes something else.
 _SAME = 1e-6
 
@@ -131,9 +132,10 @@ def _run(function: Function, leaves: list[Any]) -> list[Array]:
     try:
         with np.errstate(all="ignore"):
             outputs = function(leaves)
-    except Declined:
-        raise
     except Exception as error:
+        refusal = _refusal_behind(error)
+        if refusal is not None:
+            raise refusal from None
         lines = traceback.extract_tb(error.__traceback__)
         user = [frame for frame in lines if is_the_user(frame.filename)]
         raise Declined(
@@ -145,3 +147,10 @@ def _run(function: Function, leaves: list[Any]) -> list[Array]:
         if not isinstance(given, Analytic) and np.asarray(array).dtype.kind == "c":
             raise Declined("an output is a complex array of the code's own")
     return arrays
+
+
+def _refusal_behind(error: BaseException | None) -> Declined | None:
+    """NumPy hides what a conversion raised behind an error of its own."""
+    while error is not None and not isinstance(error, Declined):
+        error = error.__cause__ or error.__context__
+    return error

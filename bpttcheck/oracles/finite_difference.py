@@ -33,7 +33,7 @@ Array = NDArray[Any]
 _FIRST_STEP = 0.5  # of the extrapolation, unless the program's curvature or noise say otherwise
 _RATIO = 1.7  # from row to row: near 1 the noise grows, far above the rows run into it
 _SHRINK = 16.0  # after a probe that failed
-_ENOUGH = 500.0  # relative rounding, in units of eps, at which longer steps bring nothing more
+_ENOUGH = 100.0  # relative rounding, in units of eps, at which longer steps bring little more
 _PATIENCE = 2  # rows without progress
 _MAX_EVALUATIONS = 48
 

@@ -131,7 +131,8 @@ def _outcomes(
         return [first, *skipped]
     rest = [name for name in wanted if name != "contract"]
     if executor is None:
-        run.prepare() if {"step_vjp", "sequence_vjp"} & set(rest) else None
+        if {"step_vjp", "sequence_vjp"} & set(rest):
+            run.prepare(options.examples)  # compiles in the background of the first checks
         outcomes = [_one(run, options, name, counter) for name in rest]
     else:
         submitted = [executor.submit(_remote, run.subject, options, name) for name in rest]

@@ -26,7 +26,7 @@ _FREE = 10
 def gradient_cases(context: Context, name: str, mode: str) -> Tally:
     """Run the cases of one gradient check."""
     run, tally = context.run, Tally(name)
-    run.prepare()
+    run.prepare(context.examples)
     for index in range(context.examples):
         free = mode != STEP and index % _FREE == _FREE - 1 and not run.subject.fixed_sizes
         case = run.case(index, free=free, steps=1 if mode == STEP else None)

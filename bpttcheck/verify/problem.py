@@ -43,6 +43,7 @@ _SCHEDULE = (
     "exploding", "ordinary", "long", "zeros", "ordinary", "large_cotangents", "own_initial_state",
 )  # fmt: skip
 
+ROUND = len(_SCHEDULE)
 LENGTHS_BEYOND_TRUNCATION = (35, 70, 300)
 MASKS = ("none", "lengths", "holes", "empty_rows")
 _GRID = np.array([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0])

@@ -22,6 +22,7 @@ from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.finite_difference import finite_difference
 from bpttcheck.verify.guard import Notes, call
 from bpttcheck.verify.problem import (
+    ROUND,
     Problem,
     Seeded,
     Template,
@@ -110,13 +111,15 @@ class Run:
             step = lift(step)
         return Autodiff(step)
 
-    def prepare(self) -> None:
-        """Start compiling every template, side by side in threads."""
-        if self._autodiff is None or self._preparing or self.subject.fixed_sizes:
+    def prepare(self, examples: int) -> None:
+        """Start compiling the templates of the first cases, side by side in threads."""
+        if self._autodiff is None or self.subject.fixed_sizes:
             return
+        needed = dict.fromkeys(self.template(index) for index in range(examples))
         pool = ThreadPoolExecutor(2, thread_name_prefix="bpttcheck-compile")
-        for template in self.templates:
-            self._preparing[template] = pool.submit(self._prepare, template)
+        for template in needed:
+            if template not in self._preparing:
+                self._preparing[template] = pool.submit(self._prepare, template)
         pool.shutdown(wait=False)
 
     def _prepare(self, template: Template) -> None:
@@ -129,10 +132,15 @@ class Run:
             return  # said again, and counted, when the template is used
 
     def template(self, index: int) -> Template:
-        """The template of case ``index``: the long one for long cases, else one of the others."""
+        """The template of case ``index``: the long one for long cases, else one of the others.
+
+        The first round of cases shares two, of sizes that differ pairwise, one of them unpadded: a
+        short run then compiles three programs rather than five.
+        """
         if scheduled_regime(index) == "long":
             return self.templates[-1]
-        return self.templates[int(generator(self.seed, index, 1).integers(len(self.templates) - 1))]
+        short = self.templates[:-1] if index >= ROUND else self.templates[2:-1]
+        return short[int(generator(self.seed, index, 1).integers(len(short)))]
 
     def case(self, index: int, *, free: bool = False, steps: int | None = None) -> Case:
         """The structure of case ``index``.

@@ -41,7 +41,7 @@ def forward(params, xs, state0, mask=None):
         state = new
         ys.append(y)
         caches.append(cache)
-    return np.stack(ys), state, (caches, mask)
+    return np.array(ys).reshape(*xs.shape[:2], state0.shape[1]), state, (caches, mask)
 
 
 def vjp(params, tape, d_ys, d_state_T):
@@ -56,7 +56,7 @@ def vjp(params, tape, d_ys, d_state_T):
         total = {name: total[name] + d_params[name] for name in total}
         d_state = np.where(real[:, None], d_previous, d_state)
         d_xs.append(d_x)
-    return total, np.stack(d_xs[::-1]), d_state
+    return total, np.array(d_xs[::-1]).reshape(*d_ys.shape[:2], params["W"].shape[1]), d_state
 
 
 def forward_without_mask(params, xs, state0):

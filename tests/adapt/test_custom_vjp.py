@@ -333,6 +333,30 @@ def test_code_that_calls_a_custom_vjp_is_accepted_with_a_primal():
         hand_gradients(nothing)
 
 
+def test_a_function_decorated_twice_is_undecorated_twice():
+    inner = elman(zero)
+    outer = jax.custom_vjp(inner)
+    outer.defvjp(lambda *a: (inner(*a), (*a, inner(*a)[0])), elman_bwd)
+    cell = adapted(outer)
+    assert cell.reference is plain_elman
+    assert_close(hand_gradients(cell), jax_gradients(cell))
+
+
+def test_partials_inside_and_outside_jit_are_put_together():
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+    def step(gain, activation, params, state, x):
+        new = activation(gain * (x @ params["W"].T + state @ params["U"].T))
+        return new, new
+
+    step.defvjp(
+        lambda g, a, *rest: (step(g, a, *rest), (*rest, step(g, a, *rest)[0])),
+        lambda g, a, saved, cotangents: elman_bwd(saved, cotangents),
+    )
+    inner = jax.jit(functools.partial(step, 1.0), static_argnums=0)
+    cell = adapted(functools.partial(inner, jnp.tanh))
+    assert_close(hand_gradients(cell), jax_gradients(cell))
+
+
 def test_a_primal_that_is_decorated_itself_is_undecorated():
     step = elman(zero)
     for primal in (step, jax.jit(step)):
@@ -439,6 +463,20 @@ def test_the_64_bit_mode_of_the_program_stays_as_it_is():
             for dtype in DTYPES:
                 assert_close(hand_gradients(cell, dtype), jax_gradients(cell, dtype), dtype)
             assert bool(jax.config.jax_enable_x64) is mode
+
+
+def test_float32_runs_in_the_mode_that_the_program_has_set():
+    def primal(params, state, x):
+        new, y = plain_elman(params, state, x)
+        return new, y + jnp.zeros(y.shape)
+
+    step = jax.custom_vjp(primal)
+    step.defvjp(lambda *a: (step(*a), (*a, step(*a)[0])), elman_bwd)
+    cell = adapted(step)
+    params, state, x, *_ = problem(cell, np.float32)
+    for mode, dtype in [(False, np.float32), (True, np.float64), (False, np.float32)]:
+        with jax.enable_x64(mode):
+            assert cell.step(params, state, x)[1].dtype == dtype
 
 
 def test_an_init_written_in_jax_gives_float64_arrays_of_numpy():

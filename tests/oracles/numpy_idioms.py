@@ -1,8 +1,8 @@
 """NumPy idioms, each a small step function: what can be traced, and what to write instead.
 
-Every row is a function ``f(params, h, x)`` with ``params = {"U": (H, N), "W": (H, H), "b": (H,),
-"s": ()}``, ``h (B, H)`` and ``x (B, N)``, and ``B, N, H = 3, 2, 4``. The rows are data: a test runs each
-natively and traced, and a page of the documentation is written from them.
+Every row is a function ``f(params, h, x)`` with ``h (B, H)``, ``x (B, N)`` and the parameters
+``U (H, N)``, ``W (H, H)``, ``b (H,)``, ``s ()``. The rows are data: a test runs each natively and
+traced, and a page of the documentation is written from them.
 """
 
 import copy
@@ -866,7 +866,8 @@ def products_and_differences(params, h, x):
 
 @traces
 def extrema(params, h, x):
-    return h - h.min() + np.amax(h, axis=0) + np.ptp(h, axis=1, keepdims=True) + np.max(h, initial=9)
+    spread = np.ptp(h, axis=1, keepdims=True)
+    return h - h.min() + np.amax(h, axis=0) + spread + np.max(h, initial=9)
 
 
 @traces
@@ -901,7 +902,7 @@ def unique_values(params, h, x):
 
 @declined("np.where")
 def nonzero_places(params, h, x):
-    rows, columns = np.nonzero(h > 0)
+    rows, _ = np.nonzero(h > 0)
     return h * len(rows)
 
 
