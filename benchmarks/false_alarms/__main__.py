@@ -32,14 +32,14 @@ def main() -> None:
     ratios: list[float] = []
     cells: Counter[str] = Counter()
     for name, run in runs(options.names, options.seed):
-        # The activations of Elman share the cases of one built-in... except that each gets its own.
         for regime in REGIMES:
             for dtype in DTYPES:
                 count_cases(run, regime, dtype, options.cases, counts[regime, dtype], ratios)
         cells[name] += options.cases * len(REGIMES) * len(DTYPES)
         done = sum(c["cases"] for c in counts.values())
         alarms = sum(c["wrong"] for c in counts.values())
-        print(f"{name}: {done} cases, {alarms} alarms, {time.perf_counter() - started:.0f} s", flush=True)
+        seconds = time.perf_counter() - started
+        print(f"{name}: {done} cases, {alarms} alarms, {seconds:.0f} s", flush=True)
     text = page(counts, sorted(ratios), cells, time.perf_counter() - started)
     print(text)
     if options.write:
@@ -61,7 +61,7 @@ def count_cases(
         clear = [j.ratio for j in outcome.judged if j.usable and not j.blind]
         ratios.append(max(clear, default=0.0))
         if outcome.wrong or Vote.CONTRADICTION in outcome.votes.values():
-            print("  ALARM", run.subject.name, problem.case, outcome.votes, outcome.wrong, flush=True)
+            print("  ALARM", run.subject.name, problem.case, outcome.votes, outcome.wrong)
 
 
 def page(
@@ -88,14 +88,15 @@ correct problems, {min(cells.values()) // 22} for each cell, dtype and regime, w
 batches, masks, states and cotangents.
 
 **{wrong} false alarms in {n} problems**: with 95 % confidence the rate is below
-{upper_bound(wrong, n):.1e}. {total["contradiction"]} problems ended in a contradiction between JAX and
-the finite differences. The largest ratio of error to bar was {ratios[-1]:.1f} of {LIMIT:.0f} allowed
-(median {quantile[0.5]:.2f}, 99 % below {quantile[0.99]:.2f}, 99.9 % below {quantile[0.999]:.2f}).
+{upper_bound(wrong, n):.1e}. {total["contradiction"]} problems ended in a contradiction between JAX
+and the finite differences. The largest ratio of error to bar was {ratios[-1]:.1f} of {LIMIT:.0f}
+allowed (median {quantile[0.5]:.2f}, 99 % below {quantile[0.99]:.2f}, 99.9 % below
+{quantile[0.999]:.2f}).
 
 {table(["regime", "dtype", *keys, "blind blocks"], rows)}
 
-*Not judged*: the forward pass overflowed, or JAX was silent. *Blind*: the block's own rounding noise
-exceeds 1 % of it; such a block is evidence for nothing and is counted apart.
+*Not judged*: the forward pass overflowed, or JAX was silent. *Blind*: the block's own rounding
+noise exceeds 1 % of it; such a block is evidence for nothing and is counted apart.
 
 Measured with {environment()}, in {seconds:.0f} s.
 """

@@ -9,7 +9,7 @@ from typing import Any
 from bpttcheck import trees
 from bpttcheck.adapt.arguments import given
 from bpttcheck.contract import Array, is_float
-from bpttcheck.errors import ContractError
+from bpttcheck.errors import ContractError, Declined
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +141,13 @@ def _tensor(array: Any) -> Any:
     import numpy as np
     import torch
 
-    whole = np.asarray(array)
+    whole: Any = np.asarray(array)
+    if not issubclass(type(whole), np.ndarray):
+        # An oracle that traces NumPy code hands in arrays of its own.
+        raise Declined(
+            "code of torch cannot be traced",
+            remedy="pass `reference=`, a JAX function step(params, state, x) -> (state, y)",
+        )
     if not whole.flags.writeable or min(whole.strides, default=0) < 0:
         whole = whole.copy()
     return torch.from_numpy(whole)

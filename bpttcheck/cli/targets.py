@@ -102,19 +102,15 @@ def _module(text: str, place: str) -> ModuleType:
         raise ContractError(
             f"target {text!r}: there is no module {place!r}, and a file's name ends in .py"
         )
-    with _on_path(Path.cwd()):
-        try:
-            found = importlib.util.find_spec(place)
-        except ModuleNotFoundError as error:
-            raise ContractError(f"target {text!r}: there is no module {error.name!r}") from None
-        except ValueError:
-            found = None
-        except Exception as error:
-            raise _failure(text, None, error) from error
-        if found is None:
-            raise ContractError(f"target {text!r}: there is no module {place!r}")
-        origin = Path(found.origin) if found.origin else None
-        return _guarded(text, origin, lambda: importlib.import_module(place))
+    try:
+        with _on_path(Path.cwd()):
+            return _guarded(text, None, lambda: importlib.import_module(place))
+    except ContractError as error:
+        cause = error.__cause__
+        missing = cause.name or "" if isinstance(cause, ModuleNotFoundError) else ""
+        if missing and f"{place}.".startswith(f"{missing}."):  # itself, or a package it is in
+            raise ContractError(f"target {text!r}: there is no module {missing!r}") from None
+        raise
 
 
 def _attribute(text: str, module: ModuleType, path: str) -> Any:
@@ -176,7 +172,7 @@ def _failure(text: str, path: Path | None, error: BaseException) -> ContractErro
 
 
 def _line_of(path: Path | None, error: BaseException) -> tuple[str, int]:
-    """The innermost line in the user's own file, else in any file that is not the machinery's."""
+    """The innermost line in the user's own file, else the outermost that is not the machinery's."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if path is not None and Path(frame.filename) == path]
     foreign = [
@@ -186,7 +182,6 @@ def _line_of(path: Path | None, error: BaseException) -> tuple[str, int]:
         and Path(frame.filename) != Path(__file__)
         and "importlib" not in Path(frame.filename).parts
     ]
-    for some in (own, foreign):
-        if some:
-            return some[-1].filename, some[-1].lineno or 1
+    for frame in (*own[-1:], *foreign[:1]):
+        return frame.filename, frame.lineno or 1
     return "", 0

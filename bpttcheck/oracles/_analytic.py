@@ -22,9 +22,17 @@ from bpttcheck.oracles._user_line import Line, user_place
 _FLOAT64 = np.dtype(np.float64)
 
 
+# A few times the spacing of the smallest numbers.
+_UNDERFLOW = 2.0**-1072
+
+
 @dataclass(frozen=True)
 class Jitter:
-    """How each result is disturbed: by up to ``width`` relative, real and imaginary part apart."""
+    """How each result is disturbed: by up to ``width`` relative, real and imaginary part apart.
+
+    A result that came out of something perturbed is also off by what underflow may have swallowed:
+    harmless, unless a later division by something tiny brings it back.
+    """
 
     rng: np.random.Generator | None
     width: float = 0.0
@@ -34,6 +42,15 @@ class Jitter:
         if self.rng is not None and z.dtype.kind == "c":
             z.real *= 1 + self.width * self.rng.uniform(-1, 1, z.shape)
             z.imag *= 1 + self.width * self.rng.uniform(-1, 1, z.shape)
+        return z
+
+    def underflow(self, z: NDArray[np.complex128], inputs: list[Any]) -> NDArray[np.complex128]:
+        """``z``, an elementwise function of ``inputs``, disturbed in place by underflow."""
+        if self.rng is not None:
+            moved = np.zeros(z.shape, bool)
+            for x in inputs:
+                moved |= np.imag(x) != 0
+            z.imag += np.where(moved, _UNDERFLOW * self.rng.uniform(-1, 1, z.shape), 0.0)
         return z
 
 
@@ -85,6 +102,8 @@ class Analytic(NDArrayOperatorsMixin):
             decline("a power whose exponent depends on the input", "np.exp(p * np.log(x))")
         else:
             made = rule(*plain)
+            if self.jitter.rng is not None and ufunc.signature is None:
+                made = self.jitter.underflow(np.array(made), plain)[()]
         if out is None:
             return self._wrap(made, rounded=True)
         out.z[...] = self.jitter(np.array(made, np.complex128))
@@ -150,13 +169,13 @@ class Analytic(NDArrayOperatorsMixin):
         return Analytic(self.z.copy(), self.jitter)
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        decline("a conversion to a plain array (np.asarray, np.array, buffer[...] = z)", _BUFFER)
+        decline("np.asarray(z), np.array([z]) or buffer[...] = z of what depends on the input", _BUFFER)
 
     def __bool__(self) -> NoReturn:
         decline("the truth of a value that depends on the input")
 
     def __float__(self) -> NoReturn:
-        decline("float() of a value that depends on the input", "the array as it is")
+        decline("float(z) or buffer[k] = z of a value that depends on the input", _BUFFER)
 
     def __int__(self) -> NoReturn:
         decline("int() of a value that depends on the input")
@@ -190,7 +209,7 @@ class Analytic(NDArrayOperatorsMixin):
         return Analytic(made, self.jitter)
 
 
-_BUFFER = "np.stack or np.concatenate of the parts, or np.zeros_like of an input"
+_BUFFER = "z as it is, np.stack or np.concatenate of parts, np.zeros_like(z) for a buffer"
 _METHODS = {
     *("sum", "mean", "prod", "cumsum", "cumprod", "trace", "dot"),
     *("ravel", "squeeze", "swapaxes", "take", "repeat", "diagonal", "copy"),

@@ -11,9 +11,9 @@ The bar. A first-order error analysis of the forward derivative gives ``Σ_ops (
 over all intermediate results ``r``, each off by ``δ_r <= eps·|r|``. It is sampled, not bounded: the
 derivative is computed again from a point, a direction and intermediate results (real and imaginary
 parts apart) each disturbed by up to one ``eps``, and the bar is the root mean square of the
-changes. Cancellation inside a sum shows through its disturbed terms. The bar is at least the
-rounding of the last sum, ``eps·sqrt(Σ_k (w_k Im o_k / h)²)``. The repetitions also use other steps
-``h``: a tangent that one of them loses to underflow shows as a difference between them.
+changes. Cancellation inside a sum shows through its disturbed terms. Results are also disturbed by
+what underflow may have swallowed, and the repetitions use other steps ``h``. The bar is at least
+the rounding of the last sum, ``eps·sqrt(Σ_k (w_k Im o_k / h)²)``, and its underflow.
 
 Source: Squire and Trapp (1998), SIAM Review 40(1), 110-112; the sampling is Monte Carlo arithmetic,
 Parker (1997), UCLA CSD-970002.
@@ -42,7 +42,7 @@ _EPS = float(np.finfo(np.float64).eps)
 # Powers of two, so that scaling by a step is exact. Short enough that its square is nothing beside
 # any rounding, long enough that small tangents are far from underflow.
 _STEP = 2.0**-200
-_OTHER_STEPS = (2.0**-60, 2.0**-332, 2.0**-500)
+_OTHER_STEPS = (2.0**-100, 2.0**-332, 2.0**-500)
 # Relative to the largest output: beyond it the complex run computes something else.
 _SAME = 1e-6
 
@@ -90,7 +90,11 @@ def complex_step(
         for seed, step in enumerate(_OTHER_STEPS)
     ]
     evaluations = 2 + len(changes)
-    bar = max(float(np.sqrt(np.mean(np.square(changes)))), _EPS * float(np.linalg.norm(terms)))
+    bar = max(
+        float(np.sqrt(np.mean(np.square(changes)))),
+        _EPS * float(np.linalg.norm(terms)),
+        float(np.linalg.norm(w)) * float(np.nextafter(0, 1)) / h,
+    )
     if not np.isfinite(value) or not np.isfinite(bar):
         return _abstain("the derivatives of the outputs are not finite", evaluations)
     exponent = unit.exponent + weight.exponent
@@ -123,7 +127,9 @@ def _slopes(
     values = np.concatenate([np.zeros(0), *(np.ravel(output) for output in _run(function, leaves))])
     if native is not None:
         gap = np.abs(values.real - native)
-        if gap.shape != native.shape or not np.all(gap <= _SAME * np.max(np.abs(native))):
+        # Where the native value is zero, what the step leaves is of its own size.
+        largest = np.max(np.abs(native), initial=0.0)
+        if gap.shape != native.shape or not np.all(gap <= _SAME * largest + h):
             raise Declined("the code computes other values on complex-step numbers")
     return values.imag / h
 

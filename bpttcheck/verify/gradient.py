@@ -95,6 +95,9 @@ def examine(
         outcome.declined = differs
         _without_jax(run, outcome)
         return outcome
+    if _beyond_range(reference, problem):
+        outcome.skipped = f"range: the gradient itself overflows {problem.case.dtype}"
+        return outcome
     outcome.spoke.add("jax")
     unit, tiny = rounding(problem.dtype)
     for block, spread in reference.gradients.items():
@@ -253,6 +256,12 @@ def _forward_difference(hand: Hand, reference: Reference, problem: Problem) -> s
                 f"{j.value:.17g} traced and {j.hand:.17g} native; pass `reference=`"
             )
     return ""
+
+
+def _beyond_range(reference: Reference, problem: Problem) -> bool:
+    """True if the right gradient is too large for the checked dtype: nobody's mistake."""
+    most = float(np.finfo(problem.dtype).max) * 1e-3
+    return any(np.abs(s.value).max(initial=0.0) > most for s in reference.gradients.values())
 
 
 def _first_nonfinite(hand: Hand, broken: list[str]) -> str:

@@ -124,7 +124,8 @@ def _row(check: CheckResult, among: Sequence[CheckResult], width: int) -> list[s
     hang = " " * len(start)
     if check.skipped:
         return _wrapped(check.skipped, start, width, hang=hang)
-    lines = _joined(_facts(check), start, width)
+    cases = max(len(plural(other.cases, "case")) for other in among)
+    lines = _joined([f"{plural(check.cases, 'case'):>{cases}}", *_facts(check)], start, width)
     if check.expected_failure:
         lines += _wrapped(f"expected to fail: {check.expected_failure}", hang, width)
     if check.reason:
@@ -133,7 +134,7 @@ def _row(check: CheckResult, among: Sequence[CheckResult], width: int) -> list[s
 
 
 def _facts(check: CheckResult) -> list[str]:
-    facts = [plural(check.cases, "case")]
+    facts: list[str] = []
     if check.worst_ratio is not None:
         limit = "" if check.limit is None else f" of {check.limit:g}"
         facts.append(f"worst {short(check.worst_ratio)}{limit}")

@@ -294,8 +294,10 @@ def test_float32_stays_float32(name, masked):
     cell = builtin(name)
     *floats, mask = problem(cell, 4, 3, seed=0)
     params, xs, state0, d_ys, d_state_T = trees.map_leaves(np.float32, tuple(floats))
-    got = gradients_of(cell, params, xs, state0, d_ys, d_state_T, mask if masked else None)
-    assert {leaf.dtype for leaf in trees.leaves((*got[:3], *got.d_states))} == {np.dtype("f4")}
+    _, _, tape = unroll(cell, params, xs, state0, mask if masked else None)
+    for cotangents in ((d_ys, d_state_T), (d_ys, None), (None, d_state_T)):
+        got = backpropagate(cell, params, tape, *cotangents)
+        assert {leaf.dtype for leaf in trees.leaves((*got[:3], *got.d_states))} == {np.dtype("f4")}
 
 
 @pytest.mark.parametrize("name", list(BUILTINS))

@@ -24,6 +24,8 @@ from bpttcheck.errors import ContractError
 SMOOTH = [name for name, f in activations.ACTIVATIONS.items() if not f.kinks]
 NAMES = [*BUILTINS, *(f"elman[{name}]" for name in activations.ACTIVATIONS), "jordan[relu]"]
 SMOOTH_NAMES = [*BUILTINS, *(f"elman[{name}]" for name in SMOOTH)]
+# The slope of these has a corner, where differences extrapolate to less than is asked for.
+CORNERS = ["elman[elu]", "elman[softsign]"]
 CLASSES = ["Elman", "GRUResetAfter", "GRUResetBefore", "Jordan", "LSTM", "PeepholeLSTM"]
 
 
@@ -71,7 +73,7 @@ def transpose_defect(cell, case, seed) -> float:
     return abs(sum(terms) - (4 * fine - coarse) / 3) / (1 + sum(map(abs, terms)))
 
 
-@pytest.mark.parametrize("name", SMOOTH_NAMES)
+@pytest.mark.parametrize("name", [n for n in SMOOTH_NAMES if n not in CORNERS])
 @settings(deadline=None, max_examples=5)
 @given(
     seed=st.integers(0, 2**32 - 1),

@@ -196,6 +196,28 @@ def test_an_error_in_the_users_file_is_told_with_its_line(
         assert "Traceback" not in result.output
 
 
+def test_a_package_that_cannot_be_imported_is_told_with_its_line(cli: Cli) -> None:
+    Path("parcel").mkdir()
+    Path("parcel/inner.py").write_text("")
+    for text, words in (("import gone_with_it\n", "gone_with_it"), ("1 / 0\n", "ZeroDivision")):
+        Path("parcel/__init__.py").write_text(text)
+        result = cli("verify", "parcel.inner:cell")
+        assert result.exit_code == 2
+        assert words in result.stderr
+        assert f"parcel/__init__.py:1: {text}" in result.stderr
+    Path("parcel/__init__.py").write_text("# nothing\n")
+    result = cli("verify", "parcel.outer:cell")
+    assert "there is no module 'parcel.outer'" in result.stderr
+
+
+def test_a_broken_contract_of_ours_in_their_file_is_passed_on(cli: Cli) -> None:
+    name = write("import bpttcheck\ncell = bpttcheck.Subject(7)\n")
+    result = cli("verify", f"{name}:cell")
+    assert result.exit_code == 2
+    assert "7" in result.stderr
+    assert "Traceback" not in result.output
+
+
 def test_a_factory_that_raises_is_told_with_its_line(cli: Cli) -> None:
     name = write("def make():\n    raise ValueError('no kernel here')\n")
     result = cli("verify", f"{name}:make")

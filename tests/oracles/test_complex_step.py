@@ -73,7 +73,7 @@ def test_analytic_functions_of_one_number_are_right_to_the_last_digits(
     found = slope_of(numeric, [x])
     if not np.isfinite(numeric(x)) or abs(truth) > 1e200:
         return
-    assert abs(found.value - truth) <= 3 * found.error + 1e-300
+    assert abs(found.value - truth) <= 3 * found.error
     assert found.error <= 1e-13 * abs(truth) * (1 + abs(x)) + 1e-100
 
 
@@ -270,8 +270,8 @@ def test_a_tangent_lost_to_underflow_widens_the_bar() -> None:
         return np.log(np.exp(z))
 
     for x in (-300.0, -600.0, -700.0):
-        found = slope_of(log_of_tiny, [x], h=2.0**-664)
-        assert found.distance(1.0) <= 3
+        assert slope_of(log_of_tiny, [x], h=2.0**-664).distance(1.0) <= 3
+        assert slope_of(log_of_tiny, [x]).distance(1.0) <= 3
     assert slope_of(log_of_tiny, [-300.0]).error < 1e-13
 
 

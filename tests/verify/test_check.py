@@ -301,3 +301,27 @@ def test_the_callers_numpy_error_state_is_left_alone():
     before = np.geterr()
     bpttcheck.check(Elman(), checks=["step_vjp"], **ONE)
     assert np.geterr() == before
+
+
+def test_a_gradient_beyond_the_range_of_the_dtype_is_nobodys_mistake():
+    class Grows(Elman):
+        """Each step multiplies the adjoint by 1e20."""
+
+        def step(self, params, state, x):
+            h = state * x.dtype.type(1e20) + x @ params["U"].T
+            return h, np.tanh(x @ params["W"][:1, :1] * 0 + h * 0), (x, state)
+
+        def step_vjp(self, params, cache, d_state, d_y):
+            x, h = cache
+            zeros = {key: np.zeros_like(value) for key, value in params.items()}
+            return (
+                {**zeros, "U": d_state.T @ x},
+                d_state * x.dtype.type(1e20),
+                d_state @ params["U"],
+            )
+
+    report = bpttcheck.check(
+        Grows(), sizes=st.just((1, 2)), checks=["sequence_vjp"], raises=False, examples=20
+    )
+    (result,) = report.checks
+    assert result.verdict is not Verdict.FAILED

@@ -271,7 +271,8 @@ def test_the_printed_values_differ_whenever_the_values_do(
     shown = [text.strip() for text in aligned([(hand, None), (other, error), (None, None)])]
     assert (shown[0] != shown[1]) == (hand != other)
     assert shown[2] == ""
-    assert math.isclose(float(shown[1]), other, rel_tol=1e-3)
+    largest = max(abs(hand), abs(other))  # all share its exponent, and show four digits of it
+    assert abs(float(shown[1]) - other) <= 0.501e-3 * largest
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=4))
@@ -318,6 +319,37 @@ def test_no_line_is_wider_than_asked_for(
     lines = render(full, width).splitlines()
     assert max(map(len, lines)) <= width
     assert re.fullmatch(r"\d+ checks, .* failed, 1 inconclusive", lines[-1])
+
+
+def test_a_second_finding_about_one_output_says_only_what_is_new() -> None:
+    first = replace(missing_gradient("step_vjp"), block="d_previous_state", time_step=None)
+    second = replace(
+        missing_gradient("sequence_vjp"),
+        block="d_state0",
+        time_step=3,
+        diagnoses=(*first.diagnoses, Diagnosis("truncated", "only the last 3 steps count")),
+    )
+    law = replace(
+        second, check="linearity", block="d_state0", time_step=None, diagnoses=(),
+        comparison=Measured(0.5, 1e-17), message="this law is broken",
+    )  # fmt: skip
+    whole = report(
+        failed("step_vjp"), failed("sequence_vjp"), failed("linearity"),
+        findings=(first, second, law),
+    )  # fmt: skip
+    text = render(whole)
+    assert text.startswith("FAILED  Elman: d_previous_state (step_vjp, sequence_vjp, linearity)")
+    assert text.count("missing-term") == 1
+    assert "2. sequence_vjp: d_state0 too, relative error 1" in text
+    assert "first departs at t=3 of T=2" in text
+    assert "-> truncated: only the last 3 steps count" in text
+    assert "   this law is broken" in text
+
+
+def test_a_block_that_no_case_could_judge_does_not_hide_the_resolution_of_the_others() -> None:
+    never = BlockSummary("d_params['h0']", "float64", 0, 0, math.inf, math.inf, math.nan)
+    check = replace(passed("step_vjp"), blocks=(never, *blocks()))
+    assert "sees 3e-14/8e-14 float64, 2e-6/8e-6 float32" in render(report(check))
 
 
 def test_str_of_a_report_is_its_text(one_missing_gradient: Report) -> None:
