@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bpttcheck.cells import BUILTINS, builtin
+from bpttcheck.cells import builtin, every_name
 from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.subject import Subject
@@ -22,10 +22,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def runs(names: Iterable[str] = (), seed: int = 0) -> Iterator[tuple[str, Run]]:
     """A run for each named built-in; none: all of them, Elman with each activation."""
-    from bpttcheck.activations import ACTIVATIONS
-
-    known = [f"elman[{a}]" for a in ACTIVATIONS] + [n for n in BUILTINS if n != "elman"]
-    for name in names or known:
+    for name in names or every_name():
         run = Run(Subject(builtin(name)), seed, DTYPES)
         run.prepare(100)
         yield name, run

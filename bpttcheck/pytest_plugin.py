@@ -194,14 +194,14 @@ class _Run:
 
     def parameters(self, request: _Request) -> list[Any]:
         """One parameter set for each subject and check, those of a subject together."""
-        from bpttcheck.verify.checks import CHECKS
+        from bpttcheck.verify.checks import NAMES
 
         options = _merged(self.settings, request.options, self.given)
         if "seed" in self.given or "seed" not in request.options:
             options["seed"] = self.seed
         options["seed"] = draw_seed(parse_seed(options["seed"]))
-        names = check_names(options.pop("checks"), CHECKS)
-        check_names(tuple(request.expected_failures), CHECKS)
+        names = check_names(options.pop("checks"), NAMES)
+        check_names(tuple(request.expected_failures), NAMES)
         inconclusive = options.pop("inconclusive")
         if request.expected_failures:
             options["expected_failures"] = request.expected_failures

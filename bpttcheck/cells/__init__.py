@@ -30,6 +30,7 @@ __all__ = [
     "Jordan",
     "PeepholeLSTM",
     "builtin",
+    "every_name",
 ]
 
 _HOMES = {
@@ -75,6 +76,14 @@ BUILTINS: dict[str, Callable[..., Any]] = {
     "jordan_teacher_forced": _factory("Jordan", teacher_forced=True),
 }
 """Every built-in cell by its name on the command line; call the value to make the cell."""
+
+
+def every_name() -> tuple[str, ...]:
+    """The name of every built-in cell, Elman's with each activation: what ``verify`` checks."""
+    from bpttcheck.activations import ACTIVATIONS
+
+    elman = [f"elman[{activation}]" for activation in ACTIVATIONS]
+    return (*elman, *(name for name in BUILTINS if name != "elman"))
 
 
 def builtin(name: str) -> Any:

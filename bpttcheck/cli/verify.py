@@ -95,7 +95,7 @@ def verify(
     if not targets:
         from bpttcheck import cells
 
-        targets = tuple(cells.BUILTINS)
+        targets = cells.every_name()
     outcome = _Outcome()
     with _stdout_kept_clean(as_json):
         for target in targets:
@@ -111,14 +111,14 @@ def _options(
     examples: int | None, seed: str | None, checks: Sequence[str], dtypes: Sequence[str]
 ) -> dict[str, Any]:
     """What was typed, over what pyproject.toml says, over the defaults."""
-    from bpttcheck.verify.checks import CHECKS
+    from bpttcheck.verify.checks import NAMES
 
     settings: Settings = read(find(Path.cwd()))
     chosen = checks or settings.checks
     return {
         "examples": examples or settings.examples,
         "seed": draw_seed(settings.seed if seed is None else parse_seed(seed)),
-        "checks": None if chosen is None else check_names(chosen, CHECKS),
+        "checks": None if chosen is None else check_names(chosen, NAMES),
         "dtypes": tuple(dtypes) or settings.dtypes,
     }
 

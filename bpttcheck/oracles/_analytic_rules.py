@@ -50,7 +50,9 @@ def _complex(real: Any, imag: Any) -> Complex:
 def power(z: Complex, exponent: Array) -> Complex:
     """``a^p + i p a^(p-1) b`` for a real ``p``; flat at ``p = 0``."""
     real = np.power(z.real, exponent)
-    slope = np.where(np.equal(exponent, 0), 0.0, exponent * np.power(z.real, exponent - 1.0))
+    # a^p / a, as the rounding of `p - 1` would be multiplied by log(a).
+    less = np.where(z.real == 0, np.power(z.real, exponent - 1.0), real / z.real)
+    slope = np.where(np.equal(exponent, 0), 0.0, exponent * less)
     return _complex(real, np.where(z.imag == 0, 0.0, slope * z.imag))
 
 

@@ -61,7 +61,7 @@ def extrapolate(
         lower = float(weights_at_zero(h[first + 1 :] ** 2) @ d[first + 1 :])
         older = float(weights_at_zero(h[first:-1] ** 2) @ d[first:-1])
         disagreement = max(abs(value - lower), abs(value - older))
-        found = Extrapolated(value, disagreement, float(np.linalg.norm(c * b[first:])))
+        found = Extrapolated(value, disagreement, math.hypot(*(c * b[first:])))
         if found.bar <= best.bar:
             best = found
     return best

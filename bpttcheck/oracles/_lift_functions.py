@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import operator
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import jax.scipy.linalg as jsl
-import jax.scipy.special as jsp
 import numpy as np
-import scipy.linalg
-import scipy.special
 
 from bpttcheck.oracles._lift_arguments import collect, is_traced, replace, shadows
 from bpttcheck.oracles._lift_call import perform, perform_known, rearrange
+from bpttcheck.oracles._lift_forms import FORMS, name_of
 from bpttcheck.oracles._lift_memory import Chosen, Held
 from bpttcheck.oracles._lift_run import current, decline
 from bpttcheck.oracles._lift_special import SPECIAL
 from bpttcheck.oracles._lift_ufuncs import call_ufunc, nest
 from bpttcheck.oracles._lift_writes import WRITERS, into
-
-Form = Callable[..., Any]
-
-HOMES: tuple[tuple[str, Any, Any], ...] = (
-    ("np", np, jnp),
-    ("np.linalg", np.linalg, jnp.linalg),
-    ("np.fft", np.fft, jnp.fft),
-    ("np.lib.stride_tricks", np.lib.stride_tricks, None),
-    ("scipy.special", scipy.special, jsp),
-    ("scipy.linalg", scipy.linalg, jsl),
-)
 
 _VIEWS = (
     "reshape ravel transpose permute_dims matrix_transpose swapaxes moveaxis rollaxis squeeze "
@@ -81,58 +63,6 @@ VIEWS, FACTS, SEQUENCES = _resolve(_VIEWS), _resolve(_FACTS), _resolve(_SEQUENCE
 REFUSED = {f: remedy for names, remedy in _REMEDIES.items() for f in _resolve(names)}
 
 
-def _sorting(form: Form) -> Form:
-    return lambda a, axis=-1, kind=None, order=None, stable=None: form(jnp.asarray(a), axis=axis)
-
-
-def _take(a: Any, indices: Any, axis: Any = None, mode: Any = "raise") -> Any:
-    mode = None if mode == "raise" else mode
-    return jnp.take(jnp.asarray(a), jnp.asarray(indices), axis=axis, mode=mode)
-
-
-def _clip(
-    a: Any, a_min: Any = None, a_max: Any = None, min: Any = None, max: Any = None, **_: Any
-) -> Any:
-    low, high = (a_min if min is None else min), (a_max if max is None else max)
-    a = a if low is None else jnp.maximum(a, low)
-    return a if high is None else jnp.minimum(a, high)
-
-
-_FORMS: dict[Any, Form] = {
-    np.clip: _clip,
-    np.take: _take,
-    np.sort: _sorting(jnp.sort),
-    np.argsort: _sorting(jnp.argsort),
-    np.choose: lambda a, choices, mode="raise": jnp.choose(
-        a, choices, mode="clip" if mode == "raise" else mode
-    ),
-    np.nan_to_num: lambda x, copy=True, **fills: jnp.nan_to_num(x, **fills),
-    np.fix: jnp.trunc,
-    scipy.special.softmax: jax.nn.softmax,
-    scipy.special.log_softmax: jax.nn.log_softmax,
-}
-
-
-@functools.cache
-def name_of(function: Any) -> str:
-    """``"np.linalg.norm"``: how users call it."""
-    for prefix, home, _ in HOMES:
-        if getattr(home, getattr(function, "__name__", ""), None) is function:
-            return f"{prefix}.{function.__name__}"
-    return getattr(function, "__qualname__", repr(function))
-
-
-@functools.cache
-def _form_of(function: Any) -> Form | None:
-    if function in _FORMS:
-        return _FORMS[function]
-    for _, home, forms in HOMES:
-        name = getattr(function, "__name__", "")
-        if getattr(home, name, None) is function and forms is not None:
-            return getattr(forms, name, None)
-    return None
-
-
 def call_function(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """``function(*args, **kwargs)`` for a function of NumPy or SciPy and arguments of ours."""
     chosen = next((item for item in (*args, *kwargs.values()) if isinstance(item, Chosen)), None)
@@ -157,7 +87,7 @@ def call_function(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _by_form(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    form = _form_of(function)
+    form = FORMS.get(function)
     if function in REFUSED or form is None:
         decline(f"{name_of(function)} on a traced value", REFUSED.get(function, "array code"))
     if kwargs.get("overwrite_input") or kwargs.get("overwrite_a") or kwargs.get("overwrite_b"):
@@ -183,7 +113,7 @@ def _without_callables(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return args, kwargs
 
 
-def _without_layout(form: Form) -> Form:
+def _without_layout(form: Any) -> Any:
     """``form`` without the keywords that only say how NumPy lays out or casts its result."""
 
     def call(*args: Any, **kwargs: Any) -> Any:

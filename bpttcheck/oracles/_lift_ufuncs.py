@@ -22,7 +22,6 @@ Form = Callable[..., Any]
 
 _OTHER_FORMS: dict[str, Form] = {
     "log_expit": jax.nn.log_sigmoid,
-    "softplus": lambda x: jnp.logaddexp(x, 0.0),
     "exp10": lambda x: jnp.exp(x * np.log(10.0)),
     "psi": jsp.digamma,
     "cosm1": lambda x: -2 * jnp.sin(x / 2) ** 2,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck.oracles._program import Program
-from bpttcheck.oracles._weighted import total
+from bpttcheck.oracles._weighted import norm, total
 
 Array = NDArray[Any]
 Vector = NDArray[np.float64]
@@ -41,12 +41,12 @@ class Row:
     @property
     def size(self) -> float:
         """The norm of ``slopes``."""
-        return float(np.linalg.norm(self.slopes))
+        return norm(self.slopes)
 
     @property
     def bend(self) -> float:
         """The norm of ``bends``."""
-        return float(np.linalg.norm(self.bends))
+        return norm(self.bends)
 
 
 class Line:
@@ -93,7 +93,7 @@ class Line:
             values = self.program.run(self._jittered(seed))
             if values is not None:
                 change = self._weights * (values - self.program.outputs)
-                changes += [abs(total(change)), float(np.linalg.norm(change))]
+                changes += [abs(total(change)), norm(change)]
         self._noise = max(changes)
 
     def reaches(self) -> tuple[float, float]:
@@ -103,7 +103,7 @@ class Line:
         return float(np.min(ratios)), float(np.max(ratios))
 
     def _assumed(self, outputs: Vector) -> float:
-        return self.program.eps * float(np.linalg.norm(self._weights * outputs))
+        return self.program.eps * norm(self._weights * outputs)
 
     def _shifted(self, step: float) -> list[Array]:
         pairs = zip(self.program.point, self._direction, strict=True)

@@ -53,6 +53,11 @@ def total(products: NDArray[np.float64]) -> float:
     return math.fsum(products.ravel().tolist())
 
 
+def norm(values: NDArray[np.float64]) -> float:
+    """The Euclidean norm, safe where the squares would overflow or underflow."""
+    return math.hypot(*values.ravel().tolist())
+
+
 def flat(arrays: Sequence[Array]) -> NDArray[np.float64]:
     """All entries of all arrays in one float64 vector."""
     if not arrays:

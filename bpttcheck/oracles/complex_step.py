@@ -21,6 +21,7 @@ Parker (1997), UCLA CSD-970002.
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from bpttcheck.errors import Declined
 from bpttcheck.oracles._analytic import EXACT, Analytic, Jitter, unwrap
 from bpttcheck.oracles._user_line import Line, is_the_user
-from bpttcheck.oracles._weighted import flat, require_like, rescale, scaled, total
+from bpttcheck.oracles._weighted import flat, norm, require_like, rescale, scaled, total
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.recording import Function, plain
 
@@ -91,15 +92,15 @@ def complex_step(
     ]
     evaluations = 2 + len(changes)
     bar = max(
-        float(np.sqrt(np.mean(np.square(changes)))),
-        _EPS * float(np.linalg.norm(terms)),
-        float(np.linalg.norm(w)) * float(np.nextafter(0, 1)) / h,
+        math.hypot(*changes) / math.sqrt(len(changes)),
+        _EPS * norm(terms),
+        math.ulp(0.0) / h * norm(w),
     )
     if not np.isfinite(value) or not np.isfinite(bar):
         return _abstain("the derivatives of the outputs are not finite", evaluations)
     exponent = unit.exponent + weight.exponent
     # The spacing of the smallest numbers: nothing below it can be told from zero.
-    error = rescale(bar, exponent) + float(np.nextafter(0, 1))
+    error = rescale(bar, exponent) + math.ulp(0.0)
     return Estimate(np.asarray(rescale(value, exponent)), np.asarray(error), evaluations)
 
 

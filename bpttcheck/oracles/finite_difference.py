@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bpttcheck.oracles._extrapolation import Extrapolated, extrapolate
 from bpttcheck.oracles._line import Line, Row
 from bpttcheck.oracles._program import Program
-from bpttcheck.oracles._weighted import Scaled, flat, require_like, rescale, scaled
+from bpttcheck.oracles._weighted import Scaled, flat, norm, require_like, rescale, scaled
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.recording import Function
 
@@ -218,7 +218,7 @@ class _Search:
         near = min(self._rows, key=lambda row: row.step)
         far = max(self._rows, key=lambda row: row.step)
         ratio = near.step / far.step
-        jump = float(np.linalg.norm(near.bends - ratio * far.bends))
+        jump = norm(near.bends - ratio * far.bends)
         return jump > 8 * (ratio * far.bend + near.blur)
 
     def _row(self, step: float) -> Row | None:
@@ -246,7 +246,7 @@ class _Search:
         return row.bend > 0.5 * row.size and row.bend > 4 * row.blur
 
     def _contradicts(self, row: Row, probe: Row) -> bool:
-        gap = float(np.linalg.norm(row.slopes - probe.slopes))
+        gap = norm(row.slopes - probe.slopes)
         return gap > 0.4 * probe.size + 4 * probe.blur
 
     def _goal(self, row: Row) -> tuple[float, bool]:

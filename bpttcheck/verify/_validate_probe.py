@@ -185,9 +185,10 @@ class Probe:
             self.add(method, item, f"{item}{more} {why} ({size})")
         return not differing
 
-    def blames_cache(self, method: str) -> bool:
-        """True if the method was found to change a cache: wrong gradients merely follow."""
-        return any(m == method and i.startswith(self.names.cache) for m, i in self.found)
+    @property
+    def blames_cache(self) -> bool:
+        """True if a method was found to change a cache: wrong gradients merely follow."""
+        return any(item.startswith(self.names.cache) for _, item in self.found)
 
     def _worth_saying(self, items: list[str]) -> list[tuple[str, str]]:
         """The items with an empty text; of a cache, the first and the number of the others."""

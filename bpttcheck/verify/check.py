@@ -10,7 +10,8 @@ from concurrent.futures import Executor
 from typing import Any
 
 from bpttcheck.errors import ContractError, GradientMismatch
-from bpttcheck.verify.checks import CHECKS, Context, NotApplicable
+from bpttcheck.verify.checks import CHECKS
+from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.gradient_check import exception_finding
 from bpttcheck.verify.results import CheckResult, Finding, Report, Verdict
 from bpttcheck.verify.run import Run

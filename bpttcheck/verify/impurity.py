@@ -148,7 +148,7 @@ def _once_more(probe: Probe, first: _First) -> None:
 def _backward_again(probe: Probe, first: _First) -> None:
     """A cache serves more than once."""
     names, point = probe.names, first.point
-    if probe.blames_cache(names.backward):
+    if probe.blames_cache:
         return  # it is known to be used up
     when = f"a second time from the same {names.cache}"
     gradients = probe.repeat(names.backward, lambda: probe.backward(point, first.tape), when)
@@ -172,7 +172,7 @@ def _two_caches(probe: Probe, first: _First) -> None:
     probe.compare(names.forward, output_bits, _flat(first.outputs), overwritten)
     shared = f"is overwritten {when}: two {names.cache}s share a buffer"
     probe.compare(names.forward, tape_bits, arrays(first.tape, names.cache), shared)
-    if not (probe.blames_cache(names.forward) or probe.blames_cache(names.backward)):
+    if not probe.blames_cache:
         _backward_late(probe, first)
     probe.repeat(names.backward, lambda: probe.backward(other, tape), "on other inputs")
     _overwritten(probe, first)

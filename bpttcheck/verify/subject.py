@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from bpttcheck.bptt.layer import CellLayer
@@ -23,7 +23,7 @@ class Subject:
         sizes: a Hypothesis strategy of ``(n_in, n_hidden)``; None: the target's own ``sizes`` if it
             has one, else any.
         expected_failures: check name -> why it is expected to fail.
-        name: what to call it; None: its ``repr`` if that is short, else its class.
+        name: what to call it; empty: its class, with the options that are not the default ones.
 
     Raises:
         ContractError: if the target is neither a cell nor a layer, or an option is malformed.
@@ -100,7 +100,12 @@ def _name(target: Any) -> str:
     own = getattr(target, "name", None)
     if isinstance(own, str) and own:
         return own
-    text = repr(target)
+    if is_dataclass(target):
+        told = [f for f in fields(target) if f.repr and getattr(target, f.name) != f.default]
+        options = ", ".join(f"{f.name}={getattr(target, f.name)!r}" for f in told)
+        text = f"{type(target).__name__}({options})"
+    else:
+        text = repr(target)
     plain = " object at 0x" in text or len(text) > 60 or "\n" in text
     return type(target).__name__ if plain else text
 

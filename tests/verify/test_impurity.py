@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpttcheck.errors import ContractError
+from bpttcheck.verify._validate_bits import arrays, difference, different, same
 from bpttcheck.verify.guard import Notes
 from bpttcheck.verify.impurity import impurities
 
@@ -476,6 +477,75 @@ class SpoilsParamsAtStart(Tanh):
         return super().initial_state(params, batch_size)
 
 
+class EmptiesTheLastCache(Tanh):
+    kept: dict = {}  # noqa: RUF012
+
+    def step(self, params, state, x):
+        h, y, cache = super().step(params, state, x)
+        self.kept.clear()
+        self.kept.update(cache)
+        return h, y, self.kept
+
+
+class LargestCotangent(Tanh):
+    """Divides by the largest cotangent that it has met so far."""
+
+    largest = 0.0
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        self.largest = max(self.largest, float(np.abs(d_y).max()))
+        d_params, d_state, d_x = super().step_vjp(params, cache, d_state, d_y)
+        return d_params, d_state, d_x / self.largest
+
+
+class RefusesAfterOthers(Tanh):
+    first = None
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        self.first = d_y.copy() if self.first is None else self.first
+        if self.first is not None and not np.array_equal(d_y, self.first):
+            self.first = np.zeros(0)
+            return super().step_vjp(params, cache, d_state, d_y)
+        if self.first.size == 0:
+            raise RuntimeError("spoilt")
+        return super().step_vjp(params, cache, d_state, d_y)
+
+
+class FailsSecondBackward(Tanh):
+    calls = 0
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        self.calls += 1
+        return super().step_vjp(params, cache, d_state, d_y) if self.calls != 2 else None
+
+
+class FailsSecondStart(Tanh):
+    calls = 0
+
+    def initial_state(self, params, batch_size):
+        self.calls += 1
+        if self.calls == 2:
+            raise RuntimeError("only once")
+        return super().initial_state(params, batch_size)
+
+
+class TwoFaults(HiddenBuffer):
+    def step(self, params, state, x):
+        out = super().step(params, state, x.copy())
+        x += 1
+        return out
+
+
+class RefusesOtherInputs(RemembersLastParams):
+    x = None
+
+    def step(self, params, state, x):
+        self.x = x.copy() if self.x is None else self.x
+        if not np.array_equal(self.x, x):
+            raise ValueError("unknown token")
+        return super().step(params, state, x)
+
+
 class RandomStart(Tanh):
     rng = np.random.default_rng(0)
 
@@ -587,6 +657,14 @@ BAD = {
     "params spoilt at start": (SpoilsParamsAtStart, "initial_state", "params['b']", IN_PLACE),
     "random start": (RandomStart, "initial_state", "state", RANDOM),
     "cell in its cache": (CacheOfOneself, "step_vjp", "cache['cell'].count", IN_PLACE),
+    "next step empties the cache": (EmptiesTheLastCache, "step", "cache['x']", SHARED),
+    "largest cotangent on self": (LargestCotangent, "step_vjp", "d_x", "calls made in between"),
+    "backward refuses after others": (RefusesAfterOthers, "step_vjp", "", "spoilt"),
+    "second backward fails": (FailsSecondBackward, "step_vjp", "", "fails when called again"),
+    "second start fails": (FailsSecondStart, "initial_state", "", "only once"),
+    "two faults, the first": (TwoFaults, "step", "x", IN_PLACE),
+    "two faults, the second": (TwoFaults, "step_vjp", "d_x", SHARED),
+    "refuses other inputs": (RefusesOtherInputs, "step_vjp", "d_x", "left on self"),
     "layer writes into d_ys": (LayerInPlace, "vjp", "d_ys", IN_PLACE),
     "layer with one workspace": (LayerBuffer, "forward", "tape[0]['h']", "two tapes share"),
     "layer pops its tape": (LayerStack, "vjp", "tape[2]['x']", "(and 2 more) is gone"),
@@ -640,8 +718,142 @@ def test_a_float32_output_that_turns_float64_is_named():
     assert [(one.method, one.item) for one in listed] == [("step", "y")]
 
 
-def test_the_cotangent_of_a_counter_may_be_wide():
+def test_the_cotangent_of_a_counter_may_be_wide_and_no_other():
     assert found(counting(), dtype="float32") == []
+
+    def widen(state):
+        return {"h": state["h"].astype(float), "c": state["c"].astype(float)}
+
+    class Wide(Packed):
+        def step_vjp(self, params, cache, d_state, d_y):
+            d_params, d_state, d_x = super().step_vjp(params, cache, d_state, d_y)
+            return d_params, widen(d_state), d_x
+
+    def pack(h, c):
+        return {"h": h, "c": c}
+
+    wide = Wide(pack, lambda s: (s["h"], s["c"]), np.zeros(B, int))
+    assert [one.item for one in found(wide, dtype="float32")] == ["d_previous_state['h']"]
+
+
+class CountingLayer(TanhLayer):
+    """Its state is ``(h, n)``, where ``n`` is never touched."""
+
+    def forward(self, params, xs, state0, mask=None):
+        seen.append(state0[1].copy())
+        ys, h, tape = super().forward(params, xs, state0[0])
+        return ys, (h, state0[1]), tape
+
+    def vjp(self, params, tape, d_ys, d_state_T):
+        d_params, d_xs, d_h = super().vjp(params, tape, d_ys, d_state_T[0])
+        return d_params, d_xs, (d_h, np.zeros(B))
+
+
+seen: list = []
+
+
+def test_a_counter_of_a_layer_is_carried_unchanged_at_every_call():
+    params, xs, state, d_ys, d_state = problem(TanhLayer(), "layer", "float32")
+    n = np.array([1, 0])
+    layer, where = CountingLayer(), (params, xs, (state, n), d_ys, (d_state, np.zeros(B)))
+    assert impurities(layer, "layer", *where) == []
+    assert len(seen) > 3
+    assert all(np.array_equal(one, n) for one in seen)
+
+
+def test_a_single_changed_entry_of_a_cache_is_not_counted():
+    assert "more" not in found(ChangesWhatItReturned())[0].message
+
+
+class Slotted:
+    __slots__ = ("empty", "full")
+
+    def __init__(self):
+        self.full = np.arange(2)
+
+
+class Plain:
+    def __init__(self, **named):
+        vars(self).update(named)
+
+
+class Closed:
+    __slots__ = ("inside",)
+
+    def __getattribute__(self, name):
+        raise RuntimeError("hands off")
+
+
+def test_arrays_are_found_in_any_container():
+    array = np.ones(2)
+    cache = (
+        {"z": array, 3: array, 2.5: array, ("a", 1): array},
+        [array, Pair(array, 1.5)],
+        Plain(own=array, slotted=Slotted()),
+        np.float32(2),
+        True,
+        "text",
+        None,
+        np,
+        Plain,
+        Closed(),
+    )
+    assert list(arrays(cache, "cache")) == [
+        "cache[3]", "cache[4]", "cache[0]['z']", "cache[0][3]", "cache[0][key 2]",
+        "cache[0][key 3]", "cache[1][0]", "cache[2].own", "cache[1][1].h", "cache[1][1].c",
+        "cache[2].slotted.full",
+    ]  # fmt: skip
+
+
+def test_looking_into_things_that_hold_themselves_ends():
+    endless: list = [np.ones(1)]
+    endless += [endless, endless]
+    ring = Plain(array=np.ones(1))
+    ring.ring = ring
+    assert "ring.array" in arrays(ring, "ring")
+    assert len(arrays(ring, "ring")) == 1
+    assert "a[1][2][0]" in arrays(endless, "a")
+
+
+def test_a_container_that_stands_at_two_places_is_found_at_both():
+    shared = [np.ones(1)]
+    assert list(arrays((shared, shared), "a")) == ["a[0][0]", "a[1][0]"]
+
+
+def test_numbers_of_any_size_are_compared_by_value():
+    for number in (1, 10**30, -(10**30), 1.5, 1j):
+        twin = type(number)(str(number))
+        assert not different(arrays([number], "a"), arrays([twin], "a"))
+        assert different(arrays([number], "a"), arrays([number + 1], "a")) == ["a[0]"]
+
+
+def test_bits_are_compared_and_not_values():
+    zero = np.zeros(2)
+    assert same(zero, zero.copy())
+    assert same(zero * np.nan, zero * np.nan)
+    assert not same(zero, -zero)
+    assert not same(zero, np.zeros(2, int))
+    assert not same(zero, np.zeros((2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        (np.zeros(2), np.ones(2), "by 1 at most"),
+        (np.zeros(2), np.ones(3), "float64 (2,) against float64 (3,)"),
+        (np.zeros(2), np.zeros(2, int), "float64 (2,) against int64 (2,)"),
+        (np.zeros(2, int), np.full(2, 3), "by 3 at most"),
+        (np.array([False]), np.array([True]), "by 1 at most"),
+        (np.ones(2), np.ones(2) + 1e-15, "by 1.1e-15 at most, the last digits only"),
+        (np.ones(2, "f4"), np.ones(2, "f4") * 2, "by 1 at most"),
+        (np.array("a"), np.array("b"), "other contents"),
+        (np.array(1j), np.array(2j), "other contents"),
+    ],
+)
+def test_a_difference_is_told_in_few_words(before, after, text):
+    told = difference(before, after)
+    assert told.startswith(text)
+    assert ("last digits" in told) == ("last digits" in text)
 
 
 def test_a_cell_that_refuses_other_parameters_is_still_checked():

@@ -1,0 +1,5 @@
+"""``python -m bpttcheck``: the command line."""
+
+from bpttcheck.cli import main
+
+main()
