@@ -169,7 +169,7 @@ class Analytic(NDArrayOperatorsMixin):
         return Analytic(self.z.copy(), self.jitter)
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        decline("np.asarray(z), np.array([z]) or buffer[...] = z of what depends on the input", _BUFFER)
+        decline("np.asarray(z) or buffer[...] = z of what depends on the input", _BUFFER)
 
     def __bool__(self) -> NoReturn:
         decline("the truth of a value that depends on the input")

@@ -26,11 +26,11 @@ _SAME: tuple[tuple[str, Any, Any, str], ...] = (
         np,
         jnp,
         "all any amax amin argmax argmin max min sum prod mean std var median average percentile "
-        "quantile nanmean nansum nanmax nanmin nanstd nanvar nanprod nancumsum nancumprod nanmedian "
-        "nanargmax nanargmin ptp cumsum cumprod cumulative_sum cumulative_prod count_nonzero "
+        "quantile nanmean nansum nanmax nanmin nanstd nanvar nanprod nancumsum nancumprod "
+        "nanmedian nanargmax nanargmin ptp cumsum cumprod cumulative_sum cumulative_prod count_nonzero "
         "array_equal allclose isclose isin diff ediff1d gradient trapezoid interp unwrap sinc i0 "
-        "convolve correlate cov corrcoef polyval vander searchsorted digitize lexsort unravel_index "
-        "angle imag round around isposinf isneginf concatenate concat stack hstack vstack dstack "
+        "convolve correlate cov corrcoef polyval vander searchsorted digitize lexsort "
+        "unravel_index angle imag round around isposinf isneginf concatenate concat stack hstack vstack dstack "
         "column_stack block append insert delete tile repeat roll resize pad meshgrid tril triu "
         "diagflat trace dot vdot inner outer tensordot kron cross einsum linspace geomspace "
         "logspace select take_along_axis astype",

@@ -13,7 +13,7 @@ from bpttcheck.oracles._lift_forms import FORMS, name_of
 from bpttcheck.oracles._lift_memory import Chosen, Held
 from bpttcheck.oracles._lift_run import current, decline
 from bpttcheck.oracles._lift_special import SPECIAL
-from bpttcheck.oracles._lift_ufuncs import call_ufunc, nest
+from bpttcheck.oracles._lift_ufuncs import OTHERWISE, call_ufunc, nest
 from bpttcheck.oracles._lift_writes import WRITERS, into
 
 _VIEWS = (
@@ -24,7 +24,7 @@ _VIEWS = (
     "lib.stride_tricks.as_strided"
 )
 _FACTS = (
-    "shape ndim size result_type can_cast iscomplexobj isrealobj may_share_memory shares_memory "
+    "shape ndim size result_type can_cast iscomplexobj isrealobj "
     "min_scalar_type common_type iterable isscalar isfortran einsum_path"
 )
 _SEQUENCES = (
@@ -89,7 +89,7 @@ def call_function(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _by_form(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     form = FORMS.get(function)
     if function in REFUSED or form is None:
-        decline(f"{name_of(function)} on a traced value", REFUSED.get(function, "array code"))
+        decline(f"{name_of(function)} on a traced value", REFUSED.get(function, OTHERWISE))
     if kwargs.get("overwrite_input") or kwargs.get("overwrite_a") or kwargs.get("overwrite_b"):
         decline(f"{name_of(function)} that may overwrite its input", "leave overwrite_... out")
     if any(callable(item) and not isinstance(item, Held) for item in (*args, *kwargs.values())):

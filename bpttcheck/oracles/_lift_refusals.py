@@ -91,7 +91,7 @@ def refuse_conversion() -> NoReturn:
     by = f" by {called}" if called else ""
     decline(
         f"a traced array is turned into a plain ndarray{by}",
-        "NumPy functions, called as np.name with NumPy imported at the top of the module",
+        "NumPy functions, with arrays (np.array([...])) in place of lists",
     )
 
 

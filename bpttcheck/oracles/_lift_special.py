@@ -8,9 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bpttcheck.oracles._lift_arguments import is_traced
+from bpttcheck.oracles._lift_arguments import is_traced, shadows
 from bpttcheck.oracles._lift_call import blind, perform, perform_known, rearrange
-from bpttcheck.oracles._lift_memory import Held
+from bpttcheck.oracles._lift_memory import Held, Linked
 from bpttcheck.oracles._lift_run import current, decline
 from bpttcheck.oracles._lift_ufuncs import nest
 from bpttcheck.oracles._lift_writes import overwrite
@@ -147,6 +147,17 @@ def _fresh_empty(*args: Any, **kwargs: Any) -> Any:
 
 
 _MAKERS = (np.array, np.asarray, np.asanyarray, np.ascontiguousarray, np.asfortranarray)
+def _sharing(native: Callable[..., bool]) -> Callable[..., bool]:
+    """``np.shares_memory``: a question about shadows, unless what is a view is not known."""
+
+    def ask(a: Any, b: Any, *args: Any, **kwargs: Any) -> bool:
+        if any(isinstance(item, Held) and isinstance(item.box, Linked) for item in (a, b)):
+            decline("whether two arrays share memory depends on their layout", "array code")
+        return native(*shadows((a, b, *args)), **kwargs)
+
+    return ask
+
+
 SPECIAL: dict[Any, Callable[..., Any]] = {
     **{native: _maker(native) for native in _MAKERS},
     np.zeros_like: _like(np.zeros_like),
@@ -161,6 +172,8 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     np.where: _where,
     np.apply_along_axis: _apply_along_axis,
     np.piecewise: _piecewise,
+    np.shares_memory: _sharing(np.shares_memory),
+    np.may_share_memory: _sharing(np.may_share_memory),
     np.array2string: _text,
     np.array_repr: _text,
     np.array_str: _text,

@@ -20,6 +20,8 @@ from bpttcheck.oracles._lift_writes import into
 
 Form = Callable[..., Any]
 
+OTHERWISE = "a formula in np.exp, np.where and the like, or a reference in JAX"
+
 _OTHER_FORMS: dict[str, Form] = {
     "log_expit": jax.nn.log_sigmoid,
     "exp10": lambda x: jnp.exp(x * np.log(10.0)),
@@ -80,7 +82,7 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any]
         return result
     form = form_of(ufunc)
     if form is None:
-        decline(f"{_name(ufunc)} on a traced value", "a formula in np.exp, np.where, ...")
+        decline(f"{_name(ufunc)} on a traced value", OTHERWISE)
     if method == "__call__":
         return _call(run, ufunc, form, inputs, dict(kwargs))
     if method == "at":

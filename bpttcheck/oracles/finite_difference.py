@@ -250,8 +250,7 @@ class _Search:
         return gap > 0.4 * probe.size + 4 * probe.blur
 
     def _goal(self, row: Row) -> tuple[float, bool]:
-        """The step that rounding asks for, as far as curvature allows it; false if ``row`` is
-        too short to say how far that is."""
+        """The step that rounding asks for and curvature allows; false if ``row`` cannot tell."""
         if row.size <= 4 * row.blur:
             return _FIRST_STEP, row.size == 0
         needed = max(_FIRST_STEP, row.step * row.blur / row.size / (_ENOUGH * self._eps))

@@ -116,7 +116,9 @@ IDIOMS = {
     "products": lambda z: np.prod(z, 0) + np.cumsum(z, 0)[-1] + np.cumprod(z, 0)[-1],
     "einsum": lambda z: np.einsum("ij,kj->ik", z, z) + np.tensordot(z, z, ([1], [1])),
     "outers": lambda z: np.outer(z[0], z[1]) + np.multiply.outer(z[1], z[2]),
-    "reductions": lambda z: np.add.reduce(z, axis=0) + np.multiply.reduce(z) + np.diff(z, axis=0)[0],
+    "reductions": lambda z: (
+        np.add.reduce(z, axis=0) + np.multiply.reduce(z) + np.diff(z, axis=0)[0]
+    ),
     "matmul": lambda z: (z @ z.T) @ np.ones(3) - np.matmul(z, np.eye(4))[:, 0],
     "linalg": lambda z: np.linalg.solve(z[:, :3] + 5 * np.eye(3), z),
     "inverse": lambda z: np.linalg.inv(z[:, :3] + 5 * np.eye(3)) * np.linalg.det(z[:, :3]),

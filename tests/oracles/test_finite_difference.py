@@ -63,7 +63,9 @@ def test_smooth_functions_at_any_scale_of_input_and_weight(
 
 def test_usual_cost_and_accuracy() -> None:
     rng = np.random.default_rng(0)
-    estimates = [slope_of(np.tanh, rng.standard_normal(5), rng.standard_normal(5)) for _ in range(40)]
+    estimates = [
+        slope_of(np.tanh, rng.standard_normal(5), rng.standard_normal(5)) for _ in range(40)
+    ]
     assert 14 <= np.median([e.evaluations for e in estimates]) <= 20
     assert np.median([relative_bar(e) for e in estimates]) < 1e-12
 
@@ -315,7 +317,9 @@ def test_weights_at_zero_extrapolate_polynomials_exactly(nodes: list[float]) -> 
     x = np.cumsum(nodes)
     c = weights_at_zero(x)
     for degree in range(len(x)):
-        assert c @ x**degree == pytest.approx(float(degree == 0), abs=1e-9 * np.abs(c).max() * 99**4)
+        assert c @ x**degree == pytest.approx(
+            float(degree == 0), abs=1e-9 * np.abs(c).max() * 99**4
+        )
 
 
 def test_the_rounding_floor_keeps_lucky_agreement_from_passing_for_accuracy() -> None:

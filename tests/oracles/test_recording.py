@@ -241,7 +241,7 @@ def test_nan_is_its_own_branch_and_breaks_nothing() -> None:
 def test_the_margin_is_relative_to_the_largest_argument_of_the_same_line() -> None:
     assert pattern_of(lambda z: np.maximum(z, 0), [4.0, -1e-3]).margin == pytest.approx(2.5e-4)
     assert pattern_of(lambda z: np.maximum(z, 0), [4.0, 0.0]).margin == 0
-    over_time = pattern_of(lambda z: [np.maximum(v, 0) for v in z][0], [8.0, 1e-3])
+    over_time = pattern_of(lambda z: np.stack([np.maximum(v, 0) for v in z]), [8.0, 1e-3])
     assert over_time.margin == pytest.approx(1e-3 / 8)
     assert pattern_of(np.max, [5.0, 4.0, 1.0]).margin == pytest.approx(0.2)
     assert pattern_of(np.floor, [2.25]).margin == pytest.approx(0.25 / 2.25)
@@ -260,7 +260,12 @@ def test_values_that_leave_numpy_are_reported_as_unseen() -> None:
         return z if float(z[0]) > 0 and z.tolist() and z[0].item() and int(z[0]) else -z
 
     unseen = pattern_of(function, [3.0]).unseen
-    assert [text.split(" at ")[0] for text in unseen] == ["float()", ".tolist()", ".item()", "int()"]
+    assert [text.split(" at ")[0] for text in unseen] == [
+        "float()",
+        ".tolist()",
+        ".item()",
+        "int()",
+    ]
     assert "test_recording.py" in unseen[0]
     assert pattern_of(np.tanh, [3.0]).unseen == ()
 

@@ -499,15 +499,13 @@ class LargestCotangent(Tanh):
 
 
 class RefusesAfterOthers(Tanh):
-    first = None
+    first, spoilt = None, False
 
     def step_vjp(self, params, cache, d_state, d_y):
-        self.first = d_y.copy() if self.first is None else self.first
-        if self.first is not None and not np.array_equal(d_y, self.first):
-            self.first = np.zeros(0)
-            return super().step_vjp(params, cache, d_state, d_y)
-        if self.first.size == 0:
+        if self.spoilt:
             raise RuntimeError("spoilt")
+        self.first = d_y.copy() if self.first is None else self.first
+        self.spoilt = not np.array_equal(d_y, self.first)
         return super().step_vjp(params, cache, d_state, d_y)
 
 
