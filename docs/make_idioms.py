@@ -74,18 +74,17 @@ def row(idiom) -> str:
     lines = inspect.getsource(idiom.function).splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("def ")) + 1
     body = textwrap.dedent("\n".join(lines[start:])).splitlines()
-    code = "<br>".join(f"<code>{escape(line)}</code>" for line in body if line.strip())
+    code = "<br>".join(code_span(line) for line in body if line.strip())
     if idiom.remedy is None:
         return f"| {code} | traces | |"
-    remedy = f"`{idiom.remedy}`" if "np." in idiom.remedy or "(" in idiom.remedy else idiom.remedy
+    remedy = idiom.remedy.replace("|", "\\|") or "(NumPy raises an error, too)"
     return f"| {code} | declined | {remedy} |"
 
 
-def escape(line: str) -> str:
-    """Code that survives inside a Markdown table."""
+def code_span(line: str) -> str:
+    """A line of code inside a Markdown table."""
     indent = len(line) - len(line.lstrip())
-    line = line.strip().replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")
-    return "&nbsp;" * indent + line.replace("*", "&#42;").replace("_", "&#95;")
+    return "&nbsp;" * indent + "`" + line.strip().replace("|", "\\|") + "`"
 
 
 if __name__ == "__main__":

@@ -64,15 +64,18 @@ def slope(name: str, z, side: int = 0):
 def value_error(activation: Activation, name: str, z: np.ndarray) -> float:
     """The worst error of the value in units of rounding.
 
-    A unit is what half a rounding of the argument and one of the result can do.
+    A unit is one rounding of the result, half a rounding of the argument, and the underflow: in
+    ``z σ(z)`` the factor ``σ(z)`` underflows before the product does.
     """
     worst = 0.0
     info = np.finfo(z.dtype)
+    eps, tiny = float(info.eps), float(info.tiny)
     with mp.workdps(50):
         for point, got in zip(z.tolist(), activation.value(z).tolist(), strict=True):
             exact = EXACT[name](mp.mpf(point))
-            unit = info.eps * (abs(exact) + abs(point * slope(name, mp.mpf(point))) / 2)
-            worst = max(worst, float(abs(got - exact) / (unit + mp.mpf(float(info.tiny)))))
+            unit = eps * (abs(exact) + abs(point * slope(name, mp.mpf(point))) / 2)
+            unit += mp.mpf(tiny) * (1 + abs(point))
+            worst = max(worst, float(abs(got - exact) / unit))
     return worst
 
 

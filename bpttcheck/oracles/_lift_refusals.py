@@ -42,18 +42,18 @@ _CONVERSIONS = (
 _METHODS = {
     "item": "the array itself",
     "tolist": "the array itself",
-    "tobytes": "array code",
+    "tobytes": "NumPy functions of the array",
     "tofile": "save outside the step",
     "dump": "save outside the step",
     "dumps": "save outside the step",
-    "data": "array code",
-    "ctypes": "array code",
+    "data": "NumPy functions of the array",
+    "ctypes": "NumPy functions of the array",
     "partition": "np.sort",
     "resize": "np.resize",
-    "byteswap": "array code",
-    "getfield": "array code",
-    "setfield": "array code",
-    "base": "array code that does not ask who owns the memory",
+    "byteswap": "NumPy functions of the array",
+    "getfield": "NumPy functions of the array",
+    "setfield": "NumPy functions of the array",
+    "base": "NumPy functions of the array",
 }
 
 
@@ -71,6 +71,8 @@ def refuse_number(kind: str) -> NoReturn:
     found = re.search(r"\bmath\.(\w+)\(", user_line())
     if found and kind == "float":
         decline(f"math.{found[1]} of a traced value", remedy_for_math(found[1]))
+    if kind == "index" and re.search(r"\brange\(", user_line()):
+        decline("range() up to a traced value", "a fixed range, with np.where inside")
     decline(*_NUMBERS[kind])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
 from bpttcheck.errors import BpttcheckError, Declined
 from bpttcheck.oracles.autodiff import Spread
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.verify.problem import Problem, Template
+from bpttcheck.verify.problem import Problem, Template, in_float64
 from bpttcheck.verify.run import Hand, Reference, Run
 from bpttcheck.verify.verdict import Judged, Vote, Witness, judge, rounding, vote
 
@@ -82,18 +82,18 @@ def examine(
         return CaseOutcome(problem, skipped=_first_nonfinite(hand, broken))
     outcome = CaseOutcome(problem, hand)
     if differences_only:
-        _without_jax(run, outcome)
+        _without_jax(run, mode, outcome)
         return outcome
     try:
         reference = run.jax(mode, problem, template)
     except Declined as declined:
         outcome.declined = str(declined)
-        _without_jax(run, outcome)
+        _without_jax(run, mode, outcome)
         return outcome
     differs = _forward_difference(hand, reference, problem)
     if differs:
         outcome.declined = differs
-        _without_jax(run, outcome)
+        _without_jax(run, mode, outcome)
         return outcome
     if _beyond_range(reference, problem):
         outcome.skipped = f"range: the gradient itself overflows {problem.case.dtype}"
@@ -106,7 +106,7 @@ def examine(
     if not any(j.usable for j in outcome.judged):
         outcome.declined = "JAX's gradient is not finite although the forward pass is"
         outcome.spoke.discard("jax")
-        _without_jax(run, outcome)
+        _without_jax(run, mode, outcome)
         return outcome
     wrong = [j for j in outcome.judged if j.wrong]
     for j in wrong:
@@ -163,17 +163,22 @@ def _spot_check(run: Run, outcome: CaseOutcome, reference: Reference) -> None:
         outcome.witnesses[block] = witnesses[-1]
 
 
-def _without_jax(run: Run, outcome: CaseOutcome) -> None:
+def _without_jax(run: Run, mode: str, outcome: CaseOutcome) -> None:
     """JAX is silent: every block in turn against differences, believed if two directions agree."""
     assert outcome.hand is not None
     if outcome.problem.case.T > LONGEST_DIFFERENCE:
         outcome.skipped = "JAX declined, and the sequence is too long for differences"
         return
+    rounding_error = _own_rounding(run, mode, outcome)
     for block in outcome.hand.gradients:
         witnesses: list[Witness] = []
         for attempt in range(3):
             along = _random_direction(outcome, [block], attempt)
-            witnesses.append(_witness(run, outcome, along, {}))
+            witness = _witness(run, outcome, along, {})
+            if block in rounding_error:
+                more = abs(float((rounding_error[block] * along[block]).sum()))
+                witness = replace(witness, noise=witness.noise + more)
+            witnesses.append(witness)
             if not np.isfinite(witnesses[-1].bar) or witnesses[-1].covers(witnesses[-1].hand):
                 break
         worst = witnesses[-1]
@@ -185,6 +190,25 @@ def _without_jax(run: Run, outcome: CaseOutcome) -> None:
         outcome.judged.append(j)
         if usable and len(witnesses) == 3:
             outcome.votes[block] = Vote.WRONG
+
+
+def _own_rounding(run: Run, mode: str, outcome: CaseOutcome) -> dict[str, Array]:
+    """How far the float32 gradient is from the same code in float64.
+
+    Without JAX there is no noise to tell what rounding does to ``1 - tanh^2`` in a saturated cell.
+    A block that is lost in it becomes blind, not right.
+    """
+    assert outcome.hand is not None
+    if outcome.problem.dtype == np.float64:
+        return {}
+    try:
+        double = run.hand(mode, in_float64(outcome.problem))
+    except BpttcheckError:
+        return {}  # code for float32 alone
+    return {
+        block: np.nan_to_num(np.asarray(g, np.float64) - np.asarray(outcome.hand.gradients[block]))
+        for block, g in double.gradients.items()
+    }
 
 
 def _judged_by_difference(block: str, witness: Witness, usable: bool) -> Judged:

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck import trees
 from bpttcheck.calibration import LAW_COPIES, LIMIT
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient_check import exception_finding
-from bpttcheck.verify.problem import Problem, Template
+from bpttcheck.verify.problem import Problem, Template, each_leaf
 from bpttcheck.verify.results import Case, Finding, Measured
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.shrink import smallest
@@ -116,14 +115,7 @@ def perturbed(problem: Problem, rng: np.random.Generator) -> Problem:
         u = rng.uniform(-np.sqrt(3), np.sqrt(3), np.shape(leaf))
         return (np.asarray(leaf, np.float64) * (1 + unit * u)).astype(np.asarray(leaf).dtype)
 
-    return replace(
-        problem,
-        params=trees.map_leaves(one, problem.params),
-        xs=one(problem.xs),
-        state0=trees.map_leaves(one, problem.state0),
-        d_ys=one(problem.d_ys),
-        d_state=trees.map_leaves(one, problem.d_state),
-    )
+    return each_leaf(problem, one)
 
 
 def _finding(

@@ -183,7 +183,11 @@ def build(subject: Subject, case: Case, stream: int = 0) -> Problem:
               for key, value in natural.items()}  # fmt: skip
     xs = _regime_values(case, rng.standard_normal((case.T, case.B, case.n_in)), rng, dtype, 0.0)
     own = call("initial_state", layer.initial_state, params, case.B)
-    reached, n_out = _reach(layer, params, own, case, rng, dtype)
+    # Where every new shape is dear, the warm-up has the case's own.
+    steps = case.T if subject.fixed_sizes else 2
+    warm = rng.standard_normal((steps, case.B, case.n_in)).astype(dtype)
+    ys, reached, _ = call("forward", layer.forward, params, warm, own)
+    n_out = int(np.shape(ys)[-1])
     state0 = _initial(case, own, reached, rng, dtype)
     d_ys = rng.standard_normal((case.T, case.B, n_out))
     d_state = trees.map_leaves(lambda leaf: _cotangent(leaf, rng), state0)
@@ -227,19 +231,29 @@ def templates(seed: int, sizes: Sequence[tuple[int, int]] | None) -> tuple[Templ
     return tuple(made)
 
 
+def in_float64(problem: Problem) -> Problem:
+    """The same problem, its float32 values as float64."""
+    return each_leaf(problem, lambda leaf: np.asarray(leaf, np.float64) if is_float(leaf) else leaf)
+
+
 def simplified(problem: Problem, decimals: int) -> Problem:
     """The same problem with its values rounded, for reading."""
 
     def short(leaf: Any) -> Any:
         return np.round(leaf, decimals) if is_float(leaf) else leaf
 
+    return each_leaf(problem, short)
+
+
+def each_leaf(problem: Problem, change: Callable[[Any], Any]) -> Problem:
+    """The problem with every array but the mask changed."""
     return replace(
         problem,
-        params=trees.map_leaves(short, problem.params),
-        xs=short(problem.xs),
-        state0=trees.map_leaves(short, problem.state0),
-        d_ys=short(problem.d_ys),
-        d_state=trees.map_leaves(short, problem.d_state),
+        params=trees.map_leaves(change, problem.params),
+        xs=change(problem.xs),
+        state0=trees.map_leaves(change, problem.state0),
+        d_ys=change(problem.d_ys),
+        d_state=trees.map_leaves(change, problem.d_state),
     )
 
 
@@ -267,16 +281,9 @@ def _regime_values(
     return values.astype(dtype)
 
 
-def _reach(
-    layer: Any, params: Any, own: Any, case: Case, rng: np.random.Generator, dtype: Any
-) -> tuple[Any, int]:
-    """A state that the network really reaches (a normaliser stays positive), and ``n_out``."""
-    warm = rng.standard_normal((2, case.B, case.n_in)).astype(dtype)
-    ys, state, _ = call("forward", layer.forward, params, warm, own)
-    return state, int(np.shape(ys)[-1])
-
-
 def _initial(case: Case, own: Any, reached: Any, rng: np.random.Generator, dtype: Any) -> Any:
+    """A state that the network can really reach: a normaliser, say, stays positive."""
+
     def one(first: Any, later: Any) -> Any:
         first = np.asarray(first)
         if not is_float(first) or case.regime == "own_initial_state":

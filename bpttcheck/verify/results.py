@@ -88,7 +88,7 @@ class Finding:
         message: what is wrong in one sentence.
         case: the smallest case found; None where there is none (a contract error).
         entry: index of the worst entry inside the block.
-        time_step: the last t at which the adjoint dL/dstate[t] departs: going back in time, the first.
+        time_step: the last t whose adjoint dL/dstate[t] departs: the first, going back in time.
         hand: the hand-derived value of that entry.
         jax: JAX's value, None where JAX declined.
         finite_difference: the differences' value, None where they abstain.

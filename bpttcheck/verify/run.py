@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -138,9 +138,14 @@ class Run:
         short run then compiles three programs rather than five.
         """
         if scheduled_regime(index) == "long":
-            return self.templates[-1]
-        short = self.templates[:-1] if index >= ROUND else self.templates[2:-1]
-        return short[int(generator(self.seed, index, 1).integers(len(short)))]
+            return self._exact(self.templates[-1])
+        few = index < ROUND or self.subject.fixed_sizes
+        short = self.templates[2:-1] if few else self.templates[:-1]
+        return self._exact(short[int(generator(self.seed, index, 1).integers(len(short)))])
+
+    def _exact(self, template: Template) -> Template:
+        """Where every new shape is dear, T and B are always the template's own."""
+        return replace(template, exact=True) if self.subject.fixed_sizes else template
 
     def case(self, index: int, *, free: bool = False, steps: int | None = None) -> Case:
         """The structure of case ``index``.

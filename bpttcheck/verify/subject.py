@@ -89,6 +89,10 @@ class Subject:
         """``("numpy" | "jax", step(params, state, x) -> (state, y))``, or None if there is none."""
         adapt: Callable[[Any], Any] = getattr(self.target, "to_reference", lambda params: params)
         reference = self.target if self.reference is None else self.reference
+        # An adapted cell brings the JAX function that it stands for.
+        own: Any = getattr(reference, "reference", None)
+        if is_cell(reference) and callable(own):
+            return "jax", lambda p, s, x: own(adapt(p), s, x)[:2]
         if is_cell(reference):
             return "numpy", lambda p, s, x: reference.step(adapt(p), s, x)[:2]
         if self.reference is None:

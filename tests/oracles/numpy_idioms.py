@@ -238,17 +238,17 @@ def math_function_by_name(params, h, x):
     return pre(params, h, x) * math_exp(h[0, 0])
 
 
-@declined("a formula in np.exp, np.where")
+@declined("a formula in np.exp, np.where and the like, or a reference in JAX")
 def special_function_unknown_to_jax(params, h, x):
     return sp.struve(1, h)
 
 
-@declined("array expressions")
+@declined("array expressions, np.where for branches")
 def vectorized_python(params, h, x):
     return np.vectorize(lambda v: v if v > 0 else 0.0)(pre(params, h, x))
 
 
-@declined("np.where")
+@declined("a formula in np.exp, np.where and the like, or a reference in JAX")
 def python_ufunc(params, h, x):
     return np.frompyfunc(lambda v: v + 1, 1, 1)(h)
 
@@ -344,12 +344,12 @@ def formatted_for_a_message(params, h, x):
     return z
 
 
-@declined("the array itself")
+@declined("the array itself, or np.float64 arithmetic")
 def float_of_value(params, h, x):
     return pre(params, h, x) * float(params["s"])
 
 
-@declined("astype(int)")
+@declined("z.astype(int)")
 def int_of_value(params, h, x):
     return pre(params, h, x) * int(h[0, 0])
 
@@ -369,43 +369,43 @@ def round_of_value(params, h, x):
     return h * round(h[0, 0])
 
 
-@declined("astype(dtype)")
+@declined("z.astype(dtype)")
 def scalar_type_as_cast(params, h, x):
     return np.float64(h)
 
 
-@declined("np.take")
+@declined("an array index: np.take(table, k, axis=0)")
 def python_index(params, h, x):
     return h * [0.5, 1.0, 2.0, 3.0][h.argmax()]
 
 
-@declined("array code")
+@declined("NumPy functions of the array")
 def bytes_of_value(params, h, x):
     return pre(params, h, x) * len(h.tobytes())
 
 
-@declined("array code")
+@declined("NumPy functions of the array")
 def memory_of_value(params, h, x):
     return h * len(h.data)
 
 
-@declined("array code")
+@declined("NumPy functions of the array")
 def pointer_of_value(params, h, x):
     return h * h.ctypes.data
 
 
-@declined("astype")
+@declined("z.astype(dtype)")
 def bits_of_value(params, h, x):
     return h.view(np.int64) * 1.0
 
 
-@declined("outside the step")
+@declined("save outside the step")
 def saved_to_disk(params, h, x):
     np.save("h.npy", h)
     return h
 
 
-@declined("sets and dict keys")
+@declined("keep values out of sets and dict keys")
 def hashed(params, h, x):
     return h * len({h[0, 0], h[0, 1]})
 
@@ -413,7 +413,7 @@ def hashed(params, h, x):
 section("Control flow")
 
 
-@declined("np.where")
+@declined("np.where(condition, a, b)")
 def if_on_value(params, h, x):
     z = pre(params, h, x)
     if np.any(z > 1e9):
@@ -421,46 +421,46 @@ def if_on_value(params, h, x):
     return z
 
 
-@declined("np.where")
+@declined("np.where(condition, a, b)")
 def conditional_expression(params, h, x):
     return h if h[0, 0] > 0 else -h
 
 
-@declined("shapes only")
+@declined("assertions on shapes only")
 def assertion_on_value(params, h, x):
     assert np.isfinite(h).all()
     return h
 
 
-@declined("np.where")
+@declined("a fixed number of rounds, with np.where")
 def while_on_value(params, h, x):
     while np.abs(h).max() > 1:
         h = h / 2
     return h
 
 
-@declined("np.logical_and")
+@declined("np.logical_and(a, b), or a & b")
 def and_of_values(params, h, x):
     low = h[0, 0] > 0 and h[0, 1] > 0
     return h * low
 
 
-@declined("np.logical_or")
+@declined("np.logical_or(a, b), or a | b")
 def or_of_values(params, h, x):
     return h * (h[0, 0] > 0 or h[0, 1] > 0)
 
 
-@declined("np.logical_not")
+@declined("np.logical_not(a), or ~a")
 def not_of_value(params, h, x):
     return h * (not h[0, 0])
 
 
-@declined("np.maximum")
+@declined("np.maximum(a, b), or np.max(z)")
 def python_max(params, h, x):
     return h * max(params["s"], 0.0)
 
 
-@declined("np.minimum")
+@declined("np.minimum(a, b), or np.min(z)")
 def python_min(params, h, x):
     return h * min(h[0, 0], 1.0)
 
@@ -470,7 +470,7 @@ def python_sorted(params, h, x):
     return np.array(sorted(h[0])) + h
 
 
-@declined("np.take")
+@declined("a fixed range, with np.where inside")
 def range_over_value(params, h, x):
     total = np.zeros(H)
     for k in range(h.argmax()):
@@ -478,12 +478,12 @@ def range_over_value(params, h, x):
     return h + total
 
 
-@declined("np.take")
+@declined("np.take, or a mask of 0 and 1")
 def slice_up_to_value(params, h, x):
     return h[:, : h.argmax()]
 
 
-@declined("np.where")
+@declined("np.where(condition, a, b)")
 def swallowed_refusal(params, h, x):
     try:
         sign = 1.0 if h[0, 0] > 0 else -1.0
@@ -706,18 +706,18 @@ def shape_assigned(params, h, x):
     return z
 
 
-@declined("make the array inside the step")
+@declined("make the array inside the step, with np.empty, np.zeros or np.array")
 def write_into_outside_array(params, h, x):
     TABLE[:] = h
     return TABLE
 
 
-@declined("make the array inside the step")
+@declined("make the array inside the step, with np.empty, np.zeros or np.array")
 def out_into_outside_array(params, h, x):
     return np.tanh(h, out=TABLE)
 
 
-@declined("make the array inside the step")
+@declined("make the array inside the step, with np.empty, np.zeros or np.array")
 def write_into_wrapped_outside_array(params, h, x):
     table = np.asarray(TABLE)
     table += h
@@ -890,28 +890,28 @@ def apply_along_rows(params, h, x):
     return np.apply_along_axis(lambda v: v / np.sum(v**2), 1, h)
 
 
-@declined("np.sort")
+@declined("np.sort, np.argsort")
 def partition(params, h, x):
     return np.partition(h, 2, axis=1)
 
 
-@declined("fixed size")
+@declined("array code of a fixed size")
 def unique_values(params, h, x):
     return np.unique(h)[:H] + h
 
 
-@declined("np.where")
+@declined("np.where(mask, a, b)")
 def nonzero_places(params, h, x):
     rows, _ = np.nonzero(h > 0)
     return h * len(rows)
 
 
-@declined("np.where")
+@declined("np.where(mask, a, b)")
 def flat_nonzero_places(params, h, x):
     return h * len(np.flatnonzero(h))
 
 
-@declined("np.where")
+@declined("np.where(mask, a, b)")
 def argwhere_places(params, h, x):
     return h * len(np.argwhere(h > 0))
 
@@ -1050,31 +1050,31 @@ def mask_by_ufunc_where(params, h, x):
     return np.exp(z, where=z < 0, out=np.ones_like(z))
 
 
-@declined("np.where")
+@declined("np.where(mask, a, b)")
 def mask_read(params, h, x):
     return h[h > 0]
 
 
-@declined("np.where")
+@declined("np.where(mask, a, b)")
 def mask_read_and_reduced(params, h, x):
     return h * h[h > 0].sum()
 
 
-@declined("fixed size")
+@declined("a range of a fixed size")
 def mask_set_to_array(params, h, x):
     h = h.copy()
     h[h > 0] = np.arange(np.sum(h > 0))
     return h
 
 
-@declined("np.where")
+@declined("np.where(mask, a, b)")
 def mask_under_another_mask(params, h, x):
     out = np.zeros_like(h)
     out[h > 0] = h[h >= 0]
     return out
 
 
-@declined("np.where")
+@declined("np.where(mask, a, b)")
 def mask_and_column(params, h, x):
     return h * h[h[:, 0] > 0, 1].shape[0]
 
@@ -1380,14 +1380,14 @@ def write_into_diagonal(params, h, x):
     return h @ w
 
 
-@declined(".copy()")
+@declined("take the copy that you mean with .copy(), or write a new array")
 def write_into_einsum_view(params, h, x):
     w = params["W"] * 1.0
     np.einsum("ii->i", w)[:] = 0.0
     return h @ w
 
 
-@declined(".copy()")
+@declined("take the copy that you mean with .copy(), or write a new array")
 def einsum_view_read_after_a_write(params, h, x):
     w = params["W"] * 1.0
     d = np.einsum("ii->i", w)
@@ -1395,7 +1395,7 @@ def einsum_view_read_after_a_write(params, h, x):
     return h * d
 
 
-@declined(".copy()")
+@declined("take the copy that you mean with .copy(), or write a new array")
 def write_depends_on_how_the_input_lies(params, h, x):
     z = np.tanh(h)
     z.reshape(-1)[0] = 1.0

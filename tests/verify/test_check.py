@@ -312,7 +312,7 @@ def test_a_gradient_beyond_the_range_of_the_dtype_is_nobodys_mistake():
             return h, np.tanh(x @ params["W"][:1, :1] * 0 + h * 0), (x, state)
 
         def step_vjp(self, params, cache, d_state, d_y):
-            x, h = cache
+            x, _ = cache
             zeros = {key: np.zeros_like(value) for key, value in params.items()}
             return (
                 {**zeros, "U": d_state.T @ x},
