@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.oracles._lift_memory import Chosen, Held, dummy, fill_with_dummies, owner_of
-from bpttcheck.oracles._lift_run import Run, decline
+from bpttcheck.oracles._lift_run import Run, decline, is_active
 
 
 def collect(*trees: Any) -> list[Held]:
@@ -22,6 +22,9 @@ def collect(*trees: Any) -> list[Held]:
                 "np.where(mask, a, b)",
             )
         if isinstance(item, Held):
+            if not item.known and not is_active(item.box.run):
+                what = "a traced array was kept from an earlier call of the step"
+                decline(what, "keep nothing outside the step")
             found.append(item)
         return item
 

@@ -69,8 +69,7 @@ def perform(
         # The numbers in a shadow mean nothing: a singular one says nothing about the values.
         return _without_shadow(run, form(*values(args), **values(kwargs)))
     leaves = _arrays(result)
-    wide = _real_dtype(leaves[0].dtype) if leaves else None
-    made = form(*values(args, wide), **values(kwargs, wide))
+    made = _compute(form, args, kwargs, leaves)
     sure = steady(native, args, kwargs, held, leaves)
 
     def finish(leaf: Any, value: Any, number: int) -> Any:
@@ -82,6 +81,38 @@ def perform(
     return _pair(result, made, finish)
 
 
+def _compute(form: Native, args: Sequence[Any], kwargs: dict[str, Any], leaves: list[Any]) -> Any:
+    """Call ``form`` so that nothing is computed in less precision than NumPy computes it in."""
+    wide = _real_dtype(leaves[0].dtype) if leaves else np.dtype(float)
+    given, named = values(args, wide), values(kwargs, wide)
+    made = form(*given, **named)
+    if not _loses(made, leaves):
+        return made
+    # JAX takes the mean of bools and short integers in single precision.
+    made = form(jnp.asarray(given[0]).astype(wide), *given[1:], **named)
+    if _loses(made, leaves):
+        decline(f"a call that JAX computes in less precision than {wide}", "z.astype(float)")
+    return made
+
+
+def _loses(made: Any, leaves: list[Any]) -> bool:
+    return any(
+        isinstance(value, jax.Array)
+        and value.dtype.kind in "fc"
+        and leaf.dtype.kind in "fc"
+        and value.real.dtype.itemsize < _real_dtype(leaf.dtype).itemsize
+        for value, leaf in zip(_flat(made), leaves, strict=False)
+    )
+
+
+def _flat(made: Any) -> list[Any]:
+    return (
+        [leaf for item in made for leaf in _flat(item)]
+        if isinstance(made, (list, tuple))
+        else [made]
+    )
+
+
 def _real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype of the real part."""
     return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
@@ -89,9 +120,6 @@ def _real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def perform_known(native: Native, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Let NumPy compute with constants, outside a run too (an array kept from an earlier one)."""
-    held = collect(args, kwargs)
-    if any(not item.known for item in held):
-        decline("a traced array was kept from an earlier call of the step", "keep nothing on self")
     result = native(*shadows(args), **shadows(kwargs))
     run = current()
     return result if run is None else adopt(run, result, foreign_owners(run, args, kwargs))
@@ -307,7 +335,7 @@ def overwrite(native: Native, form: Native, target: Any, others: Sequence[Any]) 
         return
     run = current()
     if run is None or run.boxes.get(id(target.box.owner)) is not target.box:
-        decline("an array was kept from an earlier call of the step", "keep nothing on self")
+        decline("an array was kept from an earlier call", "keep nothing outside the step")
     scratch = np.empty_like(target.shadow)
     fill_with_dummies(scratch)
     scratch.flags.writeable = target.shadow.flags.writeable

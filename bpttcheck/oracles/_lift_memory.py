@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck.oracles._lift_routes import Route, route
-from bpttcheck.oracles._lift_run import decline
+from bpttcheck.oracles._lift_run import current, decline
 
 
 class Box:
@@ -48,6 +48,7 @@ class Box:
         self.lone = lone
         self.spent = False
         self._version = 0
+        self.run = current()
 
     @property
     def known(self) -> bool:

@@ -51,6 +51,11 @@ def current() -> Run | None:
     return _LOCAL.runs[-1] if _LOCAL.runs else None
 
 
+def is_active(run: Run | None) -> bool:
+    """True if ``run`` goes on in this thread, perhaps around another one."""
+    return any(one is run for one in _LOCAL.runs)
+
+
 @contextlib.contextmanager
 def running(run: Run) -> Generator[Run, None, None]:
     """Make ``run`` the current one of this thread."""

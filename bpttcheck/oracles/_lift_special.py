@@ -147,6 +147,8 @@ def _fresh_empty(*args: Any, **kwargs: Any) -> Any:
 
 
 _MAKERS = (np.array, np.asarray, np.asanyarray, np.ascontiguousarray, np.asfortranarray)
+
+
 def _sharing(native: Callable[..., bool]) -> Callable[..., bool]:
     """``np.shares_memory``: a question about shadows, unless what is a view is not known."""
 

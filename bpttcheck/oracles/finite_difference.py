@@ -151,7 +151,7 @@ class _Search:
         self._line = line
         self._limit = limit
         self._eps = line.program.eps
-        self._rows: list[Row] = []
+        self._accepted: list[Row] = []
         self.trouble = "no step is both large enough and small enough"
 
     def footing(self) -> _Footing | None:
@@ -161,6 +161,7 @@ class _Search:
         step, ceiling = max(self._eps**0.25, self._eps**0.5 * first), math.inf
         smallest = 1e3 * self._eps * (min(1.0, last) or 1.0)
         probe: Row | None = None
+        bent: Row | None = None
         while self._affordable() and step >= smallest:
             row = self._row(step)
             if row is None and self._at_kink():
@@ -169,7 +170,9 @@ class _Search:
                 ceiling = step
                 if probe is not None:
                     return _Footing(probe, max(math.sqrt(step * probe.step), probe.step))
-                step /= _SHRINK
+                if row is not None and bent is not None and _is_parabola(bent, row):
+                    return _Footing(bent, max(bent.step, min(_FIRST_STEP, _reach(bent, row))))
+                bent, step = row, step / _SHRINK
                 continue
             probe = row
             goal, is_certain = self._goal(row)
@@ -183,13 +186,14 @@ class _Search:
         """Extrapolate from ``footing`` until rounding dominates or nothing improves any more."""
         best: Extrapolated | None = None
         step, rows, idle = footing.step, list[Row](), 0
-        smallest = footing.probe.step / _SHRINK
+        smallest = footing.probe.step / _SHRINK**2
         while self._affordable() and step >= smallest:
             row = self._row(step)
-            if row is None or self._contradicts(row, footing.probe):
+            if row is None or _contradicts(row, footing.probe):
                 best, rows, step = None, [], step / 2.5
                 continue
             rows.append(row)
+            self._accepted = [footing.probe, *rows]
             step = row.step / _RATIO
             if len(rows) < 2:
                 continue
@@ -204,7 +208,7 @@ class _Search:
 
     def contradiction(self, found: Extrapolated, probe: Row) -> float:
         """How far ``found`` is from ``probe``, if that is more than the probe's own error."""
-        farthest = max(self._rows, key=lambda row: row.step)
+        farthest = max(self._accepted, key=lambda row: row.step)
         curved = abs(farthest.slope - found.value) * (probe.step / farthest.step) ** 2
         gap = abs(found.value - probe.slope)
         return gap if gap > 4 * (probe.blur + curved) else 0.0
@@ -215,17 +219,15 @@ class _Search:
         Their difference tends to zero with the step on a smooth line; the shortest step shows what
         is left of it, the longest how much of that is curvature.
         """
-        near = min(self._rows, key=lambda row: row.step)
-        far = max(self._rows, key=lambda row: row.step)
+        near = min(self._accepted, key=lambda row: row.step)
+        far = max(self._accepted, key=lambda row: row.step)
         ratio = near.step / far.step
         jump = norm(near.bends - ratio * far.bends)
         return jump > 8 * (ratio * far.bend + near.blur)
 
     def _row(self, step: float) -> Row | None:
         row = self._line.row(step)
-        if row is not None:
-            self._rows.append(row)
-        elif self._line.program.trouble:
+        if row is None and self._line.program.trouble:
             self.trouble = f"no step is small enough: {self._line.program.trouble}"
         return row
 
@@ -241,13 +243,9 @@ class _Search:
 
     def _is_too_far(self, row: Row, probe: Row | None) -> bool:
         """True if curvature dominates ``row``, or if it contradicts ``probe``."""
-        if probe is not None and self._contradicts(row, probe):
+        if probe is not None and _contradicts(row, probe):
             return True
-        return row.bend > 0.5 * row.size and row.bend > 4 * row.blur
-
-    def _contradicts(self, row: Row, probe: Row) -> bool:
-        gap = norm(row.slopes - probe.slopes)
-        return gap > 0.4 * probe.size + 4 * probe.blur
+        return _is_bent(row) and row.bend > 4 * row.blur
 
     def _goal(self, row: Row) -> tuple[float, bool]:
         """The step that rounding asks for and curvature allows; false if ``row`` cannot tell."""
@@ -257,3 +255,31 @@ class _Search:
         bend = max(row.bend, row.blur)
         allowed = 0.5 * row.step * row.size / bend if bend > 0 else math.inf
         return min(needed, allowed), needed <= _FIRST_STEP or row.bend > 4 * row.blur
+
+
+def _is_bent(row: Row) -> bool:
+    return row.bend > 0.5 * row.size
+
+
+def _is_parabola(longer: Row, shorter: Row) -> bool:
+    """True at a stationary point: both rows see curvature only, and the same one.
+
+    Central differences are blind to it, so the longer row is not too far out at all.
+    """
+    expected = longer.bends * (shorter.step / longer.step)
+    same = norm(shorter.bends - expected) <= 0.3 * shorter.bend + 4 * shorter.blur
+    return same and norm(longer.slopes - shorter.slopes) <= 0.1 * longer.bend
+
+
+def _reach(longer: Row, shorter: Row) -> float:
+    """The step at which what a central difference does see grows to half the curvature."""
+    cubic = norm(longer.slopes - shorter.slopes) + shorter.blur
+    return 0.5 * longer.step * longer.bend / cubic if cubic > 0 else math.inf
+
+
+def _contradicts(row: Row, probe: Row) -> bool:
+    """True if the slopes of a longer ``row`` are not those of ``probe``, roughly."""
+    size = probe.size
+    if _is_bent(probe):
+        size = max(size, 0.25 * probe.bend * row.step / probe.step)
+    return norm(row.slopes - probe.slopes) > 0.4 * size + 4 * probe.blur

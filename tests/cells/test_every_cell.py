@@ -227,6 +227,12 @@ def test_the_index_gives_every_cell_by_its_name_on_the_command_line():
     assert BUILTINS["jordan"](n_out=2) == cells.Jordan(n_out=2)
 
 
+def test_the_names_to_verify_are_every_cell_and_every_activation_once():
+    made = [builtin(name) for name in cells.every_name()]
+    assert len(set(made)) == len(made) == len(BUILTINS) - 1 + len(activations.ACTIVATIONS)
+    assert {BUILTINS[name]() for name in BUILTINS} <= set(made)
+
+
 @pytest.mark.parametrize("name", ["elmann", "", "elman[", "elman[relu]x", "Elman", "lstm[]"])
 def test_an_unknown_cell_is_answered_with_the_names(name):
     with pytest.raises(

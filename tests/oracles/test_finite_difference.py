@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bpttcheck.errors import ContractError
@@ -53,6 +53,7 @@ def test_smooth_functions_at_any_scale_of_input_and_weight(
     name: str, x: float, scale: int, weight: int
 ) -> None:
     f, df = SMOOTH[name]
+    assume(abs(df(x)) > 1e-3)
     s, w = 2.0**scale, 2.0**weight
     found = slope_of(lambda v: f(v / s), [x * s], [s], [w])
     assert covers(found, w * df(x))
@@ -109,6 +110,15 @@ def test_zero_point_zero_direction_and_zero_weights() -> None:
     nothing = slope_of(np.sin, np.ones(3), np.zeros(3))
     assert (float(nothing.value), float(nothing.error)) == (0.0, 0.0)
     assert float(slope_of(np.sin, np.ones(3), None, np.zeros(3)).value) == 0.0
+
+
+@pytest.mark.parametrize("x", [1.0, 1.0 + 1e-9, 1.0 - 1e-5])
+def test_a_stationary_point_is_no_reason_for_short_steps(x: float) -> None:
+    for scale in (1.0, 1e-5):
+        found = slope_of(lambda v, s=scale: (v / s) / (1 + (v / s) ** 2), [x * scale], [scale])
+        assert covers(found, (1 - x * x) / (1 + x * x) ** 2)
+        assert found.error < 1e-10
+        assert found.evaluations <= 30
 
 
 def test_a_constant_has_slope_zero() -> None:

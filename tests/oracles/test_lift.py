@@ -435,7 +435,7 @@ def test_a_constant_cached_while_tracing_does_no_harm_afterwards(user_files):
         mask(3)[0] = x[0]
         return x
 
-    with pytest.raises(Declined, match="earlier call"):
+    with pytest.raises(Declined, match="outside the step"):
         lift(spoil)(jnp.asarray(X))
 
 
@@ -517,9 +517,9 @@ def test_a_traced_array_kept_from_an_earlier_call_is_declined():
         return h + kept[0]
 
     jax.make_jaxpr(lift(step))(np.ones(2))
-    with pytest.raises(Declined):
+    with pytest.raises(Declined, match="earlier call"):
         jax.make_jaxpr(lift(step))(np.ones(2))
-    with pytest.raises(Declined, match="keep nothing on self"):
+    with pytest.raises(Declined, match="earlier call"):
         kept[0] + 1
 
 

@@ -77,8 +77,9 @@ class Accumulates(Tanh):
     def step_vjp(self, params, cache, d_state, d_y):
         d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
         for k, v in d_params.items():
-            same = k in self.total and self.total[k].shape == v.shape
-            self.total[k] = v + self.total[k] if same else v
+            old = self.total.get(k)
+            same = old is not None and (old.shape, old.dtype) == (v.shape, v.dtype)
+            self.total[k] = v + old if same else v
         return dict(self.total), d_h, d_x
 
 
