@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
 
 from bpttcheck.cells import builtin, every_name
+from bpttcheck.verify import gradient
 from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.subject import Subject
+from bpttcheck.verify.verdict import Judged, judge
 
 DTYPES = ("float64", "float32")
 DOCS = Path(__file__).parent.parent / "docs"
@@ -78,3 +82,41 @@ def environment() -> str:
         f"Python {platform.python_version()}, NumPy {np.__version__}, JAX {jax.__version__}, "
         f"{platform.machine()}"
     )
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One block of one case, as the verdict is given it: the arguments of ``judge``."""
+
+    block: str
+    hand: Any
+    value: Any
+    copies: Any
+    unit: float
+    tiny: float
+
+
+def compared(run: Run, mode: str, problem: Problem, template: Template | None) -> list[Compared]:
+    """The blocks that :func:`examine` judges by JAX; none if it judges the case otherwise."""
+    seen: dict[str, Compared] = {}
+
+    def record(block: str, *given: Any) -> Judged:
+        seen[block] = Compared(block, *given)
+        return judge(block, *given)
+
+    with mock.patch.object(gradient, "judge", record):
+        outcome = gradient.examine(run, mode, problem, template, confirm=False)
+    if "jax" not in outcome.spoke:
+        return []
+    return [seen[j.block] for j in outcome.judged]
+
+
+def interval(hits: int, trials: int) -> tuple[float, float]:
+    """Both ends of the 95 % Wilson interval of a share."""
+    if trials == 0:
+        return 0.0, 1.0
+    z, p = 1.96, hits / trials
+    middle = p + z * z / (2 * trials)
+    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
+    low, high = (middle - half) / (1 + z * z / trials), (middle + half) / (1 + z * z / trials)
+    return max(low, 0.0), min(high, 1.0)

@@ -93,6 +93,7 @@ def is_layer(candidate: object) -> bool:
     return all(callable(getattr(candidate, name, None)) for name in LAYER_METHODS)
 
 
-def is_float(leaf: Array) -> bool:
+def is_float(leaf: Any) -> bool:
     """True if a leaf is differentiated; integer and boolean leaves are only carried."""
-    return np.issubdtype(np.asarray(leaf).dtype, np.floating)
+    dtype = leaf.dtype if isinstance(leaf, np.ndarray) else np.asarray(leaf).dtype
+    return dtype.kind == "f"

@@ -12,7 +12,6 @@ check's exception is kept, as a test runner may keep it. With ``--write`` the re
 from __future__ import annotations
 
 import argparse
-import gc
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -101,7 +100,6 @@ def checked(
 
 def sample(subjects: int, seconds: float, compiled: int = 0) -> Sample:
     """The process as it is now."""
-    gc.collect()  # otherwise the garbage that waits for its collection is all that one sees
     resident = int(_PAGES.read_text().split()[1]) * 4096 / 1e6
     programs = len(jax.devices("cpu")[0].client.live_executables())
     return Sample(subjects, seconds, resident, maps(), programs, compiled)

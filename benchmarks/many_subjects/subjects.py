@@ -7,24 +7,29 @@ from typing import Any
 
 import numpy as np
 
-KINDS = ("plain", "leaky", "relu", "gated", "no bias", "sine", "wide", "numpy reference",
+KINDS = ("plain", "leaky", "relu", "gated", "no bias", "sine", "untraceable", "numpy reference",
          "jax reference", "wrong")  # fmt: skip
-"""What subject i is: ``KINDS[i % 10]``. A wrong one has 1 % too much in one gradient."""
+"""What subject i is: ``KINDS[i % 10]``.
+
+An untraceable one asks for the truth of a value, at some sizes only. A wrong one has 1 % too much
+in one gradient.
+"""
 
 
 def make(index: int) -> tuple[Any, Any]:
     """``(cell, reference)`` number ``index``; the reference is None but for two of the kinds."""
     kind = KINDS[index % len(KINDS)]
     gain, inner = (float(v) for v in np.random.default_rng([index, 5]).uniform(0.5, 1.5, 2))
-    options = {"leak": 0.3 * (kind in ("leaky", "wide")), "bias": kind != "no bias"}
+    options = {"leak": 0.3 * (kind == "leaky"), "bias": kind != "no bias"}
     value, slope = _function(kind, inner)
     cell_class = _gated(gain) if kind == "gated" else _elman(gain, value, slope, **options)
-    cell = cell_class()
     if kind == "wrong":
-        cell = _spoilt(cell_class)()
+        return _spoilt(cell_class)(), None
+    if kind == "untraceable":
+        return _untraceable(cell_class)(), None
     if kind == "numpy reference":
-        return cell, _elman(gain, value, slope, **options)()
-    return cell, _on_jax(gain, inner) if kind == "jax reference" else None
+        return cell_class(), _elman(gain, value, slope, **options)()
+    return cell_class(), _on_jax(gain, inner) if kind == "jax reference" else None
 
 
 def _function(kind: str, inner: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
@@ -108,6 +113,16 @@ def _spoilt(cell_class: Any) -> type:
             return d_params | {"W": 1.01 * d_params["W"]}, d_h, d_x
 
     return Wrong
+
+
+def _untraceable(cell_class: Any) -> type:
+    class Untraceable(cell_class):
+        def step(self, params: Any, state: Any, x: Any) -> Any:
+            if x.shape[1] > 2 and x[0, 0] > 0:
+                return super().step(params, state, 1.0 * x)
+            return super().step(params, state, x)
+
+    return Untraceable
 
 
 def _on_jax(gain: float, inner: float) -> Callable[..., Any]:

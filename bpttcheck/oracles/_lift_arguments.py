@@ -55,7 +55,7 @@ def stand_ins(tree: Any) -> Any:
     return replace(tree, lambda item: stand_in(item) if isinstance(item, Held) else item)
 
 
-def stand_in(held: Held) -> Any:
+def stand_in(held: Held, *, regular: bool = False) -> Any:
     """A copy of a shadow in the same layout; exact if known, else harmless numbers."""
     if not isinstance(held.shadow, np.ndarray):
         return dummy(held.shadow.dtype)
@@ -63,7 +63,7 @@ def stand_in(held: Held) -> Any:
     if held.known:
         copy[...] = held.shadow
     else:
-        fill_with_dummies(copy)
+        fill_with_dummies(copy, regular=regular)
     return copy
 
 

@@ -73,6 +73,8 @@ class Traced(Held, NDArrayOperatorsMixin):
             return perform_known(
                 lambda a, *b, **c: getattr(a, name)(*b, **c), (self, *args), kwargs
             )
+        if name in ("conj", "conjugate") and self.shadow.dtype.kind != "c":
+            return rearrange(lambda a: a.conjugate(*args, **kwargs), (self,))
         if name in METHODS:
             return call_method(self, name, args, kwargs)
         return refusals.refuse_attribute(name)
@@ -225,12 +227,9 @@ class Traced(Held, NDArrayOperatorsMixin):
 
     def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
         """The array in another dtype."""
-
-        def native(array: Any) -> Any:
-            return array.astype(dtype, *args, **kwargs)
-
         if np.dtype(dtype) == self.shadow.dtype:
-            return rearrange(native, (self,))
+            return rearrange(lambda array: array.astype(array.dtype, *args, **kwargs), (self,))
+        native: Callable[..., Any] = lambda array: array.astype(dtype, *args, **kwargs)  # noqa: E731
         return perform(native, lambda value: value, (self,))
 
     def fill(self, value: Any) -> None:

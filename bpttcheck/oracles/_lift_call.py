@@ -51,23 +51,10 @@ def perform(
     run = current()
     if run is None or all(item.known for item in held):
         return perform_known(native, args, kwargs)
-    copies: dict[int, Held] = {}
-
-    def copy(item: Any) -> Any:
-        if not isinstance(item, Held):
-            return item
-        made = stand_in(item)
-        copies[id(made)] = item
-        alive.append(made)
-        return made
-
-    alive: list[Any] = []
     try:
-        with np.errstate(all="ignore"):
-            result = native(*replace(args, copy), **replace(kwargs, copy))
+        result, copies = _on_copies(native, args, kwargs, regular=False)
     except np.linalg.LinAlgError:
-        # The numbers in a shadow mean nothing: a singular one says nothing about the values.
-        return _without_shadow(run, form(*values(args), **values(kwargs)))
+        result, copies = _on_copies(native, args, kwargs, regular=True)
     leaves = _arrays(result)
     made = _compute(form, args, kwargs, leaves)
     sure = steady(native, args, kwargs, held, leaves)
@@ -75,10 +62,27 @@ def perform(
     def finish(leaf: Any, value: Any, number: int) -> Any:
         source = copies.get(id(owner_of(leaf))) if isinstance(leaf, np.ndarray) else None
         if source is not None:
-            return _linked(run, leaf, value, [source.box])
+            return _linked(run, leaf, value, [source[0].box])
         return fresh(run, leaf, value, sure=not sure or sure[number])
 
     return _pair(result, made, finish)
+
+
+def _on_copies(
+    native: Native, args: Sequence[Any], kwargs: dict[str, Any], *, regular: bool
+) -> tuple[Any, dict[int, tuple[Held, Any]]]:
+    """Call ``native`` on copies of the shadows; also ``id`` of each copy -> its array, and it."""
+    copies: dict[int, tuple[Held, Any]] = {}
+
+    def copy(item: Any) -> Any:
+        if not isinstance(item, Held):
+            return item
+        made = stand_in(item, regular=regular)
+        copies[id(made)] = (item, made)
+        return made
+
+    with np.errstate(all="ignore"):
+        return native(*replace(args, copy), **replace(kwargs, copy)), copies
 
 
 def _compute(form: Native, args: Sequence[Any], kwargs: dict[str, Any], leaves: list[Any]) -> Any:
@@ -106,11 +110,9 @@ def _loses(made: Any, leaves: list[Any]) -> bool:
 
 
 def _flat(made: Any) -> list[Any]:
-    return (
-        [leaf for item in made for leaf in _flat(item)]
-        if isinstance(made, (list, tuple))
-        else [made]
-    )
+    if isinstance(made, (list, tuple)):
+        return [leaf for item in made for leaf in _flat(item)]
+    return [made]
 
 
 def _real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -168,6 +170,8 @@ def _moved(
         swap: Native = lambda item: index if isinstance(item, Held) else item  # noqa: E731
         places.extend(_arrays(native(*replace(args, swap), **replace(kwargs, swap))))
     where = np.asarray(places[number])
+    if where.dtype != np.int64:
+        decline("a rearrangement that also changes the dtype", "z.astype(dtype)")
     flat = held[0].read().reshape(-1)
     if where.size == flat.size and np.array_equal(where.reshape(-1), np.arange(where.size)):
         return flat.reshape(where.shape)
@@ -282,13 +286,6 @@ def _linked(run: Run, leaf: NDArray[Any], value: Any, sources: list[Box]) -> Hel
     fill_with_dummies(owner)
     value = cast(jnp.broadcast_to(value, leaf.shape), leaf.dtype)
     return wrap(run, owner, Linked(owner, value, sources))
-
-
-def _without_shadow(run: Run, made: Any) -> Any:
-    def finish(leaf: Any, value: Any, _: int) -> Any:
-        return fresh(run, np.empty(leaf.shape, leaf.dtype), value, sure=False)
-
-    return _pair(made, made, finish)
 
 
 def _arrays(result: Any) -> list[Any]:

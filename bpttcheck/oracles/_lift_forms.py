@@ -25,15 +25,15 @@ _SAME: tuple[tuple[str, Any, Any, str], ...] = (
         "np",
         np,
         jnp,
-        "all any amax amin argmax argmin max min sum prod mean std var median average percentile "
-        "quantile nanmean nansum nanmax nanmin nanstd nanvar nanprod nancumsum nancumprod "
-        "nanmedian nanargmax nanargmin ptp cumsum cumprod cumulative_sum cumulative_prod count_nonzero "
-        "array_equal allclose isclose isin diff ediff1d gradient trapezoid interp unwrap sinc i0 "
-        "convolve correlate cov corrcoef polyval vander searchsorted digitize lexsort "
-        "unravel_index angle imag round around isposinf isneginf concatenate concat stack hstack vstack dstack "
-        "column_stack block append insert delete tile repeat roll resize pad meshgrid tril triu "
-        "diagflat trace dot vdot inner outer tensordot kron cross einsum linspace geomspace "
-        "logspace select take_along_axis astype",
+        "all any amax amin argmax argmin max min sum prod mean std var median average "
+        "percentile quantile nanmean nansum nanmax nanmin nanstd nanvar nanprod nancumsum "
+        "nancumprod nanmedian nanargmax nanargmin ptp cumsum cumprod cumulative_sum "
+        "cumulative_prod count_nonzero array_equal allclose isclose isin diff ediff1d gradient "
+        "interp unwrap sinc i0 convolve correlate cov corrcoef polyval vander "
+        "searchsorted digitize lexsort unravel_index angle imag round around isposinf isneginf "
+        "concatenate concat stack hstack vstack dstack column_stack block append insert delete "
+        "tile repeat roll resize pad meshgrid tril triu diagflat trace dot vdot inner outer "
+        "tensordot kron cross einsum linspace geomspace logspace select take_along_axis astype",
     ),
     (
         "np.linalg",
@@ -75,6 +75,13 @@ def _clip(a: Any, a_min: Any = None, a_max: Any = None, min: Any = None, max: An
     return a if high is None else jnp.minimum(a, high)
 
 
+def _trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Any:
+    y = jnp.asarray(y)
+    if y.dtype == bool:
+        raise TypeError("NumPy adds bools by `or`")
+    return jnp.trapezoid(y, x, dx, axis)
+
+
 def _softmax(x: Any, axis: Any = None) -> Any:
     return jax.nn.softmax(x, axis=tuple(range(jnp.ndim(x))) if axis is None else axis)
 
@@ -114,6 +121,7 @@ _WRITTEN: dict[Any, Form] = {
     np.sort: _sorting(jnp.sort),
     np.argsort: _sorting(jnp.argsort),
     np.fix: jnp.trunc,
+    np.trapezoid: _trapezoid,
     np.linalg.eigh: lambda a, UPLO="L": jnp.linalg.eigh(_symmetric(a, UPLO)),
     np.linalg.eigvalsh: lambda a, UPLO="L": jnp.linalg.eigvalsh(_symmetric(a, UPLO)),
     np.linalg.cholesky: _cholesky,

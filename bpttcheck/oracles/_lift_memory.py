@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from bpttcheck.oracles._lift_routes import Route, route
 from bpttcheck.oracles._lift_run import current, decline
 
+_FRACTIONS = np.random.default_rng(0).random(1000)
+
 
 class Box:
     """One piece of memory.
@@ -225,9 +227,15 @@ def dummy(dtype: np.dtype[Any]) -> Any:
     return dtype.type({"b": False, "i": 0, "u": 0}.get(dtype.kind, 0.5))
 
 
-def fill_with_dummies(array: NDArray[Any]) -> None:
-    """Harmless values for a shadow: zeros, or distinct fractions so that matrices are regular."""
-    if array.dtype.kind in "fc":
-        array[...] = (np.arange(1, array.size + 1) * 0.6180339887 % 1).reshape(array.shape)
-    else:
-        array[...] = dummy(array.dtype)
+def fill_with_dummies(array: NDArray[Any], *, regular: bool = False) -> None:
+    """Harmless values for a shadow: zeros for integers, which may be indices; else fractions.
+
+    Square matrices of fractions are made regular, and with ``regular`` those of integers, too.
+    """
+    fractional = array.dtype.kind in "fc"
+    array[...] = dummy(array.dtype)
+    if fractional:
+        array[...] = np.resize(_FRACTIONS, array.shape)
+    if array.ndim > 1 and array.shape[-1] == array.shape[-2] and (fractional or regular):
+        array *= 0 if not fractional else array.dtype.type(0.01)
+        array += np.eye(array.shape[-1], dtype=array.dtype)

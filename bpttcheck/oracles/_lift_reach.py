@@ -103,8 +103,9 @@ def _makers(item: Any, depth: int) -> set[str]:
         callable(item) or hasattr(type(item), "step") or depth == 3
     ):
         return set()
-    plain = isinstance(item, (FunctionType, MethodType))
-    found = {str(kind.__module__) for kind in ([item] if plain else type(item).__mro__)}
+    kind: Any = type(item)
+    own = [item] if isinstance(item, (FunctionType, MethodType)) else kind.__mro__
+    found = {str(part.__module__) for part in own}
     if depth:
         found = found.union(*(_makers(part, depth - 1) for part in _held_by(item)))
     return found

@@ -25,7 +25,7 @@ def _maker(native: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(obj, Held):
             return perform(native, nest, (obj, *_given(dtype), *args), kwargs)
         if dtype is None or np.dtype(dtype) == obj.shadow.dtype:
-            return rearrange(native, (obj, *_given(dtype), *args), kwargs)
+            return rearrange(lambda item: native(item, None, *args, **kwargs), (obj,))
         return perform(native, lambda item, *_, **__: item, (obj, dtype, *args), kwargs)
 
     return make

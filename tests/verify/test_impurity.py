@@ -480,14 +480,16 @@ class SpoilsParamsAtStart(Tanh):
 class EmptiesOldCaches(Tanh):
     """Drops the caches of other parameters, as if training had moved on."""
 
-    kept = None
+    def __init__(self):
+        self.kept = []
 
     def step(self, params, state, x):
         h, y, cache = super().step(params, state, x)
-        if self.kept is not None and not np.array_equal(self.kept["b"], params["b"]):
-            self.kept.clear()
-        self.kept = {**cache, "b": params["b"]}
-        return h, y, self.kept
+        for old in self.kept:
+            if old and not np.array_equal(old["b"], params["b"]):
+                old.clear()
+        self.kept.append({**cache, "b": params["b"]})
+        return h, y, self.kept[-1]
 
 
 class LargestCotangent(Tanh):

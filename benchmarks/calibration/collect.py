@@ -1,0 +1,212 @@
+"""Correct cells over random problems: each block once, measured under several sets of constants."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.common import DTYPES, Compared, compared, problems
+from bpttcheck.calibration import BLIND, BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LIMIT
+from bpttcheck.cells import builtin
+from bpttcheck.oracles import autodiff, programs
+from bpttcheck.oracles.autodiff import Spread
+from bpttcheck.verify import gradient, verdict
+from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.run import SEQUENCE, Hand, Run
+from bpttcheck.verify.subject import Subject
+
+Array = NDArray[np.float64]
+Width = tuple[int, float]
+
+LIMITS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+COUNTS = (2, 4, 8, 16)
+FLOORS = (0.0, 0.01, 0.05, 0.2)
+BLINDS = (1e-3, 1e-2, 1e-1)
+DIFFERENCE_LIMITS = (2.0, 4.0, 8.0, 16.0)
+STANDING: Width = (COPIES, BLOCK_FLOOR)
+
+WIDTHS: tuple[Width, ...] = tuple(
+    dict.fromkeys(
+        [STANDING, *((k, BLOCK_FLOOR) for k in COUNTS), *((COPIES, floor) for floor in FLOORS)]
+    )
+)
+"""The ``(copies, block floor)`` under which every block is measured."""
+
+
+def measure(block: Compared, width: Width) -> tuple[float, float, float]:
+    """``(ratio, noise, seen)`` of one block under other constants.
+
+    ``ratio`` is the largest error over its width ``s``; ``noise`` the largest ``s`` as a share of
+    the block's largest entry, 0 for a block that is exactly zero; ``seen`` the resolution at
+    limit 1.
+    """
+    copies, floor = width
+    g, r = np.asarray(block.hand, np.float64), np.asarray(block.value, np.float64)
+    with mock.patch.object(verdict, "BLOCK_FLOOR", floor), np.errstate(all="ignore"):
+        s = verdict.width(r, block.copies[:copies], block.unit, block.tiny)
+        error = np.abs(g - r)
+        ratio = np.where(np.isfinite(error), error / s, np.inf).max(initial=0.0)
+        largest = np.abs(r).max(initial=0.0)
+        seen = np.min(np.where(r == 0, np.inf, s / np.abs(r)), initial=np.inf)
+    return float(ratio), float(s.max(initial=0.0) / largest) if largest else 0.0, float(seen)
+
+
+@dataclass
+class Records:
+    """One row for each block of each case."""
+
+    case: list[tuple[str, str, str, int]] = field(default_factory=list)
+    null: list[bool] = field(default_factory=list)
+    measured: list[list[tuple[float, float, float]]] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+
+    def add(self, case: tuple[str, str, str, int], blocks: Iterable[Compared]) -> None:
+        """Measure the blocks of one case: ``(cell, regime, dtype, number)``."""
+        for block in blocks:
+            value = np.asarray(block.value)
+            if not (np.isfinite(value).all() and np.isfinite(block.copies).all()):
+                continue
+            self.case.append(case)
+            self.null.append(not value.any())
+            self.measured.append([measure(block, width) for width in WIDTHS])
+
+    def seen_as(self, width: Width) -> View:
+        """The rows under one ``(copies, floor)``."""
+        table = np.array([row[WIDTHS.index(width)] for row in self.measured]).reshape(-1, 3)
+        return View(self.case, np.array(self.null, bool), *table.T)
+
+
+@dataclass(frozen=True)
+class View:
+    """All rows under one set of constants, as columns."""
+
+    case: Sequence[tuple[str, str, str, int]]
+    null: NDArray[np.bool_]
+    ratio: Array
+    noise: Array
+    seen: Array
+
+    @property
+    def cases(self) -> int:
+        """How many cases there are."""
+        return len(set(self.case))
+
+    def clear(self, blind: float = BLIND) -> NDArray[np.bool_]:
+        """The rows that are evidence."""
+        return self.noise <= blind
+
+    def alarms(self, limit: float = LIMIT, blind: float = BLIND) -> int:
+        """Cases in which a block that is evidence is called wrong."""
+        rows = np.flatnonzero(self.clear(blind) & (self.ratio > limit))
+        return len({self.case[i] for i in rows})
+
+    def largest(self, blind: float = BLIND) -> tuple[float, str]:
+        """The largest ratio and where it was."""
+        ratio = np.where(self.clear(blind), self.ratio, -1.0)
+        if not len(ratio) or ratio.max() < 0:
+            return 0.0, "nowhere"
+        worst = int(np.argmax(ratio))
+        return float(ratio[worst]), ", ".join(self.case[worst][:3])
+
+    def resolution(self, dtype: str, share: float, limit: float = LIMIT) -> float:
+        """The worst block's resolution: a quantile over the ordinary cases of one dtype."""
+        worst: dict[tuple[str, str, str, int], float] = {}
+        for i in np.flatnonzero(self.clear() & ~self.null):
+            case = self.case[i]
+            if case[1] == "ordinary" and case[2] == dtype:
+                worst[case] = max(worst.get(case, 0.0), limit * float(self.seen[i]))
+        return float(np.quantile(list(worst.values()), share)) if worst else float("nan")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A finite difference beside ``<r, v>`` for JAX's gradient r and a random direction v.
+
+    Args:
+        dtype: the checked dtype.
+        distance: in widths of the bar, the smaller of two directions where the first is off.
+        first: the first direction's.
+        bar: the bar's share of the difference.
+    """
+
+    dtype: str
+    distance: float
+    first: float
+    bar: float
+
+
+@contextlib.contextmanager
+def copies(count: int) -> Iterator[None]:
+    """Programs compiled and called inside have this many noisy copies."""
+    with (
+        mock.patch.object(programs, "COPIES", count),
+        mock.patch.object(autodiff, "COPIES", count),
+    ):
+        yield
+
+
+def collect(
+    names: Sequence[str], regimes: Sequence[str], cases: int, seed: int = 0, differences: bool = True
+) -> Records:
+    """Measure ``cases`` cases for each built-in, regime and dtype."""
+    records, started = Records(), time.perf_counter()
+    for name in names:
+        # Not prepared: nothing compiles in the background beyond the reach of a patch.
+        run = Run(Subject(builtin(name)), seed, DTYPES)
+        for regime in regimes:
+            for dtype in DTYPES:
+                _collect(run, (name, regime, dtype), cases, records, differences)
+        seconds = time.perf_counter() - started
+        print(f"  {name}: {len(records.case)} blocks, {seconds:.0f} s", flush=True)
+    return records
+
+
+def _collect(
+    run: Run, group: tuple[str, str, str], cases: int, records: Records, differences: bool
+) -> None:
+    _, regime, dtype = group
+    for number, (problem, template) in enumerate(problems(run, regime, dtype, cases)):
+        blocks = compared(run, SEQUENCE, problem, template)
+        records.add((*group, number), blocks)
+        if differences and problem.case.T <= gradient.LONGEST_DIFFERENCE:
+            found = _difference(run, problem, blocks, number)
+            records.differences.extend(found)
+
+
+def _difference(
+    run: Run, problem: Problem, blocks: Sequence[Compared], turn: int
+) -> list[Difference]:
+    """One random direction in one block, a second one if the first is off, as a check does it."""
+    judged = [gradient.judge(b.block, b.hand, b.value, b.copies, b.unit, b.tiny) for b in blocks]
+    names = [j.block for j in judged if j.usable and not j.blind and not j.null]
+    if not names:
+        return []
+    outcome = gradient.CaseOutcome(problem, Hand({}, {b.block: b.hand for b in blocks}))
+    spreads = {b.block: Spread(b.value, b.copies[:COPIES]) for b in blocks}
+    distances: list[float] = []
+    bar = np.inf
+    for attempt in range(2):
+        along = gradient._random_direction(outcome, [names[turn % len(names)]], attempt)
+        witness = gradient._witness(run, outcome, along, spreads)
+        if not np.isfinite(witness.bar):
+            break
+        value = float(witness.difference.value)
+        gap = abs(value - witness.jax)
+        distances.append(gap / witness.bar if gap else 0.0)
+        bar = min(bar, witness.bar / abs(value) if value else np.inf)
+        if distances[0] <= min(DIFFERENCE_LIMITS):
+            break
+    if not distances:
+        return [Difference(str(problem.dtype), np.nan, np.nan, np.inf)]
+    return [Difference(str(problem.dtype), min(distances), distances[0], bar)]
+
+
+def contradictions(found: Sequence[Difference], limit: float = DIFFERENCE_LIMIT) -> tuple[int, int]:
+    """Differences off by more than ``limit`` in one direction, and in both that were asked."""
+    return sum(d.first > limit for d in found), sum(d.distance > limit for d in found)
