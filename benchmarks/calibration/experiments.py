@@ -97,9 +97,9 @@ class Law:
 
 
 LAWS = (
-    "initial_state", "linearity", "batch_additivity", "time_splitting", "causality", "masking",
-    "zero_length",
+    "linearity", "batch_additivity", "time_splitting", "causality", "masking", "zero_length"
 )  # fmt: skip
+JUDGING = ("step_vjp", "sequence_vjp", "initial_state", *LAWS)
 
 
 def laws(count: int, names: Sequence[str], examples: int) -> list[Law]:
@@ -120,7 +120,7 @@ def shares(names: Sequence[str], examples: int) -> list[Share]:
     found: list[Share] = []
     for name in names:
         run = Run(Subject(builtin(name)), 0, DTYPES)
-        for check, tally in _tallies(run, ("step_vjp", "sequence_vjp", *LAWS), examples):
+        for check, tally in _tallies(run, JUDGING, examples):
             null = tally.null_blocks()
             for b in tally.blocks():
                 if b.block not in null:

@@ -39,9 +39,10 @@ class Jitter:
 
     def __call__(self, z: NDArray[np.complex128]) -> NDArray[np.complex128]:
         """``z`` itself, disturbed in place."""
-        if self.rng is not None and z.dtype.kind == "c":
-            z.real *= 1 + self.width * self.rng.uniform(-1, 1, z.shape)
-            z.imag *= 1 + self.width * self.rng.uniform(-1, 1, z.shape)
+        if self.rng is not None:
+            of_real, of_imag = self.rng.uniform(1 - self.width, 1 + self.width, (2, *z.shape))
+            z.real *= of_real
+            z.imag *= of_imag
         return z
 
     def underflow(self, z: NDArray[np.complex128], inputs: list[Any]) -> NDArray[np.complex128]:

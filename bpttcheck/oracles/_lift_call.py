@@ -60,10 +60,11 @@ def perform(
     sure = steady(native, args, kwargs, held, leaves)
 
     def finish(leaf: Any, value: Any, number: int) -> Any:
+        certain = not sure or sure[number]
         source = copies.get(id(owner_of(leaf))) if isinstance(leaf, np.ndarray) else None
         if source is not None:
-            return _linked(run, leaf, value, [source[0].box])
-        return fresh(run, leaf, value, sure=not sure or sure[number])
+            return _linked(run, leaf, value, [source[0].box], sure=certain)
+        return fresh(run, leaf, value, sure=certain)
 
     return _pair(result, made, finish)
 
@@ -148,7 +149,7 @@ def rearrange(native: Native, args: Sequence[Any], kwargs: dict[str, Any] | None
         value = _moved(native, args, kwargs, held, places, number)
         if box is None and steady_leaf:
             return fresh(run, leaf, value, sure=True)
-        return _linked(run, leaf, value, [item.box for item in held])
+        return _linked(run, leaf, value, [item.box for item in held], sure=steady_leaf)
 
     return _pair(result, result, finish)
 
@@ -281,11 +282,11 @@ def fresh(run: Run, shadow: Any, value: Any, *, sure: bool) -> Held:
     return wrap(run, owner, Box(owner, value, sure=sure and dense))
 
 
-def _linked(run: Run, leaf: NDArray[Any], value: Any, sources: list[Box]) -> Held:
+def _linked(run: Run, leaf: NDArray[Any], value: Any, sources: list[Box], *, sure: bool) -> Held:
     owner = np.empty_like(leaf, subok=False)
     fill_with_dummies(owner)
     value = cast(jnp.broadcast_to(value, leaf.shape), leaf.dtype)
-    return wrap(run, owner, Linked(owner, value, sources))
+    return wrap(run, owner, Linked(owner, value, sources, sure=sure))
 
 
 def _arrays(result: Any) -> list[Any]:

@@ -70,7 +70,11 @@ def _moving_view(run: Run, array: Held, index: Any) -> Any:
     # NumPy copies for a 0-d array and looks in for a scalar; a number from outside may be either.
     loose = any(isinstance(part, Held) and isinstance(part.shadow, np.ndarray)
                 for part in _parts(index))  # fmt: skip
-    box = Linked(owner, value, [array.box]) if loose else Indexed(owner, array, place)
+    box = (
+        Linked(owner, value, [array.box], sure=array.box.sure)
+        if loose
+        else Indexed(owner, array, place)
+    )
     return wrap(run, owner, box)
 
 

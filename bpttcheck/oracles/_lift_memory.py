@@ -89,8 +89,8 @@ class Box:
 class Linked(Box):
     """A value that NumPy may hold as a view of ``sources``: readable while they do not change."""
 
-    def __init__(self, owner: NDArray[Any], value: Any, sources: list[Box]) -> None:
-        super().__init__(owner, value)
+    def __init__(self, owner: Any, value: Any, sources: list[Box], *, sure: bool) -> None:
+        super().__init__(owner, value, sure=sure)
         self._sources = [(box, box.version) for box in sources]
 
     def load(self) -> Any:

@@ -59,8 +59,9 @@ class Reach:
         if isinstance(item, (*_CONTAINERS, MethodType, functools.partial)):
             return _held_by(item)
         if not self._knows(type(item)):
-            return [getattr(item, "__wrapped__", None)]
-        own = getattr(item, "__dict__", {})
+            # functools.cache and the like; asking politely could run foreign code.
+            return [_own_names(item).get("__wrapped__")]
+        own = _own_names(item)
         self.tables[id(own)] = own
         return [type(item), *_held_by(item)]
 
@@ -127,7 +128,14 @@ def _held_by(item: Any) -> list[Any]:
         return list(item) if len(item) < _LARGE else []
     slots = [getattr(kind, "__slots__", ()) for kind in type(item).__mro__]
     named = [getattr(item, name, None) for names in slots for name in _names(names)]
-    return [*getattr(item, "__dict__", {}).values(), *named]
+    return [*_own_names(item).values(), *named]
+
+
+def _own_names(item: Any) -> dict[str, Any]:
+    try:
+        return object.__getattribute__(item, "__dict__")
+    except AttributeError:
+        return {}
 
 
 def _names(slots: Any) -> tuple[str, ...]:

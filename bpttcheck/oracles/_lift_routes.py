@@ -31,7 +31,6 @@ class Route:
         core: the view's shape with 1 where the view repeats itself (stride 0).
         shape: the view's shape.
         places: positions in memory, for a view that no grid describes; else None.
-        repeats: True if some place of memory is seen twice: such a view cannot be written.
     """
 
     memory: tuple[int, ...]
@@ -41,7 +40,13 @@ class Route:
     core: tuple[int, ...]
     shape: tuple[int, ...]
     places: NDArray[Any] | None
-    repeats: bool
+
+    @property
+    def repeats(self) -> bool:
+        """True if some place of memory is seen twice: such a view cannot be written."""
+        if self.places is None:
+            return self.core != self.shape
+        return len(np.unique(self.places)) < self.places.size
 
     def get(self, whole: Any) -> Any:
         """The view's value, given that of the whole memory."""
@@ -79,15 +84,14 @@ def route(whole: NDArray[Any], view: NDArray[Any]) -> Route | None:
     if view.itemsize != whole.itemsize or offset % whole.itemsize:
         return None
     places = offset // whole.itemsize + _places(view.shape, steps)
-    repeats = len(np.unique(places)) < places.size
     own = {strides[a] for a in memory if whole.shape[a] > 1}
     seen = {abs(s) for s, m in zip(steps, view.shape, strict=True) if s and m > 1}
     spans = {abs(s) * m for s, m in zip(steps, view.shape, strict=True) if s and m > 1}
     for cuts in (own | seen, seen, seen | spans):
         found = _along_grid(places, view.shape, steps, _chain(cuts, whole.size))
         if found is not None:
-            return Route(memory, *found, view.shape, None, repeats)
-    return Route(memory, (), (), (), (), view.shape, places, repeats)
+            return Route(memory, *found, view.shape, None)
+    return Route(memory, (), (), (), (), view.shape, places)
 
 
 def _along_grid(

@@ -64,6 +64,8 @@ def running(run: Run) -> Generator[Run, None, None]:
         yield run
     finally:
         _LOCAL.runs.pop()
+        for book in (run.boxes, run.wrappers, run.masks):
+            book.clear()  # what was traced is not kept alive by what user code may keep
 
 
 def decline(what: str, remedy: str = "", *, where: str = "") -> NoReturn:

@@ -32,7 +32,6 @@ class Recorded(np.ndarray):
 
     # Above ndarray's, so that C functions hand back this type for mixed arguments.
     __array_priority__: Any = 1.0  # pyright: ignore[reportIncompatibleMethodOverride]
-    __hash__: Any = None
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         plain = [x.view(_ndarray) if isinstance(x, Recorded) else x for x in inputs]

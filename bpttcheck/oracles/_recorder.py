@@ -15,7 +15,6 @@ from bpttcheck.oracles._user_line import Line, user_place
 
 _running = threading.local()
 
-
 # The kind of an event and its fields: making the record itself waits until somebody asks.
 Deferred = tuple[type[Event], tuple[Any, ...]]
 
@@ -190,10 +189,14 @@ def _searchsorted(a: Any, v: Any, *_: Any, **__: Any) -> None:
 
 def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> None:
     plain = np.abs(_plain(x))
-    compare("norm", plain if ord == 1 else np.sum(plain, axis=axis), 0)
-    if ord in (np.inf, -np.inf):
+    is_vector = isinstance(axis, int) or (axis is None and plain.ndim == 1)
+    if ord is None or ord == "fro" or (is_vector and ord == 2):
+        compare("norm", np.sum(plain, axis=axis), 0)
+    elif is_vector and ord == 1:
+        compare("norm", plain, 0)
+    elif is_vector and ord in (np.inf, -np.inf):
         order("norm", plain, axis)
-    elif ord not in (None, 1, 2, "fro"):
+    else:
         lose(f"norm(ord={ord!r})")
 
 

@@ -17,6 +17,7 @@ _BACK = 2.5  # after a row that is too far out
 _FAR_BACK = 6.0  # after a probe that was
 _ENOUGH = 100.0  # relative rounding, in units of eps, at which longer steps bring little more
 _PATIENCE = 2  # rows without progress
+_COARSE = 1e-3  # relative bar that is not worth stopping for
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,10 @@ class Search:
             found = extrapolate(
                 [r.step for r in rows], [r.slope for r in rows], [r.blur for r in rows]
             )
-            idle = 0 if best is None or found.bar < best.bar else idle + 1
-            best = found if best is None or found.bar < best.bar else best
+            improved = best is None or found.bar < best.bar
+            best = found if best is None or improved else best
+            # Rows that are all too far out do not improve either: that is no reason to stop.
+            idle = 0 if improved or best.bar > _COARSE * probe.size else idle + 1
             if best.disagreement <= best.rounding or idle >= _PATIENCE:
                 break
         return best
@@ -114,7 +117,8 @@ class Search:
         Their difference tends to zero with the step on a smooth line; the shortest step shows what
         is left of it, the others how much of that is curvature.
         """
-        near, *others = sorted((self._probe, *self._rows), key=lambda row: row.step)
+        known = [self._probe, *(row for row in self._rows if row is not self._probe)]
+        near, *others = sorted(known, key=lambda row: row.step)
         curvature = max(row.bend / row.step for row in others)
         if near.bend <= 8 * (curvature * near.step + near.blur):
             return False
@@ -154,7 +158,7 @@ class Search:
 
 
 def _between(probe: Row, row: Row | None, step: float) -> float:
-    """A step between ``probe`` and one that proved too long: by the curvature seen there, if any."""
+    """A step between ``probe`` and one too long: by the curvature seen there, if any."""
     if row is None or row.bend == 0:
         return math.sqrt(probe.step * step)
     return max(probe.step, min(0.5 * step * probe.size / row.bend, 0.5 * step))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from bpttcheck import trees
 from bpttcheck.calibration import COPIES
 from bpttcheck.oracles import programs
+from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.oracles.programs import Leaves, Program, Step
 
 Array = NDArray[Any]
@@ -105,6 +106,12 @@ class Untied:
     d_states: Any
 
 
+def spread_estimate(spread: Spread, unit: float) -> Estimate:
+    """A value whose bar is the rms of its noisy copies, and a rounding error of its own."""
+    noise = rms(spread.copies - spread.value)
+    return Estimate(spread.value, noise + unit * np.abs(spread.value))
+
+
 class Autodiff:
     """Compiled gradients of one reference step; the programs live as long as this object.
 
@@ -158,21 +165,34 @@ class Autodiff:
             self._program(programs.noisy, point, _inputs(point, pad), 1.0, _keys(0))
 
     def directional(
-        self, point: Point, direction: Point, pad: tuple[int, int] | None = None
-    ) -> float:
+        self,
+        point: Point,
+        direction: Point,
+        unit: float,
+        seed: int,
+        pad: tuple[int, int] | None = None,
+    ) -> Estimate:
         """The derivative of L along ``direction`` in forward mode: a cross-check of JAX itself.
 
         Args:
             point: the inputs.
             direction: tangents in ``params``, ``state0`` and ``xs``; the rest is ignored.
+            unit: rounding unit of the checked dtype.
+            seed: seed of the noise.
             pad: ``(T, B)`` of the size template.
 
         Returns:
-            dL/ds at s = 0 for the inputs moved by ``s * direction``.
+            dL/ds at s = 0 for the inputs moved by ``s * direction``; the bar is the spread of the
+            noisy copies.
+
+        Raises:
+            Declined: if the step cannot be traced.
         """
         with enable_x64():
-            args = (_inputs(point, pad), _inputs(direction, pad, repeat=False))
-            return float(self._program(programs.forward_mode, point, *args)(*args))
+            along = _inputs(direction, pad, repeat=False)
+            args = (_inputs(point, pad), float(unit), _keys(seed), along)
+            out = np.asarray(self._program(programs.forward_mode, point, *args)(*args))
+        return spread_estimate(Spread.of(out), unit)
 
     def untied(self, point: Point, pad: tuple[int, int] | None = None) -> Untied:
         """Per-step parameter contributions and the adjoint of every state, without noise."""

@@ -124,7 +124,11 @@ def _slopes(
     leaves: list[Any] = []
     for leaf, d in zip(point, direction, strict=True):
         z = jitter(np.asarray(leaf + 1j * h * d, np.complex128))
-        leaves.append(Analytic(z, jitter) if d.any() else z.real.copy())
+        if d.any():
+            leaves.append(Analytic(z, jitter))
+        else:
+            # Whole numbers are masks and counts: exact, and compared with.
+            leaves.append(np.where(leaf == np.rint(leaf), leaf, z.real))
     values = np.concatenate([np.zeros(0), *(np.ravel(output) for output in _run(function, leaves))])
     if native is not None:
         gap = np.abs(values.real - native)

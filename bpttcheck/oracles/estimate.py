@@ -9,6 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def rms(deviations: NDArray[Any]) -> NDArray[Any]:
+    """The root of the mean square over the first axis; huge and tiny values stay in range.
+
+    Args:
+        deviations: ``(K, ...)``.
+    """
+    with np.errstate(all="ignore"):
+        top = np.abs(deviations).max(initial=0.0)
+        scale = top if np.isfinite(top) and top > 0 else 1.0
+        return scale * np.sqrt(np.mean((deviations / scale) ** 2, axis=0))
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A value with an error bar: one standard width, not a bound.

@@ -3,10 +3,10 @@
 ``L(s) = Σ_k <weights_k, outputs_k(point + s·direction)>``, wanted is ``dL/ds`` at ``s = 0``.
 
 1. The branches taken at the point are recorded; only points on the same branches are used.
-2. The noise of ``L`` is measured, not only assumed (:meth:`Line.noise`).
+2. The noise of ``L`` is measured, not only assumed.
 3. A probe with a short step gives rough slopes; its curvature tells how far the first row may go.
    A first row that contradicts the probe is too far out, whatever its neighbours say.
-4. Ridders' extrapolation, until rounding is all that is left (:func:`extrapolate`).
+4. Ridders' extrapolation, until rounding is all that is left.
 5. What the extrapolation found must agree with the probe, and the one-sided slopes with each other.
 """
 

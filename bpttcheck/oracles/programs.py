@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.calibration import COPIES
@@ -134,21 +135,9 @@ def _compile(lowered: Any) -> Any:
 
 def noisy(traced: Traced) -> Callable[..., Any]:
     """``(inputs, unit, keys) -> (d_params, d_state0, d_xs, ys, state_T)``, leaves per copy."""
-    count = demand(traced.jaxpr)
 
     def one(exact: Leaves, unit: Any, copy: Any, key: Any) -> Any:
-        eps = jnp.where(copy == 0, 0.0, unit)
-        inputs = _perturbed(exact, eps, key)
-
-        def forward(params: Any, state0: Any, xs: Any) -> Any:
-            def body(state: Any, step: Any) -> Any:
-                numbers = uniform(key * jnp.uint32(1000003) + step[2], count)
-                return traced.run(params, state, step[:2], Noise(eps, unit, copy, numbers))
-
-            steps = jnp.arange(1, xs.shape[0] + 1, dtype=jnp.uint32)
-            state, ys = jax.lax.scan(body, state0, (xs, inputs.mask, steps))
-            return ys, state
-
+        inputs, forward = _copy(traced, exact, unit, copy, key)
         at = (inputs.params, inputs.state0, inputs.xs)
         (ys, state), pull = jax.vjp(forward, *at)
         d_params, d_state0, d_xs = pull((inputs.d_ys, _cotangents(inputs.d_state, state)))
@@ -168,24 +157,26 @@ def noisy(traced: Traced) -> Callable[..., Any]:
 
 
 def forward_mode(traced: Traced) -> Callable[..., Any]:
-    """``(inputs, direction) -> dL/ds`` along a direction of params, state0 and xs."""
+    """``(inputs, unit, keys, direction) -> dL/ds`` per copy, along params, state0 and xs."""
 
-    def run(inputs: Leaves, along: Leaves) -> Any:
-        def outputs(params: Any, state0: Any, xs: Any) -> Any:
-            return _plain(traced, params, state0, xs, inputs.mask)
-
+    def one(exact: Leaves, unit: Any, copy: Any, key: Any, along: Leaves) -> Any:
+        inputs, forward = _copy(traced, exact, unit, copy, key)
         at = (inputs.params, inputs.state0, inputs.xs)
         tangents = (
             _cotangents(along.params, inputs.params),
             _cotangents(along.state0, inputs.state0),
             along.xs,
         )
-        _, (d_ys, d_state) = jax.jvp(outputs, at, tangents)
+        _, (d_ys, d_state) = jax.jvp(forward, at, tangents)
         total = (inputs.d_ys * d_ys).sum()
         for c, d in zip(inputs.d_state, d_state, strict=True):
             if _is_float(d):
                 total = total + (c * d).sum()
         return total
+
+    def run(inputs: Leaves, unit: Any, keys: Any, along: Leaves) -> Any:
+        over = jax.vmap(one, in_axes=(None, None, 0, 0, None), axis_name=COPIES_AXIS)
+        return over(inputs, unit, jnp.arange(COPIES + 1), keys, along)
 
     return run
 
@@ -218,12 +209,24 @@ def untied(traced: Traced) -> Callable[..., Any]:
     return run
 
 
-def _plain(traced: Traced, params: Any, state0: Any, xs: Any, mask: Any) -> Any:
-    def body(state: Any, step: Any) -> Any:
-        return traced.run(params, state, step, None)
+def _copy(
+    traced: Traced, exact: Leaves, unit: Any, copy: Any, key: Any
+) -> tuple[Leaves, Callable[..., Any]]:
+    """One copy's perturbed inputs, and its noisy forward pass ``-> (ys, state_T)``."""
+    count = demand(traced.jaxpr)
+    eps = jnp.where(copy == 0, 0.0, unit)
+    inputs = _perturbed(exact, eps, key)
 
-    state, ys = jax.lax.scan(body, state0, (xs, mask))
-    return ys, state
+    def forward(params: Any, state0: Any, xs: Any) -> Any:
+        def body(state: Any, step: Any) -> Any:
+            numbers = uniform(key * jnp.uint32(1000003) + step[2], count)
+            return traced.run(params, state, step[:2], Noise(eps, unit, copy, numbers))
+
+        steps = jnp.arange(1, xs.shape[0] + 1, dtype=jnp.uint32)
+        state, ys = jax.lax.scan(body, state0, (xs, inputs.mask, steps))
+        return ys, state
+
+    return inputs, forward
 
 
 def _perturbed(inputs: Leaves, eps: Any, key: Any) -> Leaves:
@@ -248,8 +251,6 @@ def _cotangents(given: Sequence[Any], primals: Sequence[Any]) -> list[Any]:
 
 
 def _no_tangent(leaf: Any) -> Any:
-    import numpy as np
-
     return np.zeros(leaf.shape, jax.dtypes.float0)
 
 

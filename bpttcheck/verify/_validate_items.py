@@ -241,8 +241,8 @@ def closest(key: Any, candidates: Iterable[Any]) -> str | None:
         return None
     names = [name for name in candidates if is_a(name, str)]
     bare = key
-    for prefix in ("d_", "grad_", "dL_d", "d"):
-        bare = bare.removeprefix(prefix) if bare.startswith(prefix) else bare
+    for prefix in ("d_", "grad_", "d"):
+        bare = bare.removeprefix(prefix)
     for attempt in (bare, key, key.lower(), key.upper()):
         if attempt in names:
             return attempt

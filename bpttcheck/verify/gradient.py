@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
 from bpttcheck.errors import BpttcheckError, Declined
 from bpttcheck.oracles.autodiff import Spread
-from bpttcheck.oracles.estimate import Estimate
+from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.verify.problem import Problem, Template, in_float64
 from bpttcheck.verify.run import Hand, Reference, Run
 from bpttcheck.verify.verdict import Judged, Vote, Witness, judge, rounding, vote
@@ -131,7 +131,8 @@ def _settle(
     along = {j.block: gap / np.linalg.norm(gap / np.abs(gap).max()) / np.abs(gap).max()}
     witness = _witness(run, outcome, along, reference.gradients)
     forward = run.jax_forward_mode(outcome.problem, along, template)
-    consistent = abs(forward - witness.jax) <= LIMIT * witness.noise + 1e-9 * abs(forward)
+    gap = abs(float(forward.value) - witness.jax)
+    consistent = gap <= LIMIT * (witness.noise + float(forward.error))
     outcome.witnesses[j.block] = witness
     if witness.speaks:
         outcome.spoke.add("differences")
@@ -249,7 +250,7 @@ def _witness(
         difference = run.difference(outcome.problem, along)
     except BpttcheckError as silent:
         difference = Estimate(np.float64(np.nan), np.float64(np.inf), note=str(silent))
-    total = float(np.sqrt(np.mean(noise**2))) + 4 * unit * magnitude
+    total = float(rms(noise)) + 4 * unit * magnitude
     if not np.isfinite(total):
         total = 0.0
     return Witness(difference, mine, theirs if spreads else np.nan, total)

@@ -262,7 +262,7 @@ class Run:
 
     def jax_forward_mode(
         self, problem: Problem, along: Mapping[str, Array], template: Template | None
-    ) -> float:
+    ) -> Estimate:
         """JAX's forward-mode derivative of the loss along a direction."""
         assert self._autodiff is not None
         moved = self._leaves(problem).direction(along)
@@ -270,7 +270,8 @@ class Run:
         direction = Point(
             moved[0], moved[1], moved[2], zero.mask, np.zeros_like(zero.d_ys), zero.d_state
         )
-        return self._autodiff.directional(zero, direction, _pad(template))
+        unit, _ = rounding(problem.dtype)
+        return self._autodiff.directional(zero, direction, unit, 1, _pad(template))
 
     def adjoints(self, problem: Problem) -> tuple[list[Any], Any] | None:
         """The adjoint of every state, hand-derived and JAX's; None where either is missing."""

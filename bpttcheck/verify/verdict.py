@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck.calibration import BLIND, BLOCK_FLOOR, DIFFERENCE_LIMIT, LIMIT
-from bpttcheck.oracles.estimate import Estimate
+from bpttcheck.oracles.estimate import Estimate, rms
 
 Array = NDArray[Any]
 
@@ -84,11 +84,7 @@ def width(value: Array, copies: Array, unit: float, tiny: float) -> Array:
         tiny: its smallest normal number.
     """
     with np.errstate(all="ignore"):
-        deviation = np.abs(copies - value)
-        # Scaled, so that the squares of huge and of tiny gradients stay in range.
-        top = deviation.max(initial=0.0)
-        scale = top if np.isfinite(top) and top > 0 else 1.0
-        spread = scale * np.sqrt(np.mean((deviation / scale) ** 2, axis=0))
+        spread = rms(copies - value)
         return spread + BLOCK_FLOOR * spread.max(initial=0.0) + unit * np.abs(value) + tiny
 
 

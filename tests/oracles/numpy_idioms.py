@@ -1017,6 +1017,17 @@ def mask_computed_and_put_back(params, h, x):
 
 
 @traces
+def mask_with_entrywise_functions(params, h, x):
+    z = pre(params, h, x)
+    m = np.abs(z) > 0.3
+    z[m] = np.clip(z[m] * params["s"] + h[m], -1, 1) - np.where(h[m] > 0, h[m] ** 2, 0.0)
+    chosen = h[m].astype(np.float64).copy()
+    chosen *= 0.5
+    z[m] += chosen
+    return z
+
+
+@traces
 def two_sided_sigmoid(params, h, x):
     z = pre(params, h, x) * 50
     out = np.empty_like(z)
@@ -1065,6 +1076,11 @@ def mask_set_to_array(params, h, x):
     h = h.copy()
     h[h > 0] = np.arange(np.sum(h > 0))
     return h
+
+
+@declined("np.where(mask, a, b)")
+def mask_and_whole_array(params, h, x):
+    return h[h > 0] + h
 
 
 @declined("np.where(mask, a, b)")

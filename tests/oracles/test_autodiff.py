@@ -59,8 +59,10 @@ def test_forward_mode_agrees_with_reverse_mode(oracle):
     reverse = sum((g.d_params[k].value * v.params[k]).sum() for k in p.params)
     reverse += (g.d_xs.value * v.xs).sum()
     reverse += sum((g.d_state0[k].value * v.state0[k]).sum() for k in ("h", "c"))
-    assert oracle.directional(p, v) == pytest.approx(reverse, rel=1e-12)
-    assert oracle.directional(p, v, (7, 5)) == pytest.approx(reverse, rel=1e-12)
+    for pad in (None, (7, 5)):
+        forward = oracle.directional(p, v, EPS, 1, pad)
+        assert float(forward.value) == pytest.approx(reverse, rel=1e-12)
+        assert 0 < float(forward.error) < 1e-12 * abs(reverse)
 
 
 def test_untied_contributions_add_up_to_the_gradient(oracle):

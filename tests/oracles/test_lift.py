@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib.util
 import inspect
+import math
 import random
 import sys
 import textwrap
@@ -128,6 +129,158 @@ def test_an_idiom_is_declined_with_its_line_and_a_remedy(idiom):
     assert line in inspect.getsource(idiom.function)
     assert caught.value.remedy == idiom.remedy
     np.testing.assert_array_equal(TABLE.TABLE, before)
+
+
+# Corners: steps of one array h (3, 4), and what NumPy makes of them.
+
+
+def buffers_and_outs(h):
+    quotient, rest = np.empty_like(h), np.empty_like(h)
+    np.divmod(h, 0.3, out=(quotient, rest))
+    np.exp(h, quotient, where=h > 0)
+    product = np.empty((3, 3))
+    np.dot(h, h.T, product)
+    return quotient, rest, product, np.add(h, 1, dtype=np.float32), np.take(h, [0], out=rest[0, :1])
+
+
+def updates_at_places(h):
+    z, k = h * 2.0 @ np.eye(4), np.argmax(h, axis=1)
+    np.add.at(z, (np.arange(3), k), 1.0)
+    np.add.at(z, (0, [1, 1]), h[0, :2])
+    np.maximum.at(z, ([0, 1], [0, 2]), 0.5)
+    np.divide.at(z, 2, 2.0)
+    return z
+
+
+def puts_with_modes(h):
+    z = np.zeros((3, 4))
+    z += h
+    np.put(z, [13, -1], [1.0, 2.0], mode="wrap")
+    np.put(z, [99], h[0, 0], mode="clip")
+    np.place(z, np.arange(12).reshape(3, 4) == 4, h[1, 1])
+    z.put(2, 9.0)
+    return z
+
+
+def flat_views(h):
+    z = h @ np.eye(4)
+    z.flat = [float(k) for k in range(12)]
+    z.flat[[1, 3]] = h[0, :2]
+    z.flat[5:7] = 1.5
+    return z, len(z.flat) * z, np.array(list(z.flat)), z.flat[2:4] * 2
+
+
+def assigned_shapes(h):
+    z = np.zeros((3, 4))
+    z[0] = [h[0, 0], 1.0, h[0, 1], 2.0]
+    z[1:2] = h[None, :1]
+    z[2] = (h[:1] + 0j).real
+    z[[0, 1], 1] = h[None, :2, 0]
+    z[...] = z * 2
+    return z, z.mT, z.view(), z.nbytes * z, z.itemsize * z.strides[0] * h
+
+
+def constants_stay_numpy(h):
+    k = np.arange(4)
+    k[1] = 7
+    k.partition(2)
+    table = {k.item(0): 1.0, int(k[1]): 2.0}
+    picked = [table.get(n, 0.5) for n in k.tolist()]
+    rows, _ = np.nonzero(np.eye(3))
+    total = complex(np.ones(())).real + float(np.float64(2)) + hash(np.int64(3)) + len(k.data)
+    assert f"{k[0]} {k}" == "0 [0 2 3 7]"
+    assert np.vectorize(lambda v: v + 1)(k).sum() == k.sum() + 4
+    return h * picked + total + rows[:, None] + math.sqrt(np.array(4.0)) + (k.base is None)
+
+
+def odds_and_ends(h):
+    out = np.zeros(h.shape)
+    for place, value in np.ndenumerate(h):
+        out[place] = value
+    h.conj()[0] = 1.0
+    w = h.copy()
+    w.setflags(write=False)
+    drawn = np.random.RandomState(0).rand(3, 4)
+    return out, h, w, drawn + h, np.r_[h[0], 1.0, h[1, :1]], h == h, np.real(h), h.imag
+
+
+def empty_arrays(h):
+    none = h[:0]
+    none *= 2
+    return none, none.sum(axis=0), np.concatenate([none, h]), none.reshape(0, 2, 2), none.T @ none
+
+
+def diagonal_by_stride(h):
+    w = h.T @ h
+    w.ravel()[::5] = 0.0
+    w.reshape(2, 2, 4)[:, 0, ::3] += 1.0
+    w.reshape(8, 2)[1::3, 0] -= 1.0
+    return w
+
+
+CORNERS = [
+    buffers_and_outs,
+    updates_at_places,
+    puts_with_modes,
+    flat_views,
+    assigned_shapes,
+    constants_stay_numpy,
+    odds_and_ends,
+    empty_arrays,
+    diagonal_by_stride,
+]
+
+
+@pytest.mark.parametrize("step", CORNERS)
+def test_a_corner_of_numpy_is_kept(step):
+    program = jax.make_jaxpr(lift(step))(CORNER.copy())
+    got = jax.jit(jaxpr_as_fun(program)).lower(CORNER).compile(CHEAP)(CORNER)
+    for one, other in zip(got, jax.tree.leaves(step(CORNER.copy())), strict=True):
+        assert one.dtype == np.asarray(other).dtype
+        np.testing.assert_allclose(one, other, rtol=1e-6 if one.dtype == np.float32 else 1e-13)
+
+
+CORNER = np.random.default_rng(8).standard_normal((3, 4))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda h: len(h[h > 0]) * h,
+        lambda h: sum(h[h > 0]),
+        lambda h: h if h[h > 0] else -h,
+        lambda h: h[h > 0][0] * h,
+        lambda h: h[h > 0].shape,
+        lambda h: np.add.reduce(h[h > 0]) * h,
+        lambda h: np.exp(h[h > 0], out=np.ones(3)),
+        lambda h: np.array([h[h > 0]]),
+        lambda h: np.cumsum(h[h > 0]),
+        lambda h: h[:, h[0] > 0],
+        lambda h: h == None,  # noqa: E711 - the idiom under test
+        lambda h: np.exp(h, where=h > 0),
+        lambda h: np.add(h, 1, signature="dd->d"),
+        lambda h: np.maximum.at(h, ([0, 0], [0, 0]), 1.0),
+        lambda h: np.multiply.at(h, np.argmax(h, axis=1), 1.0),
+        lambda h: np.median(h, overwrite_input=True),
+        lambda h: np.place(h, h > 0, [1.0, 2.0]),
+        lambda h: h.flat.__setitem__(slice(0, 4), h[0, :3]),
+        lambda h: np.shares_memory(np.einsum("ij->ji", h), h) * h,
+        lambda h: setattr(h, "shape", (4, 3)),
+        lambda h: h.partition(2),
+        lambda h: complex(h[0, 0]),
+        lambda h: np.fromfunction(lambda i, j: float(h[0, 0]) * i, (2, 2)),
+        lambda h: np.pad(h, 1, mode=lambda *a: None),
+        lambda h: h.astype(np.longdouble) * 2,
+        lambda h: np.array(["a"]) == h,
+        lambda h: h * np.vectorize(abs)(h),
+        lambda h: np.trapezoid(h > 0),
+        lambda h: (h * 2).resize(2, 2),
+    ],
+)
+def test_what_has_no_safe_form_is_declined(step):
+    with pytest.raises(Declined) as caught:
+        jax.make_jaxpr(lift(step))(CORNER.copy())
+    assert "test_lift.py:" in caught.value.where
 
 
 def test_at_least_a_hundred_idioms_trace_and_most_view_traps_do():

@@ -270,6 +270,18 @@ def test_values_that_leave_numpy_are_reported_as_unseen() -> None:
     assert pattern_of(np.tanh, [3.0]).unseen == ()
 
 
+@pytest.mark.parametrize(
+    "opaque",
+    [
+        lambda z: np.vectorize(lambda v: max(v, 0.0))(z),
+        lambda z: np.linalg.norm(np.outer(z, z), np.inf),
+        lambda z: np.maximum.outer(z, z),
+    ],
+)
+def test_branches_that_cannot_be_looked_into_are_reported_as_unseen(opaque: Any) -> None:
+    assert len(pattern_of(opaque, [1.0, 2.0]).unseen) == 1
+
+
 def test_the_narrowest_precision_inside_is_seen_even_if_the_output_is_wide() -> None:
     assert pattern_of(lambda z: np.tanh(z.astype(np.float32)).astype(float), [1.0]).narrowest == 4
     assert pattern_of(np.tanh, [1.0]).narrowest == 8

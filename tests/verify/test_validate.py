@@ -285,8 +285,7 @@ BAD = {
     "foreign array": (Tanh, "init", key("W", const(Foreign())), "params['W']", "np.asarray"),
     "NaN parameter": (Tanh, "init", key("W", spoilt(NAN)), "params['W']", "at index (3, 2): nan"),
     "int key": (Tanh, "init", renamed("b", 7), "params", "keys should be strings"),
-    "too large for float32": (Tanh, "init", key("b", lambda b: b + 1e300),
-                              "params['b']", "overflows"),
+    "too large": (Tanh, "init", HUGE, "params['b']", "overflows when it is cast to float32"),
     "state missing": (Tanh, "initial_state", const(None), "state", "is None"),
     "state a list": (tuples, "initial_state", list, "state", "use a tuple"),
     "state a list inside": (tuples, "initial_state", lambda s: (s[0], [s[1]]),
@@ -304,6 +303,8 @@ BAD = {
     "state NaN": (named, "initial_state", lambda s: s._replace(c=s.c * NAN),
                   "state.c", "at index (0, 0)"),
     "state odd key": (dicts, "initial_state", renamed("h", 1.5), "state", "use strings"),
+    "step one item": (Tanh, "step", lambda r: r[:1], "", "returned 1 items"),
+    "step five items": (tuples, "step", lambda r: (*r, 0, 0), "", "returned 5 items"),
     "step nothing": (Tanh, "step", const(None), "", "forgot to return?"),
     "step one array": (Tanh, "step", lambda r: r[0], "", "should return (new_state, y, cache)"),
     "step a list": (Tanh, "step", list, "", "write `return new_state, y, cache`"),
@@ -325,6 +326,14 @@ BAD = {
     "new state lacks key": (dicts, "step", at(0, without("c")),
                             "new_state['c']", "lacks the keys 'c'"),
     "new state 1-tuple": (Tanh, "step", at(0, lambda h: (h,)), "new_state", "a trailing comma?"),
+    "new state None, tuple": (tuples, "step", at(0, const(None)), "new_state", "forgot to return"),
+    "new state list": (Tanh, "step", at(0, list), "new_state", "return an array"),
+    "new state tuple": (dicts, "step", at(0, lambda s: (s["h"], s["c"])), "new_state",
+                        "a tuple of 2, but should be a dict with keys 'h', 'c'"),
+    "new state number": (tuples, "step", at(0, const(3)), "new_state", "the int 3, but should be"),
+    "new state pair": (Tanh, "step", at(0, lambda h: (h, h)), "new_state", "should be a single"),
+    "new state 1-tuple of 2": (tuples, "step", at(0, lambda s: (s,)), "new_state", "a tuple of 1"),
+    "new state array, named": (named, "step", at(0, lambda s: s.h), "new_state", "a Pair of 2"),
     "new state None": (Tanh, "step", at(0, const(None)), "new_state", "forgot to return it"),
     "new state transposed": (Tanh, "step", at(0, lambda h: h.T),
                              "new_state", "(4, 2), but should be (2, 4)"),
@@ -335,6 +344,8 @@ BAD = {
     "counter turns float": (Counting, "step", at(0, key("n", lambda n: n * 1.0)),
                             "new_state['n']", "int64"),
     "y None": (Tanh, "step", at(1, const(None)), "y", "y is None"),
+    "y of other rows": (Tanh, "step", at(1, lambda y: y[:1]), "y", "(1, 6)"),
+    "y 0-d": (Tanh, "step", at(1, const(np.array(0.0))), "y", "y.shape=()"),
     "y 1-d": (Tanh, "step", at(1, lambda y: y[:, 0]), "y", "y[..., None]"),
     "y transposed": (Tanh, "step", at(1, lambda y: y.T), "y", "should be (2, n_out): transposed?"),
     "y 3-d": (Tanh, "step", at(1, lambda y: y[..., None]), "y", "flatten the axes"),
@@ -346,6 +357,8 @@ BAD = {
     "vjp a list": (Tanh, "step_vjp", list, "", "return d_params, d_previous_state, d_x"),
     "vjp two items": (Tanh, "step_vjp", lambda r: r[:2], "", "d_x is missing"),
     "vjp no state": (Tanh, "step_vjp", lambda r: (r[0], r[2]), "", "d_previous_state is missing"),
+    "vjp two odd items": (Tanh, "step_vjp", const((1, 2)), "", "returned 2 items"),
+    "vjp two doubtful items": (Memoryless, "step_vjp", const(({}, ())), "", "d_x is missing"),
     "vjp unnested": (tuples, "step_vjp", lambda r: (r[0], *r[1], r[2]),
                      "", "d_previous_state into one"),
     "vjp d_x first": (Tanh, "step_vjp", order(2, 0, 1),
@@ -363,6 +376,11 @@ BAD = {
                           "d_params['db']", "did you mean 'b'?"),
     "d_params case": (Tanh, "step_vjp", at(0, renamed("W", "w")),
                       "d_params['w']", "did you mean 'W'?"),
+    "d_params stranger": (Tanh, "step_vjp", at(0, lambda d: {**d, "bb": 0}), "d_params['bb']",
+                          "which params has not: its keys are"),
+    "d_params None key": (Tanh, "step_vjp", at(0, renamed("b", None)), "d_params[None]", "key None"),
+    "d_params of none": (Memoryless, "step_vjp", at(0, const([])), "d_params", "params: (none)"),
+    "d_params but none": (Memoryless, "step_vjp", at(0, const({"a": 0})), "d_params['a']", "(none)"),
     "d_params odd key": (Tanh, "step_vjp", at(0, renamed("b", 1)), "d_params[1]", "key 1"),
     "d_W transposed": (Tanh, "step_vjp", at(0, key("W", np.transpose)), "d_params['W']",
                        "shape=(3, 4), but should be (4, 3) [params['W'].shape]: transposed?"),
@@ -394,6 +412,14 @@ BAD = {
                           "d_previous_state[1]", "return zeros"),
     "d_state transposed": (Tanh, "step_vjp", at(1, np.transpose), "d_previous_state",
                            "shape=(4, 2), but should be (2, 4) [state.shape]: transposed?"),
+    "d_state None, tuple": (tuples, "step_vjp", at(1, const(None)), "d_previous_state",
+                            "return zeros"),
+    "d_state None, named": (named, "step_vjp", at(1, lambda s: s._replace(c=None)),
+                            "d_previous_state.c", "[state.c.shape]: return zeros"),
+    "d_state matrix": (Tanh, "step_vjp", at(1, np.ma.array), "d_previous_state", "plain ndarray"),
+    "d_state set": (Tanh, "step_vjp", at(1, const({1})), "d_previous_state", "a set of 1"),
+    "d_state class": (Tanh, "step_vjp", at(1, const(int)), "d_previous_state", "the class int"),
+    "d_state text": (Tanh, "step_vjp", at(1, const("zeros")), "d_previous_state", "'zeros'"),
     "d_state plain": (named, "step_vjp", at(1, tuple), "d_previous_state", "write Pair(...)"),
     "d_state single": (tuples, "step_vjp", at(1, lambda s: s[0]),
                        "d_previous_state", "a tuple of 2 like state"),
@@ -425,6 +451,10 @@ BAD = {
     "layer state first": (TanhLayer, "forward", order(1, 0, 2),
                           "", "looks like (state_T, ys, tape)"),
     "layer no tape": (TanhLayer, "forward", lambda r: r[:2], "", "the tape is missing"),
+    "layer flat": (TanhLayer, "forward", at(0, lambda y: y.reshape(T * B, OUT)), "ys", "(10, 6)"),
+    "layer no width": (TanhLayer, "forward", at(0, lambda y: y[..., 0]), "ys", "ys[..., None]"),
+    "layer 4-d": (TanhLayer, "forward", at(0, lambda y: y[..., None]), "ys", "flatten the axes"),
+    "layer short": (TanhLayer, "forward", at(0, lambda y: y[1:]), "ys", "(4, 2, 6)"),
     "layer batch-major": (TanhLayer, "forward", at(0, lambda y: y.swapaxes(0, 1)),
                           "ys", "time-major"),
     "layer last output": (TanhLayer, "forward", at(0, lambda y: y[-1]),
@@ -548,7 +578,7 @@ def test_a_wrong_dtype_is_explained(given_, expected, fragment):
         ("dW", ["W", "dWx"], "W"),
         ("d_W", ["W", "U"], "W"),
         ("grad_W", ["W", "U"], "W"),
-        ("d_b", ["db", "d_b_hidden"], "d_b_hidden"),
+        ("d_b", ["db", "d_b_hidden"], "db"),
         ("W_hh", ["W_ih", "b"], "W_ih"),
         ("ddt", ["dt", "t"], "dt"),
         ("zeta", ["W", "b"], None),
@@ -607,6 +637,60 @@ def test_warnings_of_the_cell_are_notes():
     assert "step warned: UserWarning: slow path" in notes.texts[0]
 
 
+def test_a_cell_of_the_checked_dtype_needs_no_note_and_a_wide_one_no_collector():
+    notes = Notes()
+    validate(Tanh(), "float32", notes)
+    validate(Counting(), "float32", notes)
+    validate(Changed(Tanh(), "initial_state", lambda s: s.astype("f2")), "float32", notes)
+    validate(Changed(Tanh(), "initial_state", f64), "float64", notes)
+    assert notes.texts == ()
+    validate(Changed(Tanh(), "initial_state", f64), "float32", None)
+
+
+def test_the_cotangent_handed_out_is_zero_for_a_counter_and_random_elsewhere():
+    handed = []
+
+    class Spy(Counting):
+        def step_vjp(self, params, cache, d_state, d_y):
+            handed.append(d_state)
+            return super().step_vjp(params, cache, d_state, d_y)
+
+    validate(Spy())
+    assert np.all(handed[0]["h"] != 0)
+    assert np.array_equal(handed[0]["n"], np.zeros(B))
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda p: {**p, "b": np.zeros((2, 2))},
+        lambda p: {**p, "b": np.zeros(4, "f4")},
+        lambda p: {**p, "b": np.ones(4)},
+        lambda p: {**p, "more": np.zeros(4)},
+        lambda p: {"W": p["W"]},
+    ],
+)
+def test_two_calls_of_init_must_agree_in_everything(second):
+    calls = []
+
+    def change(params):
+        calls.append(0)
+        params = {**params, "b": np.zeros(4)}
+        return params if len(calls) == 1 else second(params)
+
+    with pytest.raises(
+        ContractError, match="two calls with equal seeds return different"
+    ) as caught:
+        validate(Changed(Tanh(), "init", change))
+    assert caught.value.method == "init"
+
+
+def test_a_lone_array_as_cache_does_not_hide_that_the_others_are_exchanged():
+    lone = Changed(Tanh(), "step", lambda r: (r[1], r[0], r[0]))
+    with pytest.raises(ContractError, match=r"looks like \(y, new_state, cache\)"):
+        validate(lone)
+
+
 def test_init_must_draw_from_its_generator_alone():
     own = np.random.default_rng(0)
     bad = Changed(Tanh(), "init", key("b", lambda b: own.normal(size=b.shape)))
@@ -618,7 +702,9 @@ def test_init_must_draw_from_its_generator_alone():
 def test_a_random_initial_state_is_refused():
     own = np.random.default_rng(0)
     bad = Changed(Tanh(), "initial_state", lambda s: own.normal(size=s.shape))
-    with pytest.raises(ContractError, match="is random or keeps state") as caught:
+    with pytest.raises(
+        ContractError, match="same arguments return.*is random or keeps state"
+    ) as caught:
         validate(bad)
     assert (caught.value.method, caught.value.item) == ("initial_state", "state")
 
@@ -751,6 +837,14 @@ class StepVjp(Half):
     StepVJP = Tanh.step_vjp
 
 
+class VjpOfStep(Half):
+    vjp_of_step = Tanh.step_vjp
+
+
+class Private(Half):
+    _step_vjp = Tanh.step_vjp
+
+
 class NoInit(TanhLayer):
     init = property(lambda self: (_ for _ in ()).throw(AttributeError("init")))
 
@@ -780,12 +874,16 @@ class Start(Tanh):
         (3, ["the int 3", "init, initial_state, step and step_vjp"]),
         (np.zeros(3), ["an array of shape (3,)"]),
         (Tanh, ["the class Tanh", "pass an instance: Tanh()"]),
-        (types, ["a module object"]),
+        (types, ["a module object", "an instance of a class in it"]),
+        (True, ["the bool True", "a cell has the methods"]),
+        (np.float64(1), ["a NumPy scalar", "a cell has the methods"]),
         (len, ["from_callables"]),
         (validate, ["from_callables"]),
         (Tanh().step, ["from_callables"]),
         (object(), ["an object object"]),
-        (Half(), ["Half has no method step_vjp", "step_vjp(params, cache, d_state, d_y)"]),
+        (Half(), ["init, initial_state, step and step_vjp: write step_vjp(params, cache, d_"]),
+        (VjpOfStep(), ["is 'vjp_of_step' meant"]),
+        (Private(), ["step_vjp: write step_vjp("]),
         (Backward(), ["is 'backward' meant to be 'step_vjp'?"]),
         (VjpStep(), ["is 'vjp_step' meant to be 'step_vjp'?"]),
         (StepVjp(), ["is 'StepVJP' meant to be 'step_vjp'?"]),
@@ -809,6 +907,14 @@ def test_a_cell_and_a_layer_are_told_apart():
     assert validate_subject(TanhLayer()) == "layer"
 
 
+def test_an_optional_method_may_be_none():
+    class Without(Tanh):
+        initial_state_vjp = None
+
+    assert validate_subject(Without()) == "cell"
+    validate(Without())
+
+
 def test_a_jax_rule_is_sent_to_its_adapter():
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     with pytest.raises(ContractError, match="from_custom_vjp"):
@@ -823,6 +929,8 @@ def test_a_torch_function_is_sent_to_its_adapter():
 
     with pytest.raises(ContractError, match=r"from_autograd_function\(Rule\)"):
         validate_subject(Rule)
+    with pytest.raises(ContractError, match="wrap a torch function"):
+        validate_subject(torch.nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize(
@@ -888,6 +996,14 @@ def test_an_argument_that_refuses_to_be_looked_at_is_refused(argument):
 def test_a_subject_that_refuses_to_be_looked_at_is_refused():
     with pytest.raises(ContractError, match="cannot be examined"):
         validate_subject(Refuses())
+
+
+@pytest.mark.parametrize("value", [3, (3,)])
+def test_without_known_checks_any_name_will_do_but_nothing_else(value):
+    options = validate_options(checks="own", expected_failures={"own": "known"})
+    assert (options.checks, options.expected_failures) == (("own",), {"own": "known"})
+    with pytest.raises(ContractError, match="should be (names of checks|the name of a check)$"):
+        validate_options(checks=value)
 
 
 def test_good_options_come_back_in_one_form():

@@ -1,0 +1,184 @@
+"""The page about the smallest errors that are caught."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.common import DTYPES, environment, interval, table
+from benchmarks.ladder.climb import PROMISED, RUNGS, Climb, EndToEnd
+from bpttcheck.calibration import BLIND, LIMIT
+from bpttcheck.verify.problem import REGIMES
+from bpttcheck.verify.run import SEQUENCE, STEP
+
+_CHECKS = {STEP: "step_vjp", SEQUENCE: "sequence_vjp"}
+_ASKED = (0.9, 0.95)
+
+
+def page(
+    singles: Sequence[Climb],
+    checks: Sequence[Climb],
+    planted: Sequence[EndToEnd],
+    examples: int,
+    seconds: float,
+) -> str:
+    ordinary = [c for c in singles if c.regime == "ordinary"]
+    promise = "; ".join(
+        f"{d:g} in {dtype}: {_share([c for c in ordinary if c.dtype == dtype], d)}"
+        for dtype, d in PROMISED.items()
+    )
+    return f"""# How small an error is caught
+
+One block of a correct gradient is multiplied by `1 + d`, and the verdict is asked again. This page is
+written by `python -m benchmarks.ladder --write`. It did so for {len(singles):,} blocks of single cases
+of {len(_cells(singles))} built-in cells, each gradient block in turn, from d = 1e-15 to 0.1, two
+values a decade. Blocks that are exactly zero are left out; blind ones (noise above {BLIND:g} of the
+block) count as not caught. Brackets hold 95 % Wilson intervals. The limit is {LIMIT:g}.
+
+In a single ordinary case, caught: **{promise}**.
+
+{_by_cell(ordinary)}
+
+## The whole ladder, ordinary cases
+
+{_ladder(ordinary)}
+
+## Every regime
+
+The smallest d caught in at least 90 % and in at least 95 % of single cases; a dash where blind cases
+leave no such d.
+
+{_by_regime(singles)}
+
+## One check of {examples} examples
+
+A check asks many cases, and the sharpest one decides. Each run is a stretch of {examples} cases of one
+dtype; the cases that a check judges by differences alone count as if they had caught nothing. Smallest
+d caught in at least 90 % of the runs, for the least visible and for the most visible block of each
+cell:
+
+{_by_check(checks)}
+
+## End to end
+
+The ladder asks the verdict alone. Here the error is planted in `d_xs` of a layer that is then examined
+as in a check: the hand-written code runs, JAX judges, and forward mode and the finite differences are
+heard before anything is called wrong.
+
+{_end_to_end(planted)}
+
+Measured with {environment()}, in {seconds:.0f} s.
+"""
+
+
+def _by_cell(ordinary: Sequence[Climb]) -> str:
+    rows: list[list[object]] = []
+    for cell in _cells(ordinary):
+        row: list[object] = [cell]
+        for dtype, d in PROMISED.items():
+            mine = [c for c in ordinary if c.cell == cell and c.dtype == dtype]
+            row.append(_share(mine, d))
+            row.append(_worst_block(mine, d))
+        rows.append(row)
+    header = ["cell"]
+    for dtype, d in PROMISED.items():
+        header += [f"{d:g}, {dtype}", "worst block"]
+    return table(header, rows)
+
+
+def _worst_block(climbs: Sequence[Climb], d: float) -> str:
+    blocks = {b: [c for c in climbs if c.block == b] for b in dict.fromkeys(c.block for c in climbs)}
+    if not blocks:
+        return ""
+    worst = min(blocks, key=lambda b: _fraction(blocks[b], d))
+    return f"{worst}: {_fraction(blocks[worst], d):.1%} of {len(blocks[worst])}"
+
+
+def _ladder(ordinary: Sequence[Climb]) -> str:
+    rows = [
+        [f"{d:g}", *(_share([c for c in ordinary if c.dtype == dtype], d) for dtype in DTYPES)]
+        for d in RUNGS
+    ]
+    return table(["d", *DTYPES], rows)
+
+
+def _by_regime(singles: Sequence[Climb]) -> str:
+    rows: list[list[object]] = []
+    for regime in REGIMES:
+        for dtype in DTYPES:
+            mine = [c for c in singles if c.regime == regime and c.dtype == dtype]
+            if mine:
+                blind = sum(c.blind for c in mine) / len(mine)
+                caught = [_smallest(mine, asked) for asked in _ASKED]
+                promised = _share(mine, PROMISED[dtype])
+                rows.append([regime, dtype, len(mine), f"{blind:.1%}", promised, *caught])
+    header = ["regime", "dtype", "blocks", "blind", "caught at the promised d",
+              *(f"d for {asked:.0%}" for asked in _ASKED)]  # fmt: skip
+    return table(header, rows)
+
+
+def _by_check(checks: Sequence[Climb]) -> str:
+    rows: list[list[object]] = []
+    for cell in _cells(checks):
+        for mode, name in _CHECKS.items():
+            row: list[object] = [cell, f"`{name}`"]
+            for dtype in DTYPES:
+                mine = [c for c in checks if (c.cell, c.regime, c.dtype) == (cell, mode, dtype)]
+                row.append(_extremes(mine))
+            rows.append(row)
+    runs = max((sum(c.block == d.block and c.cell == d.cell and c.regime == d.regime
+                    and c.dtype == d.dtype for c in checks) for d in checks[:1]), default=0)  # fmt: skip
+    return table(["cell", "check", *DTYPES], rows) + f"\n\n{runs} runs of each kind."
+
+
+def _extremes(climbs: Sequence[Climb]) -> str:
+    found = {
+        block: smallest([c for c in climbs if c.block == block], 0.9)
+        for block in dict.fromkeys(c.block for c in climbs)
+    }
+    if not found:
+        return ""
+    order = sorted(found, key=lambda block: found[block] or 1.0)
+    low, high = order[0], order[-1]
+    return f"{_d(found[high])} ({high}), {_d(found[low])} ({low})"
+
+
+def _end_to_end(planted: Sequence[EndToEnd]) -> str:
+    rows = [
+        [p.cell, p.dtype, f"{p.d:g}", p.cases, p.ladder, p.examined, p.cases - p.same]
+        for p in planted
+    ]
+    return table(["cell", "dtype", "d", "cases", "by the ladder", "end to end", "differ"], rows)
+
+
+def smallest(climbs: Sequence[Climb], asked: float) -> float | None:
+    """The smallest d from which on every larger one is caught in a share of ``asked``."""
+    found: float | None = None
+    for d in reversed(RUNGS):
+        if not climbs or _fraction(climbs, d) < asked:
+            return found
+        found = d
+    return found
+
+
+def _smallest(climbs: Sequence[Climb], asked: float) -> str:
+    d = smallest(climbs, asked)
+    return "-" if d is None else f"{d:g}: {_share(climbs, d)}"
+
+
+def _d(d: float | None) -> str:
+    return "-" if d is None else f"{d:g}"
+
+
+def _fraction(climbs: Sequence[Climb], d: float) -> float:
+    rung = RUNGS.index(d)
+    return sum(c.caught[rung] for c in climbs) / max(len(climbs), 1)
+
+
+def _share(climbs: Sequence[Climb], d: float) -> str:
+    hits = sum(c.caught[RUNGS.index(d)] for c in climbs)
+    low, high = interval(hits, len(climbs))
+    return f"{hits / max(len(climbs), 1):.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _cells(climbs: Sequence[Climb]) -> list[str]:
+    return list(dict.fromkeys(c.cell for c in climbs))
