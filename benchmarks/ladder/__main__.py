@@ -13,14 +13,7 @@ import argparse
 import time
 
 from benchmarks.common import DOCS, DTYPES, runs
-from benchmarks.ladder.climb import (
-    PROMISED,
-    Climb,
-    EndToEnd,
-    climb,
-    climb_checks,
-    end_to_end,
-)
+from benchmarks.ladder.climb import PROMISED, Climb, EndToEnd, climb, climb_checks, end_to_end
 from benchmarks.ladder.page import page
 from bpttcheck.verify.problem import REGIMES
 from bpttcheck.verify.run import SEQUENCE, STEP
@@ -31,6 +24,7 @@ NAMES = ("elman[tanh]", "elman[relu]", "lstm", "gru_reset_after", "jordan")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=50, help="per built-in, dtype and regime")
+    parser.add_argument("--planted", type=int, default=20, help="cases of each planted error")
     parser.add_argument("--checks", type=int, default=20, help="per built-in and dtype")
     parser.add_argument("--examples", type=int, default=100, help="cases of one check")
     parser.add_argument("--write", action="store_true", help="write docs/resolution.md")
@@ -46,8 +40,9 @@ def main() -> None:
         singles.extend(climb(name, run, tuple(REGIMES), options.cases))
         say(f"{name}: {len(singles)} blocks")
     planted: list[EndToEnd] = []
+    errors = [(dtype, f * d) for dtype, d in PROMISED.items() for f in (1e-2, 1e-1, 1.0, 10.0)]
     for name in options.names:
-        planted.extend(plant(name, min(options.cases, 20)))
+        planted.extend(end_to_end(name, errors, options.planted))
         say(f"{name}: planted")
     checks: list[Climb] = []
     for name in options.names:
@@ -59,15 +54,6 @@ def main() -> None:
     print(text)
     if options.write:
         (DOCS / "resolution.md").write_text(text)
-
-
-def plant(name: str, cases: int) -> list[EndToEnd]:
-    """A promised error, a far smaller one and a larger one, end to end."""
-    return [
-        end_to_end(name, "d_xs", dtype, factor * d, cases)
-        for dtype, d in PROMISED.items()
-        for factor in (1e-2, 1e-1, 1.0, 10.0)
-    ]
 
 
 if __name__ == "__main__":

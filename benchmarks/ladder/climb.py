@@ -122,29 +122,32 @@ class EndToEnd:
 
 
 def end_to_end(
-    name: str, block: str, dtype: str, d: float, cases: int, regime: str = "ordinary"
-) -> EndToEnd:
-    """Plant the error in a layer and examine it as a check would."""
+    name: str, errors: Sequence[tuple[str, float]], cases: int, block: str = "d_xs"
+) -> Iterator[EndToEnd]:
+    """Plant each error ``(dtype, d)`` in a layer and examine ordinary cases as a check would."""
     cell = builtin(name)
-    right = Run(Subject(CellLayer(cell), reference=cell), 0, DTYPES)
-    wrong = Run(Subject(Planted(cell, block, d), reference=cell), 0, DTYPES)
-    total = ladder = examined = same = 0
-    for problem, template in problems(right, regime, dtype, cases):
-        predicted = _predicted(right, problem, template, block, d)
-        if predicted is None:
-            continue
-        outcome = examine(wrong, SEQUENCE, problem, template)
-        found = block in [j.block for j in outcome.wrong]
-        total, ladder, examined = total + 1, ladder + predicted, examined + found
-        same += predicted == found
-    return EndToEnd(name, block, dtype, d, total, ladder, examined, same)
+    layer = Planted(cell, block)
+    run = Run(Subject(layer, reference=cell), 0, DTYPES)
+    for dtype, d in errors:
+        total = ladder = examined = same = 0
+        for problem, template in problems(run, "ordinary", dtype, cases):
+            layer.d = 0.0
+            predicted = _predicted(run, problem, template, block, d)
+            if predicted is None:
+                continue
+            layer.d = d
+            outcome = examine(run, SEQUENCE, problem, template)
+            found = block in [j.block for j in outcome.wrong]
+            total, ladder, examined = total + 1, ladder + predicted, examined + found
+            same += predicted == found
+        yield EndToEnd(name, block, dtype, d, total, ladder, examined, same)
 
 
 class Planted:
     """A correct cell as a layer, with one block of its gradient times ``1 + d``."""
 
-    def __init__(self, cell: Any, block: str, d: float) -> None:
-        self._layer, self._block, self._d = CellLayer(cell), block, d
+    def __init__(self, cell: Any, block: str) -> None:
+        self._layer, self._block, self.d = CellLayer(cell), block, 0.0
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Any:
         return self._layer.init(rng, n_in, n_hidden)
@@ -168,7 +171,7 @@ class Planted:
         return d_params, self._one("d_xs", d_xs), d_state0
 
     def _one(self, name: str, leaf: Any) -> Any:
-        return scaled(leaf, self._d) if name == self._block else leaf
+        return scaled(leaf, self.d) if name == self._block else leaf
 
 
 def _judged(block: Compared, d: float) -> Any:

@@ -42,6 +42,11 @@ class Event:
         """What was decided, as an array that is equal if and only if the branch is the same."""
         raise NotImplementedError
 
+    @cached_property
+    def key(self) -> bytes:
+        """What was decided, as bytes that are equal if and only if ``codes`` are."""
+        return self.codes.tobytes()
+
     @property
     def ties(self) -> NDArray[np.bool_]:
         """True where the arguments lie exactly on the threshold; the shape of ``codes``."""
@@ -78,6 +83,12 @@ class Comparison(Event):
             return codes
         unordered = ~(greater | less | np.equal(self.a, self.b))
         return np.where(unordered, np.int8(UNORDERED), codes)
+
+    @cached_property
+    def key(self) -> bytes:
+        """Without ``codes``, which are dearer and rarely asked for."""
+        a, b = self.a, self.b
+        return np.greater(a, b).tobytes() + np.less(a, b).tobytes() + np.equal(a, b).tobytes()
 
     @property
     def ties(self) -> NDArray[np.bool_]:

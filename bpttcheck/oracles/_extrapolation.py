@@ -12,7 +12,6 @@ Source: Ridders, C. J. F. (1982), Advances in Engineering Software 4(2), 75-76.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,33 +34,44 @@ class Extrapolated:
         return max(self.disagreement, self.rounding)
 
 
-def weights_at_zero(nodes: Vector) -> Vector:
-    """The ``c`` with ``Σ c_k p(nodes_k) = p(0)`` for each polynomial of degree below ``len(c)``."""
-    itself = np.eye(len(nodes), dtype=bool)
-    gaps = np.where(itself, 1.0, nodes[None, :] - nodes[:, None])
-    return np.prod(np.where(itself, 1.0, nodes[None, :] / gaps), axis=1)
+class Tableau:
+    """Central differences row by row, each extrapolated with all before it.
 
-
-def extrapolate(
-    steps: Sequence[float], values: Sequence[float], blurs: Sequence[float]
-) -> Extrapolated:
-    """The best estimate of ``values`` at step zero that uses the last row.
-
-    Args:
-        steps: falling, at least two.
-        values: the central differences at ``steps``.
-        blurs: the standard width of the rounding in each of ``values``.
+    ``T[i, j] = T[i, j-1] + (T[i, j-1] - T[i-1, j-1]) / ((h[i-j] / h[i])² - 1)``, and the same for
+    the coefficients ``c`` of the rows in it.
     """
-    h, d, b = np.asarray(steps), np.asarray(values), np.asarray(blurs)
-    best = Extrapolated(float(d[-1]), math.inf, math.inf)
-    for order in range(1, len(h)):
-        first = len(h) - order - 1
-        c = weights_at_zero(h[first:] ** 2)
-        value = float(c @ d[first:])
-        lower = float(weights_at_zero(h[first + 1 :] ** 2) @ d[first + 1 :])
-        older = float(weights_at_zero(h[first:-1] ** 2) @ d[first:-1])
-        disagreement = max(abs(value - lower), abs(value - older))
-        found = Extrapolated(value, disagreement, math.hypot(*(c * b[first:])))
-        if found.bar <= best.bar:
-            best = found
-    return best
+
+    def __init__(self) -> None:
+        self._steps: list[float] = []
+        self._blurs: list[float] = []
+        self._values: list[float] = []
+        self._coefficients: list[Vector] = []
+
+    def add(self, step: float, value: float, blur: float) -> Extrapolated:
+        """The best estimate at step zero among those that use the new row.
+
+        Args:
+            step: shorter than all before it.
+            value: the central difference at ``step``.
+            blur: the standard width of the rounding in ``value``.
+        """
+        self._steps.append(step)
+        self._blurs.append(blur)
+        rows = len(self._steps)
+        values, coefficients = [value], [np.eye(1, rows, rows - 1)[0]]
+        best = Extrapolated(value, math.inf, math.inf)
+        for order in range(1, rows):
+            share = 1 / ((self._steps[-1 - order] / step) ** 2 - 1)
+            lower, older = values[-1], self._values[order - 1]
+            c, c_older = coefficients[-1], self._coefficients[order - 1]
+            values.append(lower + share * (lower - older))
+            coefficients.append(c + share * (c - np.append(c_older, 0.0)))
+            found = Extrapolated(
+                values[-1],
+                max(abs(values[-1] - lower), abs(values[-1] - older)),
+                math.hypot(*(coefficients[-1] * self._blurs)),
+            )
+            if found.bar <= best.bar:
+                best = found
+        self._values, self._coefficients = values, coefficients
+        return best

@@ -68,14 +68,10 @@ def _moving_view(run: Run, array: Held, index: Any) -> Any:
     owner = np.empty(found.shape, found.dtype)
     fill_with_dummies(owner)
     # NumPy copies for a 0-d array and looks in for a scalar; a number from outside may be either.
-    loose = any(isinstance(part, Held) and isinstance(part.shadow, np.ndarray)
-                for part in _parts(index))  # fmt: skip
-    box = (
-        Linked(owner, value, [array.box], sure=array.box.sure)
-        if loose
-        else Indexed(owner, array, place)
-    )
-    return wrap(run, owner, box)
+    held = [part for part in _parts(index) if isinstance(part, Held)]
+    if any(isinstance(part.shadow, np.ndarray) for part in held):
+        return wrap(run, owner, Linked(owner, value, [array.box], sure=array.box.sure))
+    return wrap(run, owner, Indexed(owner, array, place))
 
 
 def _set_all(view: Held, value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from bpttcheck.oracles._extrapolation import Extrapolated, extrapolate
+from bpttcheck.oracles._extrapolation import Extrapolated, Tableau
 from bpttcheck.oracles._line import Line, Row
 from bpttcheck.oracles._weighted import norm
 
@@ -80,22 +80,22 @@ class Search:
         """Extrapolate from ``footing`` until rounding dominates or nothing improves any more."""
         best: Extrapolated | None = None
         probe, step, rows, idle = footing.probe, footing.step, list[Row](), 0
+        tableau = Tableau()
         while self._affordable() and step >= probe.step / _SHRINK**2:
             row = probe if step == probe.step and not rows else self._row(step)
             if row is None or _contradicts(row, probe):
                 # Of two rows that contradict each other the longer one is wrong.
                 misled = row is not None and row.step < probe.step
                 probe = row if row is not None and misled else probe
-                best, rows, step = None, [], step / (_FAR_BACK if misled else _BACK)
+                best, rows, tableau = None, [], Tableau()
+                step /= _FAR_BACK if misled else _BACK
                 continue
             rows.append(row)
             self._probe, self._rows = probe, rows
             step = row.step / _RATIO
+            found = tableau.add(row.step, row.slope, row.blur)
             if len(rows) < 2:
                 continue
-            found = extrapolate(
-                [r.step for r in rows], [r.slope for r in rows], [r.blur for r in rows]
-            )
             improved = best is None or found.bar < best.bar
             best = found if best is None or improved else best
             # Rows that are all too far out do not improve either: that is no reason to stop.

@@ -90,18 +90,20 @@ def complex_step(
         total(w * _slopes(function, leaves, unit.arrays, step, _noise(seed), None)) - value
         for seed, step in enumerate(_OTHER_STEPS)
     ]
+    bar = _bar(changes, terms, math.ulp(0.0) / h * norm(w))
     evaluations = 2 + len(changes)
-    bar = max(
-        math.hypot(*changes) / math.sqrt(len(changes)),
-        _EPS * norm(terms),
-        math.ulp(0.0) / h * norm(w),
-    )
     if not np.isfinite(value) or not np.isfinite(bar):
         return _abstain("the derivatives of the outputs are not finite", evaluations)
     exponent = unit.exponent + weight.exponent
     # The spacing of the smallest numbers: nothing below it can be told from zero.
     error = rescale(bar, exponent) + math.ulp(0.0)
     return Estimate(np.asarray(rescale(value, exponent)), np.asarray(error), evaluations)
+
+
+def _bar(changes: list[float], terms: Vector, underflow: float) -> float:
+    """The root mean square of ``changes``, or the rounding and underflow of the last sum."""
+    spread = math.hypot(*changes) / math.sqrt(len(changes))
+    return max(spread, _EPS * norm(terms), underflow)
 
 
 def _abstain(note: str, evaluations: int) -> Estimate:

@@ -56,9 +56,7 @@ class Pattern:
 
     @cached_property
     def _key(self) -> tuple[Any, ...]:
-        return tuple(
-            (event.name, event.codes.shape, event.codes.tobytes()) for event in self.events
-        )
+        return tuple((event.name, event.key) for event in self.events)
 
     def __eq__(self, other: object) -> bool:
         """True if every branch is the same."""
@@ -84,8 +82,8 @@ class Pattern:
         """The first branch where ``other`` departs from this run, or ``None``."""
         for mine, its, key, its_key in zip(self.events, other.events, self._key, other._key):  # noqa: B905 - see below
             if key != its_key:
-                changed = key[:2] == its_key[:2]
-                tied = changed and bool(np.any(mine.ties[mine.codes != its.codes]))
+                alike = mine.name == its.name and mine.codes.shape == its.codes.shape
+                tied = alike and bool(np.any(mine.ties[mine.codes != its.codes]))
                 return Difference(str(mine), tied)
         # Equal so far: one run took more branches, which only values unseen here can cause.
         if len(self.events) == len(other.events):

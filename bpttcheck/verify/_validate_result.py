@@ -65,7 +65,7 @@ def _length_hint(result: tuple[Any, ...], items: Items) -> str:
     for item in items:
         if isinstance(item, StateLike) and is_a(item.like, tuple):
             parts = len(item.like)
-            if len(result) == 2 + parts:
+            if parts > 1 and len(result) == 2 + parts:
                 return f": put the {parts} parts of {item.name} into one tuple"
     if len(result) == 2 and isinstance(items[2], Anything):
         return f": the {items[2].name} is missing; return None for it if nothing is needed later"

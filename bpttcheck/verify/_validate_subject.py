@@ -119,16 +119,13 @@ def _require_method(candidate: Any, name: str, value: Any) -> None:
 def _missing_message(candidate: Any, kind: str, wanted: tuple[str, ...], missing: list[str]) -> str:
     name = type(candidate).__name__
     said = f"{name} has no method {_spoken(missing)}; a {kind} has {_spoken(wanted)}"
-    public = [attribute for attribute in dir(candidate) if not attribute.startswith("_")]
-    guesses: list[str] = []
-    for method in missing:
-        guess = _near_miss(method, [n for n in public if n not in wanted])
-        if guess:
-            guesses.append(f"is {guess!r} meant to be {method!r}?")
-    if guesses:
-        return f"{said}: {' '.join(guesses)} Rename it to {SIGNATURES[missing[0]]}"
     if any(base.__module__.split(".")[0] == "torch" for base in type(candidate).__mro__):
         return f"{said}: wrap a torch function with bpttcheck.adapt.from_autograd_function"
+    others = [name for name in dir(candidate) if not name.startswith("_") and name not in wanted]
+    near = {method: _near_miss(method, others) for method in missing}
+    guesses = [f"is {other!r} meant to be {method!r}?" for method, other in near.items() if other]
+    if guesses:
+        return f"{said}: {' '.join(guesses)} Rename it to {SIGNATURES[missing[0]]}"
     return f"{said}: write {_spoken([SIGNATURES[method] for method in missing])}"
 
 
@@ -141,7 +138,9 @@ def _near_miss(method: str, names: list[str]) -> str | None:
     if near:
         return folded[near[0]]
     words = set(method.split("_"))
-    return next((name for name in names if set(name.split("_")) == words), None)
+    if len(words) == 1:
+        return None
+    return next((name for name in names if words <= set(name.split("_"))), None)
 
 
 def _spoken(names: tuple[str, ...] | list[str]) -> str:

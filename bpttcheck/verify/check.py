@@ -61,7 +61,6 @@ def check(
             ``raises``, a subject that breaks its contract.
         GradientMismatch: with ``raises``, any other failed check.
     """
-    started = time.perf_counter()
     known = Subject.of(
         subject, reference=reference, sizes=sizes, expected_failures=expected_failures
     )
@@ -73,9 +72,8 @@ def check(
         expected_failures=known.expected_failures,
         known_checks=CHECKS,
     )
-    run = _RUNS.get(known, options)
-    outcomes = _outcomes(run, options, executor, progress)
-    report = _report(run, options, outcomes, time.perf_counter() - started)
+    # No run in this frame: an exception that is kept would keep the compiled programs alive.
+    report = _run_all(known, options, executor, progress)
     if raises and report.verdict is Verdict.FAILED:
         _raise(report)
     return report
@@ -114,6 +112,15 @@ class _Runs:
 
 
 _RUNS = _Runs()
+
+
+def _run_all(
+    subject: Subject, options: Options, executor: Executor | None, progress: Progress | None
+) -> Report:
+    started = time.perf_counter()
+    run = _RUNS.get(subject, options)
+    outcomes = _outcomes(run, options, executor, progress)
+    return _report(run, options, outcomes, time.perf_counter() - started)
 
 
 def _outcomes(

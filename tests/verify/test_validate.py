@@ -378,9 +378,9 @@ BAD = {
                       "d_params['w']", "did you mean 'W'?"),
     "d_params stranger": (Tanh, "step_vjp", at(0, lambda d: {**d, "bb": 0}), "d_params['bb']",
                           "which params has not: its keys are"),
-    "d_params None key": (Tanh, "step_vjp", at(0, renamed("b", None)), "d_params[None]", "key None"),
+    "d_params None key": (Tanh, "step_vjp", at(0, renamed("b", None)), "d_params[None]", "None"),
     "d_params of none": (Memoryless, "step_vjp", at(0, const([])), "d_params", "params: (none)"),
-    "d_params but none": (Memoryless, "step_vjp", at(0, const({"a": 0})), "d_params['a']", "(none)"),
+    "d_params, none": (Memoryless, "step_vjp", at(0, const({"a": 0})), "d_params['a']", "(none)"),
     "d_params odd key": (Tanh, "step_vjp", at(0, renamed("b", 1)), "d_params[1]", "key 1"),
     "d_W transposed": (Tanh, "step_vjp", at(0, key("W", np.transpose)), "d_params['W']",
                        "shape=(3, 4), but should be (4, 3) [params['W'].shape]: transposed?"),
@@ -703,7 +703,7 @@ def test_a_random_initial_state_is_refused():
     own = np.random.default_rng(0)
     bad = Changed(Tanh(), "initial_state", lambda s: own.normal(size=s.shape))
     with pytest.raises(
-        ContractError, match="same arguments return.*is random or keeps state"
+        ContractError, match=r"same arguments return.*is random or keeps state"
     ) as caught:
         validate(bad)
     assert (caught.value.method, caught.value.item) == ("initial_state", "state")
@@ -1002,7 +1002,7 @@ def test_a_subject_that_refuses_to_be_looked_at_is_refused():
 def test_without_known_checks_any_name_will_do_but_nothing_else(value):
     options = validate_options(checks="own", expected_failures={"own": "known"})
     assert (options.checks, options.expected_failures) == (("own",), {"own": "known"})
-    with pytest.raises(ContractError, match="should be (names of checks|the name of a check)$"):
+    with pytest.raises(ContractError, match=r"should be (names of checks|the name of a check)$"):
         validate_options(checks=value)
 
 
