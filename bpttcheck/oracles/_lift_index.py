@@ -62,14 +62,14 @@ def _moving_view(run: Run, array: Held, index: Any) -> Any:
     """``z[k]`` for an integer ``k`` that depends on values: a view whose place is not known."""
     found = array.shadow[stand_ins(index)]
     place = values(index)
-    value = array.read()[place]
     if not isinstance(found, np.ndarray):
-        return fresh(run, found, value, sure=True)
+        return fresh(run, found, array.read()[place], sure=True)
     owner = np.empty(found.shape, found.dtype)
     fill_with_dummies(owner)
     # NumPy copies for a 0-d array and looks in for a scalar; a number from outside may be either.
     held = [part for part in _parts(index) if isinstance(part, Held)]
     if any(isinstance(part.shadow, np.ndarray) for part in held):
+        value = array.read()[place]
         return wrap(run, owner, Linked(owner, value, [array.box], sure=array.box.sure))
     return wrap(run, owner, Indexed(owner, array, place))
 

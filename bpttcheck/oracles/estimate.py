@@ -46,5 +46,5 @@ class Estimate:
     def distance(self, other: Any) -> NDArray[Any]:
         """``|other - value| / error`` entry by entry; zero where the two are equal."""
         gap = np.abs(np.asarray(other, np.float64) - self.value)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             return np.where(gap == 0, 0.0, gap / self.error)

@@ -753,6 +753,21 @@ def test_an_index_that_depends_on_values_reads_and_writes():
     np.testing.assert_allclose(got, expected, rtol=1e-14)
 
 
+def test_a_row_at_a_number_from_outside_may_be_read_but_not_changed():
+    table = np.arange(12.0).reshape(3, 4)
+
+    def read(z, k):
+        return z[k] * z[k, 0] + table[0]
+
+    def change(z, k):
+        z[k] *= 2
+        return z
+
+    np.testing.assert_array_equal(lift(read)(table, np.array(1)), read(table, 1))
+    with pytest.raises(Declined, match=r"may or may not be a view"):
+        lift(change)(table, np.array(1))
+
+
 def test_a_step_that_changes_its_inputs_changes_nothing_outside():
     def step(params, h):
         params["W"] *= 0.0
