@@ -2,7 +2,7 @@
 
     python -m benchmarks.calibration [--cases 20] [--write]
 
-Correct built-in cells over every regime and dtype, with the constants varied one at a time: what is
+Correct cells, built in or as users write them, over every regime and dtype, with the constants varied one at a time: what is
 called wrong is a false alarm. With ``--write`` the result replaces ``docs/calibration.md``.
 """
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.calibration.cells import names as every_name
 from benchmarks.calibration.collect import COUNTS, collect, copies
 from benchmarks.calibration.experiments import (
     INGREDIENTS,
@@ -26,12 +27,17 @@ from benchmarks.calibration.experiments import (
 )
 from benchmarks.calibration.page import Measured, page
 from benchmarks.common import DOCS
-from bpttcheck.cells import every_name
 from bpttcheck.verify.problem import REGIMES
 
-KINKED = ("elman[relu]", "elman[hard_tanh]", "elman[hard_sigmoid]", "elman[leaky_relu]")
+KINKED = (
+    "elman[relu]", "elman[hard_tanh]", "elman[hard_sigmoid]", "elman[leaky_relu]",
+    "maximum, slope z > 0", "maximum, slope z >= 0", "clip", "absolute",
+)  # fmt: skip
 KINK_REGIMES = ("at_kinks", "near_kinks", "zeros")
-FEW = ("elman[tanh]", "elman[sigmoid]", "elman[relu]", "lstm", "gru_reset_after", "jordan")
+FEW = (
+    "elman[tanh]", "elman[sigmoid]", "elman[relu]", "lstm", "gru_reset_after", "jordan",
+    "textbook tanh", "textbook sigmoid", "maximum, slope z >= 0", "softmax", "textbook lstm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,13 @@ class Plan:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=20, help="per built-in, dtype and regime")
+    parser.add_argument("--cases", type=int, default=20, help="per cell, dtype and regime")
     parser.add_argument("--kink-cases", type=int, default=20, help="the same, at kinks")
     parser.add_argument("--few-cases", type=int, default=10, help="the same, for the ingredients")
     parser.add_argument("--law-examples", type=int, default=60, help="`examples` of the laws")
     parser.add_argument("--check-examples", type=int, default=100, help="`examples` of all checks")
     parser.add_argument("--write", action="store_true", help="write docs/calibration.md")
-    parser.add_argument("names", nargs="*", help="built-ins; none: all")
+    parser.add_argument("names", nargs="*", help="cells; none: all")
     options = parser.parse_args()
     names = options.names or every_name()
     plan = Plan(

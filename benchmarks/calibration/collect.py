@@ -11,9 +11,9 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.calibration.cells import correct
 from benchmarks.common import DTYPES, Compared, compared, problems
 from bpttcheck.calibration import BLIND, BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LIMIT
-from bpttcheck.cells import builtin
 from bpttcheck.oracles import autodiff, programs
 from bpttcheck.oracles.autodiff import Spread
 from bpttcheck.verify import gradient, verdict
@@ -154,11 +154,11 @@ def copies(count: int) -> Iterator[None]:
 def collect(
     names: Sequence[str], regimes: Sequence[str], cases: int, seed: int = 0, differences: bool = True
 ) -> Records:
-    """Measure ``cases`` cases for each built-in, regime and dtype."""
+    """Measure ``cases`` cases for each cell, regime and dtype."""
     records, started = Records(), time.perf_counter()
     for name in names:
         # Not prepared: nothing compiles in the background beyond the reach of a patch.
-        run = Run(Subject(builtin(name)), seed, DTYPES)
+        run = Run(Subject(correct(name)), seed, DTYPES)
         for regime in regimes:
             for dtype in DTYPES:
                 _collect(run, (name, regime, dtype), cases, records, differences)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from unittest import mock
 
 import numpy as np
 
+from benchmarks.calibration.cells import correct
 from benchmarks.calibration.collect import STANDING, View, collect, copies
 from benchmarks.common import DTYPES, compared, problems
-from bpttcheck.cells import builtin
 from bpttcheck.oracles import noise, programs
 from bpttcheck.verify import law
 from bpttcheck.verify.checks import CHECKS
@@ -31,7 +32,7 @@ INGREDIENTS: dict[str, list[tuple[Any, str, Any]]] = {
     "no derivative noise": [(noise, "_curved", lambda *_: [])],
     "input noise only": [(noise, "_rounds", lambda *_: False)],
     "no input noise": [(programs, "_perturbed", lambda inputs, eps, key: inputs)],
-    "no free branches": [(noise, "KINK_MARGIN", -1.0)],
+    "no free branches": [(noise, "KINK_MARGIN", -math.inf)],
 }
 """What is taken out of the noise, and how."""
 
@@ -56,7 +57,7 @@ def with_ingredients(
 
 def milliseconds(count: int, name: str = "lstm", repeats: int = 20) -> float:
     """Time of one case with ``count`` copies, compilation left out: the fastest of several."""
-    run = Run(Subject(builtin(name)), 0, ("float64",))
+    run = Run(Subject(correct(name)), 0, ("float64",))
     (problem, template), *_ = problems(run, "ordinary", "float64", 3, start=2)
     times: list[float] = []
     with copies(count):
@@ -107,7 +108,7 @@ def laws(count: int, names: Sequence[str], examples: int) -> list[Law]:
     found: list[Law] = []
     with mock.patch.object(law, "LAW_COPIES", count):
         for name in names:
-            run = Run(Subject(builtin(name)), 0, DTYPES)
+            run = Run(Subject(correct(name)), 0, DTYPES)
             for check, tally in _tallies(run, LAWS, examples):
                 ratios = [b.worst_ratio for b in tally.blocks()]
                 worst = np.nanmax(ratios, initial=0.0) if ratios else 0.0
@@ -119,7 +120,7 @@ def shares(names: Sequence[str], examples: int) -> list[Share]:
     """How often each check judges each block that is not zero in every case."""
     found: list[Share] = []
     for name in names:
-        run = Run(Subject(builtin(name)), 0, DTYPES)
+        run = Run(Subject(correct(name)), 0, DTYPES)
         for check, tally in _tallies(run, JUDGING, examples):
             null = tally.null_blocks()
             for b in tally.blocks():

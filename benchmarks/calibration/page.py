@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,9 +54,11 @@ def page(m: Measured) -> str:
 
 The error model has eight constants, all in `bpttcheck/calibration.py`; no problem, cell or test has a
 tolerance of its own. This page is written by `python -m benchmarks.calibration --write`. It measures
-correct built-in cells only: whatever is called wrong here is a false alarm. {view.cases:,} cases with
-{len(view.ratio):,} blocks, over every regime and both dtypes, stand behind most rows. How small an
-error is caught is on [another page](resolution.md).
+correct cells only, so that whatever is called wrong here is a false alarm: the built-in ones, which are
+careful with rounding, and cells as users write them, with `1 - h^2` and `s (1 - s)`, `np.maximum` and
+`np.clip`, softmax and normalised units. {view.cases:,} cases of {len(_cells(view))} cells with
+{len(view.ratio):,} blocks, over every regime and both dtypes, stand behind most rows. How small an error
+is caught is on [another page](resolution.md).
 
 {_overview(m)}
 
@@ -83,7 +86,7 @@ The time is that of one case of an LSTM, compilation left out.
 
 {_blinds(view)}
 
-*Coarsest resolution*: among the blocks that this threshold calls clear, 1 % resolve no better.
+Each threshold adds blocks to those of the one before: what could have been seen in them?
 
 ## KINK_MARGIN
 
@@ -105,14 +108,14 @@ same. {_silent(m)}
 
 ## JUDGED_SHARE
 
-Each block of each correct built-in that is not zero throughout, in each dtype: the share of a check's
+Each block of each cell that is not zero throughout, in each dtype: the share of a check's
 cases in which it was judged.
 
 {_shares(m.shares)}
 
 ## The ingredients of the noise
 
-The same verdict with something taken out of the noise: each ingredient earns its place.
+The same verdict with something taken out of the noise.
 
 {_ingredients(m.ingredients)}
 
@@ -122,39 +125,41 @@ Measured with {environment()}, in {m.seconds:.0f} s.
 
 def _overview(m: Measured) -> str:
     view = m.records.seen_as(STANDING)
-    law = {count: max((one.ratio for one in found), default=0.0) for count, found in m.laws.items()}
+    worst, law = view.largest()[0], {n: _worst_law(found) for n, found in m.laws.items()}
 
-    def width(w: tuple[int, float]) -> str:
-        return f"{m.records.seen_as(w).largest()[0]:.3g}"
+    def quantile(floor: float) -> str:
+        wide = m.records.seen_as((STANDING[0], floor))
+        return f"{_quantile(wide.ratio[wide.clear()], 0.999):.3g}"
 
     rows = [
         ["`LIMIT`", *_neighbours(LIMITS, LIMIT, lambda v: _count(view.alarms(v), "alarm")),
          "false alarms against resolution, which it scales",
-         "half of it still has room above every ratio of a correct cell but the worst; twice it "
-         "would only blur"],
-        ["`COPIES`", *_neighbours(COUNTS, standing.COPIES, lambda v: width((v, STANDING[1]))),
+         f"{LIMIT / worst if worst else 0:.1f} times the largest ratio of a right cell: room for "
+         "cells that nobody measured, at a resolution that still shows an error of a few hundred "
+         "roundings"],
+        ["`COPIES`",
+         *_neighbours(COUNTS, standing.COPIES,
+                      lambda v: f"{m.records.seen_as((int(v), STANDING[1])).largest()[0]:.3g}"),
          "largest ratio against time",
-         "fewer copies agree by luck and the ratios grow; more change little and cost time"],
-        ["`BLOCK_FLOOR`",
-         *_neighbours(FLOORS, standing.BLOCK_FLOOR, lambda v: width((STANDING[0], v))),
-         "largest ratio against the resolution of small entries",
-         "keeps an entry on which all copies agree by luck from alarming, and stays well below "
-         "the block's own noise"],
+         "fewer copies agree by luck, and the ratios grow; more cost time and change little"],
+        ["`BLOCK_FLOOR`", *_neighbours(FLOORS, standing.BLOCK_FLOOR, quantile),
+         "large ratios against the resolution of small entries",
+         "takes away most of what copies that agree by luck add, and stays well below the block's "
+         "own noise"],
         ["`BLIND`",
-         *_neighbours(BLINDS, BLIND, lambda v: f"{np.mean(~view.clear(v)):.1%} blind"),
+         *_neighbours(BLINDS, BLIND, lambda v: f"{_share(~view.clear(v)):.1%} blind"),
          "blind blocks against evidence that could see nothing",
-         "a block that is called judged must be able to show an error well below its own size"],
+         "a block that counts as judged must be able to show an error below its own size"],
         ["`KINK_MARGIN`",
-         *_neighbours(MARGINS, standing.KINK_MARGIN,
-                      lambda v: _count(m.margins[v].alarms(), "alarm")),
+         *_neighbours(MARGINS, standing.KINK_MARGIN, lambda v: f"{_at_kinks(m.margins[v])}"),
          "false alarms at kinks against blind blocks there",
-         "wide enough for a pre-activation that another order of summation moves, at no cost in "
-         "blind blocks"],
+         "wide enough for a pre-activation that another order of summation moves; still wider "
+         "changes little"],
         ["`DIFFERENCE_LIMIT`",
          *_neighbours(DIFFERENCE_LIMITS, DIFFERENCE_LIMIT,
                       lambda v: f"{contradictions(m.records.differences, v)[0]} off"),
          "contradictions against what the differences can tell apart",
-         "the bars are estimates: a few are short by a factor of some units"],
+         "the bars are estimates, and a few are short by a small factor"],
         ["`LAW_COPIES`", *_neighbours(LAW_COUNTS, standing.LAW_COPIES, lambda v: f"{law[v]:.3g}"),
          "largest ratio of a law against runs of the hand-written code",
          "a law breaks by far or not at all, so a coarse bar from few runs will do"],
@@ -162,16 +167,39 @@ def _overview(m: Measured) -> str:
          *_neighbours(SHARES, standing.JUDGED_SHARE,
                       lambda v: _count(_short(m.shares, v), "check")),
          "inconclusive checks of right cells against passing on little evidence",
-         "below the least that any right built-in reaches"],
+         f"right cells reach {min((s.value for s in m.shares), default=1.0):.0%} and more: what "
+         "falls below it is hardly judged at all"],
     ]  # fmt: skip
     header = ["constant", "one step smaller", "as it stands", "one step larger", "it trades", "why"]
     unit = (
-        "Below each value: false alarms (`LIMIT`, `KINK_MARGIN`), the largest ratio (`COPIES`, "
-        "`BLOCK_FLOOR`, `LAW_COPIES`), the share of blind blocks (`BLIND`), differences off in "
-        "their first direction (`DIFFERENCE_LIMIT`), and checks of right cells that would be "
-        "inconclusive (`JUDGED_SHARE`)."
+        "Behind each value: false alarms (`LIMIT`), the largest ratio (`COPIES`, `LAW_COPIES`), the "
+        "ratio that 99.9 % of the blocks stay below (`BLOCK_FLOOR`), the share of blind blocks "
+        "(`BLIND`), false alarms, the largest ratio and blind blocks (`KINK_MARGIN`), differences "
+        "off in their first direction (`DIFFERENCE_LIMIT`), and checks of right cells that would "
+        "be inconclusive (`JUDGED_SHARE`)."
     )
     return table(header, rows) + "\n\n" + unit
+
+
+def _at_kinks(view: View) -> str:
+    alarms = _count(view.alarms(), "alarm")
+    return f"{alarms}, {view.largest()[0]:.3g}, {_share(~view.clear()):.1%} blind"
+
+
+def _worst_law(found: Sequence[Law]) -> float:
+    return max((one.ratio for one in found), default=0.0)
+
+
+def _cells(view: View) -> set[str]:
+    return {case[0] for case in view.case}
+
+
+def _share(rows: Any) -> float:
+    return float(np.mean(rows)) if len(rows) else 0.0
+
+
+def _quantile(values: Any, share: float) -> float:
+    return float(np.quantile(values, share)) if len(values) else 0.0
 
 
 def _neighbours(
@@ -206,8 +234,8 @@ def _widths(
         clear = view.ratio[view.clear()]
         rows.append([
             _mark(label(width), width == STANDING), f"{view.largest()[0]:.3g}",
-            f"{np.quantile(clear, 0.999):.3g}" if len(clear) else "", view.alarms(),
-            f"{np.mean(~view.clear()):.1%}", *_resolutions(view, LIMIT),
+            f"{_quantile(clear, 0.999):.3g}", view.alarms(),
+            f"{_share(~view.clear()):.1%}", *_resolutions(view, LIMIT),
             *([f"{times[width[0]]:.1f} ms"] if times else []),
         ])  # fmt: skip
     header = [name, "largest ratio", "99.9 % below", "false alarms", "blind", *_RESOLUTIONS]
@@ -216,22 +244,25 @@ def _widths(
 
 def _blinds(view: View) -> str:
     rows: list[list[object]] = []
+    before = np.zeros(len(view.ratio), bool)
     for blind in BLINDS:
         clear = view.clear(blind)
-        seen = np.sort(LIMIT * view.seen[clear & ~view.null])
+        added = LIMIT * view.seen[clear & ~before & ~view.null]
         rows.append([
-            _bold(blind, BLIND), f"{np.mean(~clear):.1%}", view.alarms(blind=blind),
-            f"{view.largest(blind)[0]:.3g}",
-            f"{np.quantile(seen, 0.99):.1e}" if len(seen) else "",
+            _bold(blind, BLIND), f"{_share(~clear):.1%}", view.alarms(blind=blind),
+            f"{view.largest(blind)[0]:.3g}", len(added), f"{_quantile(added, 0.5):.1e}",
+            f"{_quantile(added, 1.0):.1e}",
         ])  # fmt: skip
-    header = ["threshold", "blind", "false alarms", "largest ratio", "coarsest resolution"]
+        before = clear
+    header = ["threshold", "blind", "false alarms", "largest ratio", "blocks that it adds",
+              "their resolution, median", "worst"]  # fmt: skip
     return table(header, rows)
 
 
 def _margins(margins: Mapping[float, View]) -> str:
     rows = [
         [_bold(margin, standing.KINK_MARGIN), view.cases, view.alarms(),
-         f"{view.largest()[0]:.3g}", f"{np.mean(~view.clear()):.1%}"]
+         f"{view.largest()[0]:.3g}", f"{_share(~view.clear()):.1%}"]
         for margin, view in margins.items()
     ]  # fmt: skip
     return table(["margin", "cases", "false alarms", "largest ratio", "blind blocks"], rows)

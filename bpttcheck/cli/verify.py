@@ -152,16 +152,13 @@ def _one(
 
 
 def _print(report: Any, alone: bool) -> None:
-    """The whole report, or one line for a pass among others."""
-    from bpttcheck.verify.text import plural, render
+    """The whole report, or a few lines for a pass among others."""
+    from bpttcheck.verify.text import brief, render
 
     if alone or not report.passed:
         click.echo(paint(render(report, columns())) + ("" if alone else "\n"))
         return
-    ran = [check for check in report.checks if not check.skipped]
-    cases = plural(sum(check.cases for check in ran), "case")
-    facts = f"{plural(len(ran), 'check')}, {cases}, {report.seconds:.1f} s"
-    click.echo(paint(f"PASSED  {report.subject}: {facts}"))
+    click.echo(paint(brief(report, columns())))
 
 
 def _tally(outcome: _Outcome, seed: int) -> None:

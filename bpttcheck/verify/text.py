@@ -41,6 +41,20 @@ def render(report: Report, width: int = WIDTH) -> str:
     return "\n".join([*lines, counts(report)])
 
 
+def brief(report: Report, width: int = WIDTH) -> str:
+    """A pass among others: the checks against oracles in full, the rest in few lines.
+
+    Args:
+        report: what a run found.
+        width: columns available.
+    """
+    rows = [check for check in report.checks if set(check.oracles) - {"law"}]
+    others = [check for check in report.checks if check not in rows]
+    lines = [f"{headline(report)}, {report.seconds:.1f} s"]
+    lines += [line for check in rows for line in _row(check, rows, width)]
+    return "\n".join([*lines, *_gathered(others, width)])
+
+
 def headline(report: Report) -> str:
     """The verdict, the subject and what is to blame."""
     start = f"{report.verdict.value.upper()}  {report.subject}: "

@@ -76,13 +76,13 @@ def test_one_target_prints_its_whole_report(cli: Cli, mine: str) -> None:
     assert "\x1b" not in result.output
 
 
-def test_several_targets_are_a_line_each_and_the_failures_in_full(cli: Cli, mine: str) -> None:
+def test_several_targets_are_a_few_lines_each_and_the_failures_in_full(cli: Cli, mine: str) -> None:
     result = cli("verify", f"{mine}:good", f"{mine}:bad", f"{mine}:zoo.small.cell", "--seed", "4")
     lines = [line for line in result.stdout.splitlines() if line.startswith(("PASSED", "FAILED"))]
     assert lines == [
-        f"PASSED  good: {len(CHECKS)} checks, {len(CHECKS) * 100:,} cases, 0.5 s",
+        f"PASSED  good: {len(CHECKS)} checks, 0.5 s",
         "FAILED  bad: d_params['W'] (purity)",
-        f"PASSED  small one: {len(CHECKS)} checks, {len(CHECKS) * 100:,} cases, 0.5 s",
+        f"PASSED  small one: {len(CHECKS)} checks, 0.5 s",
     ]
     assert result.stdout.endswith("3 subjects: 2 passed, 1 failed, 0 inconclusive; seed 4\n")
 
