@@ -27,14 +27,19 @@ MARGINS = (0.0, 1.0, 4.0, 16.0, 64.0)
 LAW_COUNTS = (2, 4, 8)
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.2)
 
+_OTHER_NONLINEAR = frozenset("div sqrt rsqrt cbrt pow integer_pow square log log1p".split())
+
 INGREDIENTS: dict[str, list[tuple[Any, str, Any]]] = {
     "all of it": [],
+    "derivative noise in every nonlinear operation": [
+        (noise, "_SATURATING", noise._SATURATING | _OTHER_NONLINEAR)
+    ],
     "no derivative noise": [(noise, "_curved", lambda *_: [])],
     "input noise only": [(noise, "_rounds", lambda *_: False)],
     "no input noise": [(programs, "_perturbed", lambda inputs, eps, key: inputs)],
     "no free branches": [(noise, "KINK_MARGIN", -math.inf)],
 }
-"""What is taken out of the noise, and how."""
+"""What is taken out of the noise, or put in, and how."""
 
 
 def with_margin(
@@ -48,7 +53,7 @@ def with_margin(
 def with_ingredients(
     name: str, names: Sequence[str], regimes: Sequence[str], cases: int
 ) -> View:
-    """Cells under a noise with something taken out: see :data:`INGREDIENTS`."""
+    """Cells under another noise: see :data:`INGREDIENTS`."""
     with contextlib.ExitStack() as stack:
         for module, attribute, value in INGREDIENTS[name]:
             stack.enter_context(mock.patch.object(module, attribute, value))

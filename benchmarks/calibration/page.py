@@ -115,7 +115,7 @@ cases in which it was judged.
 
 ## The ingredients of the noise
 
-The same verdict with something taken out of the noise.
+The same verdict with something taken out of the noise, or put in.
 
 {_ingredients(m.ingredients)}
 
@@ -336,9 +336,12 @@ def _ingredients(views: Mapping[str, View]) -> str:
     for name in INGREDIENTS:
         view = views[name]
         where = f"{view.largest()[0]:.3g} ({view.largest()[1]})"
-        rows.append([name, view.cases, view.alarms(), _rate(view.alarms(), view.cases), where])
-    header = ["noise", "cases", "false alarms", "rate (95 % below)", "largest ratio"]
-    return table(header, rows)
+        rate = _rate(view.alarms(), view.cases)
+        blind = f"{_share(~view.clear()):.1%}"
+        alarms = view.alarms()
+        rows.append([name, view.cases, alarms, rate, where, blind, *_resolutions(view, LIMIT)])
+    header = ["noise", "cases", "false alarms", "rate (95 % below)", "largest ratio", "blind"]
+    return table([*header, *_RESOLUTIONS], rows)
 
 
 _RESOLUTIONS = [f"resolution, {dtype}" for dtype in DTYPES]

@@ -218,7 +218,9 @@ def _judged_by_difference(block: str, witness: Witness, usable: bool) -> Judged:
     if not usable:
         return Judged(block, np.nan, (), witness.hand, value, bar, np.nan, np.inf, usable=False)
     gap = abs(value - witness.hand)
-    ratio = gap / bar * LIMIT / DIFFERENCE_LIMIT if np.isfinite(gap) else np.inf
+    ratio = np.inf if gap else 0.0
+    if bar and np.isfinite(gap):
+        ratio = gap / bar * LIMIT / DIFFERENCE_LIMIT
     size = abs(value)
     resolution = DIFFERENCE_LIMIT * bar / size if size else np.inf
     null = value == 0 and witness.hand == 0

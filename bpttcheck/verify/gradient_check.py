@@ -43,7 +43,7 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
             continue
         finally:
             context.tick()
-        _count(tally, outcome)
+        _count(run, tally, outcome)
         if outcome.wrong and explain:
             _explain(run, mode, tally, outcome, template)
     return tally
@@ -61,13 +61,13 @@ def exception_finding(name: str, error: ContractError, case: object = None) -> F
     )
 
 
-def _count(tally: Tally, outcome: CaseOutcome) -> None:
+def _count(run: Run, tally: Tally, outcome: CaseOutcome) -> None:
     if outcome.skipped:
         tally.skipped[outcome.skipped] += 1
         return
     tally.add(outcome.judged, outcome.problem.case.dtype)
     tally.oracles.update(outcome.spoke)
-    if outcome.declined:
+    if outcome.declined and outcome.declined != run.declined:
         tally.remarks[f"JAX declined: {outcome.declined}"] += 1
     if outcome.wrong:
         tally.failures += 1
