@@ -83,12 +83,12 @@ class Layer(Protocol):
         ...
 
 
-def is_cell(candidate: object) -> bool:
+def is_cell(candidate: Any) -> bool:
     """True if ``candidate`` has the four methods of a :class:`Cell`."""
     return all(callable(getattr(candidate, name, None)) for name in CELL_METHODS)
 
 
-def is_layer(candidate: object) -> bool:
+def is_layer(candidate: Any) -> bool:
     """True if ``candidate`` has the four methods of a :class:`Layer`."""
     return all(callable(getattr(candidate, name, None)) for name in LAYER_METHODS)
 

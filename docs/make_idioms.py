@@ -15,19 +15,19 @@ PAGE = ROOT / "docs" / "idioms.md"
 INTRODUCTION = """\
 # What NumPy can the checker trace?
 
-JAX differentiates your own `step`, the very NumPy code that you wrote. While it is traced, arrays are
-replaced by objects that behave as NumPy's and record what is computed with them. Nothing has to be
-imported or subclassed, and nothing in your module changes.
+JAX differentiates your own `step`, the very NumPy code that you wrote. While it is traced, arrays
+are replaced by objects that behave as NumPy's and record what is computed with them. Nothing has to
+be imported or subclassed, and nothing in your module changes.
 
 What works is nearly everything whose shape does not depend on values: arithmetic, slicing, writing
 into slices and through views, `out=` and `where=`, buffers made with `np.empty` and filled, matrix
 products, `einsum`, reductions, sorting, `scipy.special`, `np.linalg`, `np.fft`. Views are views and
 copies are copies, exactly where NumPy makes them. dtypes follow NumPy's rules.
 
-What cannot work is code that needs the numbers themselves: an `if` on a value, `float(z)`, `math.exp`,
-`z[z > 0]` with its unknown length, C extensions. The tracer then *declines*: it names the line, the
-call, and what to write instead, and the check goes on with finite differences alone. It never
-guesses. The traced step is also compared with the native one on every case that is checked.
+What cannot work is code that needs the numbers themselves: an `if` on a value, `float(z)`,
+`math.exp`, `z[z > 0]` with its unknown length, C extensions. The tracer then *declines*: it names
+the line, the call, and what to write instead, and the check goes on with finite differences alone.
+It never guesses. The traced step is also compared with the native one on every case that is checked.
 
 A few rules of thumb:
 
@@ -61,11 +61,15 @@ def page() -> str:
     """The page as Markdown."""
     table = load_table()
     traced = sum(idiom.remedy is None for idiom in table.IDIOMS)
-    counts = f"{len(table.IDIOMS)} idioms: {traced} trace, {len(table.IDIOMS) - traced} are declined."
+    counts = (
+        f"{len(table.IDIOMS)} idioms: {traced} trace, {len(table.IDIOMS) - traced} are declined."
+    )
     parts = [INTRODUCTION.format(counts=counts)]
     for section in table.SECTIONS:
         rows = [row(idiom) for idiom in table.IDIOMS if idiom.section == section]
-        parts.append(f"## {section}\n\n| idiom | | write instead |\n|---|---|---|\n" + "\n".join(rows))
+        parts.append(
+            f"## {section}\n\n| idiom | | write instead |\n|---|---|---|\n" + "\n".join(rows)
+        )
     return "\n\n".join(parts) + "\n"
 
 

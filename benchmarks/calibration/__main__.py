@@ -2,8 +2,9 @@
 
     python -m benchmarks.calibration [--cases 20] [--write]
 
-Correct cells, built in or as users write them, over every regime and dtype, with the constants varied one at a time: what is
-called wrong is a false alarm. With ``--write`` the result replaces ``docs/calibration.md``.
+Correct cells, built in or as users write them, over every regime and dtype, with the constants
+varied one at a time: what is called wrong is a false alarm. With ``--write`` the result replaces
+``docs/calibration.md``.
 """
 
 from __future__ import annotations

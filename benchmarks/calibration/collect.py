@@ -152,7 +152,11 @@ def copies(count: int) -> Iterator[None]:
 
 
 def collect(
-    names: Sequence[str], regimes: Sequence[str], cases: int, seed: int = 0, differences: bool = True
+    names: Sequence[str],
+    regimes: Sequence[str],
+    cases: int,
+    seed: int = 0,
+    differences: bool = True,
 ) -> Records:
     """Measure ``cases`` cases for each cell, regime and dtype."""
     records, started = Records(), time.perf_counter()

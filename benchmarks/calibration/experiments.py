@@ -42,17 +42,13 @@ INGREDIENTS: dict[str, list[tuple[Any, str, Any]]] = {
 """What is taken out of the noise, or put in, and how."""
 
 
-def with_margin(
-    margin: float, names: Sequence[str], regimes: Sequence[str], cases: int
-) -> View:
+def with_margin(margin: float, names: Sequence[str], regimes: Sequence[str], cases: int) -> View:
     """Cells with kinks, their branches free within ``margin`` spreads of the threshold."""
     with mock.patch.object(noise, "KINK_MARGIN", margin):
         return collect(names, regimes, cases, differences=False).seen_as(STANDING)
 
 
-def with_ingredients(
-    name: str, names: Sequence[str], regimes: Sequence[str], cases: int
-) -> View:
+def with_ingredients(name: str, names: Sequence[str], regimes: Sequence[str], cases: int) -> View:
     """Cells under another noise: see :data:`INGREDIENTS`."""
     with contextlib.ExitStack() as stack:
         for module, attribute, value in INGREDIENTS[name]:

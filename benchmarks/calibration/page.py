@@ -52,19 +52,19 @@ def page(m: Measured) -> str:
     view = m.records.seen_as(STANDING)
     return f"""# The constants and what they rest on
 
-The error model has eight constants, all in `bpttcheck/calibration.py`; no problem, cell or test has a
-tolerance of its own. This page is written by `python -m benchmarks.calibration --write`. It measures
-correct cells only, so that whatever is called wrong here is a false alarm: the built-in ones, which are
-careful with rounding, and cells as users write them, with `1 - h^2` and `s (1 - s)`, `np.maximum` and
-`np.clip`, softmax and normalised units. {view.cases:,} cases of {len(_cells(view))} cells with
-{len(view.ratio):,} blocks, over every regime and both dtypes, stand behind most rows. How small an error
-is caught is on [another page](resolution.md).
+The error model has eight constants, all in `bpttcheck/calibration.py`; no problem, cell or test has
+a tolerance of its own. This page is written by `python -m benchmarks.calibration --write`. It
+measures correct cells only, so that whatever is called wrong here is a false alarm: the built-in
+ones, which are careful with rounding, and cells as users write them, with `1 - h^2` and
+`s (1 - s)`, `np.maximum` and `np.clip`, softmax and normalised units. {view.cases:,} cases of
+{len(_cells(view))} cells with {len(view.ratio):,} blocks, over every regime and both dtypes, stand
+behind most rows. How small an error is caught is on [another page](resolution.md).
 
 {_overview(m)}
 
-*Resolution* is the smallest relative error of the worst block of an ordinary case that would have been
-caught: median, and below which 90 % of the cases lie. A block is *blind* where its noise exceeds
-{BLIND:g} of its largest entry; blind blocks are evidence for nothing and alarm nobody.
+*Resolution* is the smallest relative error of the worst block of an ordinary case that would have
+been caught: median, and below which 90 % of the cases lie. A block is *blind* where its noise
+exceeds {BLIND:g} of its largest entry; blind blocks are evidence for nothing and alarm nobody.
 
 ## LIMIT
 
@@ -96,9 +96,9 @@ Cells with kinks, with values on or a few rounding errors beside them.
 
 ## DIFFERENCE_LIMIT
 
-The distance of the finite difference from `<r, v>`, in widths of its bar, for JAX's gradient `r` and a
-random direction `v` in one block. A check calls it a contradiction only if a second direction says the
-same. {_silent(m)}
+The distance of the finite difference from `<r, v>`, in widths of its bar, for JAX's gradient `r`
+and a random direction `v` in one block. A check calls it a contradiction only if a second direction
+says the same. {_silent(m)}
 
 {_differences(m)}
 
@@ -108,8 +108,8 @@ same. {_silent(m)}
 
 ## JUDGED_SHARE
 
-Each block of each cell that is not zero throughout, in each dtype: the share of a check's
-cases in which it was judged.
+Each block of each cell that is not zero throughout, in each dtype: the share of a check's cases in
+which it was judged.
 
 {_shares(m.shares)}
 
@@ -171,14 +171,12 @@ def _overview(m: Measured) -> str:
          "falls below it is hardly judged at all"],
     ]  # fmt: skip
     header = ["constant", "one step smaller", "as it stands", "one step larger", "it trades", "why"]
-    unit = (
-        "Behind each value: false alarms (`LIMIT`), the largest ratio (`COPIES`, `LAW_COPIES`), the "
-        "ratio that 99.9 % of the blocks stay below (`BLOCK_FLOOR`), the share of blind blocks "
-        "(`BLIND`), false alarms, the largest ratio and blind blocks (`KINK_MARGIN`), differences "
-        "off in their first direction (`DIFFERENCE_LIMIT`), and checks of right cells that would "
-        "be inconclusive (`JUDGED_SHARE`)."
-    )
-    return table(header, rows) + "\n\n" + unit
+    unit = """
+Behind each value: false alarms (`LIMIT`), the largest ratio (`COPIES`, `LAW_COPIES`), the ratio that
+99.9 % of the blocks stay below (`BLOCK_FLOOR`), the share of blind blocks (`BLIND`), false alarms,
+the largest ratio and blind blocks (`KINK_MARGIN`), differences off in their first direction
+(`DIFFERENCE_LIMIT`), and checks of right cells that would be inconclusive (`JUDGED_SHARE`)."""
+    return table(header, rows) + "\n" + unit
 
 
 def _at_kinks(view: View) -> str:
@@ -316,14 +314,9 @@ def _shares(shares: Sequence[Share]) -> str:
         least = min((s for s in shares if s.check == check), key=lambda s: s.value)
         where = f"{least.cell}, {least.block}, {least.dtype}"
         rows.append([f"`{check}`", f"{least.value:.1%} ({least.judged} of {least.cases})", where])
-    needed = [
-        [_bold(share, standing.JUDGED_SHARE), _short(shares, share)] for share in SHARES
-    ]  # fmt: skip
-    return (
-        table(["check", "smallest share", "where"], rows)
-        + "\n\n"
-        + table(["share asked for", "checks of right cells that it would make inconclusive"], needed)
-    )
+    needed = [[_bold(share, standing.JUDGED_SHARE), _short(shares, share)] for share in SHARES]
+    header = ["share asked for", "checks of right cells that it would make inconclusive"]
+    return table(["check", "smallest share", "where"], rows) + "\n\n" + table(header, needed)
 
 
 def _short(shares: Sequence[Share], asked: float) -> int:

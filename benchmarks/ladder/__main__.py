@@ -2,9 +2,9 @@
 
     python -m benchmarks.ladder [--cases 50] [--checks 20] [--write]
 
-One block of a correct gradient times ``1 + d``, for every block, d from 1e-1 down to 1e-15: in which
-share of single cases, and of whole checks, is it called wrong? With ``--write`` the result replaces
-``docs/resolution.md``.
+One block of a correct gradient times ``1 + d``, for every block, d from 1e-1 down to 1e-15: in
+which share of single cases, and of whole checks, is it called wrong? With ``--write`` the result
+replaces ``docs/resolution.md``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ import argparse
 import time
 
 from benchmarks.common import DOCS, DTYPES, runs
-from benchmarks.ladder.climb import PROMISED, Climb, EndToEnd, climb, climb_checks, end_to_end
+from benchmarks.ladder.climb import (
+    PROMISED,
+    Climb,
+    EndToEnd,
+    climb,
+    climb_checks,
+    end_to_end,
+    first_parameter,
+)
 from benchmarks.ladder.page import page
 from bpttcheck.verify.problem import REGIMES
 from bpttcheck.verify.run import SEQUENCE, STEP
@@ -42,7 +50,8 @@ def main() -> None:
     planted: list[EndToEnd] = []
     errors = [(dtype, f * d) for dtype, d in PROMISED.items() for f in (1e-2, 1e-1, 1.0, 10.0)]
     for name in options.names:
-        planted.extend(end_to_end(name, errors, options.planted))
+        for block in ("d_xs", first_parameter(name)):
+            planted.extend(end_to_end(name, block, errors, options.planted))
         say(f"{name}: planted")
     checks: list[Climb] = []
     for name in options.names:

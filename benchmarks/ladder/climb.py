@@ -122,7 +122,7 @@ class EndToEnd:
 
 
 def end_to_end(
-    name: str, errors: Sequence[tuple[str, float]], cases: int, block: str = "d_xs"
+    name: str, block: str, errors: Sequence[tuple[str, float]], cases: int
 ) -> Iterator[EndToEnd]:
     """Plant each error ``(dtype, d)`` in a layer and examine ordinary cases as a check would."""
     cell = builtin(name)
@@ -141,6 +141,12 @@ def end_to_end(
             total, ladder, examined = total + 1, ladder + predicted, examined + found
             same += predicted == found
         yield EndToEnd(name, block, dtype, d, total, ladder, examined, same)
+
+
+def first_parameter(name: str) -> str:
+    """The block of the built-in's first parameter."""
+    params = builtin(name).init(np.random.default_rng(0), 2, 3)
+    return f"d_params[{next(iter(params))!r}]"
 
 
 class Planted:
@@ -179,9 +185,7 @@ def _judged(block: Compared, d: float) -> Any:
     return judge(block.block, hand, block.value, block.copies, block.unit, block.tiny)
 
 
-def _predicted(
-    run: Run, problem: Problem, template: Template, name: str, d: float
-) -> bool | None:
+def _predicted(run: Run, problem: Problem, template: Template, name: str, d: float) -> bool | None:
     for block in compared(run, SEQUENCE, problem, template):
         if block.block == name and not _judged(block, 0.0).null:
             return bool(_judged(block, d).wrong)

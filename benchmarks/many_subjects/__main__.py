@@ -143,23 +143,23 @@ def page(samples: Sequence[Sample], verdicts: Counter[str], examples: int) -> st
     ]
     said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
     header = ["subjects", "seconds", "resident (MB)", "memory maps", "programs alive", "compiled"]
+    most = max(s.maps for s in samples)
     return f"""# Memory over many subjects
 
 A test suite checks many cells in one process. JAX on the CPU holds memory maps for every compiled
 program, and Linux allows a process {limit:,} of them: programs that outlived their subject would
 kill it. This page is written by `python -m benchmarks.many_subjects --write`. It checks
-{last.subjects} different subjects one after another, every check, {examples} examples, both dtypes,
-with sizes of their own ({", ".join(KINDS)}); the exceptions of the wrong ones are kept. Verdicts:
-{said}.
+{last.subjects} different subjects one after another: every check, {examples} examples, both dtypes.
+Each has classes, numbers and sizes of its own; they are, in turn, {", ".join(KINDS)}. The
+exceptions that the wrong ones raise are kept. Verdicts: {said}.
 
-XLA compiled **{last.compiled} programs** ({last.compiled / last.subjects:.1f} a subject, in
-{last.seconds / last.subjects:.2f} s a subject); at the end {last.programs} were alive. Growth with
-each further subject over the last half of the run (least squares), and the range there:
+XLA compiled **{last.compiled} programs**, {last.compiled / last.subjects:.1f} a subject, which took
+{last.seconds / last.subjects:.2f} s; {last.programs} were alive at the end. Growth with each
+further subject over the last half of the run, by least squares, and the range there:
 
 {table(["", "growth a subject", "range"], growth)}
 
-At {max(s.maps for s in samples):,} maps at most the process stays {limit // max(s.maps for s in samples)} times
-below the limit.
+With {most:,} maps at most, the process stays {limit // most} times below the limit.
 
 {table(header, rows)}
 

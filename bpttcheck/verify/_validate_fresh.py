@@ -9,8 +9,9 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import Array, Params, State, is_float
-from bpttcheck.verify._validate_items import DType
+from bpttcheck.verify._validate_bits import same
 from bpttcheck.verify._validate_values import (
+    DType,
     Expected,
     Place,
     check_finite,
@@ -166,9 +167,9 @@ def _check_state_leaf(leaf: Any, place: Place, batch: int) -> None:
 def _batch_hint(shape: tuple[int, ...], batch: int) -> str:
     if not shape:
         return "it needs the batch as its first axis"
-    if len(shape) > 1 and batch in shape:
+    if batch in shape:
         return "the batch is the first axis; transposed?"
-    if len(shape) > 1 and shape[0] == 1:
+    if shape[0] == 1:
         return "one row for all? write np.repeat(row, batch_size, axis=0)"
     if len(shape) == 1:
         return "one row for all? write np.zeros((batch_size, n_hidden))"
@@ -181,7 +182,7 @@ def _require_equal(first: Any, second: Any, *, place: Place, remedy: str) -> Non
         raise place.error(f"{said} return different structures: {place.method} {remedy}")
     paths = trees.structure(first).paths
     for path, a, b in zip(paths, trees.leaves(first), trees.leaves(second), strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype or a.tobytes() != b.tobytes():
+        if not same(a, b):
             at = place.at(path)
             raise at.error(f"{said} return different values of {at.item}: {place.method} {remedy}")
 

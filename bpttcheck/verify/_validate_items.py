@@ -17,6 +17,7 @@ from bpttcheck import trees
 from bpttcheck.contract import Params, State, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.verify._validate_values import (
+    DType,
     Expected,
     Place,
     check_content,
@@ -25,8 +26,6 @@ from bpttcheck.verify._validate_values import (
     is_a,
     is_array,
 )
-
-DType = np.dtype[Any]
 
 
 class Item(Protocol):
@@ -65,6 +64,7 @@ class InputGradient:
 
     name: str
     expected: Expected
+    dtype: DType
 
     def layout(self, value: Any, place: Place) -> None:
         """Raise unless ``value`` is an array of the input's shape."""
@@ -72,7 +72,7 @@ class InputGradient:
 
     def content(self, value: Any, place: Place) -> None:
         """Raise unless the dtype is the input's and every entry finite."""
-        check_content(value, place, self.expected)
+        check_content(value, place, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Output:
     def layout(self, value: Any, place: Place) -> None:
         """Raise unless ``value`` is an array ``(*leading, n_out)``."""
         check_layout(value, place, Expected(None))
-        if value.ndim == len(self.leading) + 1 and value.shape[:-1] == self.leading:
+        if value.ndim and value.shape[:-1] == self.leading:
             return
         should = "(" + "".join(f"{size}, " for size in self.leading) + "n_out)"
         hint = self._hint(value.shape)
@@ -96,19 +96,19 @@ class Output:
 
     def content(self, value: Any, place: Place) -> None:
         """Raise unless the dtype is the checked one and every entry finite."""
-        check_content(value, place, Expected(None, dtype=self.dtype))
+        check_content(value, place, self.dtype)
 
     def _hint(self, given: tuple[int, ...]) -> str:
         leading = self.leading
         if given == leading:
             return f"one output? write {self.name}[..., None]"
-        if len(leading) == 1 and len(given) == 2 and given[1] == leading[0]:
-            return "transposed?"
-        if len(leading) == 2 and len(given) == 3 and given[:2] == leading[::-1]:
+        if len(given) > len(leading) + 1:
+            return "flatten the axes after the batch"
+        if len(leading) == 1:
+            return "transposed?" if given[1:] == leading else ""
+        if given[:2] == leading[::-1]:
             return "batch-major? arrays are time-major, (T, B, ...)"
-        if len(leading) == 2 and len(given) == 2 and given[0] == leading[1]:
-            return "the last step alone? stack the outputs of all steps"
-        return "flatten the axes after the batch" if len(given) > len(leading) + 1 else ""
+        return "the last step alone? stack all steps" if given[:-1] == leading[1:] else ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class StateLike:
         """Raise unless the leaves have the dtypes of ``like`` and finite values."""
         for at, _, leaf, like in pairs(value, self.like, place, self.source):
             if not self.cotangent or is_float(like):
-                check_content(leaf, at, Expected(None, dtype=like.dtype))
+                check_content(leaf, at, like.dtype)
             elif np.any(leaf):
                 raise at.error(
                     f"{at.item} is not zero, but its state is {like.dtype}, which is carried and "
@@ -187,7 +187,7 @@ class ParamsGradient:
         """Raise unless every gradient has its parameter's dtype and is finite."""
         for key, gradient in value.items():
             at = place.at(f"[{key!r}]")
-            check_content(gradient, at, Expected(None, dtype=self.params[key].dtype))
+            check_content(gradient, at, self.params[key].dtype)
 
 
 def pairs(
@@ -219,11 +219,10 @@ def check_keys(
     """Raise if the keys of two dicts differ, guessing at misspelt ones."""
     missing = [key for key in like if key not in given]
     for key in given:
-        if is_a(key, (str, int)) and key in like:
+        if key in like:
             continue
         shown = repr(key) if type(key) in (str, int) else describe(key)
-        candidates = list(like) if partial else missing
-        guess = closest(key, candidates)
+        guess = closest(key, missing)
         raise place.at(f"[{shown}]").error(
             f"{place.item} has the key {shown}, which {source} has not: "
             + (f"did you mean {guess!r}?" if guess else f"its keys are {listed(like) or '(none)'}")

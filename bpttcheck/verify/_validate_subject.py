@@ -80,7 +80,7 @@ def _what_to_pass(candidate: Any) -> str:
         return "pass the object itself; names are for the command line: bpttcheck verify NAME"
     if is_a(candidate, (list, tuple, dict, set)):
         return "pass one subject at a time"
-    if candidate is None or type(candidate).__module__ in ("builtins", "numpy"):
+    if type(candidate).__module__ in ("builtins", "numpy"):
         return f"a cell has the methods {_spoken(CELL_METHODS)}"
     return ""
 

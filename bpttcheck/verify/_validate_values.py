@@ -14,6 +14,7 @@ import numpy as np
 from bpttcheck.errors import ContractError
 
 Shape = tuple[int, ...]
+DType = np.dtype[Any]
 
 FLOAT64_REMEDY = (
     "NumPy promotes: `x32 * np.sqrt(2)` is float64 because np.sqrt(2) is a float64 scalar, and "
@@ -44,7 +45,6 @@ class Expected:
     Args:
         shape: its shape; None leaves it open.
         source: where the shape comes from, such as ``"params['W'].shape"``.
-        dtype: its dtype; None leaves it open.
         batch: rows B, for hints; None if unknown.
         steps: time steps T, for hints; None if unknown.
         per_row: True if the batch is an axis of the shape, False if it was to be summed over.
@@ -53,7 +53,6 @@ class Expected:
 
     shape: Shape | None
     source: str = ""
-    dtype: np.dtype[Any] | None = None
     batch: int | None = None
     steps: int | None = None
     per_row: bool = True
@@ -98,30 +97,29 @@ def _describe_number(value: complex) -> str:
 
 def check_layout(value: Any, place: Place, expected: Expected) -> None:
     """Raise unless ``value`` is an array of numbers with the expected shape."""
-    if expected.scalar and expected.shape == () and is_a(value, np.generic):
+    if expected.scalar and is_a(value, np.generic):
         value = np.asarray(value)
     if not is_array(value):
         raise place.error(_not_an_array(value, place, expected))
     if value.dtype.kind not in "biufc":
         raise place.error(
-            f"{place.item}.dtype={value.dtype}, but should be {expected.dtype or 'floating'}: "
-            "an array of numbers, all rows of one length"
+            f"{place.item}.dtype={value.dtype}, but should be floating: an array of numbers, all "
+            "rows of one length"
         )
     if expected.shape is not None and value.shape != expected.shape:
-        source = f" [{expected.source}]" if expected.source else ""
         hint = shape_hint(value.shape, expected)
         raise place.error(
-            f"{place.item}.shape={value.shape}, but should be {expected.shape}{source}"
-            + (f": {hint}" if hint else "")
+            f"{place.item}.shape={value.shape}, but should be {expected.shape} "
+            f"[{expected.source}]" + (hint and f": {hint}")
         )
 
 
-def check_content(value: Any, place: Place, expected: Expected) -> None:
-    """Raise unless the array ``value`` has the expected dtype and is finite throughout."""
-    if expected.dtype is not None and value.dtype != expected.dtype:
+def check_content(value: Any, place: Place, dtype: DType) -> None:
+    """Raise unless the array ``value`` has the dtype and is finite throughout."""
+    if value.dtype != dtype:
         raise place.error(
-            f"{place.item}.dtype={value.dtype}, but should be {expected.dtype}: "
-            + dtype_remedy(value.dtype, expected.dtype)
+            f"{place.item}.dtype={value.dtype}, but should be {dtype}: "
+            + dtype_remedy(value.dtype, dtype)
         )
     check_finite(value, place)
 
@@ -139,7 +137,7 @@ def check_finite(value: Any, place: Place) -> None:
     )
 
 
-def dtype_remedy(given: np.dtype[Any], expected: np.dtype[Any]) -> str:
+def dtype_remedy(given: DType, expected: DType) -> str:
     """What usually turns ``expected`` into ``given``, and what to write instead."""
     if given == np.float64 and expected == np.float32:
         return FLOAT64_REMEDY
@@ -155,22 +153,22 @@ def dtype_remedy(given: np.dtype[Any], expected: np.dtype[Any]) -> str:
 def shape_hint(given: Shape, expected: Expected) -> str:
     """The usual mistake that gives ``given`` for the expected shape, or ``""``."""
     shape, batch, steps = expected.shape or (), expected.batch, expected.steps
-    found = ""
     if len(given) == len(shape) and len(shape) > 1:
-        found = _permuted(given, shape, expected)
-    if not found and given == (batch, *shape) and not expected.per_row:
-        found = "forgot to sum over the batch?"
-    if not found and given in {(steps, *shape), (steps, batch, *shape)}:
-        found = "all time steps? return one" if expected.per_row else "forgot to sum over time?"
-    if not found and _without_ones(given) == _without_ones(shape):
-        found = _ones(given, shape)
-    if not found and given == ():
-        found = "summed over every axis?"
-    if not found and len(given) == len(shape) - 1:
-        found = _dropped(given, shape)
-    if not found and np.prod(given) == np.prod(shape) and len(given) != len(shape):
-        found = "reshape it?"
-    return found
+        return _permuted(given, shape, expected)
+    if given == (batch, *shape) and not expected.per_row:
+        return "forgot to sum over the batch?"
+    if given in {(steps, *shape), (steps, batch, *shape)}:
+        return "all time steps? return one" if expected.per_row else "forgot to sum over time?"
+    if _without_ones(given) == _without_ones(shape):
+        if len(given) > len(shape):
+            return "keepdims left on?"
+        return "an axis of length 1 was squeezed or summed away?"
+    if given == ():
+        return "summed over every axis?"
+    for axis in range(len(shape)):
+        if given == shape[:axis] + shape[axis + 1 :]:
+            return f"summed over axis {axis} too many?"
+    return "reshape it?" if np.prod(given) == np.prod(shape) else ""
 
 
 def _permuted(given: Shape, shape: Shape, expected: Expected) -> str:
@@ -190,26 +188,10 @@ def _without_ones(shape: Shape) -> Shape:
     return tuple(size for size in shape if size != 1)
 
 
-def _ones(given: Shape, shape: Shape) -> str:
-    if len(given) > len(shape):
-        return "keepdims left on?"
-    if len(given) < len(shape):
-        return "an axis of length 1 was squeezed or summed away?"
-    return "transposed?"
-
-
-def _dropped(given: Shape, shape: Shape) -> str:
-    for axis in range(len(shape)):
-        if given == shape[:axis] + shape[axis + 1 :]:
-            return f"summed over axis {axis} too many?"
-    return ""
-
-
 def _not_an_array(value: Any, place: Place, expected: Expected) -> str:
     said = f"{place.item} is {describe(value)}, but should be an array"
     if expected.shape is not None:
-        said += f" of shape {expected.shape}"
-        said += f" [{expected.source}]" if expected.source else ""
+        said += f" of shape {expected.shape} [{expected.source}]"
     return f"{said}: {_remedy(value, place)}"
 
 
@@ -219,8 +201,6 @@ def _remedy(value: Any, place: Place) -> str:
         return "return zeros of that shape where there is no gradient"
     if value is None:
         return "forgot to set it?" if place.item.endswith("]") else "forgot to return it?"
-    if is_a(value, np.ndarray):
-        return "return np.asarray(...), a plain ndarray"
     if is_a(value, (list, int, float, np.generic)):
         return "write np.array(...)"
     if is_a(value, tuple) and len(value) == 1:

@@ -88,16 +88,16 @@ class Subject:
     def reference_step(self) -> tuple[str, Callable[..., Any]] | None:
         """``("numpy" | "jax", step(params, state, x) -> (state, y))``, or None if there is none."""
         adapt: Callable[[Any], Any] = getattr(self.target, "to_reference", lambda params: params)
-        reference = self.target if self.reference is None else self.reference
-        # An adapted cell brings the JAX function that it stands for.
-        own: Any = getattr(reference, "reference", None)
-        if is_cell(reference) and callable(own):
-            return "jax", lambda p, s, x: own(adapt(p), s, x)[:2]
+        reference: Any = self.target if self.reference is None else self.reference
         if is_cell(reference):
-            return "numpy", lambda p, s, x: reference.step(adapt(p), s, x)[:2]
-        if self.reference is None:
+            # An adapted cell brings the JAX function that it stands for.
+            own: Any = getattr(reference, "reference", None)
+            kind, step = ("jax", own) if callable(own) else ("numpy", reference.step)
+        elif self.reference is None:
             return None
-        return "jax", lambda p, s, x: reference(adapt(p), s, x)[:2]
+        else:
+            kind, step = "jax", reference
+        return kind, lambda p, s, x: step(adapt(p), s, x)[:2]
 
 
 def _name(target: Any) -> str:

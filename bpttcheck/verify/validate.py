@@ -136,12 +136,12 @@ def backward_items(kind: str, params: Params, state: State, x: Array) -> Items:
         return (
             ParamsGradient("d_params", params, batch),
             StateLike("d_previous_state", state, "state", cotangent=True),
-            InputGradient("d_x", Expected(x.shape, "x.shape", x.dtype)),
+            InputGradient("d_x", Expected(x.shape, "x.shape"), x.dtype),
         )
     steps, batch = x.shape[:2]
     return (
         ParamsGradient("d_params", params, batch, steps),
-        InputGradient("d_xs", Expected(x.shape, "xs.shape", x.dtype, steps=steps)),
+        InputGradient("d_xs", Expected(x.shape, "xs.shape", steps=steps), x.dtype),
         StateLike("d_state0", state, "state0", cotangent=True, steps=steps),
     )
 

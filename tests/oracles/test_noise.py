@@ -64,7 +64,8 @@ def test_the_reference_copy_is_the_exact_program():
 
 
 @pytest.mark.parametrize(
-    "exact", [lambda x: x.reshape(2, 2).T, lambda x: -x, lambda x: x[::-1], lambda x: jnp.roll(x, 1)]
+    "exact",
+    [lambda x: x.reshape(2, 2).T, lambda x: -x, lambda x: x[::-1], lambda x: jnp.roll(x, 1)],
 )
 def test_moving_data_is_exact(exact):
     values, _ = noisy(exact, np.arange(1.0, 5.0))

@@ -18,9 +18,7 @@ QUICK = settings(max_examples=300, database=None, deadline=None)
 @given(problem=bst.problems(LSTM()))
 def test_a_problem_runs_through_the_engine(problem):
     cell = LSTM()
-    ys, _, tape = bpttcheck.unroll(
-        cell, problem.params, problem.xs, problem.state0, problem.mask
-    )
+    ys, _, tape = bpttcheck.unroll(cell, problem.params, problem.xs, problem.state0, problem.mask)
     g = bpttcheck.backpropagate(cell, problem.params, tape, problem.d_ys, problem.d_state)
     assert ys.shape == problem.d_ys.shape
     assert g.d_xs.shape == problem.xs.shape

@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_items import closest
-from bpttcheck.verify._validate_values import Expected, dtype_remedy, shape_hint
+from bpttcheck.verify._validate_items import Output, closest
+from bpttcheck.verify._validate_values import Expected, Place, dtype_remedy, shape_hint
 from bpttcheck.verify.guard import Notes
 from bpttcheck.verify.validate import (
     validate_cell,
@@ -384,6 +384,10 @@ BAD = {
     "d_params odd key": (Tanh, "step_vjp", at(0, renamed("b", 1)), "d_params[1]", "key 1"),
     "d_W transposed": (Tanh, "step_vjp", at(0, key("W", np.transpose)), "d_params['W']",
                        "shape=(3, 4), but should be (4, 3) [params['W'].shape]: transposed?"),
+    "d_b scalar, NumPy's": (Tanh, "step_vjp", at(0, key("b", np.sum)), "d_params['b']",
+                            "summed over every axis?"),
+    "d_b tuple key": (Tanh, "step_vjp", at(0, renamed("b", ("b",))), "d_params[a tuple of 1]",
+                      "has the key a tuple of 1"),
     "d_b not summed": (Tanh,
                        "step_vjp", at(0, key("b", lambda b: np.stack([b, b]))), "d_params['b']",
                        "forgot to sum over the batch?"),
@@ -439,6 +443,9 @@ BAD = {
                        "d_x", "(3, 2), but should be (2, 3) [x.shape]"),
     "d_x summed": (Tanh, "step_vjp", at(2, lambda d: d.sum(0)),
                    "d_x", "summed over axis 0 too many?"),
+    "d_x 1-tuple": (Tanh, "step_vjp", at(2, lambda d: (d,)), "d_x", "a trailing comma?"),
+    "d_x pair": (Tanh, "step_vjp", at(2, lambda d: (d, d)), "d_x", "return a NumPy array"),
+    "d_x scalar": (Tanh, "step_vjp", at(2, np.sum), "d_x", "a NumPy scalar (float64)"),
     "d_x infinite": (Tanh, "step_vjp", at(2, spoilt(-INF)), "d_x", "at index (1, 2): -inf"),
     "d_x object": (Tanh, "step_vjp", at(2, lambda d: d.astype(object)), "d_x", "dtype=object"),
     "d_x refuses": (Tanh, "step_vjp", at(2, const(Refuses())), "d_x", "a Refuses object"),
@@ -458,7 +465,7 @@ BAD = {
     "layer batch-major": (TanhLayer, "forward", at(0, lambda y: y.swapaxes(0, 1)),
                           "ys", "time-major"),
     "layer last output": (TanhLayer, "forward", at(0, lambda y: y[-1]),
-                          "ys", "the last step alone?"),
+                          "ys", "the last step alone? stack"),
     "layer all states": (TanhLayer, "forward", at(1, lambda s: np.stack([s] * T)),
                          "state_T", "all time steps? return one"),
     "layer vjp order": (TanhLayer, "vjp", order(0, 2, 1),
@@ -507,6 +514,7 @@ def test_every_message_reads_as_it_should(snapshot):
         ((4, 3), (3, 4), {}, "transposed?"),
         ((4, 1), (1, 4), {}, "transposed?"),
         ((4, 2, 3), (2, 3, 4), {}, "axes in the order (2, 0, 1)?"),
+        ((4, 3, 2), (2, 3, 4), {}, "axes in the order (2, 1, 0)?"),
         ((3, 2, 4), (2, 3, 4), {}, "axes in the order (1, 0, 2)?"),
         ((3, 2, 4), (2, 3, 4), {"steps": 2}, "batch-major? arrays are time-major, (T, B, ...)"),
         ((4, 2, 3), (2, 3, 4), {"steps": 2}, "axes in the order (2, 0, 1)?"),
@@ -549,7 +557,32 @@ def test_a_wrong_shape_is_explained_by_the_usual_mistake_or_not_at_all(given_, s
     per_row=st.booleans(),
 )
 def test_any_pair_of_shapes_can_be_compared(given_, shape, batch, steps, per_row):
-    assert isinstance(shape_hint(given_, Expected(shape, "", None, batch, steps, per_row)), str)
+    assert isinstance(shape_hint(given_, Expected(shape, "", batch, steps, per_row)), str)
+
+
+@pytest.mark.parametrize(
+    ("leading", "shape", "hint"),
+    [
+        ((2,), (2,), "one output? write y[..., None]"),
+        ((2,), (6, 2), "transposed?"),
+        ((2,), (6, 3), ""),
+        ((2,), (3,), ""),
+        ((2,), (), ""),
+        ((2,), (2, 6, 1), "flatten the axes after the batch"),
+        ((5, 2), (5, 2), "one output? write y[..., None]"),
+        ((5, 2), (2, 5, 6), "batch-major? arrays are time-major, (T, B, ...)"),
+        ((5, 2), (2, 5), "batch-major? arrays are time-major, (T, B, ...)"),
+        ((5, 2), (2, 6), "the last step alone? stack all steps"),
+        ((5, 2), (10, 6), ""),
+        ((5, 2), (4, 2, 6), ""),
+        ((5, 2), (6,), ""),
+        ((5, 2), (5, 2, 6, 1), "flatten the axes after the batch"),
+    ],
+)
+def test_a_wrong_output_shape_is_explained_or_not(leading, shape, hint):
+    with pytest.raises(ContractError) as caught:
+        Output("y", leading, np.dtype(float)).layout(np.zeros(shape), Place("step", "y"))
+    assert str(caught.value).partition("n_out)")[2].removeprefix(": ") == hint
 
 
 @pytest.mark.parametrize(
@@ -655,9 +688,11 @@ def test_the_cotangent_handed_out_is_zero_for_a_counter_and_random_elsewhere():
             handed.append(d_state)
             return super().step_vjp(params, cache, d_state, d_y)
 
-    validate(Spy())
-    assert np.all(handed[0]["h"] != 0)
-    assert np.array_equal(handed[0]["n"], np.zeros(B))
+    for seed in range(10):
+        validate(Spy(), seed=seed)
+    for d_state in handed:
+        assert np.all(d_state["h"] != 0)
+        assert np.array_equal(d_state["n"], np.zeros(B))
 
 
 @pytest.mark.parametrize(
@@ -841,6 +876,14 @@ class VjpOfStep(Half):
     vjp_of_step = Tanh.step_vjp
 
 
+class Unrelated(Half):
+    colour = weight = 3
+
+
+class NoStep:
+    init = initial_state = step_vjp = step_number_of_the_last_call = Tanh.step
+
+
 class Private(Half):
     _step_vjp = Tanh.step_vjp
 
@@ -884,6 +927,8 @@ class Start(Tanh):
         (Half(), ["init, initial_state, step and step_vjp: write step_vjp(params, cache, d_"]),
         (VjpOfStep(), ["is 'vjp_of_step' meant"]),
         (Private(), ["step_vjp: write step_vjp("]),
+        (Unrelated(), ["step_vjp: write step_vjp("]),
+        (NoStep(), ["step_vjp: write step("]),
         (Backward(), ["is 'backward' meant to be 'step_vjp'?"]),
         (VjpStep(), ["is 'vjp_step' meant to be 'step_vjp'?"]),
         (StepVjp(), ["is 'StepVJP' meant to be 'step_vjp'?"]),
