@@ -24,14 +24,14 @@ LAYER_METHODS = ("init", "initial_state", "forward", "vjp")
 class Cell(Protocol):
     """One step of a recurrent network and its hand-derived vector-Jacobian product.
 
-    ``state' , y = step(params, state, x)`` with ``x (B, n_in)``, ``y (B, n_out)`` and a state that is
-    an array ``(B, ...)`` or a tuple, NamedTuple or dict of such. For a scalar loss ``L``::
+    ``state', y = step(params, state, x)`` with ``x (B, n_in)``, ``y (B, n_out)`` and a state that
+    is an array ``(B, ...)`` or a tuple, NamedTuple or dict of such. For a scalar loss ``L``::
 
         d_state = dL/dstate'        d_y = dL/dy
         step_vjp -> (dL/dparams, dL/dstate, dL/dx)      this step's contribution only
 
-    No method mutates what it is given, keeps anything on ``self``, or is random. Sizes come from the
-    parameters; whatever else a cell needs is an attribute of the instance.
+    No method mutates what it is given, keeps anything on ``self``, or is random. Sizes come from
+    the parameters; whatever else a cell needs is an attribute of the instance.
     """
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:
@@ -58,8 +58,9 @@ class Layer(Protocol):
     """A whole sequence forward and backward: the form of fused implementations and kernels.
 
     Arrays are time-major: ``xs (T, B, n_in)``, ``ys (T, B, n_out)``, ``mask (T, B)`` bool and true
-    where the step is real. A masked step carries the state through, outputs zero, ignores ``d_y`` and
-    sends no gradient into parameters or ``xs``. A layer without masks sets ``supports_mask = False``.
+    where the step is real. A masked step carries the state through, outputs zero, ignores ``d_y``
+    and sends no gradient into parameters or ``xs``. A layer without masks sets
+    ``supports_mask = False``.
     """
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:

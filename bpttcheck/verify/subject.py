@@ -89,6 +89,7 @@ class Subject:
         """``("numpy" | "jax", step(params, state, x) -> (state, y))``, or None if there is none."""
         adapt: Callable[[Any], Any] = getattr(self.target, "to_reference", lambda params: params)
         reference: Any = self.target if self.reference is None else self.reference
+        step: Callable[..., Any]
         if is_cell(reference):
             # An adapted cell brings the JAX function that it stands for.
             own: Any = getattr(reference, "reference", None)
