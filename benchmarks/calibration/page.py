@@ -172,9 +172,9 @@ def _overview(m: Measured) -> str:
     ]  # fmt: skip
     header = ["constant", "one step smaller", "as it stands", "one step larger", "it trades", "why"]
     unit = """
-Behind each value: false alarms (`LIMIT`), the largest ratio (`COPIES`, `LAW_COPIES`), the ratio that
-99.9 % of the blocks stay below (`BLOCK_FLOOR`), the share of blind blocks (`BLIND`), false alarms,
-the largest ratio and blind blocks (`KINK_MARGIN`), differences off in their first direction
+Behind each value: false alarms (`LIMIT`), the largest ratio (`COPIES`, `LAW_COPIES`), the ratio
+that 99.9 % of the blocks stay below (`BLOCK_FLOOR`), the share of blind blocks (`BLIND`), false
+alarms, the largest ratio and blind blocks (`KINK_MARGIN`), differences off in their first direction
 (`DIFFERENCE_LIMIT`), and checks of right cells that would be inconclusive (`JUDGED_SHARE`)."""
     return table(header, rows) + "\n" + unit
 

@@ -32,8 +32,9 @@ def page(
 One block of a correct gradient is multiplied by `1 + d`, and the verdict is asked again. This page
 is written by `python -m benchmarks.ladder --write`. It did so for {len(singles):,} blocks of single
 cases of {len(_cells(singles))} built-in cells, each gradient block in turn, for d from 1e-15 to
-0.1, two values a decade. Blocks that are exactly zero are left out; blind ones (noise above {BLIND:g} of
-the block) count as not caught. Brackets hold 95 % Wilson intervals. The limit is {LIMIT:g}.
+0.1, two values a decade. Blocks that are exactly zero are left out; blind ones (noise above
+{BLIND:g} of the block) count as not caught. Brackets hold 95 % Wilson intervals. The limit is
+{LIMIT:g}.
 
 Caught in a single ordinary case, where at least 95 % is asked for: **{promise}**.
 

@@ -86,7 +86,7 @@ class Output:
     def layout(self, value: Any, place: Place) -> None:
         """Raise unless ``value`` is an array ``(*leading, n_out)``."""
         check_layout(value, place, Expected(None))
-        if value.ndim and value.shape[:-1] == self.leading:
+        if value.shape[:-1] == self.leading:
             return
         should = "(" + "".join(f"{size}, " for size in self.leading) + "n_out)"
         hint = self._hint(value.shape)
@@ -266,7 +266,8 @@ def _structure_hint(value: Any, like: State, place: Place) -> str:
         zeros = place.item.startswith("d_")
         return ": return zeros where there is no gradient" if zeros else ": forgot to return it?"
     if is_a(value, list):
-        return ": return a tuple, not a list" if is_a(like, tuple) else ": return an array"
+        meant = "an array" if is_array(like) else "a dict" if is_a(like, dict) else "a tuple"
+        return f": return {meant}, not a list"
     if is_a(value, tuple) and len(value) == 1 and is_array(like):
         return ": a trailing comma?"
     if hasattr(type(like), "_fields") and type(value) is tuple:
