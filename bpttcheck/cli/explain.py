@@ -14,13 +14,13 @@ from bpttcheck.config import near
 @click.command()
 @click.argument("name")
 def explain(name: str) -> None:
-    """Print the page of the check or diagnosis NAME."""
+    """Print what the check NAME finds."""
     pages = _pages()
     if name not in pages:
         raise click.UsageError(
             f"nothing is called {name!r}{near(name, pages)} (known: {', '.join(pages)})"
         )
-    click.echo(pages[name])
+    click.echo(pages[name].replace("``", "`"))
 
 
 def _pages() -> dict[str, str]:

@@ -62,7 +62,12 @@ def _names(name: str) -> tuple[str, str]:
     cls = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
     if not module.isidentifier() or keyword.iskeyword(module) or not cls.isidentifier():
         raise click.UsageError(f"NAME={name!r} makes no module's name: start it with a letter")
-    if module in _TAKEN or module in sys.stdlib_module_names or module.startswith("test_"):
+    if module.startswith("test_"):
+        raise click.UsageError(
+            f"NAME={name!r}: pytest would take a file {module}.py for a test; choose a name that "
+            f"does not begin with test, such as my_{module}"
+        )
+    if module in _TAKEN or module in sys.stdlib_module_names:
         raise click.UsageError(
             f"NAME={name!r}: a file {module}.py would hide another module; add a word, such as "
             f"{module}_cell"

@@ -132,9 +132,10 @@ def _made(text: str, thing: Any) -> Target:
 
     ready = is_cell(thing) or is_layer(thing) or isinstance(thing, Subject)
     if isinstance(thing, type) or (callable(thing) and not ready):
-        kind = "a class" if isinstance(thing, type) else "a factory"
         made = _guarded(text, None, thing)
-        return Target(text, made, f"{text} is {kind}: called without arguments")
+        # That a class is meant as an instance of it needs no word.
+        note = "" if isinstance(thing, type) else f"{text} is a factory: called without arguments"
+        return Target(text, made, note)
     return Target(text, thing)
 
 

@@ -49,7 +49,8 @@ class _Outcome:
     def exit_code(self) -> int:
         """2 if a target could not be checked, else 1 if one failed, else 3, else 0."""
         verdicts = {report.verdict.value for _, report in self.reports}
-        if self.errors or not self.reports:
+        ran = all(any(check.verdict for check in report.checks) for _, report in self.reports)
+        if self.errors or not self.reports or not ran:
             return USAGE
         if "failed" in verdicts:
             return FAILED

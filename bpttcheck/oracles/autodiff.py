@@ -226,7 +226,7 @@ class Autodiff:
 def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> Leaves:
     """The point as float64 leaves, padded to the template.
 
-    Padding repeats real rows and steps rather than zeros, so that it is as harmless to the step as
+    Padding takes after real rows and steps, not zeros, so that it is as harmless to the step as
     they are; the mask keeps it out of every result. The adjoint of the last state passes masked
     steps unchanged and so reaches the last real one.
     """
@@ -260,14 +260,20 @@ def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> L
 
 
 def _rows(leaf: Array, batch: int, axis: int = 0) -> Array:
-    """``leaf`` with its rows repeated up to ``batch``."""
+    """``leaf`` with more rows up to ``batch``: real ones, halved.
+
+    Equal rows would hide a step that mixes them: a mean over equal rows is the row itself.
+    """
     if leaf.shape[axis] == batch:
         return leaf
     if leaf.shape[axis] == 0:
         shape = list(leaf.shape)
         shape[axis] = batch
         return np.zeros(shape, leaf.dtype)
-    return np.take(leaf, np.arange(batch) % leaf.shape[axis], axis=axis)
+    rows = leaf.shape[axis]
+    more = np.take(leaf, np.arange(rows, batch) % rows, axis=axis)
+    halved = more * leaf.dtype.type(0.5) if np.issubdtype(leaf.dtype, np.floating) else more
+    return np.concatenate([leaf, halved], axis=axis)
 
 
 def _double(leaf: Any) -> Array:

@@ -228,9 +228,9 @@ def check_keys(
             + (f"did you mean {guess!r}?" if guess else f"its keys are {listed(like) or '(none)'}")
         )
     if missing and not partial:
-        zeros = ": return zeros where there is no gradient" if place.item.startswith("d_") else ""
+        zeros = ": add its gradient, zeros if there is none" if place.item.startswith("d_") else ""
         raise place.at(f"[{missing[0]!r}]").error(
-            f"{place.item} lacks the keys {listed(missing)} of {source}{zeros}"
+            f"{place.item} lacks {listed(missing)} of {source}{zeros}"
         )
 
 

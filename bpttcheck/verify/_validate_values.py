@@ -17,8 +17,9 @@ Shape = tuple[int, ...]
 DType = np.dtype[Any]
 
 FLOAT64_REMEDY = (
-    "NumPy promotes: `x32 * np.sqrt(2)` is float64 because np.sqrt(2) is a float64 scalar, and "
-    "np.zeros(shape) is float64; write float(np.sqrt(2)), x.dtype.type(...) or dtype=x.dtype"
+    "something in it is float64. NumPy promotes: `x32 * np.sqrt(2)` is float64 because np.sqrt(2) "
+    "is a float64 scalar, and np.zeros(shape) is float64; write float(np.sqrt(2)), "
+    "x.dtype.type(...) or dtype=x.dtype. Or it was kept from an earlier call"
 )
 
 

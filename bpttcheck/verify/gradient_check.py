@@ -142,7 +142,7 @@ def _finding(run: Run, name: str, mode: str, outcome: CaseOutcome, wrong: Judged
         message=_message(wrong, by_jax),
         case=outcome.problem.case,
         entry=wrong.entry if by_jax else None,
-        time_step=departure(run, outcome.problem) if mode != STEP else None,
+        time_step=departure(run, outcome.problem) if outcome.problem.case.T > 1 else None,
         hand=wrong.hand,
         jax=Measured(wrong.value, wrong.width) if by_jax else None,
         finite_difference=difference,

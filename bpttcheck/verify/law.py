@@ -129,8 +129,9 @@ def _finding(
         return (problem, found) if any(j.wrong for j in found) else None
 
     problem, judged = smallest(run, problem, None, attempt, (problem, judged))
-    worst = max((j for j in judged if j.wrong), key=lambda j: j.ratio)
-    forward = worst.block.startswith(("y", "state_T"))
+    # A forward pass that breaks the law explains a backward pass that does.
+    worst = max((j for j in judged if j.wrong), key=lambda j: (_is_forward(j.block), j.ratio))
+    forward = _is_forward(worst.block)
     return Finding(
         check=name,
         method=run.methods[0] if forward else run.methods[1],
@@ -144,3 +145,7 @@ def _finding(
         limit=LIMIT,
         relative_error=worst.relative,
     )
+
+
+def _is_forward(block: str) -> bool:
+    return block.startswith(("ys", "state_T"))

@@ -67,7 +67,7 @@ class Tally:
             limit=LIMIT if ratios else None,
             oracles=dict(self.oracles),
             blocks=blocks,
-            notes=(*notes, *(f"{text} ({n} cases)" for text, n in self.remarks.items())),
+            notes=(*notes, *(f"{text} ({_cases(n)})" for text, n in self.remarks.items())),
             reason=reason,
             seconds=seconds,
         )
@@ -94,6 +94,10 @@ class Tally:
             reason = next(iter(self.skipped), "every case was skipped")
             return Verdict.INCONCLUSIVE, reason
         return Verdict.PASSED, ""
+
+
+def _cases(number: int) -> str:
+    return "1 case" if number == 1 else f"{number} cases"
 
 
 def _summary(block: str, dtype: str, judged: Sequence[Judged], null_counts: bool) -> BlockSummary:

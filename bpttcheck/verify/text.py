@@ -151,7 +151,7 @@ def _facts(check: CheckResult) -> list[str]:
     facts: list[str] = []
     if check.worst_ratio is not None:
         limit = "" if check.limit is None else f" of {check.limit:g}"
-        facts.append(f"worst {short(check.worst_ratio)}{limit}")
+        facts.append(f"worst {_times(check.worst_ratio)}{limit}")
     if check.verdict is not Verdict.FAILED:  # there the error bars of the findings say more
         facts += _sees(check)
     names = sorted(check.oracles, key=lambda name: name != "jax")
@@ -276,8 +276,13 @@ def _size(finding: Finding) -> str:
         parts.append(f"relative error {short(finding.relative_error)}")
     if finding.ratio is not None:
         limit = "" if finding.limit is None else f" (limit {finding.limit:g})"
-        parts.append(f"{short(finding.ratio)} times the error bar{limit}")
+        parts.append(f"{_times(finding.ratio)} times the error bar{limit}")
     return ", ".join(parts)
+
+
+def _times(ratio: float) -> str:
+    """A ratio of error to bar; how absurd an absurd one is does not matter."""
+    return short(ratio) if ratio <= 1e9 else "over 1e9"
 
 
 def describe(case: Case) -> str:
@@ -303,6 +308,8 @@ def _values(finding: Finding) -> list[str]:
     absent = {name: word for name, _, word in sides}
     numbers = aligned([(value, error) for _, value, error in rows])
     entry = "" if finding.entry is None else f"entry {list(finding.entry)}  "
+    if finding.entry is None and finding.comparison is None:
+        entry = "along a random direction  "
     lines: list[str] = []
     for (name, value, error), number in zip(rows, numbers, strict=True):
         bar = "" if error is None else f" ± {short(error, 1)}"
