@@ -20,13 +20,14 @@ from benchmarks.calibration.experiments import (
     INGREDIENTS,
     LAW_COUNTS,
     MARGINS,
+    Measured,
     laws,
     milliseconds,
     shares,
     with_ingredients,
     with_margin,
 )
-from benchmarks.calibration.page import Measured, page
+from benchmarks.calibration.page import page
 from benchmarks.common import DOCS
 from bpttcheck.verify.problem import REGIMES
 
@@ -37,7 +38,8 @@ KINKED = (
 KINK_REGIMES = ("at_kinks", "near_kinks", "zeros")
 FEW = (
     "elman[tanh]", "elman[sigmoid]", "elman[relu]", "lstm", "gru_reset_after", "jordan",
-    "textbook tanh", "textbook sigmoid", "maximum, slope z >= 0", "softmax", "textbook lstm",
+    "textbook tanh", "textbook sigmoid", "textbook isru", "maximum, slope z >= 0", "softmax",
+    "textbook lstm",
 )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ from bpttcheck.verify.subject import Subject
 
 Array = NDArray[np.float64]
 Width = tuple[int, float]
+Group = tuple[str, ...]  # (cell, regime, dtype)
+Case = tuple[str, str, str, int]
 
 LIMITS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 COUNTS = (2, 4, 8, 16)
@@ -61,12 +63,12 @@ def measure(block: Compared, width: Width) -> tuple[float, float, float]:
 class Records:
     """One row for each block of each case."""
 
-    case: list[tuple[str, str, str, int]] = field(default_factory=list)
+    case: list[Case] = field(default_factory=list)
     null: list[bool] = field(default_factory=list)
     measured: list[list[tuple[float, float, float]]] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
 
-    def add(self, case: tuple[str, str, str, int], blocks: Iterable[Compared]) -> None:
+    def add(self, case: Case, blocks: Iterable[Compared]) -> None:
         """Measure the blocks of one case: ``(cell, regime, dtype, number)``."""
         for block in blocks:
             value = np.asarray(block.value)
@@ -86,7 +88,7 @@ class Records:
 class View:
     """All rows under one set of constants, as columns."""
 
-    case: Sequence[tuple[str, str, str, int]]
+    case: Sequence[Case]
     null: NDArray[np.bool_]
     ratio: Array
     noise: Array
@@ -108,15 +110,24 @@ class View:
 
     def largest(self, blind: float = BLIND) -> tuple[float, str]:
         """The largest ratio and where it was."""
-        ratio = np.where(self.clear(blind), self.ratio, -1.0)
-        if not len(ratio) or ratio.max() < 0:
-            return 0.0, "nowhere"
-        worst = int(np.argmax(ratio))
-        return float(ratio[worst]), ", ".join(self.case[worst][:3])
+        (worst,) = self.worst_cells(1, blind) or [(0.0, ("nowhere",), 0)]
+        return worst[0], ", ".join(worst[1])
+
+    def worst_cells(self, count: int, blind: float = BLIND) -> list[tuple[float, Group, int]]:
+        """The cells of the largest ratios: that ratio, where it was, and the cell's alarms."""
+        worst: dict[str, tuple[float, Group]] = {}
+        alarms: dict[str, set[Case]] = {}
+        for i in np.flatnonzero(self.clear(blind)):
+            case, ratio = self.case[i], float(self.ratio[i])
+            worst[case[0]] = max(worst.get(case[0], (-1.0, case[:3])), (ratio, case[:3]))
+            if ratio > LIMIT:
+                alarms.setdefault(case[0], set()).add(case)
+        order = sorted(worst.values(), reverse=True)[:count]
+        return [(ratio, where, len(alarms.get(where[0], ()))) for ratio, where in order]
 
     def resolution(self, dtype: str, share: float, limit: float = LIMIT) -> float:
         """The worst block's resolution: a quantile over the ordinary cases of one dtype."""
-        worst: dict[tuple[str, str, str, int], float] = {}
+        worst: dict[Case, float] = {}
         for i in np.flatnonzero(self.clear() & ~self.null):
             case = self.case[i]
             if case[1] == "ordinary" and case[2] == dtype:

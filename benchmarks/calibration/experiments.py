@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.calibration.cells import correct
-from benchmarks.calibration.collect import STANDING, View, collect, copies
+from benchmarks.calibration.collect import STANDING, Records, View, collect, copies
 from benchmarks.common import DTYPES, compared, problems
 from bpttcheck.oracles import noise, programs
 from bpttcheck.verify import law
@@ -137,3 +137,26 @@ def _tallies(run: Run, names: Sequence[str], examples: int) -> Iterator[tuple[st
         function: Callable[[Context], Tally] = CHECKS[check]
         with contextlib.suppress(NotApplicable):
             yield check, function(Context(run, examples))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything that the page prints.
+
+    Args:
+        records: the blocks of correct cells.
+        milliseconds: time of one case for each number of copies.
+        margins: cells with kinks for each margin.
+        ingredients: cells under a noise with something taken out.
+        laws: for each number of perturbed runs.
+        shares: how often each check judges each block.
+        seconds: how long it all took.
+    """
+
+    records: Records
+    milliseconds: Mapping[int, float]
+    margins: Mapping[float, View]
+    ingredients: Mapping[str, View]
+    laws: Mapping[int, Sequence[Law]]
+    shares: Sequence[Share]
+    seconds: float

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,41 +13,20 @@ from benchmarks.calibration.collect import (
     FLOORS,
     LIMITS,
     STANDING,
-    Records,
     View,
     contradictions,
 )
-from benchmarks.calibration.experiments import INGREDIENTS, LAW_COUNTS, MARGINS, SHARES, Law, Share
+from benchmarks.calibration.experiments import INGREDIENTS, SHARES, Law, Measured, Share
+from benchmarks.calibration.figures import inconclusive, quantile, share
+from benchmarks.calibration.overview import overview
 from benchmarks.common import DTYPES, environment, table, upper_bound
 from bpttcheck import calibration as standing
 from bpttcheck.calibration import BLIND, DIFFERENCE_LIMIT, LIMIT
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Everything that the page prints.
-
-    Args:
-        records: the blocks of correct cells.
-        milliseconds: time of one case for each number of copies.
-        margins: cells with kinks for each margin.
-        ingredients: cells under a noise with something taken out.
-        laws: for each number of perturbed runs.
-        shares: how often each check judges each block.
-        seconds: how long it all took.
-    """
-
-    records: Records
-    milliseconds: Mapping[int, float]
-    margins: Mapping[float, View]
-    ingredients: Mapping[str, View]
-    laws: Mapping[int, Sequence[Law]]
-    shares: Sequence[Share]
-    seconds: float
-
-
 def page(m: Measured) -> str:
     view = m.records.seen_as(STANDING)
+    cells = len({case[0] for case in view.case})
     return f"""# The constants and what they rest on
 
 The error model has eight constants, all in `bpttcheck/calibration.py`; no problem, cell or test has
@@ -57,10 +34,10 @@ a tolerance of its own. This page is written by `python -m benchmarks.calibratio
 measures correct cells only, so that whatever is called wrong here is a false alarm: the built-in
 ones, which are careful with rounding, and cells as users write them, with `1 - h^2` and
 `s (1 - s)`, `np.maximum` and `np.clip`, softmax and normalised units. {view.cases:,} cases of
-{len(_cells(view))} cells with {len(view.ratio):,} blocks, over every regime and both dtypes, stand
-behind most rows. How small an error is caught is on [another page](resolution.md).
+{cells} cells with {len(view.ratio):,} blocks, over every regime and both dtypes, stand behind most
+rows. How small an error is caught is on [another page](resolution.md).
 
-{_overview(m)}
+{overview(m)}
 
 *Resolution* is the smallest relative error of the worst block of an ordinary case that would have
 been caught: median, and below which 90 % of the cases lie. A block is *blind* where its noise
@@ -70,7 +47,9 @@ exceeds {BLIND:g} of its largest entry; blind blocks are evidence for nothing an
 
 {_limits(view)}
 
-The largest ratio was {_where(view)}.
+The cells of the largest ratios, and in how many of their cases the limit is passed:
+
+{_worst_cells(view)}
 
 ## COPIES
 
@@ -123,91 +102,12 @@ Measured with {environment()}, in {m.seconds:.0f} s.
 """
 
 
-def _overview(m: Measured) -> str:
-    view = m.records.seen_as(STANDING)
-    worst, law = view.largest()[0], {n: _worst_law(found) for n, found in m.laws.items()}
-
-    def quantile(floor: float) -> str:
-        wide = m.records.seen_as((STANDING[0], floor))
-        return f"{_quantile(wide.ratio[wide.clear()], 0.999):.3g}"
-
+def _worst_cells(view: View) -> str:
     rows = [
-        ["`LIMIT`", *_neighbours(LIMITS, LIMIT, lambda v: _count(view.alarms(v), "alarm")),
-         "false alarms against resolution, which it scales",
-         f"{LIMIT / worst if worst else 0:.1f} times the largest ratio of a right cell: room for "
-         "cells that nobody measured, at a resolution that still shows an error of a few hundred "
-         "roundings"],
-        ["`COPIES`",
-         *_neighbours(COUNTS, standing.COPIES,
-                      lambda v: f"{m.records.seen_as((int(v), STANDING[1])).largest()[0]:.3g}"),
-         "largest ratio against time",
-         "fewer copies agree by luck, and the ratios grow; more cost time and change little"],
-        ["`BLOCK_FLOOR`", *_neighbours(FLOORS, standing.BLOCK_FLOOR, quantile),
-         "large ratios against the resolution of small entries",
-         "takes away most of what copies that agree by luck add, and stays well below the block's "
-         "own noise"],
-        ["`BLIND`",
-         *_neighbours(BLINDS, BLIND, lambda v: f"{_share(~view.clear(v)):.1%} blind"),
-         "blind blocks against evidence that could see nothing",
-         "a block that counts as judged must be able to show an error below its own size"],
-        ["`KINK_MARGIN`",
-         *_neighbours(MARGINS, standing.KINK_MARGIN, lambda v: f"{_at_kinks(m.margins[v])}"),
-         "false alarms at kinks against blind blocks there",
-         "wide enough for a pre-activation that another order of summation moves; still wider "
-         "changes little"],
-        ["`DIFFERENCE_LIMIT`",
-         *_neighbours(DIFFERENCE_LIMITS, DIFFERENCE_LIMIT,
-                      lambda v: f"{contradictions(m.records.differences, v)[0]} off"),
-         "contradictions against what the differences can tell apart",
-         "the bars are estimates, and a few are short by a small factor"],
-        ["`LAW_COPIES`", *_neighbours(LAW_COUNTS, standing.LAW_COPIES, lambda v: f"{law[v]:.3g}"),
-         "largest ratio of a law against runs of the hand-written code",
-         "a law breaks by far or not at all, so a coarse bar from few runs will do"],
-        ["`JUDGED_SHARE`",
-         *_neighbours(SHARES, standing.JUDGED_SHARE,
-                      lambda v: _count(_short(m.shares, v), "check")),
-         "inconclusive checks of right cells against passing on little evidence",
-         f"right cells reach {min((s.value for s in m.shares), default=1.0):.0%} and more: what "
-         "falls below it is hardly judged at all"],
-    ]  # fmt: skip
-    header = ["constant", "one step smaller", "as it stands", "one step larger", "it trades", "why"]
-    unit = """
-Behind each value: false alarms (`LIMIT`), the largest ratio (`COPIES`, `LAW_COPIES`), the ratio
-that 99.9 % of the blocks stay below (`BLOCK_FLOOR`), the share of blind blocks (`BLIND`), false
-alarms, the largest ratio and blind blocks (`KINK_MARGIN`), differences off in their first direction
-(`DIFFERENCE_LIMIT`), and checks of right cells that would be inconclusive (`JUDGED_SHARE`)."""
-    return table(header, rows) + "\n" + unit
-
-
-def _at_kinks(view: View) -> str:
-    alarms = _count(view.alarms(), "alarm")
-    return f"{alarms}, {view.largest()[0]:.3g}, {_share(~view.clear()):.1%} blind"
-
-
-def _worst_law(found: Sequence[Law]) -> float:
-    return max((one.ratio for one in found), default=0.0)
-
-
-def _cells(view: View) -> set[str]:
-    return {case[0] for case in view.case}
-
-
-def _share(rows: Any) -> float:
-    return float(np.mean(rows)) if len(rows) else 0.0
-
-
-def _quantile(values: Any, share: float) -> float:
-    return float(np.quantile(values, share)) if len(values) else 0.0
-
-
-def _neighbours(
-    values: Sequence[float], here: float, say: Callable[[float], str]
-) -> tuple[str, str, str]:
-    """The measured text for the value below, the standing value, and the one above."""
-    below = max((v for v in values if v < here), default=None)
-    above = min((v for v in values if v > here), default=None)
-    texts = ["" if v is None else f"{v:g}: {say(v)}" for v in (below, here, above)]
-    return texts[0], f"**{texts[1]}**", texts[2]
+        [where[0], ", ".join(where[1:]), f"{ratio:.3g}", alarms]
+        for ratio, where, alarms in view.worst_cells(8)
+    ]
+    return table(["cell", "where", "largest ratio", "false alarms"], rows)
 
 
 def _limits(view: View) -> str:
@@ -232,8 +132,8 @@ def _widths(
         clear = view.ratio[view.clear()]
         rows.append([
             _mark(label(width), width == STANDING), f"{view.largest()[0]:.3g}",
-            f"{_quantile(clear, 0.999):.3g}", view.alarms(),
-            f"{_share(~view.clear()):.1%}", *_resolutions(view, LIMIT),
+            f"{quantile(clear, 0.999):.3g}", view.alarms(),
+            f"{share(~view.clear()):.1%}", *_resolutions(view, LIMIT),
             *([f"{times[width[0]]:.1f} ms"] if times else []),
         ])  # fmt: skip
     header = [name, "largest ratio", "99.9 % below", "false alarms", "blind", *_RESOLUTIONS]
@@ -246,11 +146,10 @@ def _blinds(view: View) -> str:
     for blind in BLINDS:
         clear = view.clear(blind)
         added = LIMIT * view.seen[clear & ~before & ~view.null]
-        rows.append([
-            _bold(blind, BLIND), f"{_share(~clear):.1%}", view.alarms(blind=blind),
-            f"{view.largest(blind)[0]:.3g}", len(added), f"{_quantile(added, 0.5):.1e}",
-            f"{_quantile(added, 1.0):.1e}",
-        ])  # fmt: skip
+        told = [f"{quantile(added, q):.1e}" if len(added) else "-" for q in (0.5, 1.0)]
+        alarms, largest = view.alarms(blind=blind), view.largest(blind)[0]
+        hidden = f"{share(~clear):.1%}"
+        rows.append([_bold(blind, BLIND), hidden, alarms, f"{largest:.3g}", len(added), *told])
         before = clear
     header = ["threshold", "blind", "false alarms", "largest ratio", "blocks that it adds",
               "their resolution, median", "worst"]  # fmt: skip
@@ -260,7 +159,7 @@ def _blinds(view: View) -> str:
 def _margins(margins: Mapping[float, View]) -> str:
     rows = [
         [_bold(margin, standing.KINK_MARGIN), view.cases, view.alarms(),
-         f"{view.largest()[0]:.3g}", f"{_share(~view.clear()):.1%}"]
+         f"{view.largest()[0]:.3g}", f"{share(~view.clear()):.1%}"]
         for margin, view in margins.items()
     ]  # fmt: skip
     return table(["margin", "cases", "false alarms", "largest ratio", "blind blocks"], rows)
@@ -310,18 +209,15 @@ def _laws(laws: Mapping[int, Sequence[Law]]) -> str:
 
 def _shares(shares: Sequence[Share]) -> str:
     rows: list[list[object]] = []
-    for check in dict.fromkeys(share.check for share in shares):
+    for check in dict.fromkeys(s.check for s in shares):
         least = min((s for s in shares if s.check == check), key=lambda s: s.value)
         where = f"{least.cell}, {least.block}, {least.dtype}"
         rows.append([f"`{check}`", f"{least.value:.1%} ({least.judged} of {least.cases})", where])
-    needed = [[_bold(share, standing.JUDGED_SHARE), _short(shares, share)] for share in SHARES]
+    needed = [
+        [_bold(asked, standing.JUDGED_SHARE), inconclusive(shares, asked)] for asked in SHARES
+    ]
     header = ["share asked for", "checks of right cells that it would make inconclusive"]
     return table(["check", "smallest share", "where"], rows) + "\n\n" + table(header, needed)
-
-
-def _short(shares: Sequence[Share], asked: float) -> int:
-    """Checks of right cells that some block would make inconclusive."""
-    return len({(s.cell, s.check) for s in shares if s.judged < max(1, asked * s.cases)})
 
 
 def _ingredients(views: Mapping[str, View]) -> str:
@@ -330,7 +226,7 @@ def _ingredients(views: Mapping[str, View]) -> str:
         view = views[name]
         where = f"{view.largest()[0]:.3g} ({view.largest()[1]})"
         rate = _rate(view.alarms(), view.cases)
-        blind = f"{_share(~view.clear()):.1%}"
+        blind = f"{share(~view.clear()):.1%}"
         alarms = view.alarms()
         rows.append([name, view.cases, alarms, rate, where, blind, *_resolutions(view, LIMIT)])
     header = ["noise", "cases", "false alarms", "rate (95 % below)", "largest ratio", "blind"]
@@ -349,15 +245,6 @@ def _resolutions(view: View, limit: float) -> list[str]:
 
 def _rate(hits: int, trials: int) -> str:
     return f"{hits / max(trials, 1):.2%} ({upper_bound(hits, max(trials, 1)):.2%})"
-
-
-def _where(view: View) -> str:
-    ratio, where = view.largest()
-    return f"{ratio:.3g} ({where})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _bold(value: float, here: float) -> str:

@@ -3,7 +3,7 @@
 An interpreter walks the jaxpr of one step. Each rounded floating result ``o`` becomes
 
     o (1 + eps u)                                       relative rounding error
-    o (1 + eps u) + eps u' (x - stop_gradient(x))       for a saturating one of ``x``
+    o (1 + eps u) + eps u' (x - stop_gradient(x))       for a nonlinear one of ``x``
 
 with ``u``, ``u'`` uniform, of mean zero and unit variance. The second term moves only the
 derivative: hand formulas such as ``s (1 - s)`` and ``1 - tanh^2`` are right to ``eps`` absolutely,
@@ -53,12 +53,14 @@ _EXACT = frozenset(
     "reduce_and reduce_or random_bits".split()
 )
 
-# Functions that saturate, or whose derivative hand formulas take from their value. Derivatives of
-# quotients, roots, powers and logarithms cancel nothing: relative noise is enough there.
+# Functions that saturate, or whose derivative hand formulas take from their value.
 _SATURATING = frozenset(
     "acos acosh asin asinh atan atan2 atanh cos cosh digamma erf erf_inv erfc exp exp2 expm1 "
     "lgamma logistic sin sinh tan tanh".split()
 )
+
+# Here the same is true at the derivative's own scale: see :func:`_steepness`.
+_POWERS = frozenset("cbrt div integer_pow log log1p pow rsqrt sqrt square".split())
 
 _COMPARISONS = frozenset(["gt", "ge", "lt", "le"])
 
@@ -166,8 +168,21 @@ def _round(name: str, out: Any, inputs: list[Any], noise: Noise) -> Any:
         return out
     noisy = out * (1 + noise.eps * noise.draw(out.shape))
     for x in _curved(name, inputs, out):
-        noisy = noisy + noise.eps * noise.draw(out.shape) * (x - jax.lax.stop_gradient(x))
+        fixed = jax.lax.stop_gradient(x)
+        share = noise.eps * noise.draw(out.shape) * _steepness(name, fixed, out)
+        noisy = noisy + share * (x - fixed)
     return noisy
+
+
+def _steepness(name: str, x: Any, out: Any) -> Any:
+    """The scale of a derivative: 1 for a function that saturates, ``|f / x|`` for the others.
+
+    The derivative of a root of 1e300 is far from 1; noise of that size would drown it.
+    """
+    if name in _SATURATING:
+        return 1.0
+    size = jnp.maximum(jnp.abs(jax.lax.stop_gradient(out)), 1.0 if name[:3] == "log" else 0.0)
+    return jnp.minimum(1.0, size / jnp.maximum(jnp.abs(x), jnp.finfo(x.dtype).tiny))
 
 
 def _branch(name: str, inputs: list[Any], noise: Noise) -> Any:
@@ -287,7 +302,7 @@ def _rounds(name: str, out: Any) -> bool:
 
 def _curved(name: str, inputs: Sequence[Any], out: Any) -> list[Any]:
     """The inputs with respect to which a saturating operation gets derivative noise."""
-    if name not in _SATURATING:
+    if name not in _SATURATING | _POWERS:
         return []
     return [x for x in inputs if getattr(x, "shape", None) == out.shape and _floating(x)]
 

@@ -21,7 +21,7 @@ from benchmarks.calibration.collect import (
     copies,
     measure,
 )
-from benchmarks.calibration.page import Measured, page
+from benchmarks.calibration.page import page
 from benchmarks.common import DTYPES, Compared, compared, problems
 from bpttcheck.calibration import BLIND, COPIES, LIMIT
 from bpttcheck.oracles import autodiff, noise, programs
@@ -85,13 +85,20 @@ def test_a_wrong_block_is_an_alarm_and_a_blind_one_is_not():
     assert view.cases == 3
     assert view.alarms() == 1
     assert list(view.clear()) == [True, True, False]
-    assert view.largest()[0] > LIMIT
+    ((ratio, where, alarms),) = view.worst_cells(3)
+    assert ratio == view.largest()[0] > LIMIT
+    assert (where, alarms) == (("cell", "ordinary", "float64"), 1)
 
 
 def test_alarms_count_cases_and_not_blocks():
     made = Records()
     made.add(("cell", "ordinary", "float64", 0), [block(0, 1e-9), block(1, 1e-9)])
-    assert made.seen_as(STANDING).alarms() == 1
+    view = made.seen_as(STANDING)
+    assert view.alarms() == view.worst_cells(1)[0][2] == 1
+
+
+def test_nothing_that_is_clear_has_no_largest_ratio():
+    assert records(block(0, 0.5, spread=0.3)).seen_as(STANDING).largest() == (0.0, "nowhere")
 
 
 def test_a_larger_limit_alarms_less_and_resolves_less():
@@ -178,7 +185,7 @@ def test_the_page_has_a_row_for_every_constant(collected):
     view = collected.seen_as(STANDING)
     share = experiments.Share("elman", "step_vjp", "d_x", "float32", 3, 10)
     text = page(
-        Measured(
+        experiments.Measured(
             collected,
             dict.fromkeys((2, 4, 8, 16), 1.0),
             dict.fromkeys(experiments.MARGINS, view),

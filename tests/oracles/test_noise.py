@@ -147,3 +147,12 @@ def test_a_host_callback_is_declined():
 
     with pytest.raises(Declined, match="pure_callback"):
         noisy(f, np.array([0.3]))
+
+
+def test_a_power_gets_derivative_noise_of_its_own_scale():
+    # The textbook derivative of x / sqrt(1 + x^2) is (1 - y^2)^1.5, which cancels for large x.
+    _, grads = noisy(lambda x: x / jnp.sqrt(1 + x**2), np.array([300.0]))
+    assert (grads[1:, 0] - grads[0, 0]).std() > 1e-13
+    # A root of 1e30 has a derivative of 5e-16: noise of 1e-10 would drown it.
+    _, grads = noisy(jnp.sqrt, np.array([1e30]))
+    assert (grads[1:, 0] - grads[0, 0]).std() < 1e-24

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import threading
 import warnings
@@ -176,6 +177,8 @@ def test_a_failure_inside_a_library_alone_names_the_librarys_line():
 def test_the_line_named_is_the_users_and_not_the_standard_librarys():
     with pytest.raises(ContractError, match=r"test_guard\.py:\d+: call"):
         call("step", lambda: json.loads("{"))
+    with pytest.raises(ContractError, match=r"\(test_guard\.py:\d+: call"):
+        call("step", lambda: importlib.import_module("a_module_that_is_not_there"))
 
 
 def test_code_without_a_source_is_named_by_its_number():

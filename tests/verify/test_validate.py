@@ -1020,7 +1020,7 @@ def test_dtypes_come_in_any_spelling(given_, expected):
         ("checks", (), "ran no case"),
         ("checks", "linearty", "did you mean 'linearity'?"),
         ("checks", ["contract", 3], "one of contract, linearity"),
-        ("checks", 7, "names of checks"),
+        ("checks", 7, "names of checks out of contract, linearity"),
         ("expected_failures", ["contract"], "a dict from a check's name"),
         ("expected_failures", {"contrct": "old"}, "did you mean 'contract'?"),
         ("expected_failures", {"contract": " "}, "the reason"),
