@@ -39,7 +39,11 @@ class Structure:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """One printable path for each leaf: ``""``, ``"[0]"``, ``".h"`` or ``"['h']"``, joined."""
+        """One printable path for each leaf: ``""``, ``"[0]"``, ``".h"`` or ``"['h']"``, joined.
+
+        >>> structure(({"h": 1, "c": 2}, 3)).paths
+        ("[0]['h']", "[0]['c']", '[1]')
+        """
         if self.kind == "leaf":
             return ("",)
         out: list[str] = []
@@ -75,7 +79,14 @@ def structure(tree: Tree) -> Structure:
 
 
 def flatten(tree: Tree) -> tuple[list[Any], Structure]:
-    """The leaves of ``tree``, depth first in written order, and its structure."""
+    """The leaves of ``tree``, depth first in written order, and its structure.
+
+    >>> leaves, shape = flatten({"h": 1, "c": (2, 3)})
+    >>> leaves
+    [1, 2, 3]
+    >>> shape.unflatten([10, 20, 30])
+    {'h': 10, 'c': (20, 30)}
+    """
     return leaves(tree), structure(tree)
 
 

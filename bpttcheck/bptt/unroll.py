@@ -51,6 +51,13 @@ def unroll(
         state[t+1], ys[t] = step(params, state[t], xs[t])        rows with mask[t] true
         state[t+1], ys[t] = state[t], 0                          rows with mask[t] false
 
+    >>> import numpy as np
+    >>> from bpttcheck.cells import Elman
+    >>> params = Elman().init(np.random.default_rng(0), n_in=2, n_hidden=3)
+    >>> ys, state_T, tape = unroll(Elman(), params, np.ones((5, 4, 2)))
+    >>> ys.shape, state_T.shape
+    ((5, 4, 3), (4, 3))
+
     A masked row never enters the cell: whatever stands in the padding, NaN included, has no effect.
 
     Args:

@@ -39,6 +39,11 @@ def check(
 ) -> Report:
     """Tell whether a hand-derived backward pass is right.
 
+    >>> import bpttcheck
+    >>> report = bpttcheck.check(bpttcheck.cells.Elman(), examples=5)
+    >>> report.passed
+    True
+
     Args:
         subject: a cell, a layer, or a :class:`bpttcheck.Subject`.
         reference: what JAX differentiates instead of the cell's own ``step``: another cell, or a
