@@ -1,7 +1,7 @@
 """The few constants of the error model, all in one place.
 
 ``python -m benchmarks.calibration`` measures what they rest on and prints this table beside the
-measurements; ``docs/error-model.md`` holds its latest output. No problem, cell or test has a
+measurements; ``docs/calibration.md`` holds its latest output. No problem, cell or test has a
 tolerance of its own.
 """
 

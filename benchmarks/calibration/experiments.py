@@ -27,13 +27,12 @@ MARGINS = (0.0, 1.0, 4.0, 16.0, 64.0)
 LAW_COUNTS = (2, 4, 8)
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.2)
 
-_OTHER_NONLINEAR = frozenset("div sqrt rsqrt cbrt pow integer_pow square log log1p".split())
-
 INGREDIENTS: dict[str, list[tuple[Any, str, Any]]] = {
     "all of it": [],
-    "derivative noise in every nonlinear operation": [
-        (noise, "_SATURATING", noise._SATURATING | _OTHER_NONLINEAR)
+    "derivative noise of scale 1 for powers too": [
+        (noise, "_SATURATING", noise._SATURATING | noise._POWERS)
     ],
+    "no derivative noise for powers": [(noise, "_POWERS", frozenset())],
     "no derivative noise": [(noise, "_curved", lambda *_: [])],
     "input noise only": [(noise, "_rounds", lambda *_: False)],
     "no input noise": [(programs, "_perturbed", lambda inputs, eps, key: inputs)],
