@@ -18,6 +18,7 @@ from bpttcheck.oracles._lift_index import get_item, put_item
 from bpttcheck.oracles._lift_memory import Box, Chosen, Held
 from bpttcheck.oracles._lift_run import current, decline
 from bpttcheck.oracles._lift_ufuncs import call_ufunc
+from bpttcheck.oracles._lift_watch import Call, observed, observed_method
 from bpttcheck.oracles._lift_writes import sort_in_place
 
 METHODS = frozenset(
@@ -175,11 +176,13 @@ class Traced(Held, NDArrayOperatorsMixin):
         return self.shadow.strides
 
     @property
+    @observed(lambda array: Call("np.transpose", np.transpose, (array,), {}))
     def T(self) -> Any:
         """The transposed view."""
         return rearrange(np.transpose, (self,))
 
     @property
+    @observed(lambda array: Call("np.matrix_transpose", lambda a: a.mT, (array,), {}))
     def mT(self) -> Any:
         """The view with the last two axes swapped."""
         return rearrange(lambda array: array.mT, (self,))
@@ -203,28 +206,34 @@ class Traced(Held, NDArrayOperatorsMixin):
     def flat(self, value: Any) -> None:
         Flat(self)[:] = value
 
+    @observed_method("copy")
     def copy(self, order: Any = "C") -> Any:
         """A copy, in C order unless told otherwise."""
         return rearrange(lambda array: array.copy(order), (self,))
 
+    @observed_method("flatten")
     def flatten(self, order: Any = "C") -> Any:
         """A flat copy."""
         return rearrange(lambda array: array.flatten(order), (self,))
 
+    @observed_method("reshape")
     def reshape(self, *shape: Any, **kwargs: Any) -> Any:
         """A view in another shape, or a copy where NumPy needs one."""
         return rearrange(lambda array: array.reshape(*shape, **kwargs), (self,))
 
+    @observed_method("transpose")
     def transpose(self, *axes: Any) -> Any:
         """A view with the axes in another order."""
         return rearrange(lambda array: array.transpose(*axes), (self,))
 
+    @observed_method("view")
     def view(self, *dtype: Any) -> Any:
         """A view of the same dtype."""
         if dtype and np.dtype(dtype[0]) != self.shadow.dtype:
             decline(f"a view as {np.dtype(dtype[0])}", "z.astype(dtype)")
         return rearrange(lambda array: array.view(), (self,))
 
+    @observed_method("astype")
     def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
         """The array in another dtype."""
         if np.dtype(dtype) == self.shadow.dtype:
@@ -236,6 +245,7 @@ class Traced(Held, NDArrayOperatorsMixin):
         """Set every entry."""
         self[...] = value
 
+    @observed_method("sort")
     def sort(self, axis: int = -1, **kwargs: Any) -> None:
         """Sort in place."""
         sort_in_place(self, axis, **kwargs)
@@ -243,6 +253,10 @@ class Traced(Held, NDArrayOperatorsMixin):
     def setflags(self, **flags: Any) -> None:
         """NumPy's ``setflags``."""
         self.shadow.setflags(**flags)
+
+
+def _put(array: Any, index: Any, value: Any) -> None:
+    array.flat[index] = value
 
 
 class Flat:
@@ -261,6 +275,7 @@ class Flat:
         found = self._array.flatten()[index]
         return found.copy() if isinstance(found, Traced) and found.ndim else found
 
+    @observed(lambda self, i, value: Call("z.flat[...] = ...", _put, (self._array, i, value), {}))
     def __setitem__(self, index: Any, value: Any) -> None:
         array = self._array
         places = np.arange(array.size)[index]

@@ -14,6 +14,7 @@ from bpttcheck.oracles._lift_memory import Chosen, Held
 from bpttcheck.oracles._lift_run import current, decline
 from bpttcheck.oracles._lift_special import SPECIAL
 from bpttcheck.oracles._lift_ufuncs import OTHERWISE, call_ufunc, nest
+from bpttcheck.oracles._lift_watch import Call, observed
 from bpttcheck.oracles._lift_writes import WRITERS, into
 
 _VIEWS = (
@@ -63,6 +64,11 @@ VIEWS, FACTS, SEQUENCES = _resolve(_VIEWS), _resolve(_FACTS), _resolve(_SEQUENCE
 REFUSED = {f: remedy for names, remedy in _REMEDIES.items() for f in _resolve(names)}
 
 
+def _describe(function: Any, args: Any, kwargs: dict[str, Any]) -> Call:
+    return Call(name_of(function), function, args, kwargs)
+
+
+@observed(_describe)
 def call_function(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """``function(*args, **kwargs)`` for a function of NumPy or SciPy and arguments of ours."""
     chosen = next((item for item in (*args, *kwargs.values()) if isinstance(item, Chosen)), None)

@@ -14,8 +14,10 @@ from bpttcheck.oracles._lift_masks import Selection, choose
 from bpttcheck.oracles._lift_memory import Held, Indexed, Linked, fill_with_dummies
 from bpttcheck.oracles._lift_run import Run, current, decline
 from bpttcheck.oracles._lift_ufuncs import nest
+from bpttcheck.oracles._lift_watch import Call, observed
 
 
+@observed(lambda array, index: Call("z[...]", operator.getitem, (array, index), {}))
 def get_item(array: Held, index: Any) -> Any:
     """``array[index]``."""
     run = current()
@@ -38,6 +40,7 @@ def get_item(array: Held, index: Any) -> Any:
     return fresh(run, found, array.read()[index], sure=True)
 
 
+@observed(lambda array, i, value: Call("z[...] = ...", operator.setitem, (array, i, value), {}))
 def put_item(array: Held, index: Any, value: Any) -> None:
     """``array[index] = value``."""
     traced = [item for item in collect(index) if not item.known]

@@ -114,6 +114,10 @@ class Selection(Chosen, NDArrayOperatorsMixin):
     def _safe(self, array: Any) -> Selection:
         return Selection(hide(array, self._mask), self._mask, self._axes)
 
+    def parts(self) -> tuple[Held, Any]:
+        """The array that holds the entries, and the value of the mask over it."""
+        return self._array, self._mask
+
     def put_into(self, target: Held, mask: Held) -> None:
         """``target[mask] = self``."""
         if mask.read() is not self._mask:

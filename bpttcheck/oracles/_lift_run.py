@@ -28,6 +28,7 @@ class Run:
         masks: recipes of boolean arrays -> the value made from them, so that a mask computed
             twice from the same operands is the same mask.
         refusal: the first refusal, kept in case user code swallows it.
+        watch: is shown each operation of user code: see :mod:`bpttcheck.oracles._lift_watch`.
     """
 
     make: Callable[[Any, Any], Any]
@@ -36,6 +37,7 @@ class Run:
     wrappers: dict[int, Any] = field(default_factory=dict)
     masks: dict[Any, Any] = field(default_factory=dict)
     refusal: Declined | None = None
+    watch: Callable[..., Any] | None = None
 
 
 class _Local(threading.local):
@@ -68,13 +70,26 @@ def running(run: Run) -> Generator[Run, None, None]:
             book.clear()  # what was traced is not kept alive by what user code may keep
 
 
+@contextlib.contextmanager
+def paused() -> Generator[None, None, None]:
+    """Let this thread run NumPy natively for a while, names that are swapped included."""
+    kept, _LOCAL.runs = _LOCAL.runs, []
+    try:
+        yield
+    finally:
+        _LOCAL.runs = kept
+
+
 def decline(what: str, remedy: str = "", *, where: str = "") -> NoReturn:
     """Raise :class:`Declined` for ``where``, or for the line of user code that is running now."""
     run = current()
     error = Declined(what, where=where or here(), remedy=remedy)
     if run is not None and run.refusal is None:
         run.refusal = error
-    raise error
+    try:
+        raise error
+    finally:
+        del error  # this frame is in its traceback: a cycle that would keep all callers' frames
 
 
 def here() -> str:

@@ -26,6 +26,7 @@ from bpttcheck.oracles._lift_memory import Chosen, Held
 from bpttcheck.oracles._lift_reach import Reach
 from bpttcheck.oracles._lift_refusals import remedy_for_math
 from bpttcheck.oracles._lift_run import current, decline
+from bpttcheck.oracles._lift_watch import Call, observed
 
 _MODULES: tuple[ModuleType, ...] = (
     np,
@@ -116,6 +117,7 @@ class _Joiner:
     def __init__(self, native: Any) -> None:
         self._native = native
 
+    @observed(lambda self, key: Call("np.r_ or np.c_", self._native.__getitem__, (key,), {}))
     def __getitem__(self, key: Any) -> Any:
         if current() is None:
             return self._native[key]

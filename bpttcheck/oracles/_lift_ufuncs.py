@@ -16,6 +16,7 @@ from bpttcheck.oracles._lift_arguments import collect, shadows
 from bpttcheck.oracles._lift_call import fresh, overwrite, perform, perform_known, steady
 from bpttcheck.oracles._lift_memory import Held, cast, fill_with_dummies
 from bpttcheck.oracles._lift_run import Run, current, decline
+from bpttcheck.oracles._lift_watch import Call, observed
 from bpttcheck.oracles._lift_writes import into
 
 Form = Callable[..., Any]
@@ -71,6 +72,12 @@ def form_of(ufunc: np.ufunc) -> Form | None:
     return {"clip": lambda a, low, high: jnp.minimum(jnp.maximum(a, low), high)}.get(name)
 
 
+def _describe(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any]) -> Call:
+    name = _name(ufunc) if method == "__call__" else f"{_name(ufunc)}.{method}"
+    return Call(name, getattr(ufunc, method), inputs, kwargs)
+
+
+@observed(_describe)
 def call_ufunc(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any]) -> Any:
     """``getattr(ufunc, method)(*inputs, **kwargs)`` where an argument is one of ours."""
     run = current()

@@ -12,11 +12,10 @@ programs and not one for each example.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,19 +23,11 @@ from bpttcheck import trees
 from bpttcheck.calibration import COPIES
 from bpttcheck.oracles import programs
 from bpttcheck.oracles.estimate import Estimate, rms
-from bpttcheck.oracles.programs import Leaves, Program, Step
+from bpttcheck.oracles.noise import PATTERN
+from bpttcheck.oracles.paths import Paths
+from bpttcheck.oracles.programs import Leaves, Program, Step, enable_x64
 
 Array = NDArray[Any]
-
-
-def enable_x64() -> Any:
-    """A context in which JAX computes in 64 bits, in this thread only."""
-    scoped = getattr(jax, "enable_x64", None)
-    if scoped is None:
-        from jax import experimental
-
-        scoped = getattr(experimental, "enable_x64")  # noqa: B009 - its place before 0.8
-    return scoped(True)
 
 
 @dataclass(frozen=True)
@@ -126,7 +117,12 @@ class Autodiff:
         self.compilations = 0
 
     def gradients(
-        self, point: Point, unit: float, seed: int, pad: tuple[int, int] | None = None
+        self,
+        point: Point,
+        unit: float,
+        seed: int,
+        pad: tuple[int, int] | None = None,
+        patterns: Sequence[int] | None = None,
     ) -> Gradients:
         """The gradient of L and its noisy copies.
 
@@ -135,6 +131,8 @@ class Autodiff:
             unit: rounding unit of the checked dtype.
             seed: seed of the noise.
             pad: ``(T, B)`` of the size template; None: the point's own.
+            patterns: for each copy 15 bits by which it decides its free branches, the same way for
+                all elements; None: the copies decide by themselves.
 
         Returns:
             Trees of :class:`Spread`, cut back to the point's own T and B.
@@ -144,7 +142,7 @@ class Autodiff:
         """
         T, B = point.mask.shape
         with enable_x64():
-            args = (_inputs(point, pad), float(unit), _keys(seed))
+            args = (_inputs(point, pad), float(unit), _keys(seed), _copies(patterns))
             out = self._program(programs.noisy, point, *args)(*args)
         d_params, d_state0, d_xs, ys, state = trees.map_leaves(np.asarray, out)
         return Gradients(
@@ -162,7 +160,8 @@ class Autodiff:
             Declined: if the step cannot be traced.
         """
         with enable_x64():
-            self._program(programs.noisy, point, _inputs(point, pad), 1.0, _keys(0))
+            args = (_inputs(point, pad), 1.0, _keys(0), _copies(None))
+            self._program(programs.noisy, point, *args)
 
     def directional(
         self,
@@ -205,6 +204,32 @@ class Autodiff:
             trees.map_leaves(lambda leaf: leaf[:T], taps),
             trees.map_leaves(lambda leaf: leaf[: T + 1, :B], adjoints),
         )
+
+    def carried(
+        self, point: Point, keep: Array, pad: tuple[int, int] | None = None
+    ) -> tuple[Any, Any, Array]:
+        """The gradient with the carry into step t times ``keep[t]``: 0 cuts the past off.
+
+        Args:
+            point: the inputs.
+            keep: ``(T,)``.
+            pad: ``(T, B)`` of the size template.
+
+        Returns:
+            ``(d_params, d_state0, d_xs)``, without noise.
+        """
+        T, B = point.mask.shape
+        with enable_x64():
+            inputs = _inputs(point, pad)
+            room = len(inputs.mask) - T
+            args = (inputs, np.pad(np.asarray(keep, np.float64), (0, room), constant_values=1.0))
+            out = self._program(programs.carried, point, *args)(*args)
+        d_params, d_state0, d_xs = trees.map_leaves(np.asarray, out)
+        return d_params, trees.map_leaves(lambda leaf: leaf[:B], d_state0), d_xs[:T, :B]
+
+    def paths(self, point: Point) -> Paths:
+        """The first step of ``point`` as a graph whose paths can be changed one by one."""
+        return Paths(self._step, point.params, point.state0, np.asarray(point.xs[0], np.float64))
 
     def _program(self, maker: Callable[..., Any], point: Point, *args: Any) -> Program:
         inputs: Leaves = args[0]
@@ -283,3 +308,10 @@ def _double(leaf: Any) -> Array:
 
 def _keys(seed: int) -> Array:
     return np.random.default_rng(seed).integers(0, 2**32, COPIES + 1, dtype=np.uint32)
+
+
+def _copies(patterns: Sequence[int] | None) -> Array:
+    """The numbers of the copies, the exact one first."""
+    if patterns is None:
+        return np.arange(COPIES + 1)
+    return np.concatenate([[0], PATTERN + np.asarray(patterns)])

@@ -19,18 +19,20 @@ from bpttcheck.oracles._lift_memory import Box, Chosen, Held, constant, fill_wit
 from bpttcheck.oracles._lift_reach import Reach
 from bpttcheck.oracles._lift_run import Run, decline, raised_on_purpose, running, where_raised
 from bpttcheck.oracles._lift_swap import swapped
+from bpttcheck.oracles._lift_watch import Watch
 
 # User modules are shared by all threads: one trace at a time. A trace inside a trace is no problem.
 _LOCK = threading.RLock()
 
 
-def lift(function: Callable[..., Any]) -> Callable[..., Any]:
+def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[..., Any]:
     """Make a function of NumPy arrays one of JAX arrays, to be traced, differentiated and batched.
 
     Args:
         function: NumPy code on trees of arrays, such as
             ``lambda params, state, x: cell.step(params, state, x)[:2]``. It returns a tree of
             arrays and numbers.
+        watch: is shown each operation on arrays as it is traced; None: nobody looks.
 
     Returns:
         The same function on trees whose leaves are JAX arrays or tracers. It must be called in
@@ -44,11 +46,15 @@ def lift(function: Callable[..., Any]) -> Callable[..., Any]:
             raise Declined("JAX in 32-bit mode", remedy="with jax.enable_x64(True): ...")
         with _LOCK:
             reach = Reach(function)
-            run = Run(make=Traced, namespaces=reach.namespaces)
-            with running(run), swapped(reach):
-                result = _trace(run, function, args, kwargs)
-        if run.refusal is not None:
-            raise run.refusal
+            run = Run(make=Traced, namespaces=reach.namespaces, watch=watch)
+            try:
+                with running(run), swapped(reach):
+                    result = _trace(run, function, args, kwargs)
+                if run.refusal is not None:
+                    raise run.refusal
+            finally:
+                # Its traceback leads back to the run: a cycle, freed by nothing but the collector.
+                run.refusal = None
         return result
 
     return lifted
@@ -64,7 +70,7 @@ def _trace(run: Run, function: Callable[..., Any], args: Any, kwargs: dict[str, 
         raise
     except Exception as error:
         if run.refusal is not None:
-            raise run.refusal from error
+            return None  # user code made another error of it; the caller raises the first
         if raised_on_purpose(run, error):
             raise
         what = f"{type(error).__name__} while JAX traced the step: {_short(error)}"

@@ -20,6 +20,17 @@ from bpttcheck.oracles.noise import COPIES_AXIS, Noise, demand, interpret, unifo
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
+
+def enable_x64() -> Any:
+    """A context in which JAX computes in 64 bits, in this thread only."""
+    scoped = getattr(jax, "enable_x64", None)
+    if scoped is None:
+        from jax import experimental
+
+        scoped = getattr(experimental, "enable_x64")  # noqa: B009 - its place before 0.8
+    return scoped(True)
+
+
 # Throughput of a program hardly matters here; the time to compile it does. The old emitters and a
 # single code-generation unit take a quarter of the default's time.
 _CHEAP = {
@@ -116,7 +127,7 @@ def build(maker: Callable[..., Any], traced: Traced, *args: Any) -> Program:
 
     try:
         # A function of our own each time: once the compiled object is dropped, so is its code.
-        compiled = _compile(jax.jit(flat).lower(*args))
+        compiled = compile_cheaply(jax.jit(flat).lower(*args))
     except Declined:
         raise
     except Exception as error:
@@ -124,7 +135,8 @@ def build(maker: Callable[..., Any], traced: Traced, *args: Any) -> Program:
     return Program(compiled, shape[0])
 
 
-def _compile(lowered: Any) -> Any:
+def compile_cheaply(lowered: Any) -> Any:
+    """Compile with options under which compiling takes less time and running more."""
     try:
         return lowered.compile(compiler_options=_CHEAP)
     except Exception as error:
@@ -134,7 +146,7 @@ def _compile(lowered: Any) -> Any:
 
 
 def noisy(traced: Traced) -> Callable[..., Any]:
-    """``(inputs, unit, keys) -> (d_params, d_state0, d_xs, ys, state_T)``, leaves per copy."""
+    """``(inputs, unit, keys, copies) -> (d_params, d_state0, d_xs, ys, state_T)``, per copy."""
 
     def one(exact: Leaves, unit: Any, copy: Any, key: Any) -> Any:
         inputs, forward = _copy(traced, exact, unit, copy, key)
@@ -149,9 +161,9 @@ def noisy(traced: Traced) -> Callable[..., Any]:
             traced.state.unflatten(state),
         )
 
-    def run(inputs: Leaves, unit: Any, keys: Any) -> Any:
+    def run(inputs: Leaves, unit: Any, keys: Any, copies: Any) -> Any:
         over = jax.vmap(one, in_axes=(None, None, 0, 0), axis_name=COPIES_AXIS)
-        return over(inputs, unit, jnp.arange(COPIES + 1), keys)
+        return over(inputs, unit, copies, keys)
 
     return run
 
@@ -205,6 +217,36 @@ def untied(traced: Traced) -> Callable[..., Any]:
         last = [c if f else jnp.zeros(c.shape) for c, f in zip(inputs.d_state, floats, strict=True)]
         adjoints = [jnp.concatenate([d, c[None]]) for d, c in zip(d_bumps, last, strict=True)]
         return traced.params.unflatten(d_taps), traced.state.unflatten(adjoints)
+
+    return run
+
+
+def carried(traced: Traced) -> Callable[..., Any]:
+    """``(inputs, keep (T,)) -> (d_params, d_state0, d_xs)``, carry into step t times keep[t]."""
+
+    def run(inputs: Leaves, keep: Any) -> Any:
+        floats = [_is_float(s) for s in inputs.state0]
+
+        def forward(params: Any, state0: Any, xs: Any) -> Any:
+            def body(state: Any, step: Any) -> Any:
+                x, real, share = step
+                fixed = [jax.lax.stop_gradient(s) for s in state]
+                state = [
+                    f + share * (s - f) if d else s
+                    for s, f, d in zip(state, fixed, floats, strict=True)
+                ]
+                return traced.run(params, state, (x, real), None)
+
+            state, ys = jax.lax.scan(body, state0, (xs, inputs.mask, keep))
+            return ys, state
+
+        (_, state), pull = jax.vjp(forward, inputs.params, inputs.state0, inputs.xs)
+        d_params, d_state0, d_xs = pull((inputs.d_ys, _cotangents(inputs.d_state, state)))
+        return (
+            traced.params.unflatten(_zeroed(d_params, inputs.params)),
+            traced.state.unflatten(_zeroed(d_state0, inputs.state0)),
+            d_xs,
+        )
 
     return run
 

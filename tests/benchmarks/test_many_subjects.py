@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bpttcheck
@@ -84,10 +85,25 @@ def test_a_sample_sees_programs_that_are_kept_alive():
 
 
 def test_a_subject_needs_no_garbage_collector_to_be_released(without_collector):
-    for index in (KINDS.index("plain"), KINDS.index("jax reference")):
-        cell, reference = make(index)
+    for kind in ("plain", "untraceable", "jax reference"):
+        cell, reference = make(KINDS.index(kind))
         bpttcheck.check(cell, reference=reference, **TINY)
         assert living_runs() == without_collector + 1
+    release()
+    assert living_runs() == without_collector
+
+
+def test_a_refusal_that_user_code_makes_an_error_of_its_own_needs_none_either(without_collector):
+    class Wraps(type(make(KINDS.index("plain"))[0])):
+        def step(self, params, state, x):
+            try:
+                assert x.sum() < np.inf
+            except Exception as error:
+                raise RuntimeError("not a number") from error
+            return super().step(params, state, x)
+
+    report = bpttcheck.check(Wraps(), **TINY)
+    assert "an assertion on a traced value" in report.checks[0].notes[0]
     release()
     assert living_runs() == without_collector
 
