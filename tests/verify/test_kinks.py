@@ -1,0 +1,123 @@
+"""At a kink every slope between the two sides is right, and nothing else is."""
+
+import numpy as np
+import pytest
+
+import bpttcheck
+from bpttcheck import cells
+
+
+class Relu:
+    """h' = max(U x + W h + b, 0) by `np.where`, with a slope of our own at exactly zero."""
+
+    def __init__(self, at_zero):
+        self.at_zero = at_zero
+
+    def init(self, rng, n_in, n_hidden):
+        shapes = {"U": (n_hidden, n_in), "W": (n_hidden, n_hidden), "b": (n_hidden,)}
+        return {k: rng.standard_normal(s) / np.sqrt(s[-1]) for k, s in shapes.items()}
+
+    def initial_state(self, params, batch_size):
+        return np.zeros((batch_size, len(params["b"])), params["b"].dtype)
+
+    def step(self, params, state, x):
+        z = x @ params["U"].T + state @ params["W"].T + params["b"]
+        h = np.where(z > 0, z, 0 * z)
+        return h, h, (x, state, z)
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, h_prev, z = cache
+        slope = np.where(z > 0, 1, np.where(z == 0, self.at_zero, 0)).astype(x.dtype)
+        d_z = (d_state + d_y) * slope
+        d_params = {"U": d_z.T @ x, "W": d_z.T @ h_prev, "b": d_z.sum(0)}
+        return d_params, d_z @ params["W"], d_z @ params["U"]
+
+
+class HardLSTM:
+    """An LSTM of clipped straight lines, which decides each edge as it is told."""
+
+    def __init__(self, *edges):
+        self.edges = edges
+
+    def init(self, rng, n_in, n_hidden):
+        H = n_hidden
+        shapes = {"W": (4 * H, n_in), "U": (4 * H, H), "b": (4 * H,)}
+        return {k: rng.standard_normal(s) * 0.5 for k, s in shapes.items()}
+
+    def initial_state(self, params, batch_size):
+        shape = (batch_size, params["U"].shape[1])
+        return np.zeros(shape, params["U"].dtype), np.zeros(shape, params["U"].dtype)
+
+    def step(self, params, state, x):
+        h, c = state
+        a = x @ params["W"].T + h @ params["U"].T + params["b"]
+        a_i, a_f, a_g, a_o = np.split(a, 4, -1)
+        i, f, o = (np.clip(z / 6 + 0.5, 0, 1) for z in (a_i, a_f, a_o))
+        g = np.clip(a_g, -1, 1)
+        c_new = f * c + i * g
+        t = np.clip(c_new, -1, 1)
+        cache = (x, h, c, a_i, a_f, a_g, a_o, i, f, g, o, c_new, t)
+        return (o * t, c_new), o * t, cache
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, h, c, a_i, a_f, a_g, a_o, i, f, g, o, c_new, t = cache
+        low, high, left, right = self.edges
+
+        def gate(z):
+            return (low(z / 6 + 0.5, 0) & high(z / 6 + 0.5, 1)) / x.dtype.type(6)
+
+        def line(z):
+            return (left(z, -1) & right(z, 1)).astype(x.dtype)
+
+        d_h = d_state[0] + d_y
+        d_c = d_state[1] + d_h * o * line(c_new)
+        d_a = [d_c * g * gate(a_i), d_c * c * gate(a_f), d_c * i * line(a_g), d_h * t * gate(a_o)]
+        d_a = np.concatenate(d_a, -1)
+        d_params = {"W": d_a.T @ x, "U": d_a.T @ h, "b": d_a.sum(0)}
+        return d_params, (d_a @ params["U"], d_c * f), d_a @ params["W"]
+
+
+def verdict(cell, **options):
+    chosen = {"examples": 60, "checks": ["step_vjp", "sequence_vjp"], "raises": False, **options}
+    return bpttcheck.check(cell, **chosen)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5, 1.0])
+def test_every_slope_between_the_two_sides_passes(slope):
+    assert verdict(Relu(slope)).passed
+
+
+@pytest.mark.parametrize("slope", [5.0, 2.0, -1.0, np.nan])
+def test_a_slope_beyond_both_sides_is_caught_although_only_ties_show_it(slope):
+    report = verdict(Relu(slope))
+    assert report.verdict is bpttcheck.Verdict.FAILED
+    assert all(finding.case.regime in ("at_kinks", "zeros") for finding in report.findings)
+
+
+@pytest.mark.parametrize("edges", [
+    (np.greater, np.less, np.greater_equal, np.less_equal),
+    (np.greater_equal, np.less_equal, np.greater, np.less),
+    (np.greater, np.less_equal, np.greater_equal, np.less),
+])  # fmt: skip
+def test_edges_may_be_decided_either_way_gate_by_gate(edges):
+    report = verdict(HardLSTM(*edges))
+    assert report.verdict is not bpttcheck.Verdict.FAILED, str(report)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "hard_tanh", "hard_sigmoid"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_built_in_kinks_pass(name, seed):
+    assert verdict(cells.builtin(f"elman[{name}]"), seed=seed).passed
+
+
+def test_a_wrong_slope_beyond_the_kink_is_caught():
+    class Steep(Relu):
+        def step_vjp(self, params, cache, d_state, d_y):
+            x, h_prev, z = cache
+            d_z = (d_state + d_y) * np.where(z > 0, 1, 0.1).astype(x.dtype)
+            d_params = {"U": d_z.T @ x, "W": d_z.T @ h_prev, "b": d_z.sum(0)}
+            return d_params, d_z @ params["W"], d_z @ params["U"]
+
+    report = verdict(Steep(0.0), examples=20)
+    assert report.verdict is bpttcheck.Verdict.FAILED
+    assert "ordinary" in {finding.case.regime for finding in report.findings}
