@@ -50,7 +50,7 @@ _HOMES = {
     "unroll": "bptt.unroll",
 }
 
-_MODULES = ("activations", "adapt", "cells", "oracles", "strategies")
+_MODULES = ("activations", "adapt", "cells", "mutants", "oracles", "strategies")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,85 @@
+"""Planted bugs: a catalogue of the mistakes that people make in a backward pass by hand.
+
+One family a file; adding a family takes its file and its line in :data:`FAMILIES`.
+
+>>> from bpttcheck import cells, mutants
+>>> wrong = mutants.catalogue(cells.Elman(), families=("sign",))[0]
+>>> wrong.name
+"sign of d_params['U']"
+>>> cell = wrong.plant(cells.Elman())
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bpttcheck.errors import ContractError
+
+if TYPE_CHECKING:
+    from bpttcheck.mutants.base import Mutant
+
+__all__ = ["FAMILIES", "catalogue"]
+
+FAMILIES = (
+    "sign",
+    "scale",
+    "transposed",
+    "path",
+    "truncated",
+    "terms",
+    "records",
+    "initial_state",
+    "masks",
+    "swapped",
+    "batch",
+    "entry",
+    "clipped",
+    "precision",
+    "activation",
+    "conditional",
+    "impure",
+)
+"""Every family, by the name of its file."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("Anatomy", "Call", "Mutant", "Pulled", "anatomy", "planted"):
+        raise AttributeError(f"module 'bpttcheck.mutants' has no attribute {name!r}")
+    return getattr(importlib.import_module("bpttcheck.mutants.base"), name)
+
+
+def catalogue(
+    target: Any,
+    *,
+    families: Sequence[str] | None = None,
+    sizes: tuple[tuple[int, int], ...] | None = None,
+) -> tuple[Mutant, ...]:
+    """Every mutant that makes sense for ``target``.
+
+    Args:
+        target: a right cell or layer.
+        families: names out of :data:`FAMILIES`; None: all.
+        sizes: allowed ``(n_in, n_hidden)`` of the target; None: any.
+
+    Returns:
+        The mutants, family by family; their names are unique.
+
+    Raises:
+        ContractError: a family is not known, or ``target`` cannot be run.
+    """
+    from bpttcheck.mutants.base import anatomy
+
+    chosen = FAMILIES if families is None else tuple(dict.fromkeys(families))
+    unknown = [family for family in chosen if family not in FAMILIES]
+    if unknown or isinstance(families, str):
+        raise ContractError(
+            f"families={families!r}, but should be a list of names out of {', '.join(FAMILIES)}",
+            item="families",
+        )
+    parts = anatomy(target, sizes)
+    found: list[Mutant] = []
+    for family in chosen:
+        found += importlib.import_module(f"bpttcheck.mutants.{family}").mutants(parts)
+    return tuple(found)

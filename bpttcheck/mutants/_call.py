@@ -1,0 +1,135 @@
+"""A call of a backward pass and its result, in the one form that cells and layers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import trees
+from bpttcheck.contract import Array
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a backward pass returns.
+
+    Args:
+        d_params: gradients by parameter.
+        d_state: cotangent of the previous (a cell) or the initial state (a layer).
+        d_x: cotangent of the input, ``(B, n_in)`` or ``(T, B, n_in)``.
+    """
+
+    d_params: dict[str, Array]
+    d_state: Any
+    d_x: Array
+
+    def blocks(self) -> dict[str, Array]:
+        """Every array by its name in ``step_vjp``: ``"d_params['W']"``, ``"d_x"``."""
+        named = {f"d_params[{key!r}]": value for key, value in self.d_params.items()}
+        leaves, shape = trees.flatten(self.d_state)
+        for path, leaf in zip(shape.paths, leaves, strict=True):
+            named[f"d_previous_state{path}"] = leaf
+        return {**named, "d_x": self.d_x}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the right backward pass, which can be repeated with other cotangents.
+
+    Args:
+        params: the parameters.
+        record: the cell's cache or the layer's tape.
+        d_state: cotangent of the new or the final state.
+        d_y: cotangent of the output, ``(B, n_out)`` or ``(T, B, n_out)``.
+        pull: the right backward pass: ``pull(d_state, d_y)``, or ``pull(d_state, d_y, params)``
+            with other parameters than the forward pass had.
+    """
+
+    params: dict[str, Array]
+    record: Any
+    d_state: Any
+    d_y: Array
+    pull: Callable[..., Pulled] = field(repr=False)
+
+    def right(self) -> Pulled:
+        """What the right backward pass gives."""
+        return self.pull(self.d_state, self.d_y)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of the batch."""
+        return self.d_y.shape[-2]
+
+
+Change = Callable[[Call], Pulled]
+"""A wrong backward pass, made of calls of the right one."""
+
+Edit = Callable[[Array], Array]
+
+
+def change_block(pulled: Pulled, block: str, how: Edit) -> Pulled:
+    """``pulled`` with one block replaced by ``how(block)``; names as in ``step_vjp``."""
+    if block == "d_x":
+        return replace(pulled, d_x=edited(how, pulled.d_x))
+    if block.startswith("d_previous_state"):
+        return replace(
+            pulled, d_state=change_leaf(pulled.d_state, block.removeprefix("d_previous_state"), how)
+        )
+    d_params = {
+        key: edited(how, value) if block == f"d_params[{key!r}]" else value
+        for key, value in pulled.d_params.items()
+    }
+    return replace(pulled, d_params=d_params)
+
+
+def change_blocks(pulled: Pulled, blocks: tuple[str, ...], how: Edit) -> Pulled:
+    """``pulled`` with each of the blocks replaced by ``how(block)``."""
+    for block in blocks:
+        pulled = change_block(pulled, block, how)
+    return pulled
+
+
+def change_leaf(state: Any, path: str, how: Edit) -> Any:
+    """``state`` with the leaf at ``path`` replaced by ``how(leaf)``."""
+    leaves, shape = trees.flatten(state)
+    changed = [
+        edited(how, leaf) if path == own else leaf
+        for own, leaf in zip(shape.paths, leaves, strict=True)
+    ]
+    return shape.unflatten(changed)
+
+
+def edited(how: Edit, value: Any) -> Array:
+    """``how(value)`` as an array: NumPy turns a result without axes into a scalar."""
+    return np.asarray(how(np.asarray(value)))
+
+
+def zeros(array: Array) -> Array:
+    """Nothing, of the shape and dtype of ``array``."""
+    return np.zeros_like(array)
+
+
+def zero_state(state: Any) -> Any:
+    """``state`` with zeros in every leaf."""
+    return trees.map_leaves(np.zeros_like, state)
+
+
+def times(factor: float) -> Edit:
+    """Multiplies by a number; the dtype stays."""
+    return lambda array: array * factor
+
+
+def only_row(d_state: Any, d_y: Array, row: int) -> tuple[Any, Array]:
+    """The cotangents with zeros in every row of the batch but one."""
+
+    def keep(leaf: Array, axis: int) -> Array:
+        kept = np.zeros_like(leaf)
+        at = (slice(None),) * axis + (row,)
+        kept[at] = leaf[at]
+        return kept
+
+    state = trees.map_leaves(lambda leaf: keep(leaf, 0) if np.ndim(leaf) else leaf, d_state)
+    return state, keep(d_y, d_y.ndim - 2)

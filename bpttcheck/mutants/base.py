@@ -1,0 +1,117 @@
+"""What a planted bug is, and how one is planted in any backward pass.
+
+A cell's ``step_vjp`` and a layer's ``vjp`` take the same things in another order. A family of
+mutants sees only the common form: a call of the right backward pass, :class:`Call`, whose result,
+:class:`Pulled`, it replaces by a wrong one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.mutants._anatomy import Anatomy, Shapes, Size, anatomy
+from bpttcheck.mutants._call import (
+    Call,
+    Change,
+    Edit,
+    Pulled,
+    change_block,
+    change_blocks,
+    change_leaf,
+    times,
+    zero_state,
+    zeros,
+)
+from bpttcheck.mutants._planted import Mutated, MutatedCell, MutatedLayer, planted
+from bpttcheck.mutants._stepwise import Loop, in_layer, stepped
+
+__all__ = [
+    "ANY_REGIME",
+    "LIVELY",
+    "Anatomy",
+    "Call",
+    "Change",
+    "Edit",
+    "Loop",
+    "Mutant",
+    "Mutated",
+    "MutatedCell",
+    "MutatedLayer",
+    "Pulled",
+    "Shapes",
+    "Size",
+    "anatomy",
+    "change_block",
+    "change_blocks",
+    "change_leaf",
+    "in_layer",
+    "planted",
+    "stepped",
+    "times",
+    "zero_state",
+    "zeros",
+]
+
+ANY_REGIME = ()
+"""A bug with these regimes is visible in every one of them."""
+
+LIVELY = (
+    "ordinary", "long", "large_cotangents", "tiny_gradients", "own_initial_state", "exploding",
+    "at_kinks", "near_kinks",
+)  # fmt: skip
+"""The regimes in which a cotangent reaches every unit and the steps before.
+
+Not so where units saturate, where gradients vanish, or where most values are zero.
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One planted bug: what it does, where it can be seen, and what must be said about it.
+
+    Args:
+        name: unique in a catalogue and readable: ``"sign of d_params['W']"``.
+        family: the name of its file in :mod:`bpttcheck.mutants`.
+        sentence: what is wrong.
+        plant: makes the wrong target from a right one; a mutant of kind ``"layer"`` also takes a
+            cell, of which it makes a layer whose ``reference`` is that cell.
+        kind: ``"cell"`` or ``"layer"``: what ``plant`` gives.
+        blocks: the outputs of the backward pass that are wrong, in the names of ``step_vjp``
+            (``"d_params['W']"``, ``"d_previous_state[0]"``, ``"d_x"``); one of them must be named.
+            Empty: whichever the wrong value reaches.
+        diagnosis: the code that must be the first diagnosis, or ``""`` if none is declared.
+        also: further codes that describe the same bug equally well.
+        dtypes: the dtypes in which it can be seen.
+        regimes: the regimes in which it can be seen; empty: in every one.
+        least_T: the shortest sequence that shows it for what it is.
+        least_B: the smallest batch that shows it.
+        sizes: ``(n_in, n_hidden)`` that show it; empty: every size.
+        error: the relative error of its block where it is a plain factor, else ``inf``; it can be
+            seen where the resolution is finer than this.
+        time_step: which step's contribution is wrong, counted from the start if not negative, or
+            None if none in particular.
+        note: why it may be invisible, or ``""``.
+        needs_mask: True if it can be seen only where some step is masked.
+    """
+
+    name: str
+    family: str
+    sentence: str
+    plant: Callable[[Any], Any] = field(repr=False)
+    kind: str = "cell"
+    blocks: tuple[str, ...] = ()
+    diagnosis: str = ""
+    also: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ("float64", "float32")
+    regimes: tuple[str, ...] = ANY_REGIME
+    least_T: int = 1
+    least_B: int = 1
+    sizes: tuple[Size, ...] = ()
+    error: float = np.inf
+    time_step: int | None = None
+    note: str = ""
+    needs_mask: bool = False
