@@ -12,7 +12,9 @@ from typing import Any
 from bpttcheck.errors import ContractError, GradientMismatch
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Context, NotApplicable
-from bpttcheck.verify.gradient_check import exception_finding
+from bpttcheck.verify.coverage import hidden
+from bpttcheck.verify.diagnose.by_check import diagnosed
+from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.results import CheckResult, Finding, Report, Verdict
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.subject import Subject
@@ -134,7 +136,7 @@ def _outcomes(
     names = list(options.checks or CHECKS)
     wanted = [name for name in CHECKS if name in names]
     counter = _Counter(run, options, wanted, progress)
-    first = _one(run, options, "contract", counter)
+    first = check_one(run, options, "contract", counter)
     if first[0].verdict is Verdict.FAILED:
         skipped = [
             (CheckResult(name, None, skipped="the contract is broken"), ())
@@ -146,7 +148,7 @@ def _outcomes(
     if executor is None:
         if {"step_vjp", "sequence_vjp"} & set(rest):
             run.prepare(options.examples)  # compiles in the background of the first checks
-        outcomes = [_one(run, options, name, counter) for name in rest]
+        outcomes = [check_one(run, options, name, counter) for name in rest]
     else:
         submitted = [executor.submit(_remote, run.subject, options, name) for name in rest]
         outcomes = [future.result() for future in submitted]
@@ -155,10 +157,11 @@ def _outcomes(
 
 def _remote(subject: Subject, options: Options, name: str) -> Outcome:
     """One check in a worker, which keeps programs of its own."""
-    return _one(_RUNS.get(subject, options), options, name, None)
+    return check_one(_RUNS.get(subject, options), options, name)
 
 
-def _one(run: Run, options: Options, name: str, counter: _Counter | None) -> Outcome:
+def check_one(run: Run, options: Options, name: str, counter: _Counter | None = None) -> Outcome:
+    """One named check of a run: its result and its findings."""
     started = time.perf_counter()
     tick = (lambda: None) if counter is None else counter.start(name)
     try:
@@ -168,7 +171,8 @@ def _one(run: Run, options: Options, name: str, counter: _Counter | None) -> Out
     except ContractError as error:
         tally = Tally(name, cases=1, failures=1, findings=[exception_finding(name, error)])
     result = tally.result(time.perf_counter() - started)
-    return _expected(result, tuple(tally.findings), options.expected_failures.get(name, ""))
+    findings = tuple(map(diagnosed, tally.findings))
+    return _expected(result, findings, options.expected_failures.get(name, ""))
 
 
 def _expected(result: CheckResult, findings: tuple[Finding, ...], reason: str) -> Outcome:
@@ -200,7 +204,9 @@ def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float)
         lengths=(min(c.T for c in cases), max(c.T for c in cases)) if gradient else None,
         batches=(min(c.B for c in cases), max(c.B for c in cases)) if gradient else None,
         regimes=dict(Counter(c.regime for c in cases)) if gradient else {},
+        masks=dict(Counter(c.mask for c in cases)) if gradient else {},
         unchecked=_unchecked(run, checks),
+        hidden=hidden(cases) if gradient else (),
         notes=_notes(run),
         seconds=seconds,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
+from bpttcheck.calibration import BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LIMIT
 from bpttcheck.errors import BpttcheckError, Declined
 from bpttcheck.oracles.autodiff import Spread
 from bpttcheck.oracles.estimate import Estimate, rms
@@ -92,7 +92,9 @@ def examine(
         return outcome
     differs = _forward_difference(hand, reference, problem)
     if differs:
-        outcome.declined = differs
+        operation = run.departure(mode, problem)
+        leaves = f"the traced forward pass leaves the native one at {operation}"
+        outcome.declined = f"{leaves}; pass `reference=`" if operation else differs
         _without_jax(run, mode, outcome)
         return outcome
     if _beyond_range(reference, problem):
@@ -103,6 +105,7 @@ def examine(
     for block, spread in reference.gradients.items():
         value = hand.gradients[block]
         outcome.judged.append(judge(block, value, spread.value, spread.copies, unit, tiny))
+    outcome.judged = [_unblinded(run, mode, outcome, j, template) for j in outcome.judged]
     if not any(j.usable for j in outcome.judged):
         outcome.declined = "JAX's gradient is not finite although the forward pass is"
         outcome.spoke.discard("jax")
@@ -116,6 +119,57 @@ def examine(
     if confirm and not wrong:
         _spot_check(run, outcome, reference)
     return outcome
+
+
+def _unblinded(
+    run: Run, mode: str, outcome: CaseOutcome, j: Judged, template: Template | None
+) -> Judged:
+    """A blind block is no evidence, with two exceptions that no rounding explains.
+
+    A value that is not finite where JAX and all its copies are; and, exactly at a kink, a value
+    outside the hull of what the branches allow.
+    """
+    if not j.blind or not j.ratio > 1:
+        return j
+    assert outcome.hand is not None
+    hand = np.asarray(outcome.hand.gradients[j.block], np.float64)
+    if not np.isfinite(hand).all():
+        double = _own_rounding(run, mode, outcome).get(j.block)
+        lost = double is not None and np.isfinite(double).all()
+        return j if lost else replace(j, blind=False)
+    if outcome.problem.case.regime != "at_kinks":
+        return j
+    low, high = _hull(run, mode, outcome.problem, j.block, template)
+    ratios = LIMIT * np.abs(hand - (low + high) / 2) / ((high - low) / 2)
+    if not ratios.max() > LIMIT:
+        return j
+    at = np.unravel_index(int(np.argmax(ratios)), ratios.shape)
+    entry = tuple(int(i) for i in at)
+    return replace(
+        j, blind=False, ratio=float(ratios[entry]), entry=entry, hand=float(hand[entry]),
+        value=float((low + high)[entry] / 2), width=float((high - low)[entry] / 2 / LIMIT),
+    )  # fmt: skip
+
+
+def _hull(
+    run: Run, mode: str, problem: Problem, block: str, template: Template | None
+) -> tuple[Array, Array]:
+    """How small and how large every entry of a block may be at a kink.
+
+    Real code decides a branch the same way everywhere, so the copies go through the consistent
+    decisions. A slope between the two sides may leave their hull, by less than the hull's width.
+    """
+    rng = np.random.default_rng(problem.case.seed)
+    patterns = np.concatenate([np.arange(32), rng.integers(0, 2**15, 32)]).reshape(-1, COPIES)
+    unit, tiny = rounding(problem.dtype)
+    runs = [run.jax(mode, problem, template)]
+    runs += [run.jax(mode, problem, template, [int(p) for p in row]) for row in patterns]
+    value = runs[0].gradients[block].value
+    copies = np.concatenate([one.gradients[block].copies for one in runs])
+    low, high = np.minimum(value, copies.min(axis=0)), np.maximum(value, copies.max(axis=0))
+    room = high - low
+    room = room / 2 + BLOCK_FLOOR * room.max(initial=0.0) + LIMIT * (unit * np.abs(value) + tiny)
+    return low - room, high + room
 
 
 def _settle(

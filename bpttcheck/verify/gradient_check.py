@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
-from bpttcheck import trees
-from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import BpttcheckError, ContractError
-from bpttcheck.oracles.autodiff import Spread
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient import CaseOutcome, examine
+from bpttcheck.verify.gradient_finding import count, exception_finding, finding_of
 from bpttcheck.verify.problem import Problem, Template
-from bpttcheck.verify.results import Finding, Measured
+from bpttcheck.verify.results import Finding
 from bpttcheck.verify.run import STEP, Run
 from bpttcheck.verify.shrink import smallest
 from bpttcheck.verify.tally import Tally
-from bpttcheck.verify.verdict import Judged, Vote
+from bpttcheck.verify.verdict import Judged
 
 # Failing cases that are explained in full; later ones are only counted.
 _EXPLAINED = 3
@@ -26,12 +24,14 @@ _FREE = 10
 def gradient_cases(context: Context, name: str, mode: str) -> Tally:
     """Run the cases of one gradient check."""
     run, tally = context.run, Tally(name)
+    origins: dict[str, tuple[Problem, Template | None]] = {}
     run.prepare(context.examples)
     for index in range(context.examples):
         free = mode != STEP and index % _FREE == _FREE - 1 and not run.subject.fixed_sizes
         case = run.case(index, free=free, steps=1 if mode == STEP else None)
         template = None if free or run.subject.fixed_sizes else run.template(index)
         tally.cases += 1
+        problem = None
         try:
             problem = run.problem(case)
             explain = len(tally.findings) < _EXPLAINED
@@ -39,46 +39,38 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
         except ContractError as error:
             tally.failures += 1
             if not tally.findings:
-                tally.findings.append(exception_finding(name, error, case))
+                tally.findings.append(exception_finding(name, error, case, problem))
             continue
         finally:
             context.tick()
-        _count(run, tally, outcome)
+        count(run, tally, outcome)
         if outcome.wrong and explain:
+            known = len(tally.findings)
             _explain(run, mode, tally, outcome, template)
+            new = tally.findings[known:]
+            origins.update({finding.block: (outcome.problem, template) for finding in new})
+    tally.findings = [
+        _diagnosed(run, mode, tally, finding, origins.get(finding.block))
+        for finding in tally.findings
+    ]
     return tally
 
 
-def exception_finding(name: str, error: ContractError, case: object = None) -> Finding:
-    """A finding for user code that raised, or broke the contract, on one case."""
-    return Finding(
-        check=name,
-        method=error.method,
-        block=error.item or error.method,
-        message=str(error),
-        case=case,  # type: ignore[arg-type]
-        exception=str(error.__cause__ or ""),
-    )
+def _diagnosed(
+    run: Run,
+    mode: str,
+    tally: Tally,
+    finding: Finding,
+    origin: tuple[Problem, Template | None] | None,
+) -> Finding:
+    """The finding with what fits its pattern; nothing is guessed where JAX did not speak."""
+    if origin is None or finding.jax is None:
+        return finding
+    from bpttcheck.verify.diagnose.evidence import explain
 
-
-def _count(run: Run, tally: Tally, outcome: CaseOutcome) -> None:
-    if outcome.skipped:
-        tally.skipped[outcome.skipped] += 1
-        return
-    tally.add(outcome.judged, outcome.problem.case.dtype)
-    tally.oracles.update(outcome.spoke)
-    if outcome.declined and outcome.declined != run.declined:
-        tally.remarks[f"JAX declined: {outcome.declined}"] += 1
-    if outcome.wrong:
-        tally.failures += 1
-    for block, vote in outcome.votes.items():
-        if vote is Vote.CONTRADICTION:
-            w = outcome.witnesses[block]
-            tally.contradictions.append(
-                f"JAX and the finite differences contradict each other in {block}: "
-                f"<gradient, v> is {w.jax:.9g} by JAX, {float(w.difference.value):.9g} +- "
-                f"{w.bar:.1e} by differences ({outcome.problem.case})"
-            )
+    failing = [origin, (finding.problem, None)]
+    found = explain(run, tally.name, mode, finding.block, tally.seen, failing)
+    return replace(finding, diagnoses=found)
 
 
 def _explain(
@@ -97,7 +89,7 @@ def _explain(
         target = judged.block if mode == STEP else None
         best = _shrunk(run, mode, outcome, template, target)
         for wrong in best.wrong if target is None else [_of(best, target)]:
-            tally.findings.append(_finding(run, tally.name, mode, best, wrong))
+            tally.findings.append(finding_of(run, tally.name, best, wrong))
 
 
 def _shrunk(
@@ -127,73 +119,3 @@ def _shrunk(
 
 def _of(outcome: CaseOutcome, block: str) -> Judged:
     return next(j for j in outcome.wrong if j.block == block)
-
-
-def _finding(run: Run, name: str, mode: str, outcome: CaseOutcome, wrong: Judged) -> Finding:
-    witness = outcome.witnesses.get(wrong.block)
-    by_jax = "jax" in outcome.spoke
-    difference = _entry_difference(run, outcome, wrong) if by_jax else None
-    if not by_jax and witness is not None:
-        difference = Measured(float(witness.difference.value), witness.bar)
-    return Finding(
-        check=name,
-        method="step_vjp" if run.subject.kind == "cell" else "vjp",
-        block=wrong.block,
-        message=_message(wrong, by_jax),
-        case=outcome.problem.case,
-        entry=wrong.entry if by_jax else None,
-        time_step=departure(run, outcome.problem) if outcome.problem.case.T > 1 else None,
-        hand=wrong.hand,
-        jax=Measured(wrong.value, wrong.width) if by_jax else None,
-        finite_difference=difference,
-        ratio=wrong.ratio,
-        limit=LIMIT,
-        relative_error=wrong.relative,
-    )
-
-
-def _message(wrong: Judged, by_jax: bool) -> str:
-    judge = "JAX autodiff" if by_jax else "the finite differences"
-    if not np.isfinite(wrong.hand):
-        return f"{wrong.block} is {wrong.hand} where {judge} gives {wrong.value:.6g}"
-    if wrong.hand == 0:
-        return f"{wrong.block} is zero where {judge} gives {wrong.value:.6g}"
-    return f"{wrong.block} is off by {wrong.relative:.1e} of its largest entry"
-
-
-def _entry_difference(run: Run, outcome: CaseOutcome, wrong: Judged) -> Measured | None:
-    """The finite difference of the very entry that is shown."""
-    assert outcome.hand is not None
-    along = np.zeros(np.shape(outcome.hand.gradients[wrong.block]))
-    along[wrong.entry] = 1.0
-    try:
-        estimate = run.difference(outcome.problem, {wrong.block: along})
-    except BpttcheckError:
-        return None
-    if not np.isfinite(float(estimate.error)):
-        return None
-    return Measured(float(estimate.value), float(estimate.error))
-
-
-def departure(run: Run, problem: Problem) -> int | None:
-    """The first t, counted from the end, at which the hand-derived adjoint leaves JAX's."""
-    try:
-        found = run.adjoints(problem)
-    except BpttcheckError:
-        return None
-    if found is None:
-        return None
-    mine, theirs = found
-    eps = float(np.finfo(problem.dtype).eps)
-    for t in range(problem.case.T, -1, -1):
-        for g, r in zip(trees.leaves(mine[t]), trees.leaves(theirs), strict=True):
-            r = np.asarray(r)[t]
-            g = np.asarray(g, np.float64)
-            if r.size and not np.abs(g - r).max() <= 1e4 * eps * np.abs(r).max():
-                return t
-    return None
-
-
-def spread_of(stack: list[np.ndarray]) -> Spread:
-    """The first of several runs and the others as its copies."""
-    return Spread(stack[0], np.stack(stack[1:]))

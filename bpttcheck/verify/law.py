@@ -8,7 +8,7 @@ model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from bpttcheck.calibration import LAW_COPIES, LIMIT
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.gradient_check import exception_finding
+from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.problem import Problem, Template, each_leaf
 from bpttcheck.verify.results import Case, Finding, Measured
 from bpttcheck.verify.run import SEQUENCE, Run
@@ -32,50 +32,64 @@ Blocks = Mapping[str, Any]
 Side = Callable[[Run, Problem], Blocks]
 """One way to the numbers: block name -> array."""
 
+Entry = tuple[int, ...] | None
+Place = tuple[Problem, str, Entry]
+"""A problem, a gradient block of it, and an entry of that block."""
 
-def obey(
-    context: Context,
-    name: str,
-    *,
-    expected: Side,
-    actual: Side,
-    sentence: str,
-    least: tuple[int, int] = (1, 1),
-    masks: bool = True,
-) -> Tally:
-    """Compare two ways to the same numbers on many cases.
+
+def _as_it_is(problem: Problem, block: str, entry: Entry) -> Place:
+    return problem, block, entry
+
+
+@dataclass(frozen=True)
+class Law:
+    """Two ways to the same numbers.
 
     Args:
-        context: the run and the number of cases.
         name: the check's name.
         expected: the side that is perturbed to find the bar.
         actual: the other side.
         sentence: what is wrong if they differ, with ``{block}`` for the block.
         least: the smallest T and B that mean anything.
         masks: False leaves masks out.
+        place: where a number of ``actual`` is found in a plain run: from the law's problem, block
+            and entry to those of the hand-written code.
     """
-    run, tally = context.run, Tally(name, null_counts=True)
+
+    name: str
+    expected: Side
+    actual: Side
+    sentence: str
+    least: tuple[int, int] = (1, 1)
+    masks: bool = True
+    place: Callable[[Problem, str, Entry], Place] = _as_it_is
+
+
+def obey(context: Context, law: Law) -> Tally:
+    """Compare the two sides of a law on many cases."""
+    run, tally = context.run, Tally(law.name, null_counts=True)
     for index in range(context.laws):
-        case = _case(run, index, least, masks)
-        tally.cases += 1
+        case = _case(run, index, law)
         try:
             problem = run.problem(case)
-            judged = _compare(run, problem, expected, actual)
         except ContractError as error:
-            tally.failures += 1
-            if not tally.findings:
-                tally.findings.append(exception_finding(name, error, case))
-            continue
-        finally:
+            tally.cases += 1
+            _broken(tally, law, error, case)
             context.tick()
-        tally.add(judged, case.dtype)
-        tally.oracles["law"] += 1
-        if any(j.wrong for j in judged):
-            tally.failures += 1
-            if not tally.findings:
-                tally.findings.append(
-                    _finding(run, name, problem, judged, expected, actual, sentence, least)
-                )
+            continue
+        judged = _judge(run, law, problem, tally)
+        if any(j.wrong for j in judged) and not tally.findings:
+            tally.findings.append(_finding(run, law, *_shrunk(run, law, problem, judged)))
+        context.tick()
+    return tally
+
+
+def obeyed_on(run: Run, law: Law, problem: Problem) -> Tally:
+    """Compare the two sides of a law on one given problem, as it is."""
+    tally = Tally(law.name, null_counts=True)
+    judged = _judge(run, law, problem, tally)
+    if any(j.wrong for j in judged):
+        tally.findings.append(_finding(run, law, problem, judged))
     return tally
 
 
@@ -84,20 +98,43 @@ def gradients(run: Run, problem: Problem) -> dict[str, Any]:
     return dict(run.hand(SEQUENCE, problem).gradients)
 
 
-def _case(run: Run, index: int, least: tuple[int, int], masks: bool) -> Case:
-    case = run.case(index, free=True)
+def _case(run: Run, index: int, law: Law) -> Case:
+    case, least = run.case(index, free=True), law.least
     # Summed in another order, a value within rounding of a kink may fall on its other side.
     regime = "ordinary" if case.regime in ("near_kinks", "long") else case.regime
     T = max(case.T if case.T <= 12 else 12, least[0])
-    mask = case.mask if masks else "none"
+    mask = case.mask if law.masks else "none"
     return replace(case, regime=regime, T=T, B=max(case.B, least[1]), mask=mask)
 
 
-def _compare(run: Run, problem: Problem, expected: Side, actual: Side) -> list[Judged]:
+def _judge(run: Run, law: Law, problem: Problem, tally: Tally) -> list[Judged]:
+    """One case, compared and counted; nothing where the user's code failed."""
+    tally.cases += 1
+    try:
+        judged = _compare(run, law, problem)
+    except ContractError as error:
+        _broken(tally, law, error, problem.case, problem)
+        return []
+    tally.add(judged, problem.case.dtype)
+    tally.oracles["law"] += 1
+    tally.failures += any(j.wrong for j in judged)
+    return judged
+
+
+def _broken(
+    tally: Tally, law: Law, error: ContractError, case: Case, problem: Problem | None = None
+) -> None:
+    tally.failures += 1
+    if not tally.findings:
+        finding = exception_finding(law.name, error, case)
+        tally.findings.append(replace(finding, problem=problem))
+
+
+def _compare(run: Run, law: Law, problem: Problem) -> list[Judged]:
     unit, tiny = rounding(problem.dtype)
-    value, other = expected(run, problem), actual(run, problem)
+    value, other = law.expected(run, problem), law.actual(run, problem)
     rng = np.random.default_rng([problem.case.seed, abs(problem.case.index), 11])
-    copies = [expected(run, perturbed(problem, rng)) for _ in range(LAW_COPIES)]
+    copies = [law.expected(run, perturbed(problem, rng)) for _ in range(LAW_COPIES)]
     judged: list[Judged] = []
     for block, r in value.items():
         stack = np.stack([np.asarray(copy[block], np.float64) for copy in copies])
@@ -118,25 +155,27 @@ def perturbed(problem: Problem, rng: np.random.Generator) -> Problem:
     return each_leaf(problem, one)
 
 
-def _finding(
-    run: Run, name: str, problem: Problem, judged: list[Judged], expected: Side, actual: Side,
-    sentence: str, least: tuple[int, int],
-) -> Finding:  # fmt: skip
+def _shrunk(
+    run: Run, law: Law, problem: Problem, judged: list[Judged]
+) -> tuple[Problem, list[Judged]]:
     def attempt(problem: Problem, room: Template | None) -> tuple[Problem, list[Judged]] | None:
-        if problem.case.T < least[0] or problem.case.B < least[1]:
+        if problem.case.T < law.least[0] or problem.case.B < law.least[1]:
             return None
-        found = _compare(run, problem, expected, actual)
+        found = _compare(run, law, problem)
         return (problem, found) if any(j.wrong for j in found) else None
 
-    problem, judged = smallest(run, problem, None, attempt, (problem, judged))
+    return smallest(run, problem, None, attempt, (problem, judged))
+
+
+def _finding(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> Finding:
     # A forward pass that breaks the law explains a backward pass that does.
     worst = max((j for j in judged if j.wrong), key=lambda j: (_is_forward(j.block), j.ratio))
     forward = _is_forward(worst.block)
     return Finding(
-        check=name,
+        check=law.name,
         method=run.methods[0] if forward else run.methods[1],
         block=worst.block,
-        message=sentence.format(block=worst.block),
+        message=law.sentence.format(block=worst.block),
         case=problem.case,
         entry=worst.entry,
         hand=worst.hand,
@@ -144,6 +183,7 @@ def _finding(
         ratio=worst.ratio,
         limit=LIMIT,
         relative_error=worst.relative,
+        problem=problem,
     )
 
 

@@ -8,7 +8,7 @@ ways to draw from it: case ``i`` of a run is a function of ``(seed, i)`` alone, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,7 +91,8 @@ class Template:
 class Problem:
     """One sequence with its cotangents, ready to be run.
 
-    Arrays are time-major; ``mask`` is None if every step is real.
+    Arrays are time-major; ``mask`` is None if every step is real. ``original`` is True as long as
+    the numbers are a function of ``case`` alone: :func:`build` sets it, and a copy lacks it.
     """
 
     case: Case
@@ -101,6 +102,7 @@ class Problem:
     mask: Array | None
     d_ys: Array
     d_state: Any
+    original: bool = field(default=False, init=False, compare=False)
 
     @property
     def dtype(self) -> Any:
@@ -192,7 +194,9 @@ def build(subject: Subject, case: Case, stream: int = 0) -> Problem:
     d_ys = rng.standard_normal((case.T, case.B, n_out))
     d_state = trees.map_leaves(lambda leaf: _cotangent(leaf, rng), state0)
     problem = Problem(case, params, xs, state0, draw_mask(case, rng), d_ys.astype(dtype), d_state)
-    return _scaled(problem, rng, dtype)
+    problem = _scaled(problem, rng, dtype)
+    object.__setattr__(problem, "original", stream == 0 and case.index >= 0)
+    return problem
 
 
 def draw_mask(case: Case, rng: np.random.Generator) -> Array | None:

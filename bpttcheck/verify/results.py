@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import html
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -98,6 +99,8 @@ class Finding:
         exception: the text of an exception raised by the user's code, or ``""``.
         diagnoses: best first; may be empty.
         comparison: what ``hand`` was compared with when it was no oracle (a law's other side).
+        problem: the smallest case with its arrays (:class:`bpttcheck.verify.problem.Problem`),
+            which a replay needs; None where there is none.
     """
 
     check: str
@@ -116,6 +119,11 @@ class Finding:
     exception: str = ""
     diagnoses: tuple[Diagnosis, ...] = ()
     comparison: Measured | None = None
+    problem: Any = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as plain JSON-ready values, without the arrays of its problem."""
+        return _plain(asdict(replace(self, problem=None), dict_factory=_without_problem))
 
 
 @dataclass(frozen=True)
@@ -191,7 +199,9 @@ class Report:
         lengths: the smallest and largest T covered.
         batches: the smallest and largest B covered.
         regimes: regime -> number of cases.
+        masks: kind of mask -> number of cases.
         unchecked: what nothing checked, by name.
+        hidden: which bugs none of the cases could have shown, a sentence each.
         notes: remarks on the whole run.
         seconds: wall-clock time.
     """
@@ -206,7 +216,9 @@ class Report:
     lengths: tuple[int, int] | None = None
     batches: tuple[int, int] | None = None
     regimes: Mapping[str, int] = field(default_factory=dict)
+    masks: Mapping[str, int] = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -227,12 +239,28 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON-ready values, with a ``schema_version``."""
+        rest = asdict(replace(self, findings=()))
         return {
             "schema_version": SCHEMA_VERSION,
             "verdict": self.verdict.value,
             "passed": self.passed,
-            **{key: _plain(value) for key, value in asdict(self).items()},
+            **{key: _plain(value) for key, value in rest.items()},
+            "findings": [finding.to_dict() for finding in self.findings],
         }
+
+    def store(self, directory: str | Path = ".bpttcheck", target: str | None = None) -> list[Any]:
+        """Store every failure, so that ``bpttcheck replay`` can run it again.
+
+        Args:
+            directory: the folder to write to; it is made if need be.
+            target: how a command line names the subject, such as ``"cell.py:MyCell"``.
+
+        Returns:
+            The :class:`bpttcheck.verify.replay.Stored` failures.
+        """
+        from bpttcheck.verify import replay
+
+        return replay.store(self, directory, target)
 
     def __str__(self) -> str:
         """The report as text for a terminal, without colours."""
@@ -242,6 +270,10 @@ class Report:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _without_problem(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in items if key != "problem"}
 
 
 def _plain(value: Any) -> Any:

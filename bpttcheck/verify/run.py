@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined
-from bpttcheck.oracles.autodiff import Autodiff, Point, Spread
+from bpttcheck.oracles.autodiff import Autodiff, Point, Spread, Untied
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.finite_difference import finite_difference
+from bpttcheck.oracles.paths import Paths
 from bpttcheck.verify.guard import Notes, call
 from bpttcheck.verify.problem import (
     ROUND,
@@ -40,6 +41,9 @@ from bpttcheck.verify.verdict import rounding
 Array = NDArray[Any]
 
 STEP, SEQUENCE = "step", "sequence"
+
+# Searches for the operation at fault in one run.
+_SEARCHES = 3
 
 _NAMES = {
     SEQUENCE: ("d_state0", "d_xs", "ys", "state_T"),
@@ -88,6 +92,23 @@ class Run:
         self._layer = subject.layer
         self._autodiff = self._reference()
         self._preparing: dict[Template, Future[None]] = {}
+        self._memo: dict[Any, Any] | None = None
+        self._departure, self._searches = "", 0
+
+    def fork(self, subject: Subject) -> Run:
+        """A run of another subject with the same forward pass, which shares what JAX says.
+
+        For planted bugs: a hundred of them need the programs and gradients of one reference.
+
+        Args:
+            subject: a subject whose forward pass and reference are those of this run's.
+        """
+        other = Run.__new__(Run)
+        other.__dict__.update(self.__dict__)
+        if self._memo is None:
+            self._memo = other._memo = {}
+        other.subject, other._layer, other.notes = subject, subject.layer, Notes()
+        return other
 
     @property
     def layer(self) -> Any:
@@ -236,20 +257,36 @@ class Run:
         """The names of the subject's forward and backward methods."""
         return ("step", "step_vjp") if self.subject.kind == "cell" else ("forward", "vjp")
 
-    def jax(self, mode: str, problem: Problem, template: Template | None) -> Reference:
+    def jax(
+        self,
+        mode: str,
+        problem: Problem,
+        template: Template | None,
+        patterns: Sequence[int] | None = None,
+    ) -> Reference:
         """What JAX says, with noisy copies.
+
+        Args:
+            mode: ``STEP`` or ``SEQUENCE``.
+            problem: the point.
+            template: the compiled shape to use; None: the problem's own.
+            patterns: how each copy decides its free branches; None: each by itself.
 
         Raises:
             Declined: if there is no reference, or JAX cannot trace it.
         """
-        if self._autodiff is None:
-            raise Declined(self.declined)
+        autodiff = self._jax()
         waiting = self._preparing.get(template) if template else None
         if waiting is not None:
             waiting.result()
         unit, _ = rounding(problem.dtype)
-        found = self._autodiff.gradients(
-            self._point(problem), unit, problem.case.index & 0xFFFF, _pad(template)
+        # Only an unchanged case of the schedule is a function of its structure.
+        known = self._memo if problem.original and patterns is None else None
+        key = (mode == STEP, problem.case, template)
+        if known is not None and key in known:
+            return known[key]
+        found = autodiff.gradients(
+            self._point(problem), unit, problem.case.index & 0xFFFF, _pad(template), patterns
         )
         state_name, x_name, y_name, new_name = _NAMES[mode]
         blocks = _params_blocks(found.d_params, problem.params)
@@ -258,7 +295,10 @@ class Run:
         blocks[x_name] = first(found.d_xs)
         forward = {y_name: first(found.ys)}
         forward.update(_state_blocks(new_name, found.state_T, problem.state0))
-        return Reference(forward, blocks)
+        reference = Reference(forward, blocks)
+        if known is not None:
+            known[key] = reference
+        return reference
 
     def jax_forward_mode(
         self, problem: Problem, along: Mapping[str, Array], template: Template | None
@@ -282,6 +322,56 @@ class Run:
         _, _, tape = call("step", layer.forward, problem.params, problem.xs, problem.state0, *mask)
         mine = call("step_vjp", layer.adjoints, problem.params, tape, problem.d_ys, problem.d_state)
         return mine, self._autodiff.untied(self._point(problem)).d_states
+
+    def untied(self, problem: Problem, template: Template | None = None) -> Untied:
+        """JAX's per-step parameter terms and adjoints.
+
+        Raises:
+            Declined: if JAX does not judge this subject.
+        """
+        return self._jax().untied(self._point(problem), _pad(template))
+
+    def carried(self, problem: Problem, template: Template | None, keep: Array) -> dict[str, Array]:
+        """JAX's gradient with the carry into step t times ``keep[t]``, by block.
+
+        Raises:
+            Declined: if JAX does not judge this subject.
+        """
+        found = self._jax().carried(self._point(problem), keep, _pad(template))
+        blocks = _params_blocks(found[0], problem.params)
+        blocks.update(_state_blocks("d_state0", found[1], problem.state0))
+        blocks["d_xs"] = found[2]
+        return blocks
+
+    def paths(self, problem: Problem) -> Paths:
+        """The first step as a graph whose paths can be changed one by one.
+
+        Raises:
+            Declined: if JAX does not judge this subject.
+        """
+        return self._jax().paths(self._point(problem))
+
+    def _jax(self) -> Autodiff:
+        if self._autodiff is None:
+            raise Declined(self.declined)
+        return self._autodiff
+
+    def departure(self, mode: str, problem: Problem) -> str:
+        """Where the traced forward pass first leaves the native one, or ``""`` if unknown.
+
+        Each search costs JAX memory that is never freed, so there are few.
+        """
+        found = self.subject.reference_step
+        searched = self._departure or self._searches >= _SEARCHES
+        if searched or found is None or found[0] != "numpy":
+            return self._departure
+        from bpttcheck.oracles.divergence import first_departure
+
+        self._searches += 1
+        xs = problem.xs[:1] if mode == STEP else problem.xs
+        operation = first_departure(found[1], problem.params, problem.state0, xs)
+        self._departure = str(operation or "")
+        return self._departure
 
     def difference(self, problem: Problem, along: Mapping[str, Array]) -> Estimate:
         """The derivative of the loss along a direction, from the forward pass alone.

@@ -9,8 +9,23 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bpttcheck.calibration import JUDGED_SHARE, LIMIT
-from bpttcheck.verify.results import BlockSummary, CheckResult, Finding, Verdict
+from bpttcheck.verify.results import BlockSummary, Case, CheckResult, Finding, Verdict
 from bpttcheck.verify.verdict import Judged
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One judged case: enough to tell under which conditions a bug shows.
+
+    Args:
+        case: its structure.
+        wrong: the blocks found wrong.
+        judged: the blocks that could be judged.
+    """
+
+    case: Case
+    wrong: tuple[str, ...]
+    judged: tuple[str, ...]
 
 
 @dataclass
@@ -32,6 +47,7 @@ class Tally:
     contradictions: list[str] = field(default_factory=list)
     failures: int = 0
     findings: list[Finding] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
     _seen: dict[tuple[str, str], list[Judged]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, judged: Sequence[Judged], dtype: str) -> None:

@@ -224,14 +224,14 @@ def _finding(number: int, finding: Finding, width: int) -> list[str]:
     check = "" if finding.check == finding.method else f"{finding.check}: "
     lines = _wrapped(f"{number}. {check}{place}", "", width, hang=_INDENT)
     lines += _wrapped(finding.message, _INDENT, width)
+    for diagnosis in finding.diagnoses:
+        lines += _diagnosis(diagnosis, width)
     if finding.case is not None:
         lines += _wrapped(f"case: {describe(finding.case)}", _INDENT, width, hang=_INDENT * 2)
     lines += [_INDENT + line for line in _values(finding)]
     if _size(finding):
         lines += _wrapped(_size(finding), _INDENT, width)
     lines += _departure(finding, width)
-    for diagnosis in finding.diagnoses:
-        lines += _diagnosis(diagnosis, width)
     if finding.exception not in finding.message:
         for line in _last_lines(finding.exception, 6):
             lines.append(_cut(f"{_INDENT}| {line}", width))
@@ -272,7 +272,7 @@ def _diagnosis(diagnosis: Diagnosis, width: int) -> list[str]:
 
 def _size(finding: Finding) -> str:
     parts: list[str] = []
-    if finding.relative_error is not None:
+    if finding.relative_error is not None and "off by" not in finding.message:
         parts.append(f"relative error {short(finding.relative_error)}")
     if finding.ratio is not None:
         limit = "" if finding.limit is None else f" (limit {finding.limit:g})"
@@ -325,6 +325,8 @@ def _remarks(report: Report) -> Iterable[str]:
     for check in report.checks:
         yield from (f"note ({check.name}): {note}" for note in check.notes)
     yield from (f"note: {note}" for note in report.notes)
+    if report.verdict is not Verdict.FAILED:
+        yield from (f"could not show: {sentence}" for sentence in report.hidden)
     covered = list(_covered(report))
     if covered:
         yield "covered: " + "; ".join(covered)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
 
 Check = Callable[["Context"], Tally]
+OnProblem = Callable[[Run, Problem], Tally]
+"""A check on one given problem: ``on_problem`` in the check's module, for a replay."""
 
 
 @dataclass(frozen=True)

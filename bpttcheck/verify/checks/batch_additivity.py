@@ -9,7 +9,7 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.law import obey
+from bpttcheck.verify.law import Law, obey, obeyed_on
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.tally import Tally
@@ -21,17 +21,12 @@ def batch_additivity(context: Context) -> Tally:
     Parameter gradients add up over the rows; gradients of inputs and initial states are the rows'
     own. Finds a mean for a sum over the batch, a first row that stands for all, rows that mix.
     """
-    return obey(
-        context,
-        "batch_additivity",
-        expected=_row_by_row,
-        actual=_whole_batch,
-        sentence=(
-            "{block} over the batch is not what its rows give one by one: a mean for a sum, or "
-            "rows that are not independent of each other"
-        ),
-        least=(1, 2),
-    )
+    return obey(context, LAW)
+
+
+def on_problem(run: Run, problem: Problem) -> Tally:
+    """The law on one given problem."""
+    return obeyed_on(run, LAW, problem)
 
 
 def _whole_batch(run: Run, problem: Problem) -> dict[str, Any]:
@@ -64,3 +59,15 @@ def _row(problem: Problem, b: int) -> Problem:
         d_ys=problem.d_ys[:, b : b + 1],
         d_state=state(problem.d_state),
     )
+
+
+LAW = Law(
+    "batch_additivity",
+    expected=_row_by_row,
+    actual=_whole_batch,
+    sentence=(
+        "{block} over the batch is not what its rows give one by one: a mean for a sum, or "
+        "rows that are not independent of each other"
+    ),
+    least=(1, 2),
+)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.law import obey
+from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.tally import Tally
@@ -20,15 +20,12 @@ def causality(context: Context) -> Tally:
 
     Finds an index that is off by one in time and a sequence that is reversed on one side only.
     """
-    return obey(
-        context,
-        "causality",
-        expected=_without_future,
-        actual=_with_future,
-        sentence="{block} depends on what comes later: an index off by one in time?",
-        least=(2, 1),
-        masks=False,
-    )
+    return obey(context, LAW)
+
+
+def on_problem(run: Run, problem: Problem) -> Tally:
+    """The law on one given problem."""
+    return obeyed_on(run, LAW, problem)
 
 
 def _cut(problem: Problem) -> int:
@@ -45,6 +42,21 @@ def _early_only(problem: Problem) -> Problem:
     )
 
 
+def _changed_later(problem: Problem) -> Problem:
+    """The same with other inputs after the cut."""
+    cut = _cut(problem)
+    xs = problem.xs.copy()
+    xs[cut:] = xs[cut:][:, :, ::-1] + 1
+    return replace(_early_only(problem), xs=xs)
+
+
+def _place(problem: Problem, block: str, entry: Entry) -> Place:
+    changed = _changed_later(problem)
+    if block.startswith("ys"):
+        return changed, "ys", entry
+    return changed, "d_xs", entry and (entry[0] + _cut(problem), *entry[1:])
+
+
 def _without_future(run: Run, problem: Problem) -> dict[str, Any]:
     cut = _cut(problem)
     hand = run.hand(SEQUENCE, _early_only(problem))
@@ -54,10 +66,19 @@ def _without_future(run: Run, problem: Problem) -> dict[str, Any]:
 
 def _with_future(run: Run, problem: Problem) -> dict[str, Any]:
     cut = _cut(problem)
-    changed = problem.xs.copy()
-    changed[cut:] = changed[cut:][:, :, ::-1] + 1
-    hand = run.hand(SEQUENCE, replace(_early_only(problem), xs=changed))
+    hand = run.hand(SEQUENCE, _changed_later(problem))
     return {
         "ys before the change": hand.forward["ys"][:cut],
         "d_xs of later steps": hand.gradients["d_xs"][cut:],
     }
+
+
+LAW = Law(
+    "causality",
+    expected=_without_future,
+    actual=_with_future,
+    sentence="{block} depends on what comes later: an index off by one in time?",
+    least=(2, 1),
+    masks=False,
+    place=_place,
+)

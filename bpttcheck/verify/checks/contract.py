@@ -6,7 +6,7 @@ import numpy as np
 
 from bpttcheck.errors import ContractError
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.gradient_check import exception_finding
+from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
 from bpttcheck.verify.validate import validate_cell, validate_layer

@@ -25,18 +25,32 @@ def initial_state(context: Context) -> Tally:
     Finds a wrong gradient of parameters that only the initial state reads. Skipped for a subject
     without ``initial_state_vjp``: such parameters are then reported as unchecked.
     """
-    run = context.run
+    run, tally = context.run, Tally("initial_state")
+    _require(run)
+    for index in range(context.laws):
+        _judge(run, tally, run.problem(run.case(index, free=True, steps=1)))
+        context.tick()
+    return tally
+
+
+def on_problem(run: Run, problem: Problem) -> Tally:
+    """The check on one given problem."""
+    tally = Tally("initial_state")
+    _require(run)
+    _judge(run, tally, problem)
+    return tally
+
+
+def _require(run: Run) -> None:
     if not callable(getattr(run.subject.target, "initial_state_vjp", None)):
         raise NotApplicable("no initial_state_vjp")
-    tally = Tally("initial_state")
-    for index in range(context.laws):
-        problem = run.problem(run.case(index, free=True, steps=1))
-        tally.cases += 1
-        for key in problem.params:
-            _compare(run, tally, problem, key)
-        context.tick()
-    tally.oracles["differences"] = tally.cases
-    return tally
+
+
+def _judge(run: Run, tally: Tally, problem: Problem) -> None:
+    tally.cases += 1
+    tally.oracles["differences"] += 1
+    for key in problem.params:
+        _compare(run, tally, problem, key)
 
 
 def _compare(run: Run, tally: Tally, problem: Problem, key: str) -> None:
@@ -80,5 +94,6 @@ def _compare(run: Run, tally: Tally, problem: Problem, key: str) -> None:
                     ratio=ratio,
                     limit=LIMIT,
                     relative_error=judged.relative,
+                    problem=problem,
                 )
             )

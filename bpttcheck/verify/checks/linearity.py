@@ -10,7 +10,7 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.law import gradients, obey
+from bpttcheck.verify.law import Law, gradients, obey, obeyed_on
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
@@ -22,13 +22,12 @@ def linearity(context: Context) -> Tally:
     ``vjp(a c1 + b c2) = a vjp(c1) + b vjp(c2)`` for cotangents of very different size. Finds a clip
     that was left on, a threshold on the gradient, an output cotangent that is ignored or squared.
     """
-    return obey(
-        context,
-        "linearity",
-        expected=_combined_gradients,
-        actual=_gradient_of_combination,
-        sentence="{block} is not linear in the cotangent: clipped, or no vector-Jacobian product",
-    )
+    return obey(context, LAW)
+
+
+def on_problem(run: Run, problem: Problem) -> Tally:
+    """The law on one given problem."""
+    return obeyed_on(run, LAW, problem)
 
 
 def _factors(problem: Problem) -> tuple[float, float]:
@@ -61,7 +60,7 @@ def _combined_gradients(run: Run, problem: Problem) -> dict[str, Any]:
     }
 
 
-def _gradient_of_combination(run: Run, problem: Problem) -> dict[str, Any]:
+def _combination(problem: Problem) -> Problem:
     a, b = _factors(problem)
     other = _second(problem)
 
@@ -70,9 +69,21 @@ def _gradient_of_combination(run: Run, problem: Problem) -> dict[str, Any]:
             return one
         return (a * np.asarray(one) + b * np.asarray(two)).astype(np.asarray(one).dtype)
 
-    both = replace(
+    return replace(
         problem,
         d_ys=mix(problem.d_ys, other.d_ys),
         d_state=trees.map_leaves(mix, problem.d_state, other.d_state),
     )
-    return gradients(run, both)
+
+
+def _gradient_of_combination(run: Run, problem: Problem) -> dict[str, Any]:
+    return gradients(run, _combination(problem))
+
+
+LAW = Law(
+    "linearity",
+    expected=_combined_gradients,
+    actual=_gradient_of_combination,
+    sentence="{block} is not linear in the cotangent: clipped, or no vector-Jacobian product",
+    place=lambda problem, block, entry: (_combination(problem), block, entry),
+)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bpttcheck.errors import ContractError
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.gradient_check import exception_finding
+from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.impurity import Impurity, impurities
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.results import Finding
@@ -43,6 +43,17 @@ def purity(context: Context) -> Tally:
     return tally
 
 
+def on_problem(run: Run, problem: Problem) -> Tally:
+    """The check on one given problem."""
+    tally = Tally("purity", cases=1)
+    try:
+        tally.findings += [_finding(one, problem) for one in _impurities(run, problem)]
+    except ContractError as error:
+        failed = exception_finding("purity", error, problem.case)
+        tally.findings.append(replace(failed, problem=problem))
+    return tally
+
+
 def _impurities(run: Run, p: Problem) -> list[Impurity]:
     subject = run.subject
     return impurities(
@@ -75,4 +86,5 @@ def _finding(one: Impurity, problem: Problem) -> Finding:
         block=one.item,
         message=one.message,
         case=problem.case,
+        problem=problem,
     )

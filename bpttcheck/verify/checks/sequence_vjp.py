@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient_check import gradient_cases
-from bpttcheck.verify.run import SEQUENCE
+from bpttcheck.verify.gradient_problem import gradient_problem
+from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.tally import Tally
 
 
@@ -16,3 +18,8 @@ def sequence_vjp(context: Context) -> Tally:
     a mask that leaks, an initial state that gets no gradient.
     """
     return gradient_cases(context, "sequence_vjp", SEQUENCE)
+
+
+def on_problem(run: Run, problem: Problem) -> Tally:
+    """The check on one given problem."""
+    return gradient_problem(run, "sequence_vjp", SEQUENCE, problem)

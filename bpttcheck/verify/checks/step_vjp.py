@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.gradient_check import gradient_cases
-from bpttcheck.verify.run import STEP
+from bpttcheck.verify.gradient_problem import gradient_problem
+from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.run import STEP, Run
 from bpttcheck.verify.tally import Tally
 
 
@@ -15,6 +17,16 @@ def step_vjp(context: Context) -> Tally:
     output of ``step_vjp`` that is wrong: ``d_params['W']``, ``d_previous_state`` or ``d_x``. For
     cells only: a layer has no single step.
     """
-    if context.run.subject.kind != "cell":
-        raise NotApplicable("a layer has no single step")
+    _require(context.run)
     return gradient_cases(context, "step_vjp", STEP)
+
+
+def on_problem(run: Run, problem: Problem) -> Tally:
+    """The check on one given problem."""
+    _require(run)
+    return gradient_problem(run, "step_vjp", STEP, problem)
+
+
+def _require(run: Run) -> None:
+    if run.subject.kind != "cell":
+        raise NotApplicable("a layer has no single step")

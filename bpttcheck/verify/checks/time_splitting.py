@@ -10,7 +10,7 @@ from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.guard import call
-from bpttcheck.verify.law import gradients, obey
+from bpttcheck.verify.law import Law, gradients, obey, obeyed_on
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
@@ -22,14 +22,12 @@ def time_splitting(context: Context) -> Tally:
     Finds a truncated pass, a carry that is lost or doubled, a step at either end that is treated
     apart, and a layer whose tape depends on the length.
     """
-    return obey(
-        context,
-        "time_splitting",
-        expected=_two_halves,
-        actual=gradients,
-        sentence="{block} is not what two chained halves give: truncated, or a carry lost",
-        least=(2, 1),
-    )
+    return obey(context, LAW)
+
+
+def on_problem(run: Run, problem: Problem) -> Tally:
+    """The law on one given problem."""
+    return obeyed_on(run, LAW, problem)
 
 
 def _two_halves(run: Run, problem: Problem) -> dict[str, Any]:
@@ -56,3 +54,12 @@ def _two_halves(run: Run, problem: Problem) -> dict[str, Any]:
     out.update({f"d_state0{path}": leaf for path, leaf, first in named if is_float(first)})
     out["d_xs"] = np.concatenate([two[1], one[1]])
     return out
+
+
+LAW = Law(
+    "time_splitting",
+    expected=_two_halves,
+    actual=gradients,
+    sentence="{block} is not what two chained halves give: truncated, or a carry lost",
+    least=(2, 1),
+)

@@ -10,7 +10,7 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.law import obey
+from bpttcheck.verify.law import Law, obey, obeyed_on
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.tally import Tally
@@ -21,14 +21,12 @@ def zero_length(context: Context) -> Tally:
 
     Finds loops that assume a first step, and gradients that are None or missing when nothing ran.
     """
-    return obey(
-        context,
-        "zero_length",
-        expected=_nothing,
-        actual=_empty,
-        sentence="{block} is wrong for a sequence of no steps",
-        masks=False,
-    )
+    return obey(context, LAW)
+
+
+def on_problem(run: Run, problem: Problem) -> Tally:
+    """The law on one given problem."""
+    return obeyed_on(run, LAW, problem)
 
 
 def _nothing(run: Run, problem: Problem) -> dict[str, Any]:
@@ -46,12 +44,25 @@ def _nothing(run: Run, problem: Problem) -> dict[str, Any]:
     return out
 
 
-def _empty(run: Run, problem: Problem) -> dict[str, Any]:
-    none = replace(
+def _cut_off(problem: Problem) -> Problem:
+    return replace(
         problem, case=replace(problem.case, T=0), xs=problem.xs[:0], d_ys=problem.d_ys[:0]
     )
-    hand = run.hand(SEQUENCE, none)
+
+
+def _empty(run: Run, problem: Problem) -> dict[str, Any]:
+    hand = run.hand(SEQUENCE, _cut_off(problem))
     out: dict[str, Any] = {**hand.gradients, **hand.forward}
     out["shape of ys"] = np.array(np.shape(out.pop("ys")), float)
     out["shape of d_xs"] = np.array(np.shape(out.pop("d_xs")), float)
     return out
+
+
+LAW = Law(
+    "zero_length",
+    expected=_nothing,
+    actual=_empty,
+    sentence="{block} is wrong for a sequence of no steps",
+    masks=False,
+    place=lambda problem, block, entry: (_cut_off(problem), block, entry),
+)

@@ -1,0 +1,241 @@
+"""Test the tester on one subject: plant every known bug in it and see which are caught.
+
+A bug is *caught* if a check fails, *invisible* if no case of the run could have shown it (its own
+declaration says where it shows), and *missed* otherwise. A missed bug is a defect of the checker or
+of its own declaration.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from bpttcheck.errors import ContractError
+from bpttcheck.verify.check import check_one
+from bpttcheck.verify.checks import NAMES
+from bpttcheck.verify.results import Case, Finding, Verdict
+from bpttcheck.verify.run import Run
+from bpttcheck.verify.subject import Subject
+from bpttcheck.verify.validate import Options, validate_options
+
+if TYPE_CHECKING:
+    from bpttcheck.mutants.base import Mutant
+
+CAUGHT, INVISIBLE, MISSED = "caught", "invisible", "missed"
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What became of one planted bug.
+
+    Args:
+        name: the mutant's name.
+        family: its family.
+        sentence: what is wrong.
+        outcome: ``"caught"``, ``"invisible"`` or ``"missed"``.
+        reason: why it is invisible, or ``""``.
+        check: the first check that failed.
+        named: the block that the first finding names.
+        right_block: whether a finding names a block that is wrong; None where none is declared.
+        diagnosis: the code that it must get, or ``""``.
+        said: the codes that the first finding got, best first.
+        right_diagnosis: whether the first code is right; None where none is declared.
+        right_step: whether the time step named is the right one; None where none is declared.
+        characters: length of the report.
+        seconds: time taken.
+    """
+
+    name: str
+    family: str
+    sentence: str
+    outcome: str
+    reason: str = ""
+    check: str = ""
+    named: str = ""
+    right_block: bool | None = None
+    diagnosis: str = ""
+    said: tuple[str, ...] = ()
+    right_diagnosis: bool | None = None
+    right_step: bool | None = None
+    characters: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """Every planted bug of one subject.
+
+    Args:
+        subject: its name.
+        planted: one entry for each bug.
+        seed: seed of the cases.
+        examples: cases in each gradient check.
+        seconds: time taken.
+    """
+
+    subject: str
+    planted: tuple[Planted, ...]
+    seed: int
+    examples: int
+    seconds: float
+
+    def count(self, outcome: str) -> int:
+        """How many bugs had this outcome."""
+        return sum(one.outcome == outcome for one in self.planted)
+
+    @property
+    def passed(self) -> bool:
+        """True if no bug was missed."""
+        return self.count(MISSED) == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values."""
+        return {"schema_version": 1, "passed": self.passed, **asdict(self)}
+
+
+def selftest(
+    subject: Any,
+    *,
+    reference: Any = None,
+    sizes: Any = None,
+    families: Sequence[str] | None = None,
+    seed: int = 0,
+    examples: int = 100,
+    dtypes: Sequence[str] = ("float64", "float32"),
+    progress: Callable[[int, int, str], None] | None = None,
+) -> SelfTest:
+    """Plant the catalogue in ``subject`` and check each mutant.
+
+    Args:
+        subject: a right cell, layer or :class:`bpttcheck.Subject`.
+        reference: as in :func:`bpttcheck.check`.
+        sizes: as in :func:`bpttcheck.check`.
+        families: families of :data:`bpttcheck.mutants.FAMILIES`; None: all.
+        seed: seed of the cases.
+        examples: cases in each gradient check.
+        dtypes: dtypes to check.
+        progress: called as ``progress(done, total, what)``.
+
+    Returns:
+        The :class:`SelfTest`.
+
+    Raises:
+        ContractError: the subject itself does not pass: planted bugs would tell nothing.
+    """
+    from bpttcheck import mutants
+
+    started = time.perf_counter()
+    right = Subject.of(subject, reference=reference, sizes=sizes)
+    options = validate_options(
+        dtypes=dtypes, examples=examples, seed=seed, checks=None, expected_failures=None,
+        known_checks=NAMES,
+    )  # fmt: skip
+    base = Run(right, options.seed, options.dtypes)
+    base.fork(right)  # from here on the run remembers what JAX says
+    seen = _passes(base, options)
+    bugs = mutants.catalogue(right.target, families=families, sizes=base.sizes)
+    cases = [base.case(index) for index in range(options.examples)]
+    planted: list[Planted] = []
+    for number, bug in enumerate(bugs):
+        if progress is not None:
+            progress(number, len(bugs), bug.name)
+        planted.append(_plant(base, right, bug, options, cases, seen))
+    seconds = time.perf_counter() - started
+    return SelfTest(right.name, tuple(planted), options.seed, options.examples, seconds)
+
+
+def _passes(base: Run, options: Options) -> dict[tuple[str, str], float]:
+    """The best resolution of each block and dtype, if the right subject passes."""
+    seen: dict[tuple[str, str], float] = {}
+    for name in NAMES:
+        result, findings = check_one(base, options, name)
+        if result.verdict is Verdict.FAILED:
+            said = findings[0].message if findings else name
+            raise ContractError(
+                f"{base.subject.name} itself fails the check {name} ({said}), but planted bugs "
+                "tell something of a right subject only: run `bpttcheck verify` first",
+                item="subject",
+            )
+        for block in result.blocks:
+            key = (_step_name(block.block), block.dtype)
+            seen[key] = min(seen.get(key, float("inf")), block.resolution)
+    return seen
+
+
+def _plant(
+    base: Run,
+    right: Subject,
+    bug: Mutant,
+    options: Options,
+    cases: Sequence[Case],
+    seen: dict[tuple[str, str], float],
+) -> Planted:
+    started = time.perf_counter()
+    target = bug.plant(right.target)
+    reference = right.reference if right.reference is not None else right.target
+    wrong = Subject(target, reference, right.sizes, name=f"{right.name} with {bug.name}")
+    run = base.fork(wrong)
+    findings: tuple[Finding, ...] = ()
+    check = ""
+    for name in NAMES:
+        result, findings = check_one(run, options, name)
+        if result.verdict is Verdict.FAILED:
+            check = name
+            break
+    known = (bug.name, bug.family, bug.sentence)
+    seconds = time.perf_counter() - started
+    if not check:
+        reason = invisible(bug, cases, seen)
+        outcome = INVISIBLE if reason else MISSED
+        return Planted(*known, outcome, reason, diagnosis=bug.diagnosis, seconds=seconds)
+    said = tuple(d.code for d in findings[0].diagnoses) if findings else ()
+    expected = (bug.diagnosis, *bug.also)
+    blocks = {_step_name(f.block) for f in findings}
+    return Planted(
+        *known, CAUGHT, check=check, named=findings[0].block if findings else "",
+        right_block=bool(blocks & set(bug.blocks)) if bug.blocks else None,
+        diagnosis=bug.diagnosis, said=said,
+        right_diagnosis=bool(said) and said[0] in expected if bug.diagnosis else None,
+        right_step=_names_step(findings, bug.time_step) if bug.time_step is not None else None,
+        characters=sum(len(f.message) for f in findings), seconds=seconds,
+    )  # fmt: skip
+
+
+def _names_step(findings: Sequence[Finding], step: int) -> bool:
+    return any(d.evidence.get("time_step") == step for f in findings for d in f.diagnoses)
+
+
+def invisible(bug: Mutant, cases: Sequence[Case], seen: dict[tuple[str, str], float]) -> str:
+    """Why no case could have shown this bug, by its own declaration; ``""`` if one could."""
+    if bug.note:
+        return bug.note
+    left = [c for c in cases if c.dtype in bug.dtypes]
+    if not left:
+        return f"only in {' and '.join(bug.dtypes)}"
+    for name, fits in (
+        ("regime", lambda c: not bug.regimes or c.regime in bug.regimes),
+        (f"T of at least {bug.least_T}", lambda c: c.T >= bug.least_T),
+        (f"B of at least {bug.least_B}", lambda c: c.B >= bug.least_B),
+        ("mask", lambda c: not bug.needs_mask or c.mask != "none"),
+        ("size", lambda c: not bug.sizes or (c.n_in, c.n_hidden) in bug.sizes),
+    ):
+        left = [c for c in left if fits(c)]
+        if not left:
+            return f"no case has the {name} that shows it"
+    dtypes = {c.dtype for c in left}
+    finest = min(
+        (seen[block, d] for block in bug.blocks for d in dtypes if (block, d) in seen),
+        default=0.0,
+    )
+    if bug.error < finest:
+        return f"an error of {bug.error:.0e} is below the resolution, {finest:.0e}"
+    return ""
+
+
+def _step_name(block: str) -> str:
+    """A block in the names of ``step_vjp``."""
+    if block == "d_xs":
+        return "d_x"
+    return block.replace("d_state0", "d_previous_state", 1)

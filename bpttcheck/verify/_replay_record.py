@@ -1,0 +1,239 @@
+"""A stored failure: what it consists of, and its JSON, whose every field is checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import __version__
+from bpttcheck.verify import _replay_flat as flats
+from bpttcheck.verify._replay_fields import clean, keys, natural, naturals, one_of, text
+from bpttcheck.verify._replay_finding import from_json, to_json
+from bpttcheck.verify._replay_flat import KINDS, Flat
+from bpttcheck.verify._replay_npz import pack, unpack
+from bpttcheck.verify.results import Case, Finding
+
+FORMAT = "bpttcheck failure"
+SCHEMA_VERSION = 1
+ID = re.compile(r"[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*-[0-9a-f]{6}")
+
+Expected = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One failure as it lies on the disk.
+
+    Args:
+        subject: the subject's name.
+        target: what was typed to name it, such as ``"cell.py:MyCell"``; None if nothing was.
+        version: the version of bpttcheck that stored it.
+        seed: the run's seed.
+        examples: the run's number of examples.
+        dtypes: the run's dtypes.
+        finding: what was found.
+        flat: the problem's arrays; None where no problem belongs to the failure.
+        path: its JSON file.
+    """
+
+    subject: str
+    target: str | None
+    version: str
+    seed: int
+    examples: int
+    dtypes: tuple[str, ...]
+    finding: Finding
+    flat: Flat | None
+    path: Path = field(default=Path(), compare=False)
+
+    @property
+    def id(self) -> str:
+        """Short, and the same for the same failure: subject, check, block and a hash of both."""
+        f = self.finding
+        words = [_slug(self.subject).lower() or "cell", f.check, _slug(f.block) or "all"]
+        same: list[Any] = [self.subject, f.check, f.method, f.block]
+        if self.flat is None:
+            same += [self.seed, self.examples, list(self.dtypes)]
+        else:
+            same += [None if f.case is None else asdict(f.case), list(self.flat.params)]
+            same += [self.flat.state, hashlib.sha256(pack(self.flat.arrays)).hexdigest()]
+        return "-".join([*words, _digest(same)[:6]])
+
+    def files(self) -> tuple[str, bytes]:
+        """The JSON and the ``.npz``, which is empty where there is no problem."""
+        packed = b"" if self.flat is None else pack(self.flat.arrays)
+        record: dict[str, Any] = {
+            "format": FORMAT,
+            "schema_version": SCHEMA_VERSION,
+            "bpttcheck": self.version,
+            "id": self.id,
+            "subject": self.subject,
+            "target": self.target,
+            "seed": self.seed,
+            "examples": self.examples,
+            "dtypes": list(self.dtypes),
+            "finding": to_json(self.finding),
+            "problem": None if self.flat is None else _flat_to_json(self.flat, packed),
+        }
+        record["sha256"] = _digest(record)
+        return _lines(record) + "\n", packed
+
+
+def of(report: Any, finding: Finding, target: str | None, flat: Flat | None) -> Stored:
+    """The record of one finding of a report."""
+    return Stored(
+        subject=clean(report.subject),
+        target=None if target is None else clean(target),
+        version=__version__,
+        seed=report.seed,
+        examples=report.examples,
+        dtypes=tuple(report.dtypes),
+        finding=from_json(to_json(finding)),  # as it will be read: nothing else is kept
+        flat=flat,
+    )
+
+
+def parse(document: str, packed: bytes | None) -> Stored:
+    """The record in a JSON text and the bytes of its ``.npz``.
+
+    Raises:
+        ValueError: anything in them is not as it was written; the text says what.
+    """
+    try:
+        record = json.loads(document, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON document ({error})") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError("it is no failure stored by bpttcheck")
+    version = record.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise ValueError(f"schema_version={version!r:.40}, expected {SCHEMA_VERSION}")
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version={version}, but this bpttcheck reads up to {SCHEMA_VERSION}: a newer "
+            "one wrote it"
+        )
+    try:
+        return _parse(record, packed)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _parse(record: dict[str, Any], packed: bytes | None) -> Stored:
+    keys(record, (
+        "format", "schema_version", "bpttcheck", "id", "subject", "target", "seed", "examples",
+        "dtypes", "finding", "problem", "sha256",
+    ))  # fmt: skip
+    said = record["sha256"]
+    if said != _digest({key: value for key, value in record.items() if key != "sha256"}):
+        raise ValueError("its content does not match its sha256: it was damaged or edited")
+    target, dtypes = record["target"], record["dtypes"]
+    if not isinstance(dtypes, list) or not dtypes:
+        raise ValueError(f"dtypes={dtypes!r:.40}, expected a list")
+    finding = from_json(record["finding"])
+    stored = Stored(
+        subject=text(record, "subject"),
+        target=None if target is None else text(record, "target"),
+        version=text(record, "bpttcheck"),
+        seed=natural(record, "seed"),
+        examples=max(1, natural(record, "examples")),
+        dtypes=tuple(one_of("dtypes", name, ("float64", "float32")) for name in dtypes),
+        finding=finding,
+        flat=_flat(record["problem"], finding.case, packed),
+    )
+    if record["id"] != stored.id:
+        raise ValueError(f"id={record['id']!r:.80}, but its content is that of {stored.id}")
+    return stored
+
+
+def _flat_to_json(flat: Flat, packed: bytes) -> dict[str, Any]:
+    return {
+        "params": list(flat.params),
+        "state": flat.state,
+        "arrays": [[name, a.dtype.str, list(a.shape)] for name, a in flat.arrays.items()],
+        "npz_sha256": hashlib.sha256(packed).hexdigest(),
+    }
+
+
+def _flat(record: Any, case: Case | None, packed: bytes | None) -> Flat | None:
+    if record is None:
+        return None
+    keys(record, ("params", "state", "arrays", "npz_sha256"))
+    flats.check_params(record["params"])
+    flats.check_shape(record["state"])
+    if case is None:
+        raise ValueError("it has arrays but no case")
+    expected = _expected(record["arrays"])
+    leaves = flats.size(record["state"])
+    wanted = flats.names(len(record["params"]), leaves, mask="mask" in expected)
+    if list(expected) != wanted:
+        raise ValueError("its arrays are not those of a problem")
+    _require_sizes(expected, case, leaves)
+    if packed is None:
+        raise ValueError("its .npz file is missing")
+    if hashlib.sha256(packed).hexdigest() != record["npz_sha256"]:
+        raise ValueError("its .npz file does not match the sha256 in it: damaged, or another's")
+    try:
+        arrays = unpack(packed, expected)
+    except ValueError as error:
+        raise ValueError(f"its .npz file is none that bpttcheck wrote: {error}") from error
+    return Flat(tuple(record["params"]), record["state"], arrays)
+
+
+def _expected(arrays: Any) -> Expected:
+    expected: Expected = {}
+    if not isinstance(arrays, list):
+        raise ValueError("arrays is no list")
+    for item in arrays:
+        if not isinstance(item, list) or len(item) != 3 or type(item[0]) is not str:
+            raise ValueError("arrays is no list of name, dtype and shape")
+        name, code, shape = item
+        if type(code) is not str or not re.fullmatch(rf"[<>|=]?[{KINDS}][1248]", code):
+            raise ValueError(f"{name:.40} has the dtype {code!r:.40}")
+        try:
+            dtype = np.dtype(code)
+        except TypeError as error:
+            raise ValueError(f"{name:.40} has the dtype {code!r}") from error
+        expected[name] = (dtype, naturals("shape", shape))
+    return expected
+
+
+def _require_sizes(expected: Expected, case: Case, leaves: int) -> None:
+    shapes = {name: shape for name, (_, shape) in expected.items()}
+    faults = [
+        shapes["xs"] != (case.T, case.B, case.n_in),
+        len(shapes["d_ys"]) != 3 or shapes["d_ys"][:2] != (case.T, case.B),
+        shapes.get("mask", (case.T, case.B)) != (case.T, case.B),
+        "mask" in expected and expected["mask"][0] != np.dtype(bool),
+        any(shapes[f"state0_{i}"] != shapes[f"d_state_{i}"] for i in range(leaves)),
+    ]
+    if any(faults):
+        raise ValueError("the shapes of its arrays are not those of its case")
+
+
+def _lines(value: Any, depth: int = 0) -> str:
+    """JSON with one line for each key of the outer two objects."""
+    if not isinstance(value, dict) or depth > 1:
+        return json.dumps(value)
+    pad = " " * (depth + 1)
+    rows = [f"{pad}{json.dumps(key)}: {_lines(item, depth + 1)}" for key, item in value.items()]
+    return "{\n" + ",\n".join(rows) + "\n" + pad[1:] + "}"
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:24].rstrip("_")
+
+
+def _digest(value: Any) -> str:
+    plain = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(plain.encode()).hexdigest()

@@ -1,0 +1,237 @@
+"""What a diagnosis may look at: a wrong block on a few problems, and what every case said.
+
+A diagnosis is a formula for the *wrong* gradient, in terms of the right one. It fits if rounding
+explains what is left: the test is the one that convicted the gradient, with the same error bars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck import trees
+from bpttcheck.calibration import LIMIT
+from bpttcheck.oracles.autodiff import Untied
+from bpttcheck.verify.problem import Problem, Template
+from bpttcheck.verify.results import Case, Diagnosis
+from bpttcheck.verify.run import SEQUENCE, STEP, Hand, Reference, Run
+from bpttcheck.verify.tally import Seen
+from bpttcheck.verify.verdict import rounding, width
+
+Array = NDArray[Any]
+Blocks = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What ``bpttcheck explain CODE`` prints.
+
+    Args:
+        code: the diagnosis's stable code.
+        meaning: what is wrong, in one sentence.
+        formula: the right equation, in the symbols of the contract.
+        mistake: the usual wrong code.
+        right: the right code.
+        seen: how the diagnosis is recognised.
+    """
+
+    code: str
+    meaning: str
+    formula: str
+    mistake: str
+    right: str
+    seen: str
+
+    def __str__(self) -> str:
+        """The page as text."""
+        parts = [
+            ("", self.meaning), ("the formula", self.formula), ("the usual mistake", self.mistake),
+            ("right", self.right), ("how it is recognised", self.seen),
+        ]  # fmt: skip
+        return "\n\n".join(_section(title, text) for title, text in parts)
+
+
+def _section(title: str, text: str) -> str:
+    if not title:
+        return text
+    return f"{title}:\n" + "\n".join(f"    {line}" for line in text.splitlines())
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """One problem on which the bug shows.
+
+    Args:
+        run: the subject and its oracles.
+        mode: ``STEP`` or ``SEQUENCE``.
+        problem: the problem.
+        template: the compiled shape it fits; None: its own.
+        hand: what the hand-written code says.
+        reference: what JAX says.
+        wrong: the blocks that are wrong.
+    """
+
+    run: Run
+    mode: str
+    problem: Problem
+    template: Template | None
+    hand: Hand
+    reference: Reference
+    wrong: tuple[str, ...]
+
+    @cached_property
+    def right(self) -> dict[str, Array]:
+        """JAX's gradient, block by block."""
+        return {block: spread.value for block, spread in self.reference.gradients.items()}
+
+    def given(self, block: str) -> Array:
+        """The hand-derived block, float64."""
+        return np.asarray(self.hand.gradients[block], np.float64)
+
+    def residual(self, candidate: Blocks) -> float:
+        """The largest ratio of ``|hand - candidate|`` to the error bar: up to ``LIMIT``, it fits.
+
+        Args:
+            candidate: block -> the wrong gradient that a diagnosis predicts.
+        """
+        unit, tiny = rounding(self.problem.dtype)
+        worst = 0.0
+        for block, predicted in candidate.items():
+            g, c = self.given(block), np.asarray(predicted, np.float64)
+            if g.shape != c.shape or not np.isfinite(g).all():
+                return np.inf
+            spread = self.reference.gradients[block]
+            s = width(spread.value, spread.copies, unit, tiny)
+            # A candidate larger than the gradient is as much less precise.
+            largest = np.abs(spread.value).max(initial=0.0)
+            scale = np.abs(c).max(initial=0.0) / largest if largest else 1.0
+            bar = s.max(initial=tiny) * max(1.0, scale) + unit * np.abs(c)
+            with np.errstate(all="ignore"):
+                worst = max(worst, float(np.max(np.abs(g - c) / bar, initial=0.0)))
+        return worst
+
+    def fits(self, candidate: Blocks) -> bool:
+        """True if rounding explains what ``candidate`` leaves."""
+        return self.residual(candidate) <= LIMIT
+
+    @cached_property
+    def parts(self) -> dict[str, dict[str, Array]]:
+        """The gradient from one cotangent alone: ``d_y`` or a leaf of ``d_state`` -> blocks."""
+        p = self.problem
+        none = trees.map_leaves(np.zeros_like, p.d_state)
+        found = {"d_y": self._with(np.asarray(p.d_ys), none)}
+        shape, leaves = trees.structure(p.d_state), trees.leaves(p.d_state)
+        for i, path in enumerate(shape.paths):
+            only = [leaf if j == i else np.zeros_like(leaf) for j, leaf in enumerate(leaves)]
+            found[f"d_state{path}"] = self._with(np.zeros_like(p.d_ys), shape.unflatten(only))
+        if len(leaves) > 1:  # the whole state, as one cotangent
+            found["d_state"] = {b: self.right[b] - found["d_y"][b] for b in self.right}
+        return found
+
+    def _with(self, d_ys: Array, d_state: Any) -> dict[str, Array]:
+        changed = replace(self.problem, d_ys=d_ys, d_state=d_state)
+        found = self.run.jax(self.mode, changed, self.template)
+        return {block: spread.value for block, spread in found.gradients.items()}
+
+    def right_for(self, changed: Problem) -> dict[str, Array]:
+        """JAX's gradient of another problem of the same shape."""
+        found = self.run.jax(self.mode, changed, self.template)
+        return {block: spread.value for block, spread in found.gradients.items()}
+
+    @cached_property
+    def untied(self) -> Untied:
+        """Each step's own contribution, and the adjoints."""
+        return self.run.untied(self.problem, self.template)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything known about one wrong block.
+
+    Args:
+        run: the subject and its oracles.
+        check: the check that failed.
+        mode: ``STEP`` or ``SEQUENCE``.
+        block: the block to be explained.
+        specimens: problems on which it is wrong, the richest first.
+        seen: every case of the check.
+        notes: what diagnoses share, so that it is computed once.
+    """
+
+    run: Run
+    check: str
+    mode: str
+    block: str
+    specimens: Sequence[Specimen]
+    seen: Sequence[Seen]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sequence(self) -> bool:
+        """True if whole sequences are compared."""
+        return self.mode == SEQUENCE
+
+    def explained(self, predict: Callable[[Specimen], Blocks | None]) -> float | None:
+        """The largest residual of a prediction over all specimens; None if it fits not all."""
+        worst = 0.0
+        for specimen in self.specimens:
+            with np.errstate(all="ignore"):
+                candidate = predict(specimen)
+            if candidate is None:
+                return None
+            residual = specimen.residual(candidate)
+            if not residual <= LIMIT or self._says_nothing(specimen, candidate):
+                return None
+            worst = max(worst, residual)
+        return worst if self.specimens else None
+
+    def _says_nothing(self, specimen: Specimen, candidate: Blocks) -> bool:
+        """True if the prediction for this block is the right gradient itself."""
+        own = candidate.get(self.block)
+        if own is None:
+            return False
+        gap = np.abs(np.asarray(own, np.float64) - specimen.right[self.block])
+        error = np.abs(specimen.given(self.block) - specimen.right[self.block])
+        return bool(gap.max(initial=0.0) < 0.5 * error.max(initial=0.0))
+
+    def alone(self, predict: Callable[[Array, Specimen], Array | None]) -> float | None:
+        """As :meth:`explained`, for this block alone: ``predict(right, specimen)``."""
+
+        def candidate(specimen: Specimen) -> Blocks | None:
+            found = predict(specimen.right[self.block], specimen)
+            return None if found is None else {self.block: found}
+
+        return self.explained(candidate)
+
+    def wrong_cases(self) -> list[Case]:
+        """The cases in which this block is wrong."""
+        return [one.case for one in self.seen if self.block in one.wrong]
+
+    def right_cases(self) -> list[Case]:
+        """The cases in which this block was judged and is right."""
+        return [
+            one.case
+            for one in self.seen
+            if self.block in one.judged and self.block not in one.wrong
+        ]
+
+
+def step_name(evidence: Evidence) -> str:
+    """The user's backward method."""
+    return evidence.run.methods[1]
+
+
+def diagnosis(code: str, sentence: str, residual: float, **more: Any) -> Diagnosis:
+    """A diagnosis with its fit: the residual, in widths of the error bar."""
+    return Diagnosis(code, sentence, {**more, "residual": residual, "limit": LIMIT})
+
+
+__all__ = [
+    "SEQUENCE", "STEP", "Array", "Blocks", "Evidence", "Page", "Seen", "Specimen", "diagnosis",
+    "step_name",
+]  # fmt: skip

@@ -1,0 +1,140 @@
+"""Gather problems on which a wrong block shows, and try every diagnosis on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bpttcheck.errors import BpttcheckError
+from bpttcheck.verify import diagnose
+from bpttcheck.verify.diagnose.base import SEQUENCE, STEP, Evidence, Seen, Specimen
+from bpttcheck.verify.problem import Problem, Template
+from bpttcheck.verify.results import Case, Diagnosis
+from bpttcheck.verify.run import Run
+from bpttcheck.verify.verdict import judge, rounding
+
+# These say where a bug shows, not what it is: another diagnosis may follow.
+_CONDITIONS = frozenset(["mask-ignored", "one-size", "saturated", "nonlinear", "initial-state"])
+_ENOUGH = 2
+_RICH_STEPS, _RICH_ROWS = 5, 3
+
+
+def explain(
+    run: Run,
+    check: str,
+    mode: str,
+    block: str,
+    seen: Sequence[Seen],
+    failing: Sequence[tuple[Problem, Template | None]],
+) -> tuple[Diagnosis, ...]:
+    """What is wrong with ``block``, best first; empty if nothing fits.
+
+    Args:
+        run: the subject and its oracles.
+        check: the check that failed.
+        mode: ``STEP`` or ``SEQUENCE``.
+        block: the block to be explained.
+        seen: every case of the check.
+        failing: problems known to fail, the original one first, with their templates.
+    """
+    if mode == SEQUENCE and run.subject.kind == "cell":
+        # The loop over time is not the user's: what is wrong, is wrong in one step.
+        step = _evidence(run, check, STEP, _in_step(block), seen, [])
+        if step.specimens:
+            return _first_fits(replace(step, seen=[_one_step(one) for one in seen]))
+    return _first_fits(_evidence(run, check, mode, block, seen, failing))
+
+
+def _first_fits(evidence: Evidence) -> tuple[Diagnosis, ...]:
+    found: list[Diagnosis] = []
+    for code in diagnose.CODES:
+        if any(d.code not in _CONDITIONS for d in found):
+            break
+        try:
+            one = diagnose.module(code).fit(evidence)
+        except BpttcheckError:
+            continue  # the subject's code, or JAX, does not take this problem
+        if one is not None:
+            found.append(one)
+    return tuple(found)
+
+
+def _evidence(
+    run: Run,
+    check: str,
+    mode: str,
+    block: str,
+    seen: Sequence[Seen],
+    failing: Sequence[tuple[Problem, Template | None]],
+) -> Evidence:
+    like = failing[-1][0].case if failing else None
+    found: list[Specimen] = []
+    for problem, template in _problems(run, mode, like, failing):
+        specimen = _specimen(run, mode, problem, template)
+        if specimen is not None and block in specimen.wrong:
+            shown = (problem.case.n_in, problem.case.n_hidden, problem.case.T)
+            if all((s.problem.case.n_in, s.problem.case.n_hidden, s.problem.case.T) != shown
+                   for s in found):  # fmt: skip
+                found.append(specimen)
+        if len(found) == _ENOUGH:
+            break
+    return Evidence(run, check, mode, block, found, seen)
+
+
+def _problems(
+    run: Run,
+    mode: str,
+    like: Case | None,
+    failing: Sequence[tuple[Problem, Template | None]],
+) -> Iterator[tuple[Problem, Template | None]]:
+    """Rich problems first: no size is 1, none equals another; then the ones known to fail."""
+    manners = [("float64", "ordinary", "none")]
+    if like is not None:
+        manners += [("float64", like.regime, like.mask), (like.dtype, like.regime, like.mask)]
+    for dtype, regime, mask in dict.fromkeys(manners):
+        if dtype not in run.dtypes:
+            continue
+        for template in (run.templates[2], run.templates[1], run.templates[3]):
+            case = _rich(run, mode, template, dtype, regime, mask)
+            try:
+                yield run.problem(case), template
+            except BpttcheckError:
+                continue
+    yield from reversed(failing)
+
+
+def _rich(run: Run, mode: str, t: Template, dtype: str, regime: str, mask: str) -> Case:
+    T = 1 if mode == STEP else (t.T if t.exact else min(t.T, _RICH_STEPS))
+    B = t.B if t.exact else min(t.B, _RICH_ROWS)
+    plain = mode == STEP or T * B == 1 or not run.subject.supports_mask
+    return Case(run.seed, -1, T, B, t.n_in, t.n_hidden, dtype, "none" if plain else mask, regime)
+
+
+def _specimen(run: Run, mode: str, problem: Problem, template: Template | None) -> Specimen | None:
+    try:
+        hand = run.hand(mode, problem)
+        reference = run.jax(mode, problem, template)
+    except BpttcheckError:
+        return None
+    unit, tiny = rounding(problem.dtype)
+    wrong = tuple(
+        block
+        for block, spread in reference.gradients.items()
+        if judge(block, hand.gradients[block], spread.value, spread.copies, unit, tiny).wrong
+    )
+    finite = all(np.isfinite(value).all() for value in hand.forward.values())
+    return Specimen(run, mode, problem, template, hand, reference, wrong) if finite else None
+
+
+def _in_step(block: str) -> str:
+    if block == "d_xs":
+        return "d_x"
+    return block.replace("d_state0", "d_previous_state", 1)
+
+
+def _one_step(one: Seen) -> Seen:
+    return replace(
+        one, wrong=tuple(map(_in_step, one.wrong)), judged=tuple(map(_in_step, one.judged))
+    )

@@ -1,0 +1,157 @@
+"""Which single change of one path inside the step gives the hand-derived gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import activations, trees
+from bpttcheck.errors import BpttcheckError
+from bpttcheck.oracles.paths import Paths, Site
+from bpttcheck.verify.diagnose.base import SEQUENCE, Array, Evidence, Specimen
+
+CUT, DOUBLED, NEGATED, DERIVATIVE, TRANSPOSED = (
+    "cut", "doubled", "negated", "derivative", "transposed",
+)  # fmt: skip
+
+_KEY = "surgery"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One change.
+
+    Args:
+        kind: one of the constants of this module.
+        text: the operation in words.
+        where: the line of user code.
+        instead: the formula that stands in the place of the derivative, or ``""``.
+    """
+
+    kind: str
+    text: str
+    where: str
+    instead: str = ""
+
+
+def best(evidence: Evidence, kind: str) -> tuple[Cut, float] | None:
+    """The change of this kind that explains every specimen, and its residual.
+
+    First all blocks together, then the block at hand alone.
+    """
+    if evidence.mode == SEQUENCE or not evidence.specimens:
+        return None
+    try:
+        tables = [_table(evidence, specimen) for specimen in evidence.specimens]
+    except BpttcheckError:
+        return None
+    candidates = [key for key in tables[0] if key[0] == kind]
+    for wide in (True, False):
+        fitting: list[tuple[float, Any]] = []
+        for key in candidates:
+            residual = _residual(evidence, tables, key, wide)
+            if residual is not None:
+                fitting.append((residual, key))
+        if fitting:
+            residual, key = min(fitting, key=lambda pair: pair[0])
+            return Cut(*key[:1], *key[2:]), residual
+    return None
+
+
+def _residual(
+    evidence: Evidence, tables: list[dict[Any, dict[str, Array]]], key: Any, wide: bool
+) -> float | None:
+    by_specimen = {
+        id(s): t.get(key) for s, t in zip(evidence.specimens, tables, strict=True)
+    }  # fmt: skip
+
+    def predict(specimen: Specimen) -> Mapping[str, Array] | None:
+        found = by_specimen[id(specimen)]
+        if found is None or wide:
+            return found
+        return {evidence.block: found[evidence.block]}
+
+    return evidence.explained(predict)
+
+
+def _table(evidence: Evidence, specimen: Specimen) -> dict[Any, dict[str, Array]]:
+    """Change -> the gradient that it gives, block by block; made once for each problem."""
+    made: dict[int, Any] = evidence.notes.setdefault(_KEY, {})
+    if id(specimen) not in made:
+        made[id(specimen)] = dict(_changes(specimen))
+    return made[id(specimen)]
+
+
+def _changes(specimen: Specimen) -> Iterator[tuple[Any, dict[str, Array]]]:
+    p = specimen.problem
+    paths = specimen.run.paths(p)
+    point = (p.params, p.state0, p.xs[0])
+    todo: list[tuple[Any, Site, Array | None]] = []
+    for site in paths.sites("edge"):
+        todo.append(((CUT, site.place, _named(site), site.where, ""), site, None))
+    for site in paths.sites("product"):
+        todo.append(((TRANSPOSED, site.place, "the product", site.where, ""), site, None))
+    for site, factor, instead in _derivatives(paths, point):
+        key = (DERIVATIVE, site.place, site.text, site.where, instead)
+        todo.append((key, site, factor))
+    found = paths.gradients(point, (p.d_state, p.d_ys[0]), [(s, f) for _, s, f in todo])
+    for (key, _, _), gradients in zip(todo, found, strict=True):
+        blocks = _blocks(specimen, gradients)
+        yield key, blocks
+        if key[0] == CUT:
+            # The gradient is linear in what one edge lets through.
+            right = specimen.right
+            share = {name: right[name] - blocks[name] for name in right}
+            yield (DOUBLED, *key[1:]), {n: right[n] + share[n] for n in right}
+            yield (NEGATED, *key[1:]), {n: right[n] - 2 * share[n] for n in right}
+
+
+def _named(site: Site) -> str:
+    words = {
+        "dot_general": "the matrix product", "mul": "the product", "add": "the sum",
+        "sub": "the difference", "div": "the quotient",
+    }  # fmt: skip
+    return words.get(site.text, site.text)
+
+
+def _blocks(specimen: Specimen, gradients: tuple[Any, Any, Array]) -> dict[str, Array]:
+    d_params, d_state, d_x = gradients
+    found = {f"d_params[{key!r}]": value for key, value in d_params.items()}
+    paths = trees.structure(d_state).paths
+    leaves = trees.leaves(d_state)
+    found.update({f"d_previous_state{p}": v for p, v in zip(paths, leaves, strict=True)})
+    found["d_x"] = d_x
+    return {name: found[name] for name in specimen.right}
+
+
+def _derivatives(paths: Paths, point: Any) -> Iterator[tuple[Site, Array, str]]:
+    """Local derivatives that people write by mistake, at each function of the step."""
+    for site, (z, v) in zip(paths.sites("function"), paths.values(*point), strict=True):
+        with np.errstate(all="ignore"):
+            for factor, instead in _mistakes(z, v):
+                if np.isfinite(factor).all():
+                    yield site, factor, instead
+
+
+def _mistakes(z: Array, v: Array) -> Iterator[tuple[Array, str]]:
+    yield np.ones_like(v), "missing (a factor of 1)"
+    yield 1 - z**2, "1 - z**2, of the pre-activation z"
+    yield z * (1 - z), "z * (1 - z), of the pre-activation z"
+    yield 1 - v**2, "1 - h**2, that of tanh"
+    yield v * (1 - v), "h * (1 - h), that of the sigmoid"
+    yield 1 - v, "1 - h"
+    yield 1 + v**2, "1 + h**2"
+    yield 1 - 2 * v, "1 - 2 * h"
+    yield v, "h itself"
+    yield v**2, "h**2"
+    yield 1 - np.abs(v), "1 - |h|"
+    for name, activation in activations.ACTIVATIONS.items():
+        yield activation.derivative(z), f"that of {name}"
+    for name, activation in activations.ACTIVATIONS.items():
+        yield activation.derivative(v), f"that of {name} at h, not at the pre-activation"
+
+
+__all__ = ["CUT", "DERIVATIVE", "DOUBLED", "NEGATED", "TRANSPOSED", "Cut", "best"]

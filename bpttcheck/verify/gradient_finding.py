@@ -1,0 +1,122 @@
+"""From a judged case to what is counted and what is told: findings and tallies."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bpttcheck import trees
+from bpttcheck.calibration import LIMIT
+from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.verify.gradient import CaseOutcome
+from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.results import Case, Finding, Measured
+from bpttcheck.verify.run import Run
+from bpttcheck.verify.tally import Seen, Tally
+from bpttcheck.verify.verdict import Judged, Vote
+
+
+def exception_finding(
+    name: str, error: ContractError, case: Case | None = None, problem: Problem | None = None
+) -> Finding:
+    """A finding for user code that raised, or broke the contract, on one case."""
+    return Finding(
+        check=name,
+        method=error.method,
+        block=error.item or error.method,
+        message=str(error),
+        case=case,
+        exception=str(error.__cause__ or ""),
+        problem=problem,
+    )
+
+
+def count(run: Run, tally: Tally, outcome: CaseOutcome) -> None:
+    """Add one case to the tally."""
+    if outcome.skipped:
+        tally.skipped[outcome.skipped] += 1
+        return
+    tally.add(outcome.judged, outcome.problem.case.dtype)
+    clear = [j for j in outcome.judged if j.usable and not j.blind]
+    wrong = tuple(j.block for j in outcome.wrong)
+    tally.seen.append(Seen(outcome.problem.case, wrong, tuple(j.block for j in clear)))
+    tally.oracles.update(outcome.spoke)
+    if outcome.declined and outcome.declined != run.declined:
+        tally.remarks[f"JAX declined: {outcome.declined}"] += 1
+    if outcome.wrong:
+        tally.failures += 1
+    for block, vote in outcome.votes.items():
+        if vote is Vote.CONTRADICTION:
+            w = outcome.witnesses[block]
+            tally.contradictions.append(
+                f"JAX and the finite differences contradict each other in {block}: "
+                f"<gradient, v> is {w.jax:.9g} by JAX, {float(w.difference.value):.9g} +- "
+                f"{w.bar:.1e} by differences ({outcome.problem.case})"
+            )
+
+
+def finding_of(run: Run, name: str, outcome: CaseOutcome, wrong: Judged) -> Finding:
+    """What is told of one wrong block."""
+    witness = outcome.witnesses.get(wrong.block)
+    by_jax = "jax" in outcome.spoke
+    difference = _entry_difference(run, outcome, wrong) if by_jax else None
+    if not by_jax and witness is not None:
+        difference = Measured(float(witness.difference.value), witness.bar)
+    return Finding(
+        check=name,
+        method="step_vjp" if run.subject.kind == "cell" else "vjp",
+        block=wrong.block,
+        message=_message(wrong, by_jax),
+        case=outcome.problem.case,
+        entry=wrong.entry if by_jax else None,
+        time_step=departure(run, outcome.problem) if outcome.problem.case.T > 1 else None,
+        hand=wrong.hand,
+        jax=Measured(wrong.value, wrong.width) if by_jax else None,
+        finite_difference=difference,
+        ratio=wrong.ratio,
+        limit=LIMIT,
+        relative_error=wrong.relative,
+        problem=outcome.problem,
+    )
+
+
+def _message(wrong: Judged, by_jax: bool) -> str:
+    judge = "JAX autodiff" if by_jax else "the finite differences"
+    if not np.isfinite(wrong.hand):
+        return f"{wrong.block} is {wrong.hand} where {judge} gives {wrong.value:.6g}"
+    if wrong.hand == 0:
+        return f"{wrong.block} is zero where {judge} gives {wrong.value:.6g}"
+    much = f"{100 * wrong.relative:.3g} %" if wrong.relative > 0.01 else f"{wrong.relative:.1e}"
+    return f"{wrong.block} is off by {much} of its largest entry"
+
+
+def _entry_difference(run: Run, outcome: CaseOutcome, wrong: Judged) -> Measured | None:
+    """The finite difference of the very entry that is shown."""
+    assert outcome.hand is not None
+    along = np.zeros(np.shape(outcome.hand.gradients[wrong.block]))
+    along[wrong.entry] = 1.0
+    try:
+        estimate = run.difference(outcome.problem, {wrong.block: along})
+    except BpttcheckError:
+        return None
+    if not np.isfinite(float(estimate.error)):
+        return None
+    return Measured(float(estimate.value), float(estimate.error))
+
+
+def departure(run: Run, problem: Problem) -> int | None:
+    """The first t, counted from the end, at which the hand-derived adjoint leaves JAX's."""
+    try:
+        found = run.adjoints(problem)
+    except BpttcheckError:
+        return None
+    if found is None:
+        return None
+    mine, theirs = found
+    eps = float(np.finfo(problem.dtype).eps)
+    for t in range(problem.case.T, -1, -1):
+        for g, r in zip(trees.leaves(mine[t]), trees.leaves(theirs), strict=True):
+            r = np.asarray(r)[t]
+            g = np.asarray(g, np.float64)
+            if r.size and not np.abs(g - r).max() <= 1e4 * eps * np.abs(r).max():
+                return t
+    return None

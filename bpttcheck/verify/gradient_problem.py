@@ -1,0 +1,31 @@
+"""A gradient check on one given problem, neither drawn nor shrunk: what a replay runs."""
+
+from __future__ import annotations
+
+from bpttcheck.errors import ContractError
+from bpttcheck.verify.gradient import examine
+from bpttcheck.verify.gradient_finding import count, exception_finding, finding_of
+from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.run import Run
+from bpttcheck.verify.tally import Tally
+
+
+def gradient_problem(run: Run, name: str, mode: str, problem: Problem) -> Tally:
+    """Judge one problem, every block of it.
+
+    Args:
+        run: the subject and its oracles.
+        name: the check's name.
+        mode: ``"step"`` or ``"sequence"``.
+        problem: the problem, as it is.
+    """
+    tally = Tally(name, cases=1)
+    try:
+        outcome = examine(run, mode, problem, None)
+    except ContractError as error:
+        tally.failures = 1
+        tally.findings.append(exception_finding(name, error, problem.case, problem))
+        return tally
+    count(run, tally, outcome)
+    tally.findings += [finding_of(run, name, outcome, wrong) for wrong in outcome.wrong]
+    return tally
