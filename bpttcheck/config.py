@@ -12,6 +12,7 @@ from bpttcheck.errors import ContractError
 TABLE = "[tool.bpttcheck]"
 DTYPES = ("float64", "float32")
 RANDOM = "random"
+FAILURES = ".bpttcheck"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Settings:
         dtypes: the dtypes checked.
         checks: names of the checks to run; None for all.
         inconclusive: what an inconclusive check does under pytest, ``"fail"`` or ``"skip"``.
+        store: the folder in which failures are stored, relative to the project; None for nowhere.
     """
 
     examples: int = 100
@@ -31,6 +33,7 @@ class Settings:
     dtypes: tuple[str, ...] = DTYPES
     checks: tuple[str, ...] | None = None
     inconclusive: str = "fail"
+    store: str | None = FAILURES
 
 
 def find(folder: Path) -> Path | None:
@@ -64,6 +67,20 @@ def read(path: Path | None) -> Settings:
         raise ContractError(f"{path}: cannot be read as TOML: {error}", item=TABLE) from error
     table = document.get("tool", {}).get("bpttcheck", {})
     return Settings(**{key: _value(key, value, path) for key, value in table.items()})
+
+
+def failures(settings: Settings, project: Path | None) -> Path | None:
+    """The folder in which failures are stored, None if they are not.
+
+    Args:
+        settings: what the project says.
+        project: the folder of its ``pyproject.toml``; None if there is none: the working directory.
+    """
+    if settings.store is None:
+        return None
+    folder = (project or Path.cwd()) / settings.store
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def parse_seed(text: object) -> int | str:
@@ -143,12 +160,21 @@ def _inconclusive(value: Any) -> str:
     return value
 
 
+def _store(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return FAILURES if value else None
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ContractError(f"store={value!r}, expected a folder's name, or false")
+    return value
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "examples": _examples,
     "seed": parse_seed,
     "dtypes": _dtypes,
     "checks": lambda value: _names("checks", value),
     "inconclusive": _inconclusive,
+    "store": _store,
 }
 
 

@@ -17,7 +17,16 @@ from typing import Any, TypeVar
 
 import pytest
 
-from bpttcheck.config import RANDOM, Settings, check_names, draw_seed, near, parse_seed, read
+from bpttcheck.config import (
+    RANDOM,
+    Settings,
+    check_names,
+    draw_seed,
+    failures,
+    near,
+    parse_seed,
+    read,
+)
 from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -163,7 +172,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Attach the results to pytest's report; show our text instead of a traceback."""
-    results = _take_results(item) if call.when == "call" else []
+    run: Any = item.config.pluginmanager.get_plugin(_RUN)
+    results = _take_results(item, run.failures) if call.when == "call" else []
     for record in results:
         item.user_properties += [(f"bpttcheck_{k}", v) for k, v in record["summary"].items()]
     ours = call.excinfo is not None and isinstance(call.excinfo.value, BpttcheckError)
@@ -184,6 +194,7 @@ class _Run:
         root = config.rootpath / "pyproject.toml"
         self.config = config
         self.settings = read(root if root.is_file() else None)
+        self.failures = failures(self.settings, config.rootpath)
         self.given = _given(config)
         asked = self.given.get("seed", self.settings.seed)
         told = getattr(config, "workerinput", {})  # xdist's controller draws for all its workers
@@ -203,6 +214,7 @@ class _Run:
         names = check_names(options.pop("checks"), NAMES)
         check_names(tuple(request.expected_failures), NAMES)
         inconclusive = options.pop("inconclusive")
+        del options["store"]
         if request.expected_failures:
             options["expected_failures"] = request.expected_failures
         sets: list[Any] = []
@@ -251,6 +263,8 @@ class _Run:
             terminalreporter.write_line(_counts(records))
         if path:
             terminalreporter.write_line(self.trouble or f"reports written to {path}")
+        for line in dict.fromkeys(line for record in records for line in record["stored"]):
+            terminalreporter.write_line(line)
         for line in [line for record in records for line in record["annotations"]]:
             terminalreporter.write_line(line)
 
@@ -318,17 +332,17 @@ def _labels(subjects: Sequence[Any]) -> list[str]:
     return labels
 
 
-def _take_results(item: pytest.Item) -> list[dict[str, Any]]:
+def _take_results(item: pytest.Item, folder: Path | None) -> list[dict[str, Any]]:
     """What the checks of this test left behind, as plain values that can leave the process."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     check = parameters.get("check")
     if not isinstance(check, NamedCheck):
         return []
     taken, check.results = check.results, []
-    return [_record(check.name, subject, report) for subject, report in taken]
+    return [_record(check.name, subject, report, folder) for subject, report in taken]
 
 
-def _record(name: str, subject: Any, report: Any) -> dict[str, Any]:
+def _record(name: str, subject: Any, report: Any, folder: Path | None) -> dict[str, Any]:
     from bpttcheck.verify.text import outcome
 
     result = next(result for result in report.checks if result.name == name)
@@ -345,7 +359,13 @@ def _record(name: str, subject: Any, report: Any) -> dict[str, Any]:
         from bpttcheck.cli.github import annotate
 
         annotations = annotate(subject, report)
+    lines: list[str] = []
+    if report.findings and folder is not None:
+        from bpttcheck.cli.stored import keep
+
+        lines = keep(report, folder, None)[1]
     return {
+        "stored": lines,
         "summary": {key: value for key, value in summary.items() if value is not None},
         "annotations": annotations,
         "report": report.to_dict(),

@@ -28,6 +28,8 @@ from bpttcheck.verify.results import Case
 from bpttcheck.verify.subject import Subject
 
 __all__ = [
+    "Case",
+    "Problem",
     "activations",
     "cases",
     "dtypes",

@@ -1,4 +1,4 @@
-"""The command line: ``bpttcheck verify``, ``list``, ``explain``, ``new``.
+"""The command line: ``bpttcheck verify``, ``selftest``, ``replay``, ``list``, ``explain``, ``new``.
 
 Each command is one file and imports what it needs when it runs, so that ``--help`` is immediate.
 """
@@ -15,6 +15,8 @@ from bpttcheck import __version__
 from bpttcheck.cli.explain import explain
 from bpttcheck.cli.listing import listing
 from bpttcheck.cli.new import new
+from bpttcheck.cli.replay import replay
+from bpttcheck.cli.selftest import selftest
 from bpttcheck.cli.verify import verify
 from bpttcheck.errors import ContractError
 
@@ -47,5 +49,5 @@ def main() -> None:
     """Tell whether a hand-derived backward pass is right, and if not, where and why."""
 
 
-for _command in (verify, listing, explain, new):
+for _command in (verify, selftest, replay, listing, explain, new):
     main.add_command(_command)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 
 import click
@@ -14,7 +12,7 @@ from bpttcheck.config import near
 @click.command()
 @click.argument("name")
 def explain(name: str) -> None:
-    """Print what the check NAME finds."""
+    """Print what the check NAME finds, or what the diagnosis NAME means."""
     pages = _pages()
     if name not in pages:
         raise click.UsageError(
@@ -25,10 +23,8 @@ def explain(name: str) -> None:
 
 def _pages() -> dict[str, str]:
     """Every name that can be explained and its page; a check comes before a diagnosis."""
+    from bpttcheck.verify import diagnose
     from bpttcheck.verify.checks import CHECKS
 
     pages = {name: inspect.getdoc(check) or "" for name, check in CHECKS.items()}
-    if importlib.util.find_spec("bpttcheck.verify.diagnose") is None:
-        return pages
-    diagnose = importlib.import_module("bpttcheck.verify.diagnose")
-    return {**getattr(diagnose, "PAGES", {}), **pages}
+    return {**diagnose.PAGES, **pages}

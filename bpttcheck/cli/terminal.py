@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import sys
 import time
+from collections.abc import Generator
 from types import TracebackType
 
 import click
@@ -36,6 +38,13 @@ def paint(text: str) -> str:
 def columns() -> int:
     """The width to write for: the terminal's, but at most a page's."""
     return min(WIDTH, max(60, shutil.get_terminal_size((WIDTH, 24)).columns))
+
+
+@contextlib.contextmanager
+def stdout_kept_clean(wanted: bool) -> Generator[None]:
+    """Send what the user's code prints to stderr, so that stdout is one JSON document."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield
 
 
 class Progress:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bpttcheck.cli.terminal import Progress, columns, paint
+from bpttcheck.cli.stored import keep
+from bpttcheck.cli.terminal import Progress, columns, paint, stdout_kept_clean
 from bpttcheck.config import (
     DTYPES,
     RANDOM,
     Settings,
     check_names,
     draw_seed,
+    failures,
     find,
     parse_seed,
     read,
@@ -40,8 +40,10 @@ Exit codes:
 
 @dataclass
 class _Outcome:
-    """What became of every target."""
+    """What became of every target, and where its failures are stored."""
 
+    failures: Path | None = None
+    stored: list[list[str]] = field(default_factory=list)  # ids, for each report
     reports: list[tuple[str, Any]] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
 
@@ -92,13 +94,15 @@ def verify(
     """
     if quick and examples is not None:
         raise click.UsageError("--quick and --examples exclude each other")
-    options = _options(QUICK if quick else examples, seed, checks, dtypes)
+    place = find(Path.cwd())
+    settings = read(place)
+    options = _options(settings, QUICK if quick else examples, seed, checks, dtypes)
     if not targets:
         from bpttcheck import cells
 
         targets = cells.every_name()
-    outcome = _Outcome()
-    with _stdout_kept_clean(as_json):
+    outcome = _Outcome(failures(settings, place and place.parent))
+    with stdout_kept_clean(as_json):
         for target in targets:
             _one(target, options, outcome, silent=as_json, quiet=quiet, alone=len(targets) == 1)
     if as_json:
@@ -109,12 +113,15 @@ def verify(
 
 
 def _options(
-    examples: int | None, seed: str | None, checks: Sequence[str], dtypes: Sequence[str]
+    settings: Settings,
+    examples: int | None,
+    seed: str | None,
+    checks: Sequence[str],
+    dtypes: Sequence[str],
 ) -> dict[str, Any]:
     """What was typed, over what pyproject.toml says, over the defaults."""
     from bpttcheck.verify.checks import NAMES
 
-    settings: Settings = read(find(Path.cwd()))
     chosen = checks or settings.checks
     return {
         "examples": examples or settings.examples,
@@ -143,11 +150,13 @@ def _one(
         click.echo(f"error: {error}", err=True)
         return
     outcome.reports.append((text, report))
-    if silent:
-        return
-    if not (quiet and report.passed):
+    ids, lines = keep(report, outcome.failures, text)
+    outcome.stored.append(ids)
+    if not silent and not (quiet and report.passed):
         _print(report, alone)
-    if github.wanted():
+    for line in lines:
+        click.echo(line, err=True)
+    if github.wanted() and not silent:
         for line in github.annotate(target.subject, report):
             click.echo(line)
 
@@ -182,13 +191,9 @@ def _document(outcome: _Outcome, seed: int) -> dict[str, Any]:
         "outcome": words[outcome.exit_code],
         "exit_code": outcome.exit_code,
         "seed": seed,
-        "reports": [{"target": text, **report.to_dict()} for text, report in outcome.reports],
+        "reports": [
+            {"target": text, "stored": ids, **report.to_dict()}
+            for (text, report), ids in zip(outcome.reports, outcome.stored, strict=True)
+        ],
         "errors": [{"target": text, "message": message} for text, message in outcome.errors],
     }
-
-
-@contextlib.contextmanager
-def _stdout_kept_clean(wanted: bool) -> Generator[None]:
-    """Send what the user's code prints to stderr, so that stdout is one JSON document."""
-    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
-        yield

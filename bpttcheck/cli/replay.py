@@ -1,0 +1,148 @@
+"""``bpttcheck replay``: run a stored failure again, or list what is stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bpttcheck.cli.stored import command
+from bpttcheck.cli.terminal import columns, paint, stdout_kept_clean
+from bpttcheck.config import FAILURES, failures, find, read
+from bpttcheck.errors import ContractError
+
+_WORDS = {"passed": "passes now", "failed": "still fails", "inconclusive": "undecided"}
+_CODES = {"passed": 0, "failed": 1, "inconclusive": 3}
+
+# Click takes the first character for "do not wrap what follows".
+_EXIT_CODES = """\b
+Exit codes:
+  0  it passes now
+  1  it still fails
+  2  wrong usage, or what is stored cannot be read
+  3  the stored problem is no evidence either way
+"""
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.argument("name", required=False, metavar="[ID]")
+@click.option("--target", help="What to run it on: module:object or path/file.py:object.")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help=f"Where the failures are (default {FAILURES}, beside pyproject.toml).",
+)
+@click.option("--example", "as_example", is_flag=True, help="Print it as Hypothesis's @example.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    name: str | None,
+    target: str | None,
+    folder: Path | None,
+    as_example: bool,
+    as_json: bool,
+) -> None:
+    """Run the stored failure ID again, on the very numbers that it was found on.
+
+    ID may be the path of its JSON file. Without ID, list what is stored. Only a built-in cell is
+    found by the name in the file; your own is imported only if you name it with --target.
+    """
+    folder = _folder() if folder is None else folder
+    if name is None:
+        if target is not None or as_example:
+            raise click.UsageError("which failure? `bpttcheck replay` lists them")
+        _list(folder, as_json)
+        return
+    if as_example and (as_json or target is not None):
+        raise click.UsageError("--example goes with neither --json nor --target")
+    from bpttcheck.verify.replay import example, load
+
+    stored = load(name, folder)
+    if as_example:
+        click.echo(example(stored))
+        return
+    with stdout_kept_clean(as_json):
+        report = _rerun(stored, target)
+    _say(stored, report, as_json)
+    ctx.exit(_CODES[report.verdict.value])
+
+
+def _folder() -> Path:
+    place = find(Path.cwd())
+    folder = failures(read(place), place and place.parent)
+    return Path(FAILURES) if folder is None else folder
+
+
+def _rerun(stored: Any, target: str | None) -> Any:
+    from bpttcheck.cells import BUILTINS
+    from bpttcheck.cli.targets import load
+    from bpttcheck.verify.replay import rerun
+
+    told: str = stored.target or ""
+    # A file that was stored elsewhere may name any module: that is for the user to import.
+    if target is None and (":" in told or told.partition("[")[0] not in BUILTINS):
+        raise ContractError(
+            f"{stored.id} was found on {stored.subject}, which only you can name: "
+            f"{command(stored.id, told if ':' in told else None)}"
+        )
+    return rerun(stored, load(told if target is None else target).subject)
+
+
+def _say(stored: Any, report: Any, as_json: bool) -> None:
+    from bpttcheck.verify.text import brief, render
+
+    verdict = report.verdict.value
+    if as_json:
+        document = {
+            "schema_version": 1,
+            "id": stored.id,
+            "outcome": _WORDS[verdict],
+            "exit_code": _CODES[verdict],
+            "report": report.to_dict(),
+        }
+        click.echo(json.dumps(document, indent=2))
+        return
+    click.echo(f"{_WORDS[verdict]}: {stored.id}\n")
+    text = brief(report, columns()) if report.passed else render(report, columns())
+    click.echo(paint(text))
+
+
+def _list(folder: Path, as_json: bool) -> None:
+    from bpttcheck.verify.replay import listed
+
+    rows = [_row(path, content, age) for path, content, age in listed(folder)]
+    if as_json:
+        document = {"schema_version": 1, "directory": str(folder), "failures": rows}
+        click.echo(json.dumps(document, indent=2))
+        return
+    if not rows:
+        click.echo(f"no failure is stored in {folder}")
+        return
+    for row in rows:
+        words = row["error"] or f"{row['subject']}: {row['block']} ({row['check']})"
+        click.echo(f"{row['id']}  {_age(row['age_seconds']):>8}  {words}")
+
+
+def _row(path: Path, content: Any, age: float) -> dict[str, Any]:
+    """One failure for the list; ``error`` says why it cannot be read, if so."""
+    row: dict[str, Any] = {"id": path.stem, "age_seconds": round(age), "error": ""}
+    if isinstance(content, ContractError):
+        return {**row, "error": str(content)}
+    finding = content.finding
+    return {
+        **row,
+        "subject": content.subject,
+        "target": content.target,
+        **{key: getattr(finding, key) for key in ("check", "method", "block", "message")},
+    }
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return "now"

@@ -1,0 +1,140 @@
+"""``bpttcheck selftest``: plant known bugs in the user's own cell, and say how many are caught."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bpttcheck.cli.terminal import Progress, columns, stdout_kept_clean
+
+if TYPE_CHECKING:
+    from bpttcheck.selftest import Planted, SelfTest
+
+_SHOWN = 20
+
+_EXIT_CODES = """\b
+Exit codes:
+  0  every planted bug that could show was caught
+  1  at least one was missed
+  2  wrong usage, or TARGET itself does not pass
+"""
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.argument("target")
+@click.option("--family", "families", multiple=True, metavar="NAME", help="Only this; repeatable.")
+@click.option("--examples", type=click.IntRange(1), default=100, help="Cases (default 100).")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the cases (default 0).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+@click.option("-v", "--verbose", is_flag=True, help="Name every planted bug.")
+@click.pass_context
+def selftest(
+    ctx: click.Context,
+    target: str,
+    families: Sequence[str],
+    examples: int,
+    seed: int,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Plant known bugs in TARGET, a right cell, and say how many are caught.
+
+    TARGET is what `bpttcheck verify` takes. A bug is missed if no check fails although a case could
+    have shown it; it is invisible if none could, and the reason is given.
+    """
+    from bpttcheck.cli.targets import load
+    from bpttcheck.selftest import selftest as plant_all
+
+    with stdout_kept_clean(as_json):
+        subject = load(target).subject
+        with Progress(f"{target}: planting", enabled=not as_json) as progress:
+            found = plant_all(
+                subject, families=families or None, seed=seed, examples=examples, progress=progress
+            )
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        click.echo("\n".join(text(found, verbose)))
+    ctx.exit(0 if found.passed else 1)
+
+
+def text(found: SelfTest, verbose: bool = False) -> Iterable[str]:
+    """The result as lines for a terminal."""
+    from bpttcheck.selftest import CAUGHT, INVISIBLE, MISSED
+
+    shown = [one for one in found.planted if one.outcome != INVISIBLE]
+    word = "PASSED" if found.passed else "FAILED"
+    yield (
+        f"{word}  {found.subject}: {found.count(CAUGHT)} of {len(shown)} planted bugs caught, "
+        f"{found.count(MISSED)} missed"
+    )
+    yield ""
+    yield from _table(found.planted)
+    yield ""
+    missed = [one for one in found.planted if one.outcome == MISSED]
+    yield from _listed("missed", [f"{one.name}: {one.sentence}" for one in missed])
+    unseen = [one for one in found.planted if one.outcome == INVISIBLE]
+    yield from _listed("not visible here", [f"{one.name}: {one.reason}" for one in unseen])
+    wrong = [
+        f"{one.name}: {one.said[0] if one.said else 'nothing'}, not {one.diagnosis}"
+        for one in found.planted
+        if one.right_diagnosis is False
+    ]
+    yield from _listed("diagnosed otherwise", wrong)
+    if verbose:
+        yield from _listed("all", [_line(one) for one in found.planted], limit=None)
+    yield _counts(found)
+
+
+def _table(planted: Sequence[Planted]) -> Iterable[str]:
+    from bpttcheck.selftest import CAUGHT, INVISIBLE, MISSED
+
+    families = list(dict.fromkeys(one.family for one in planted))
+    width = max((len(family) for family in families), default=6)
+    head = ("planted", "caught", "missed", "not visible", "right diagnosis", "right block")
+    yield "  ".join([f"  {'':<{width}}", *head])
+    for family in families:
+        some = [one for one in planted if one.family == family]
+        cells = [
+            str(len(some)),
+            *(str(sum(one.outcome == o for one in some)) for o in (CAUGHT, MISSED, INVISIBLE)),
+            _share([one.right_diagnosis for one in some]),
+            _share([one.right_block for one in some]),
+        ]
+        row = [f"{value:>{len(title)}}" for value, title in zip(cells, head, strict=True)]
+        yield "  ".join([f"  {family:<{width}}", *row])
+
+
+def _share(answers: Sequence[bool | None]) -> str:
+    known = [answer for answer in answers if answer is not None]
+    return f"{sum(known)}/{len(known)}" if known else "-"
+
+
+def _listed(title: str, lines: Sequence[str], limit: int | None = _SHOWN) -> Iterable[str]:
+    if not lines:
+        return
+    yield f"{title}:"
+    for line in lines[:limit]:
+        yield f"  {line}"[: columns()]
+    if limit is not None and len(lines) > limit:
+        yield f"  +{len(lines) - limit} more (--json names all)"
+    yield ""
+
+
+def _line(one: Planted) -> str:
+    said = f" {one.said[0]}" if one.said else ""
+    where = f" by {one.check}: {one.named}{said}" if one.check else f" ({one.reason})"
+    return f"{one.name}: {one.outcome}{where}"
+
+
+def _counts(found: SelfTest) -> str:
+    diagnoses: list[Any] = [one.right_diagnosis for one in found.planted]
+    blocks: list[Any] = [one.right_block for one in found.planted]
+    return (
+        f"{len(found.planted)} planted; right diagnosis first {_share(diagnoses)}, right block "
+        f"named {_share(blocks)}; seed {found.seed}, {found.examples} examples, "
+        f"{found.seconds:.0f} s"
+    )

@@ -1,0 +1,46 @@
+"""What a run says about the failures that it stored, on the command line and under pytest."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from bpttcheck.errors import ContractError
+from bpttcheck.verify.text import FINDINGS_SHOWN
+
+_UNKNOWN = "FILE.py:OBJECT"
+
+
+def keep(report: Any, folder: Path | None, target: str | None) -> tuple[list[str], list[str]]:
+    """Store the failures of a report.
+
+    Args:
+        report: what was found.
+        folder: where to store it; None: nowhere.
+        target: what was typed to name the subject; None if nothing was.
+
+    Returns:
+        The ids of what was stored, and the lines to print. Where nothing can be written, a line
+        says why: the verdict does not depend on it.
+    """
+    if folder is None or not report.findings:
+        return [], []
+    from bpttcheck.verify import replay
+
+    try:
+        ids = [stored.id for stored in replay.store(report, folder, target)]
+    except ContractError as error:
+        return [], [f"not stored: {error}"]
+    lines = [f"stored: {(folder / name).as_posix()} ({command(name, target)})" for name in ids]
+    more = len(lines) - FINDINGS_SHOWN
+    if more > 0:
+        lines[FINDINGS_SHOWN:] = [f"stored: {more} more, which `bpttcheck replay` lists"]
+    return ids, lines
+
+
+def command(name: str, target: str | None) -> str:
+    """The command that replays a failure; a built-in is found by the name that was stored."""
+    if target is not None and ":" not in target:
+        return f"bpttcheck replay {name}"
+    return f"bpttcheck replay {name} --target {shlex.quote(target) if target else _UNKNOWN}"
