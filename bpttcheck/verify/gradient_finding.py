@@ -36,7 +36,7 @@ def count(run: Run, tally: Tally, outcome: CaseOutcome) -> None:
         tally.skipped[outcome.skipped] += 1
         return
     tally.add(outcome.judged, outcome.problem.case.dtype)
-    clear = [j for j in outcome.judged if j.usable and not j.blind]
+    clear = [j for j in outcome.judged if j.usable and not j.blind and not j.null]
     wrong = tuple(j.block for j in outcome.wrong)
     tally.seen.append(Seen(outcome.problem.case, wrong, tuple(j.block for j in clear)))
     tally.oracles.update(outcome.spoke)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from bpttcheck.verify.digits import aligned, short
 from bpttcheck.verify.results import (
@@ -194,20 +195,49 @@ def _unexpected(report: Report) -> list[Finding]:
 
 
 def _findings(report: Report, width: int) -> list[str]:
-    """The findings worst first; one about a block already described is kept to what is new."""
-    findings = _unexpected(report)
+    """The findings that tell something new in full, the others by their names."""
+    shown: list[Finding] = []
+    others: list[Finding] = []
+    for finding in _unexpected(report):
+        (shown if _is_new(finding, shown) else others).append(finding)
+    others = [*shown[FINDINGS_SHOWN:], *others]
     lines: list[str] = []
-    described: dict[tuple[str, str], Finding] = {}  # by method and block
-    for number, finding in enumerate(findings[:FINDINGS_SHOWN], 1):
-        earlier = described.setdefault(_key(finding), finding)
-        lines.append("")
-        if earlier is finding:
-            lines += _finding(number, finding, width)
-        else:
-            lines += _again(number, finding, earlier, width)
-    if len(findings) > FINDINGS_SHOWN:
-        lines += ["", f"+{plural(len(findings) - FINDINGS_SHOWN, 'more finding')}"]
+    told: set[str] = set()
+    for number, finding in enumerate(shown[:FINDINGS_SHOWN], 1):
+        new = tuple(d for d in finding.diagnoses if d.sentence not in told)
+        told.update(d.sentence for d in new)
+        lines += ["", *_finding(number, replace(finding, diagnoses=new), width)]
+    if others:
+        lines += ["", *_wrapped(f"also wrong: {_also(others)}", "", width, hang=_INDENT)]
     return lines
+
+
+def _is_new(finding: Finding, shown: Sequence[Finding]) -> bool:
+    """False if the block, or the same mistake in another block, is told already.
+
+    A law broken beside a wrong gradient is its consequence, unless it names a mistake of its own.
+    """
+    codes = {d.code for earlier in shown for d in earlier.diagnoses}
+    mine = {d.code for d in finding.diagnoses}
+    if _key(finding) in {_key(earlier) for earlier in shown} or mine & codes:
+        return not mine <= codes
+    law = finding.comparison is not None
+    return not law or not any(earlier.hand is not None for earlier in shown)
+
+
+def _also(findings: Sequence[Finding]) -> str:
+    """``d_params['W'], d_params['b'] (step_vjp); d_state0 (sequence_vjp, zero_length)``."""
+    checks: dict[str, list[str]] = {}
+    for finding in findings:
+        names = checks.setdefault(finding.block, [])
+        if finding.check not in names:
+            names.append(finding.check)
+    by_checks: dict[tuple[str, ...], list[str]] = {}
+    for block, names in checks.items():
+        by_checks.setdefault(tuple(names), []).append(block)
+    return "; ".join(
+        f"{_some(blocks, 6, ', ')} ({', '.join(names)})" for names, blocks in by_checks.items()
+    )
 
 
 def _key(finding: Finding) -> tuple[str, str]:
@@ -235,23 +265,6 @@ def _finding(number: int, finding: Finding, width: int) -> list[str]:
     if finding.exception not in finding.message:
         for line in _last_lines(finding.exception, 6):
             lines.append(_cut(f"{_INDENT}| {line}", width))
-    return lines
-
-
-def _again(number: int, finding: Finding, earlier: Finding, width: int) -> list[str]:
-    """A second finding about one block: where and how large, and only what the first left out."""
-    case = "" if finding.case is None else f" at {describe(finding.case)}"
-    size = _size(finding) or finding.message
-    text = f"{number}. {finding.check}: {finding.block} too, {size}{case}"
-    lines = _wrapped(text, "", width, hang=_INDENT)
-    if finding.comparison is not None:
-        lines += _wrapped(finding.message, _INDENT, width)  # which law is broken
-    if finding.time_step != earlier.time_step:
-        lines += _departure(finding, width)
-    known = {diagnosis.code for diagnosis in earlier.diagnoses}
-    for diagnosis in finding.diagnoses:
-        if diagnosis.code not in known:
-            lines += _diagnosis(diagnosis, width)
     return lines
 
 

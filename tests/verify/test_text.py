@@ -218,7 +218,7 @@ def test_many_findings_are_cut_short(snapshot: SnapshotAssertion) -> None:
     )
     text = render(report(failed("sequence_vjp"), findings=(*findings, findings[0], findings[1])))
     assert text == snapshot
-    assert "+2 more findings" in text
+    assert "also wrong: d_params['W'], d_params['U'] (sequence_vjp)" in text
 
 
 @pytest.mark.parametrize(
@@ -340,10 +340,27 @@ def test_a_second_finding_about_one_output_says_only_what_is_new() -> None:
     text = render(whole)
     assert text.startswith("FAILED  Elman: d_previous_state (step_vjp, sequence_vjp, linearity)")
     assert text.count("missing-term") == 1
-    assert "2. sequence_vjp: d_state0 too, relative error 1" in text
+    assert "2. sequence_vjp: d_state0 of step_vjp" in text
     assert "first departs at t=3 of T=2" in text
     assert "-> truncated: only the last 3 steps count" in text
-    assert "   this law is broken" in text
+    assert "also wrong: d_state0 (linearity)" in text
+    assert "this law is broken" not in text
+
+
+def test_a_broken_law_without_a_wrong_gradient_is_told_in_full() -> None:
+    law = replace(
+        missing_gradient("linearity"), diagnoses=(), comparison=Measured(0.5, 1e-17),
+        message="this law is broken",
+    )  # fmt: skip
+    assert "   this law is broken" in render(report(failed("linearity"), findings=(law,)))
+
+
+def test_the_same_mistake_in_other_blocks_is_told_once() -> None:
+    first = missing_gradient("step_vjp")
+    second = replace(first, block="d_params['W']")
+    text = render(report(failed("step_vjp"), findings=(first, second)))
+    assert text.count("missing-term") == 1
+    assert "also wrong: d_params['W'] (step_vjp)" in text
 
 
 def test_a_block_that_no_case_could_judge_does_not_hide_the_resolution_of_the_others() -> None:
