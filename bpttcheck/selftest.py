@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bpttcheck.errors import ContractError
+from bpttcheck.mutants.source import RAISES
 from bpttcheck.verify.check import check_one
 from bpttcheck.verify.checks import NAMES
 from bpttcheck.verify.results import Case, Finding, Verdict
@@ -112,7 +113,7 @@ def selftest(
         subject: a right cell, layer or :class:`bpttcheck.Subject`.
         reference: as in :func:`bpttcheck.check`.
         sizes: as in :func:`bpttcheck.check`.
-        families: families of :data:`bpttcheck.mutants.FAMILIES`; None: all.
+        families: families of :data:`bpttcheck.mutants.FAMILIES`, and ``"source"``; None: all.
         seed: seed of the cases.
         examples: cases in each gradient check.
         dtypes: dtypes to check.
@@ -135,7 +136,8 @@ def selftest(
     base = Run(right, options.seed, options.dtypes)
     base.fork(right)  # from here on the run remembers what JAX says
     seen = _passes(base, options)
-    bugs = mutants.catalogue(right.target, families=families, sizes=base.sizes)
+    chosen = (*mutants.FAMILIES, mutants.SOURCE) if families is None else families
+    bugs = mutants.catalogue(right.target, families=chosen, sizes=base.sizes)
     cases = [base.case(index) for index in range(options.examples)]
     planted: list[Planted] = []
     for number, bug in enumerate(bugs):
@@ -192,12 +194,13 @@ def _plant(
         return Planted(*known, outcome, reason, diagnosis=bug.diagnosis, seconds=seconds)
     said = tuple(d.code for d in findings[0].diagnoses) if findings else ()
     expected = (bug.diagnosis, *bug.also)
+    declared = bug.diagnosis and bug.note != RAISES  # an exception has no pattern
     blocks = {_step_name(f.block) for f in findings}
     return Planted(
         *known, CAUGHT, check=check, named=findings[0].block if findings else "",
         right_block=bool(blocks & set(bug.blocks)) if bug.blocks else None,
         diagnosis=bug.diagnosis, said=said,
-        right_diagnosis=bool(said) and said[0] in expected if bug.diagnosis else None,
+        right_diagnosis=bool(said) and said[0] in expected if declared else None,
         right_step=_names_step(findings, bug.time_step) if bug.time_step is not None else None,
         characters=sum(len(f.message) for f in findings), seconds=seconds,
     )  # fmt: skip
@@ -209,7 +212,7 @@ def _names_step(findings: Sequence[Finding], step: int) -> bool:
 
 def invisible(bug: Mutant, cases: Sequence[Case], seen: dict[tuple[str, str], float]) -> str:
     """Why no case could have shown this bug, by its own declaration; ``""`` if one could."""
-    if bug.note:
+    if bug.note and bug.note != RAISES:
         return bug.note
     left = [c for c in cases if c.dtype in bug.dtypes]
     if not left:

@@ -20,7 +20,7 @@ from bpttcheck.errors import ContractError
 if TYPE_CHECKING:
     from bpttcheck.mutants.base import Mutant
 
-__all__ = ["FAMILIES", "catalogue"]
+__all__ = ["FAMILIES", "SOURCE", "catalogue"]
 
 FAMILIES = (
     "sign",
@@ -41,7 +41,10 @@ FAMILIES = (
     "conditional",
     "impure",
 )
-"""Every family, by the name of its file."""
+"""The families that wrap a backward pass, by the names of their files."""
+
+SOURCE = "source"
+"""The family that changes the text of a cell's ``step_vjp``; only where its source can be read."""
 
 
 def __getattr__(name: str) -> Any:
@@ -60,7 +63,7 @@ def catalogue(
 
     Args:
         target: a right cell or layer.
-        families: names out of :data:`FAMILIES`; None: all.
+        families: names out of :data:`FAMILIES`, and :data:`SOURCE`; None: all but the latter.
         sizes: allowed ``(n_in, n_hidden)`` of the target; None: any.
 
     Returns:
@@ -70,16 +73,21 @@ def catalogue(
         ContractError: a family is not known, or ``target`` cannot be run.
     """
     from bpttcheck.mutants.base import anatomy
+    from bpttcheck.mutants.source import source_mutants
 
     chosen = FAMILIES if families is None else tuple(dict.fromkeys(families))
-    unknown = [family for family in chosen if family not in FAMILIES]
+    unknown = [family for family in chosen if family not in (*FAMILIES, SOURCE)]
     if unknown or isinstance(families, str):
         raise ContractError(
-            f"families={families!r}, but should be a list of names out of {', '.join(FAMILIES)}",
+            f"families={families!r}, but should be a list of names out of "
+            f"{', '.join((*FAMILIES, SOURCE))}",
             item="families",
         )
     parts = anatomy(target, sizes)
     found: list[Mutant] = []
     for family in chosen:
+        if family == SOURCE:
+            found += source_mutants(target, sizes=sizes)
+            continue
         found += importlib.import_module(f"bpttcheck.mutants.{family}").mutants(parts)
     return tuple(found)

@@ -113,6 +113,7 @@ class Autodiff:
     def __init__(self, step: Step) -> None:
         self._step = step
         self._programs: dict[Any, Program] = {}
+        self._paths: dict[Any, Paths] = {}
         self._lock = threading.Lock()
         self.compilations = 0
 
@@ -229,7 +230,12 @@ class Autodiff:
 
     def paths(self, point: Point) -> Paths:
         """The first step of ``point`` as a graph whose paths can be changed one by one."""
-        return Paths(self._step, point.params, point.state0, np.asarray(point.xs[0], np.float64))
+        leaves = [*trees.leaves(point.params), *trees.leaves(point.state0), point.xs[0]]
+        key = tuple((np.shape(leaf), np.asarray(leaf).dtype.kind) for leaf in leaves)
+        if key not in self._paths:
+            x = np.asarray(point.xs[0], np.float64)
+            self._paths[key] = Paths(self._step, point.params, point.state0, x)
+        return self._paths[key]
 
     def _program(self, maker: Callable[..., Any], point: Point, *args: Any) -> Program:
         inputs: Leaves = args[0]

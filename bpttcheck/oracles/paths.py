@@ -106,6 +106,7 @@ class Paths:
         self._functions = _functions(flat)
         self._products = _products(flat, traced.params.size)
         self._compiled: Any = None
+        self._forward: Any = None
 
     def sites(self, kind: str) -> list[Site]:
         """All places of one kind."""
@@ -122,9 +123,31 @@ class Paths:
 
     def values(self, params: Any, state: Any, x: Array) -> list[tuple[Array, Array]]:
         """For each function its argument ``z`` and its value ``v`` at these inputs."""
-        with enable_x64():
-            found = self._evaluate(self._leaves(params, state, x), None)
-            return [(np.asarray(found[z]), np.asarray(found[v])) for _, z, v in self._functions]
+        found = self._all_values(params, state, x)
+        return [(found[z], found[v]) for _, z, v in self._functions]
+
+    def like(self, index: int, params: Any, state: Any, x: Array) -> list[tuple[str, Array]]:
+        """Other values of the step, of the shape of function ``index``, and where they come from.
+
+        Each value is told once, under a name of its own; the argument and the value of the function
+        itself are left out.
+        """
+        _, z, v = self._functions[index]
+        made = {ref: f"input {i} of the step" for i, ref in enumerate(self._flat.inputs)}
+        made |= {out: op.where for op in self._flat.ops for out in op.outs}
+        found = self._all_values(params, state, x)
+        others: list[tuple[str, Array]] = []
+        seen = [found[z], found[v]]
+        lines: Counter[str] = Counter()
+        for ref, array in found.items():
+            if self._flat.shapes[ref] != self._flat.shapes[v] or not self._flat.floats[ref]:
+                continue
+            lines[made[ref]] += 1  # counted even if not told: names must not depend on the values
+            if not any(np.array_equal(array, known) for known in seen):
+                seen.append(array)
+                nth = lines[made[ref]]
+                others.append((made[ref] + (f" (value {nth})" if nth > 1 else ""), array))
+        return others
 
     def gradients(
         self,
@@ -160,6 +183,15 @@ class Paths:
                         mine[-1],
                     ))  # fmt: skip
         return out
+
+    def _all_values(self, params: Any, state: Any, x: Array) -> dict[int, Array]:
+        """Every intermediate value; one program, since many small ones take longer to compile."""
+        with enable_x64():
+            leaves = self._leaves(params, state, x)
+            if self._forward is None:
+                forward = jax.jit(lambda leaves: self._evaluate(leaves, None))
+                self._forward = compile_cheaply(forward.lower(leaves))
+            return {ref: np.asarray(value) for ref, value in self._forward(leaves).items()}
 
     def _leaves(self, params: Any, state: Any, x: Array) -> list[Array]:
         return [_double(leaf) for leaf in [*trees.leaves(params), *trees.leaves(state), x]]
@@ -265,8 +297,10 @@ class _Flat:
         self.ops: list[_Op] = []
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.floats: dict[int, bool] = {}
+        self.constant: set[int] = set()
         env: dict[Any, Any] = {}
         self.inputs = [self._new(variable) for variable in jaxpr.invars]
+        self.still = {number for number in self.inputs if not self.floats[number]}
         env.update(zip(jaxpr.invars, self.inputs, strict=True))
         env.update(zip(jaxpr.constvars, map(_Fixed, consts), strict=True))
         self.outputs = self._inline(jaxpr, env, "")
@@ -293,9 +327,21 @@ class _Flat:
                 env.update(zip(eqn.outvars, outs, strict=True))
                 continue
             numbers = tuple(self._new(v) for v in eqn.outvars)
-            self.ops.append(_Op(eqn.primitive, dict(eqn.params), ins, numbers, place))
+            op = _Op(eqn.primitive, dict(eqn.params), ins, numbers, place)
+            self.ops.append(op)
+            moving = {op.ins[j] for j in self.moving(op)}
+            if not moving:
+                self.constant.update(numbers)
+            elif moving <= self.still:
+                self.still.update(numbers)  # made from integers of the state alone
             env.update(zip(eqn.outvars, numbers, strict=True))
         return [read(v) for v in jaxpr.outvars]
+
+    def moving(self, op: _Op) -> list[int]:
+        """The operands that depend on the inputs of the step, by position."""
+        return [
+            j for j, ref in enumerate(op.ins) if isinstance(ref, int) and ref not in self.constant
+        ]
 
     def uses(self) -> Counter[int]:
         """How often each value is read."""
@@ -308,7 +354,8 @@ def _edges(flat: _Flat) -> list[tuple[int, int]]:
     uses = flat.uses()
     found: list[tuple[int, int]] = []
     for k, op in enumerate(flat.ops):
-        moving = [j for j, ref in enumerate(op.ins) if isinstance(ref, int) and flat.floats[ref]]
+        floats = [j for j in flat.moving(op) if flat.floats[op.ins[j]]]
+        moving = [j for j in floats if op.ins[j] not in flat.still]
         if not any(flat.floats[out] for out in op.outs):
             continue
         chained = len(moving) == 1 and len(op.outs) == 1 and uses[op.outs[0]] == 1
@@ -326,7 +373,7 @@ def _functions(flat: _Flat) -> list[tuple[int, int, int]]:
         for ref in op.ins:
             if isinstance(ref, int):
                 readers.setdefault(ref, []).append(k)
-        moving = [ref for ref in op.ins if isinstance(ref, int)]
+        moving = [op.ins[j] for j in flat.moving(op)]
         roots = {root.get(ref, ref) for ref in moving}
         name = op.primitive.name
         for out in op.outs:

@@ -62,6 +62,7 @@ def examine(
     *,
     confirm: bool = True,
     differences_only: bool = False,
+    known: frozenset[str] = frozenset(),
 ) -> CaseOutcome:
     """Judge one case.
 
@@ -72,6 +73,8 @@ def examine(
         template: the compiled shape to use; None compiles the case's own shape.
         confirm: ask the differences too; False trusts JAX alone (for shrinking).
         differences_only: leave JAX out, which would have to compile this shape.
+        known: blocks already convicted with the differences' consent: for them JAX is enough now,
+            and where nothing new is wrong the differences are not asked.
 
     Raises:
         ContractError: if the subject's own code fails.
@@ -113,10 +116,11 @@ def examine(
         return outcome
     wrong = [j for j in outcome.judged if j.wrong]
     for j in wrong:
+        new = confirm and j.block not in known
         outcome.votes[j.block] = (
-            _settle(run, outcome, j, reference, template) if confirm else Vote.WRONG
+            _settle(run, outcome, j, reference, template) if new else Vote.WRONG
         )
-    if confirm and not wrong:
+    if confirm and not wrong and not known:
         _spot_check(run, outcome, reference)
     return outcome
 

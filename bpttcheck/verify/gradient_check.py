@@ -35,7 +35,10 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
         try:
             problem = run.problem(case)
             explain = len(tally.findings) < _EXPLAINED
-            outcome = examine(run, mode, problem, template, confirm=explain, differences_only=free)
+            known = frozenset(f.block for f in tally.findings if f.jax is not None)
+            outcome = examine(
+                run, mode, problem, template, confirm=explain, differences_only=free, known=known
+            )
         except ContractError as error:
             tally.failures += 1
             if not tally.findings:
@@ -45,9 +48,9 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
             context.tick()
         count(run, tally, outcome)
         if outcome.wrong and explain:
-            known = len(tally.findings)
+            before = len(tally.findings)
             _explain(run, mode, tally, outcome, template)
-            new = tally.findings[known:]
+            new = tally.findings[before:]
             origins.update({finding.block: (outcome.problem, template) for finding in new})
     tally.findings = [
         _diagnosed(run, mode, tally, finding, origins.get(finding.block))

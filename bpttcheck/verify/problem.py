@@ -195,7 +195,7 @@ def build(subject: Subject, case: Case, stream: int = 0) -> Problem:
     d_state = trees.map_leaves(lambda leaf: _cotangent(leaf, rng), state0)
     problem = Problem(case, params, xs, state0, draw_mask(case, rng), d_ys.astype(dtype), d_state)
     problem = _scaled(problem, rng, dtype)
-    object.__setattr__(problem, "original", stream == 0 and case.index >= 0)
+    object.__setattr__(problem, "original", stream == 0)
     return problem
 
 

@@ -110,6 +110,15 @@ class Run:
         other.subject, other._layer, other.notes = subject, subject.layer, Notes()
         return other
 
+    def remember(self, key: Any, problem: Problem, make: Callable[[], Any]) -> Any:
+        """``make()``, kept for the forks of this run if it is a function of the problem's case."""
+        if self._memo is None or not problem.original:
+            return make()
+        known = (key, problem.case)
+        if known not in self._memo:
+            self._memo[known] = make()
+        return self._memo[known]
+
     @property
     def layer(self) -> Any:
         """The subject as a layer."""

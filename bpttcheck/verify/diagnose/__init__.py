@@ -37,6 +37,7 @@ NAMES = (
     "doubled_path",
     "wrong_derivative",
     "precision",
+    "wrong_cotangent",
 )
 """Every diagnosis by its file, in the order in which they are tried: the most specific first."""
 

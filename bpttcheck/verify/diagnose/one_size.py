@@ -19,6 +19,7 @@ PAGE = Page(
 
 _TRAITS: tuple[tuple[str, Callable[[Case], object]], ...] = (
     ("n_in == n_hidden", lambda c: c.n_in == c.n_hidden or None),
+    ("n_in == n_hidden > 1", lambda c: 1 < c.n_in == c.n_hidden or None),
     ("n_hidden", lambda c: c.n_hidden),
     ("n_in", lambda c: c.n_in),
     ("B", lambda c: c.B),
@@ -32,6 +33,8 @@ def fit(evidence: Evidence) -> Diagnosis | None:
     wrong, right = evidence.wrong_cases(), evidence.right_cases()
     if len(wrong) < 2 or len(right) < 5:
         return None
+    if all(case.regime == "long" for case in wrong):
+        return None  # long sequences have one width: their length explains as much
     for name, trait in _TRAITS:
         values = {trait(case) for case in wrong}
         value = next(iter(values))

@@ -9,6 +9,7 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
+from bpttcheck.verify.diagnose import wrong_cotangent
 from bpttcheck.verify.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 from bpttcheck.verify.results import Diagnosis
 
@@ -74,6 +75,8 @@ def _cancels(evidence: Evidence) -> Diagnosis | None:
     unit = float(np.finfo(np.float32).eps)
     double = all(s.problem.dtype == np.float64 for s in evidence.specimens)
     if double and all(1e-3 * unit < e < 1e2 * unit for e in errors):
+        if wrong_cotangent.fit(evidence) is not None:
+            return None  # which says where
         return diagnosis(
             "precision", f"{evidence.block} has about the digits of float32, and no pattern",
             0.0, relative_error=max(errors),

@@ -14,14 +14,15 @@ PAGE = Page(
     "Every case in which the block is wrong has large parameters; ordinary cases are right.",
 )
 
-_LARGE = {"saturated", "exploding"}
+# The grid of the kinks has parameters of 2, large enough for a unit to saturate now and then.
+_LARGE = {"saturated", "exploding", "at_kinks", "near_kinks"}
 
 
 def fit(evidence: Evidence) -> Diagnosis | None:
     """All wrong cases are saturated ones."""
     wrong = {case.regime for case in evidence.wrong_cases()}
     ordinary = sum(case.regime == "ordinary" for case in evidence.right_cases())
-    if not wrong or not wrong <= _LARGE or ordinary < 3:
+    if "saturated" not in wrong or not wrong <= _LARGE or ordinary < 3:
         return None
     sentence = f"{evidence.block} is wrong only where units saturate"
     return diagnosis("saturated", sentence, 0.0, wrong=len(evidence.wrong_cases()), right=ordinary)

@@ -81,7 +81,9 @@ def _table(evidence: Evidence, specimen: Specimen) -> dict[Any, dict[str, Array]
     """Change -> the gradient that it gives, block by block; made once for each problem."""
     made: dict[int, Any] = evidence.notes.setdefault(_KEY, {})
     if id(specimen) not in made:
-        made[id(specimen)] = dict(_changes(specimen))
+        made[id(specimen)] = specimen.run.remember(
+            _KEY, specimen.problem, lambda: dict(_changes(specimen))
+        )
     return made[id(specimen)]
 
 
@@ -99,7 +101,7 @@ def _changes(specimen: Specimen) -> Iterator[tuple[Any, dict[str, Array]]]:
         todo.append((key, site, factor))
     found = paths.gradients(point, (p.d_state, p.d_ys[0]), [(s, f) for _, s, f in todo])
     for (key, _, _), gradients in zip(todo, found, strict=True):
-        blocks = _blocks(specimen, gradients)
+        blocks = blocks_of(specimen, gradients)
         yield key, blocks
         if key[0] == CUT:
             # The gradient is linear in what one edge lets through.
@@ -117,7 +119,8 @@ def _named(site: Site) -> str:
     return words.get(site.text, site.text)
 
 
-def _blocks(specimen: Specimen, gradients: tuple[Any, Any, Array]) -> dict[str, Array]:
+def blocks_of(specimen: Specimen, gradients: tuple[Any, Any, Array]) -> dict[str, Array]:
+    """``(d_params, d_state, d_x)`` by the names of blocks."""
     d_params, d_state, d_x = gradients
     found = {f"d_params[{key!r}]": value for key, value in d_params.items()}
     paths = trees.structure(d_state).paths
@@ -131,27 +134,48 @@ def _derivatives(paths: Paths, point: Any) -> Iterator[tuple[Site, Array, str]]:
     """Local derivatives that people write by mistake, at each function of the step."""
     for site, (z, v) in zip(paths.sites("function"), paths.values(*point), strict=True):
         with np.errstate(all="ignore"):
-            for factor, instead in _mistakes(z, v):
+            made = [*_mistakes(z, v), *_mixed(v, paths.like(site.index, *point))]
+            for factor, instead in made:
                 if np.isfinite(factor).all():
                     yield site, factor, instead
 
 
 def _mistakes(z: Array, v: Array) -> Iterator[tuple[Array, str]]:
     yield np.ones_like(v), "missing (a factor of 1)"
-    yield 1 - z**2, "1 - z**2, of the pre-activation z"
-    yield z * (1 - z), "z * (1 - z), of the pre-activation z"
-    yield 1 - v**2, "1 - h**2, that of tanh"
-    yield v * (1 - v), "h * (1 - h), that of the sigmoid"
-    yield 1 - v, "1 - h"
-    yield 1 + v**2, "1 + h**2"
-    yield 1 - 2 * v, "1 - 2 * h"
-    yield v, "h itself"
-    yield v**2, "h**2"
-    yield 1 - np.abs(v), "1 - |h|"
+    for u, name in ((v, "h"), (z, "z")):
+        yield 1 - u**2, f"1 - {name}**2"
+        yield u * (1 - u), f"{name} * (1 - {name})"
+        yield 1 - u, f"1 - {name}"
+        yield u, f"{name}"
+        yield u**2, f"{name}**2"
+        yield -(u**2), f"-{name}**2"
+        yield 1 + u**2, f"1 + {name}**2"
+        yield 1 - u**3, f"1 - {name}**3"
+        yield 2 - u**2, f"2 - {name}**2"
+        yield -1 - u**2, f"-1 - {name}**2"
+        yield 1 - 2 * u, f"1 - 2 * {name}"
+        yield u * (1 + u), f"{name} * (1 + {name})"
+        yield u * (2 - u), f"{name} * (2 - {name})"
+        yield u * (-1 - u), f"{name} * (-1 - {name})"
+        yield u * (1 - u**2), f"{name} * (1 - {name}**2)"
+        yield 1 - np.abs(u), f"1 - |{name}|"
     for name, activation in activations.ACTIVATIONS.items():
         yield activation.derivative(z), f"that of {name}"
     for name, activation in activations.ACTIVATIONS.items():
-        yield activation.derivative(v), f"that of {name} at h, not at the pre-activation"
+        yield activation.derivative(v), f"that of {name} at h, not at its argument z"
+
+
+def _mixed(v: Array, others: list[tuple[str, Array]]) -> Iterator[tuple[Array, str]]:
+    """Formulas of the right form with another quantity of the step in the place of ``h``."""
+    for where, u in others:
+        name = f"u from {where}"
+        yield u * (1 - v), f"u * (1 - h), {name}"
+        yield v * (1 - u), f"h * (1 - u), {name}"
+        yield u * (1 - u), f"u * (1 - u), {name}"
+        yield 1 - u**2, f"1 - u**2, {name}"
+        for function, activation in activations.ACTIVATIONS.items():
+            if function in ("tanh", "sigmoid"):
+                yield activation.derivative(u), f"that of {function} at u, {name}"
 
 
 __all__ = ["CUT", "DERIVATIVE", "DOUBLED", "NEGATED", "TRANSPOSED", "Cut", "best"]

@@ -24,6 +24,7 @@ PAGE = Page(
 )
 
 _LONGEST = 400
+_LOST = "the adjoint of the state is lost at every step"
 
 
 def fit(evidence: Evidence) -> Diagnosis | None:
@@ -40,10 +41,12 @@ def fit(evidence: Evidence) -> Diagnosis | None:
     for k, aligned in _windows(shortest):
         residual = few.explained(lambda s, k=k, aligned=aligned: _cut(s, k, aligned))
         if residual is not None:
-            text = "the adjoint of the state is lost at every step" if k == 1 else (
-                f"the adjoint of the state is dropped every {_steps(k)}"
-            )  # fmt: skip
+            text = _LOST if k == 1 else f"the adjoint of the state is dropped every {_steps(k)}"
             return diagnosis("truncated", text, residual, steps=k)
+    for aligned in ("start", "end"):
+        residual = few.explained(lambda s, aligned=aligned: _never(s, aligned))
+        if residual is not None:
+            return diagnosis("truncated", f"{_LOST}, the last one too", residual, steps=1)
     return None
 
 
@@ -88,3 +91,10 @@ def _cut(specimen: Specimen, k: int, aligned: str) -> dict[str, np.ndarray]:
     if k > 1 or aligned == "start":
         keep[0] = 1.0  # the initial state still gets the gradient of its own window
     return specimen.run.carried(specimen.problem, specimen.template, keep)
+
+
+def _never(specimen: Specimen, aligned: str) -> dict[str, np.ndarray]:
+    """Every block if each step knows its own output only, not even the final state."""
+    p = specimen.problem
+    alone = replace(p, d_state=trees.map_leaves(np.zeros_like, p.d_state))
+    return _cut(replace(specimen, problem=alone), 1, aligned)

@@ -26,6 +26,7 @@ def fit(evidence: Evidence) -> Diagnosis | None:
     cut, residual = found
     return diagnosis(
         "wrong-derivative",
-        f"the derivative of {cut.text} at {cut.where} is {cut.instead} instead of its own",
+        f"the derivative of {cut.text} at {cut.where} is {cut.instead} (h its value, z its "
+        "argument)",
         residual, where=cut.where, instead=cut.instead,
     )  # fmt: skip

@@ -1,0 +1,17 @@
+"""Wrong ways to write a cell's own ``step_vjp``: its source with one thing changed.
+
+>>> from bpttcheck.cells import Elman
+>>> wrong = next(m for m in source_mutants(Elman()) if m.diagnosis == "batch-reduction")
+>>> wrong.sentence
+"`'b': d_z.mean(axis=0)`, where `'b': d_z.sum(axis=0)` is right"
+>>> cell = wrong.plant(Elman())
+
+The changed source is compiled in the namespace of the defining module and bound to the very
+instance. The rest of the cell stays as it is, and nothing of the module runs a second time.
+"""
+
+from __future__ import annotations
+
+from bpttcheck.mutants.source.planting import RAISES, source_mutants, why_no_source
+
+__all__ = ["RAISES", "source_mutants", "why_no_source"]

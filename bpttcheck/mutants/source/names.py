@@ -1,0 +1,138 @@
+"""Operators on names and places: one variable for another, two things that changed places."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+from bpttcheck.mutants.source.change import Change, Example, Site, operator
+from bpttcheck.mutants.source.expressions import called, factors, is_sum, slopes, text
+
+_JOINING = ("concatenate", "hstack", "vstack", "stack", "column_stack", "block")
+_SPLITTING = ("split", "array_split", "hsplit", "vsplit")
+_ROW = (2, 3)
+
+
+@operator(
+    Example("d_g = d_c * i", "d_g = d_c * f", {"d_c": _ROW, "i": _ROW, "f": _ROW}),
+    Example("d_c = d_a * params['p']", "d_c = d_a * params['q']",
+            {"d_a": _ROW, "params": {"p": (3,), "q": (3,)}}),
+)  # fmt: skip
+def other_name(site: Site) -> Iterator[Change]:
+    """Another variable, field or key of the same shape stands for the right one."""
+    node = site.node
+    if not isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
+        return
+    if _is_written(site):
+        return
+    for other in site.scene.alternatives(node):
+        yield Change(other, f"{text(node)} -> {text(other)}", site.slope_code)
+
+
+@operator(
+    Example("d_h = d_a + d_b; d_c = d_h * o", "d_c = d_a * o",
+            {"d_a": _ROW, "d_b": _ROW, "d_h": _ROW, "o": _ROW}),
+)  # fmt: skip
+def earlier_name(site: Site) -> Iterator[Change]:
+    """The value before its last change: an operand of what a variable was computed from."""
+    node, scene = site.node, site.scene
+    if not isinstance(node, ast.Name) or _is_written(site):
+        return
+    definition = scene.definitions.get(node.id)
+    if definition is None or not scene.is_cotangent(node):
+        return
+    if is_sum(definition):
+        code = "missing-path"
+    else:
+        code = "wrong-derivative" if slopes(factors(definition)) else ""
+    shape = scene.value(node).shape
+    for inner in ast.walk(definition):
+        earlier = isinstance(inner, ast.Name) and inner.id != node.id and scene.is_cotangent(inner)
+        if earlier and scene.value(inner).shape == shape:
+            yield Change(inner, f"{text(node)} -> {text(inner)}", code)
+
+
+@operator(
+    Example("d_a = np.concatenate([d_i, d_f, d_g])", "d_a = np.concatenate([d_f, d_i, d_g])",
+            {"d_i": _ROW, "d_f": _ROW, "d_g": _ROW}),
+)  # fmt: skip
+def swap_blocks(site: Site) -> Iterator[Change]:
+    """Two blocks that are joined change places."""
+    node = site.node
+    if not isinstance(node, ast.List | ast.Tuple) or called(site.parent) not in _JOINING:
+        return
+    code = "swapped-gates" if site.scene.linear(node) else ""
+    yield from _swapped(node, code, any_two=True)
+
+
+@operator(
+    Example("d_i, d_f = np.split(d_a, 2)", "d_f, d_i = np.split(d_a, 2)"),
+    Example("d_h, d_c = d_state", "d_c, d_h = d_state"),
+)
+def swap_targets(site: Site) -> Iterator[Change]:
+    """Two variables change places where several are assigned at once."""
+    node, parent = site.node, site.parent
+    if not (isinstance(node, ast.List | ast.Tuple) and isinstance(node.ctx, ast.Store)):
+        return
+    if not isinstance(parent, ast.Assign) or isinstance(parent.value, ast.Tuple):
+        return
+    split = called(parent.value) in _SPLITTING
+    yield from _swapped(node, "swapped-gates" if split else "", any_two=split)
+
+
+@operator(
+    Example("return d_params, (d_h, d_c), d_x", "return (d_params, (d_c, d_h), d_x)",
+            {"d_h": _ROW, "d_c": _ROW, "d_x": (2, 5)}),
+)  # fmt: skip
+def swap_returned(site: Site) -> Iterator[Change]:
+    """Two arrays of one shape change places in what is returned."""
+    node = site.node
+    if not isinstance(node, ast.Tuple) or not isinstance(node.ctx, ast.Load):
+        return
+    if not any(isinstance(above, ast.Return) for above in site.path):
+        return
+    for j, k in combinations(range(len(node.elts)), 2):
+        a, b = (getattr(site.scene.value(node.elts[m]), "shape", None) for m in (j, k))
+        if a is not None and a == b:
+            yield _swap(node, j, k, "")
+
+
+@operator(
+    Example("d_params = {'U': d_z.T @ x, 'W': d_z.T @ h}",
+            "d_params = {'U': d_z.T @ h, 'W': d_z.T @ x}",
+            {"params": {"U": (3, 3), "W": (3, 3)}}),
+)  # fmt: skip
+def swap_values(site: Site) -> Iterator[Change]:
+    """The gradients of two parameters of one shape change places."""
+    node = site.node
+    if not isinstance(node, ast.Dict):
+        return
+    keys: list[Any] = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
+    shapes = [getattr(site.scene.params.get(key), "shape", None) for key in keys]
+    for j, k in combinations(range(len(keys)), 2):
+        if shapes[j] is None or shapes[j] != shapes[k]:
+            continue
+        values = list(node.values)
+        values[j], values[k] = values[k], values[j]
+        label = f"{keys[j]!r} <-> {keys[k]!r}"
+        yield Change(ast.Dict(node.keys, values), label, "swapped-gates")
+
+
+def _is_written(site: Site) -> bool:
+    """True inside the target of an assignment: another one there would be written into."""
+    return any(isinstance(getattr(above, "ctx", None), ast.Store) for above in site.path)
+
+
+def _swapped(node: ast.List | ast.Tuple, code: str, any_two: bool) -> Iterator[Change]:
+    for j, k in combinations(range(len(node.elts)), 2):
+        if any_two or k == j + 1:
+            yield _swap(node, j, k, code)
+
+
+def _swap(node: ast.List | ast.Tuple, j: int, k: int, code: str) -> Change:
+    elements = list(node.elts)
+    elements[j], elements[k] = elements[k], elements[j]
+    label = f"{text(node.elts[j])} <-> {text(node.elts[k])}"
+    return Change(type(node)(elements, node.ctx), label, code)

@@ -1,0 +1,194 @@
+"""The source of a cell's ``step_vjp``, and how a changed source becomes a method again."""
+
+from __future__ import annotations
+import __future__ as future
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import CellType, CodeType, FunctionType
+from typing import Any
+
+from bpttcheck.contract import is_cell
+from bpttcheck.errors import Declined
+
+# The flags of every `from __future__ import`: they belong to the code that is compiled again.
+_FUTURE = sum({getattr(future, name).compiler_flag for name in future.all_feature_names})
+_HARMLESS = ("staticmethod", "classmethod", "override")
+_WRAPPERS = ("bpttcheck.adapt.", "bpttcheck.mutants.")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A ``step_vjp`` whose source says what it runs.
+
+    Args:
+        owner: the name of the class around it, which private names depend on.
+        function: the function itself, a ``FunctionType``.
+        tree: its source; line numbers are those of the file.
+        wrapper: ``staticmethod``, ``classmethod`` or None.
+    """
+
+    owner: str
+    function: Any
+    tree: ast.FunctionDef
+    wrapper: Callable[[Any], Any] | None
+
+    def compile(self, tree: ast.FunctionDef, **more: Any) -> FunctionType:
+        """``tree`` as a function with the globals, the closure and the defaults of the original.
+
+        Neither defaults nor decorators nor annotations are run again.
+
+        Args:
+            tree: a changed copy of the source.
+            **more: further globals.
+        """
+        original: FunctionType = self.function
+        code = _compiled(tree, self.owner, original, f"<changed {original.__qualname__}>")
+        cells = _cells(original)
+        function = FunctionType(
+            code,
+            {**original.__globals__, **more} if more else original.__globals__,
+            original.__name__,
+            original.__defaults__,
+            tuple(cells[name] for name in code.co_freevars),
+        )
+        function.__kwdefaults__ = original.__kwdefaults__
+        return function
+
+    def bind(self, function: FunctionType, target: Any) -> Callable[..., Any]:
+        """``function`` as the ``step_vjp`` of the instance ``target``."""
+        descriptor: Any = self.wrapper(function) if self.wrapper else function
+        return descriptor.__get__(target, type(target))
+
+
+def read(target: Any) -> Method:
+    """The source of ``target.step_vjp``.
+
+    Args:
+        target: a cell.
+
+    Raises:
+        Declined: there is no source, or it is not what runs, or it must not be changed.
+    """
+    function, wrapper = _function(target)
+    tree, owner = _parsed(function)
+    if any(isinstance(node, ast.While) for node in ast.walk(tree)):
+        raise Declined("step_vjp has a `while` loop, which might not end once something is changed")
+    names = [ast.unparse(decorator) for decorator in tree.decorator_list]
+    if {name.rpartition(".")[2] for name in names} - set(_HARMLESS):
+        raise Declined(
+            f"step_vjp is decorated with @{', @'.join(names)}: its source is not all of it",
+            remedy="`def step_vjp` without a decorator",
+        )
+    return Method(owner, function, tree, wrapper)
+
+
+def _function(target: Any) -> tuple[FunctionType, Callable[[Any], Any] | None]:
+    """The function behind ``target.step_vjp``, and what the class wraps around it."""
+    if not is_cell(target):
+        raise Declined("no cell: only a step_vjp is changed in its source")
+    if "step_vjp" in getattr(target, "__dict__", {}):
+        raise Declined(
+            "step_vjp is an attribute of the instance", remedy="a method of the cell's class"
+        )
+    found = inspect.getattr_static(type(target), "step_vjp")
+    wrapper = type(found) if isinstance(found, staticmethod | classmethod) else None
+    function = found.__func__ if isinstance(found, staticmethod | classmethod) else found
+    if not isinstance(function, FunctionType):
+        raise Declined(
+            f"step_vjp is a {type(function).__name__}, which has no Python source",
+            remedy="a plain method",
+        )
+    name = function.__code__.co_name
+    if name != "step_vjp" or hasattr(function, "__wrapped__"):
+        raise Declined(
+            f"step_vjp is the function {name!r}, which a decorator or another name brought there",
+            remedy="`def step_vjp` in the class, without a decorator",
+        )
+    if str(function.__module__).startswith(_WRAPPERS):
+        raise Declined(
+            "step_vjp hands on to another function", remedy="a cell whose class has the formulas"
+        )
+    return function, wrapper
+
+
+def _parsed(function: FunctionType) -> tuple[ast.FunctionDef, str]:
+    """The definition of ``function`` in its file, and the class in which it stands."""
+    try:
+        source = "".join(inspect.findsource(function)[0])
+        module = ast.parse(source)
+        code = compile(source, "<source>", "exec", dont_inherit=True)
+    except (OSError, TypeError, SyntaxError, ValueError) as error:
+        raise Declined(
+            f"the source of step_vjp cannot be read ({error})", remedy="a class defined in a file"
+        ) from None
+    own, line = function.__code__, function.__code__.co_firstlineno
+    trees = [found for found in _definitions(module, "") if _first_line(found[0]) == line]
+    codes = [c for c in _all_code(code) if (c.co_name, c.co_firstlineno) == (own.co_name, line)]
+    if not (trees and codes and _same_code(codes[0], own)):
+        raise Declined(
+            f"the source of step_vjp in {own.co_filename} is not what runs: the file was changed"
+            " after it was imported, or an import hook rewrote it",
+            remedy="import it afresh",
+        )
+    return trees[0]
+
+
+def _definitions(around: ast.AST, owner: str) -> Iterator[tuple[ast.FunctionDef, str]]:
+    """Every ``def step_vjp``, with the innermost class around it."""
+    for node in ast.iter_child_nodes(around):
+        if isinstance(node, ast.FunctionDef) and node.name == "step_vjp":
+            yield node, owner
+        yield from _definitions(node, node.name if isinstance(node, ast.ClassDef) else owner)
+
+
+def _first_line(definition: ast.FunctionDef) -> int:
+    return min([definition.lineno, *(node.lineno for node in definition.decorator_list)])
+
+
+def _compiled(tree: ast.FunctionDef, owner: str, original: FunctionType, filename: str) -> CodeType:
+    """The code of ``tree``, defined where the original is: in a class, in a function."""
+    # A class, because names with two underscores depend on it; a function around it, because what
+    # the original takes from its surroundings must be no global. Neither is ever run.
+    free = original.__code__.co_freevars
+    outer = ast.parse(f"def surroundings({', '.join(free)}): pass")
+    surroundings = outer.body[0]
+    assert isinstance(surroundings, ast.FunctionDef)
+    surroundings.body = [tree]
+    if owner:
+        around = ast.parse(f"class {owner}: pass").body[0]
+        assert isinstance(around, ast.ClassDef)
+        around.body = [tree]
+        surroundings.body = [around] if owner in free else [ast.Global([owner]), around]
+    ast.fix_missing_locations(outer)
+    flags = original.__code__.co_flags & _FUTURE
+    code = compile(outer, filename, "exec", flags=flags, dont_inherit=True)
+    return next(inner for inner in _all_code(code) if inner.co_name == tree.name)
+
+
+def _all_code(code: CodeType) -> list[CodeType]:
+    """``code`` and all code inside it, the outer before the inner."""
+    found = [code]
+    for outer in found:
+        found += [constant for constant in outer.co_consts if isinstance(constant, CodeType)]
+    return found
+
+
+def _cells(function: FunctionType) -> dict[str, CellType]:
+    return dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+
+
+def _same_code(a: CodeType, b: CodeType) -> bool:
+    """True if both do the same; where their lines stand in a file does not matter."""
+    if a.co_code != b.co_code or len(a.co_consts) != len(b.co_consts):
+        return False
+    if (a.co_names, a.co_varnames, a.co_freevars) != (b.co_names, b.co_varnames, b.co_freevars):
+        return False
+    return all(
+        _same_code(x, y)
+        if isinstance(x, CodeType) and isinstance(y, CodeType)
+        else repr(x) == repr(y)
+        for x, y in zip(a.co_consts, b.co_consts, strict=True)
+    )
