@@ -81,6 +81,31 @@ class NamedCheck:
         return f"<check {self.name}>"
 
 
+class PlantedBugs:
+    """The self-test of one subject: every known bug planted in it must be caught.
+
+    Args:
+        options: as for :func:`bpttcheck.check`; those that a self-test takes are used.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        taken = ("reference", "sizes", "dtypes", "examples", "seed")
+        self.options = {key: options[key] for key in taken if key in options}
+
+    def __call__(self, subject: Any) -> None:
+        """Plant the catalogue; fail the test if a bug was missed."""
+        __tracebackhide__ = True
+        from bpttcheck.cli.selftest import text
+        from bpttcheck.selftest import selftest
+
+        found = selftest(subject, **self.options)
+        if not found.passed:
+            pytest.fail("\n".join(text(found)), pytrace=False)
+
+    def __repr__(self) -> str:
+        return "<check selftest>"
+
+
 def parametrize_with_checks(
     subjects: Iterable[Any],
     *,
@@ -99,7 +124,8 @@ def parametrize_with_checks(
         subjects: cells, layers or :class:`bpttcheck.Subject`.
         expected_failures: check name -> why it is known to fail; one that passes is an error.
         **options: as for :func:`bpttcheck.check`, and ``inconclusive="skip"`` to skip rather than
-            fail a check that could not decide. The command line outweighs them.
+            fail a check that could not decide. The command line outweighs them. ``selftest=True``
+            adds one test for each subject that plants known bugs in it (minutes, not seconds).
 
     Returns:
         The decorator.
@@ -117,7 +143,7 @@ def parametrize_with_checks(
     found = tuple(given)
     if not found:
         raise ContractError("subjects is empty, expected at least one", item="subjects")
-    known = (*_OPTIONS, "inconclusive")
+    known = (*_OPTIONS, "inconclusive", "selftest")
     for option in options:
         if option not in known:
             raise ContractError(
@@ -215,6 +241,7 @@ class _Run:
         check_names(tuple(request.expected_failures), NAMES)
         inconclusive = options.pop("inconclusive")
         del options["store"]
+        planted = options.pop("selftest", False)
         if request.expected_failures:
             options["expected_failures"] = request.expected_failures
         sets: list[Any] = []
@@ -225,6 +252,9 @@ class _Run:
             for name in names:
                 check = NamedCheck(name, options, inconclusive)
                 sets.append(pytest.param(subject, check, id=f"{label}-{name}", marks=marks))
+            if planted:
+                bugs = PlantedBugs(options)
+                sets.append(pytest.param(subject, bugs, id=f"{label}-selftest", marks=marks))
         return sets
 
     @pytest.hookimpl(optionalhook=True)

@@ -34,7 +34,7 @@ def test_the_cell_of_the_readme_passes(tmp_path):
 
 def test_the_failure_of_the_readme_is_the_one_that_is_printed(tmp_path):
     wrong = block("# leaky.py").replace(' + d * params["a"], d_z', ", d_z")
-    cell = load(wrong, tmp_path, "wrong_of_the_readme").Leaky()
+    cell = load(wrong, tmp_path, "wrong").Leaky()
     text = str(bpttcheck.check(cell, raises=False))
     shown = block("$ bpttcheck verify wrong.py:Leaky").splitlines()[1:]
     printed = text.splitlines()

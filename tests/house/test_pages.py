@@ -1,0 +1,13 @@
+"""Pages that are made from the code are current."""
+
+import importlib.util
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_of_diagnoses_is_current():
+    spec = importlib.util.spec_from_file_location("make_diagnoses", DOCS / "make_diagnoses.py")
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    assert (DOCS / "diagnoses.md").read_text() == maker.page(), "python docs/make_diagnoses.py"
