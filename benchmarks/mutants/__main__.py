@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
 
 from benchmarks.common import DOCS, environment, interval, table
 from bpttcheck.cells import BUILTINS, builtin
@@ -24,22 +28,30 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--family", action="append", help="only this family; repeatable")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("names", nargs="*", help="built-ins; none: all and elman[relu]")
     options = parser.parse_args()
     started = time.perf_counter()
     found: dict[str, SelfTest] = {}
-    for name in options.names or NAMES:
-        found[name] = selftest(
-            builtin(name), families=options.family, examples=options.examples, seed=options.seed
-        )
-        print(f"{name}: {said(found[name].planted)}, {found[name].seconds:.0f} s", flush=True)
-        for one in found[name].planted:
-            if unwell(one):
+    names = options.names or NAMES
+    plant = partial(
+        plant_all, families=options.family, examples=options.examples, seed=options.seed
+    )
+    # Each in a process of its own: compiled programs take memory as long as their process lives.
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name, test in zip(names, pool.map(plant, names), strict=True):
+            found[name] = test
+            print(f"{name}: {said(test.planted)}, {test.seconds:.0f} s", flush=True)
+            for one in filter(unwell, test.planted):
                 print(f"  {one.name}: {one.outcome}, {one.named}, said {one.said}", flush=True)
     text = page(found, time.perf_counter() - started)
     print(text)
     if options.write:
         (DOCS / "mutants.md").write_text(text)
+
+
+def plant_all(name: str, **options: Any) -> SelfTest:
+    return selftest(builtin(name), **options)
 
 
 def unwell(one: Planted) -> bool:
