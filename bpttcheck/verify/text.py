@@ -206,7 +206,8 @@ def _findings(report: Report, width: int) -> list[str]:
     for number, finding in enumerate(shown[:FINDINGS_SHOWN], 1):
         new = tuple(d for d in finding.diagnoses if d.sentence not in told)
         told.update(d.sentence for d in new)
-        lines += ["", *_finding(number, replace(finding, diagnoses=new), width)]
+        unknown = finding.jax is not None and not finding.diagnoses
+        lines += ["", *_finding(number, replace(finding, diagnoses=new), width, unknown)]
     if others:
         lines += ["", *_wrapped(f"also wrong: {_also(others)}", "", width, hang=_INDENT)]
     return lines
@@ -249,13 +250,15 @@ def _key(finding: Finding) -> tuple[str, str]:
     return finding.method, block
 
 
-def _finding(number: int, finding: Finding, width: int) -> list[str]:
+def _finding(number: int, finding: Finding, width: int, unknown: bool) -> list[str]:
     place = " of ".join(dict.fromkeys(part for part in (finding.block, finding.method) if part))
     check = "" if finding.check == finding.method else f"{finding.check}: "
     lines = _wrapped(f"{number}. {check}{place}", "", width, hang=_INDENT)
     lines += _wrapped(finding.message, _INDENT, width)
     for diagnosis in finding.diagnoses:
         lines += _diagnosis(diagnosis, width)
+    if unknown:
+        lines.append(f"{_INDENT}no known pattern fits the error")
     if finding.case is not None:
         lines += _wrapped(f"case: {describe(finding.case)}", _INDENT, width, hang=_INDENT * 2)
     lines += [_INDENT + line for line in _values(finding)]

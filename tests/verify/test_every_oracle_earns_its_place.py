@@ -1,0 +1,253 @@
+"""For every oracle, and every part of one, a bug that is missed or a right cell convicted without.
+
+``HARDLY`` is an error that JAX sees and the differences do not.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import bpttcheck
+from bpttcheck import Verdict, trees
+from bpttcheck.errors import Declined
+from bpttcheck.oracles import _program, noise
+from bpttcheck.oracles.autodiff import Autodiff, Gradients, Spread
+from bpttcheck.oracles.estimate import Estimate
+from bpttcheck.oracles.recording import plain
+from bpttcheck.verify import gradient, gradient_check
+from bpttcheck.verify.diagnose import evidence
+from bpttcheck.verify.run import STEP, Run
+
+HARDLY = 1 + 2e-13
+
+
+class Cell:
+    """h' = f(U x + W h + b), y = h', with f = tanh, right."""
+
+    factor = 1
+
+    def init(self, rng, n_in, n_hidden):
+        shapes = {"U": (n_hidden, n_in), "W": (n_hidden, n_hidden), "b": (n_hidden,)}
+        return {k: rng.standard_normal(s) / np.sqrt(s[-1]) for k, s in shapes.items()}
+
+    def initial_state(self, params, batch_size):
+        return np.zeros((batch_size, len(params["b"])), params["b"].dtype)
+
+    def step(self, params, state, x):
+        z = x @ params["U"].T + state @ params["W"].T + params["b"]
+        h = self.f(z)
+        return h, h, (x, state, z)
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, h_prev, z = cache
+        d_z = (d_state + d_y) * self.slope(z)
+        d_params = {"U": d_z.T @ x, "W": d_z.T @ h_prev, "b": d_z.sum(axis=0)}
+        return d_params, d_z @ params["W"] * self.factor, d_z @ params["U"]
+
+    def f(self, z):
+        return np.tanh(z)
+
+    def slope(self, z):
+        return 1 - np.tanh(z) ** 2
+
+
+class HardlyWrong(Cell):
+    factor = HARDLY
+
+
+class HalfTheSlope(Cell):
+    def slope(self, z):
+        return super().slope(z) / 2
+
+
+class Stairs(Cell):
+    """f is tanh and stairs beside it, too fine to be seen as jumps; right."""
+
+    def f(self, z):
+        return np.tanh(z) + 1e-7 * np.rint(1e7 * z)
+
+
+class Relu(Cell):
+    """f is max(z, 0), of slope ``at_zero`` at zero: anything from 0 to 1 is right."""
+
+    def __init__(self, at_zero):
+        self.at_zero = at_zero
+
+    def f(self, z):
+        return np.where(z > 0, z, 0 * z)
+
+    def slope(self, z):
+        return np.where(z > 0, 1, np.where(z == 0, self.at_zero, 0)).astype(z.dtype)
+
+
+class Layer(Cell):
+    """The first cell over time in one piece, without a reference."""
+
+    step = step_vjp = None
+    supports_mask = False
+
+    def forward(self, params, xs, state0):
+        hs = [state0]
+        for x in xs:
+            hs.append(self.f(x @ params["U"].T + hs[-1] @ params["W"].T + params["b"]))
+        hs = np.stack(hs)
+        return hs[1:].copy(), hs[-1].copy(), (xs, hs)
+
+    def vjp(self, params, tape, d_ys, d_state_T):
+        xs, hs = tape
+        d_zs, d_h = np.zeros_like(hs[1:]), d_state_T
+        for t in reversed(range(len(xs))):
+            d_zs[t] = (d_h + d_ys[t]) * (1 - hs[t + 1] ** 2)
+            d_h = d_zs[t] @ params["W"]
+        d_params = {
+            "U": np.einsum("tbi,tbj->ij", d_zs, xs),
+            "W": np.einsum("tbi,tbj->ij", d_zs, hs[:-1]),
+            "b": d_zs.sum(axis=(0, 1)),
+        }
+        return d_params, d_zs @ params["U"] * self.factor, d_h
+
+
+class TwiceTheInputGradient(Layer):
+    factor = 2
+
+
+def half_the_path(params, state, x):
+    """The same forward pass in JAX; half of its gradient is cut off."""
+    import jax
+    import jax.numpy as jnp
+
+    h = jnp.tanh(x @ params["U"].T + state @ params["W"].T + params["b"])
+    h = (h + jax.lax.stop_gradient(h)) / 2
+    return h, h
+
+
+def hardly_the_same(params, state, x):
+    """Nearly the same forward pass in JAX."""
+    import jax.numpy as jnp
+
+    h = HARDLY * jnp.tanh(x @ params["U"].T + state @ params["W"].T + params["b"])
+    return h, h
+
+
+@pytest.fixture(autouse=True)
+def _cases_as_they_are(monkeypatch):
+    # Small cases and diagnoses need shapes of their own: compiling them takes longer than all else.
+    monkeypatch.setattr(gradient_check, "smallest", lambda *args: args[-1])
+    monkeypatch.setattr(evidence, "explain", lambda *args: ())
+
+
+def verdict(cell, check="step_vjp", examples=5, dtypes=("float64",), reference=None):
+    report = bpttcheck.check(
+        cell, checks=[check], examples=examples, dtypes=dtypes, reference=reference, raises=False
+    )
+    return report.verdict
+
+
+def declines(*args, **options):
+    raise Declined("left out")
+
+
+def test_jax_sees_an_error_that_the_differences_miss(monkeypatch):
+    cell = HardlyWrong()
+    assert verdict(cell) is Verdict.FAILED
+    monkeypatch.setattr(Run, "jax", declines)
+    assert verdict(cell) is Verdict.PASSED
+
+
+def test_the_differences_expose_a_reference_that_is_wrong_as_the_cell_is(monkeypatch):
+    cell = HalfTheSlope()
+    assert verdict(cell, reference=half_the_path) is Verdict.INCONCLUSIVE
+    monkeypatch.setattr(Run, "difference", declines)
+    assert verdict(cell, reference=half_the_path) is Verdict.PASSED
+
+
+def test_the_differences_keep_a_wrong_reference_from_convicting_a_right_cell(monkeypatch):
+    cell = Cell()
+    assert verdict(cell, reference=half_the_path) is Verdict.INCONCLUSIVE
+    monkeypatch.setattr(Run, "difference", declines)
+    assert verdict(cell, reference=half_the_path) is Verdict.FAILED
+
+
+def test_the_differences_alone_judge_a_layer_without_a_reference(monkeypatch):
+    assert verdict(Layer(), "sequence_vjp") is Verdict.PASSED
+    assert verdict(TwiceTheInputGradient(), "sequence_vjp") is Verdict.FAILED
+    monkeypatch.setattr(Run, "difference", declines)
+    assert verdict(TwiceTheInputGradient(), "sequence_vjp") is Verdict.INCONCLUSIVE
+
+
+def test_forward_mode_keeps_a_wrong_reverse_mode_from_convicting_a_right_cell(monkeypatch):
+    cell, gradients = Cell(), Autodiff.gradients
+
+    def wrong(*args):
+        found = gradients(*args)
+        W = found.d_params["W"]
+        W = Spread(W.value * HARDLY, W.copies * HARDLY)
+        return replace(found, d_params={**found.d_params, "W": W})
+
+    def agrees(run, problem, along, template):
+        known = run.jax(STEP, problem, template).gradients
+        return Estimate(sum((known[block].value * v).sum() for block, v in along.items()), 0.0)
+
+    assert verdict(cell) is Verdict.PASSED
+    monkeypatch.setattr(Autodiff, "gradients", wrong)
+    assert verdict(cell) is Verdict.INCONCLUSIVE
+    monkeypatch.setattr(Run, "jax_forward_mode", agrees)
+    assert verdict(cell) is Verdict.FAILED
+
+
+def test_the_noise_of_the_copies_keeps_rounding_from_convicting_a_right_cell(monkeypatch):
+    cell, gradients = Cell(), Autodiff.gradients
+
+    def still(spread):
+        return Spread(spread.value, np.broadcast_to(spread.value, spread.copies.shape))
+
+    def without_noise(*args):
+        found = gradients(*args)
+        names = ("d_params", "d_state0", "d_xs", "ys", "state_T")
+        return Gradients(*(trees.map_leaves(still, getattr(found, name)) for name in names))
+
+    assert verdict(cell) is Verdict.PASSED
+    monkeypatch.setattr(Autodiff, "gradients", without_noise)
+    assert verdict(cell) is Verdict.FAILED
+
+
+def test_rounding_of_float32_alone_convicts_no_layer_without_a_reference(monkeypatch):
+    layer = Layer()
+    assert verdict(layer, "sequence_vjp", 60, ["float32"]) is Verdict.PASSED
+    monkeypatch.setattr(gradient, "_own_rounding", lambda *args: {})
+    assert verdict(layer, "sequence_vjp", 60, ["float32"]) is Verdict.FAILED
+
+
+def test_free_branches_let_a_right_slope_at_a_kink_pass(monkeypatch):
+    freedom = noise._freedom
+
+    def bound(*args):
+        free, first = freedom(*args)
+        return free & False, first
+
+    assert verdict(Relu(1), examples=20) is Verdict.PASSED
+    monkeypatch.setattr(noise, "_freedom", bound)
+    assert verdict(Relu(1), examples=20) is Verdict.FAILED
+
+
+def test_the_hull_of_the_branches_shows_a_slope_beyond_both_sides(monkeypatch):
+    cell, dtypes = Relu(5), ["float64", "float32"]
+    assert verdict(Relu(1), dtypes=dtypes) is Verdict.PASSED
+    assert verdict(cell, dtypes=dtypes) is Verdict.FAILED
+    monkeypatch.setattr(gradient, "_unblinded", lambda run, mode, outcome, judged, template: judged)
+    assert verdict(cell, dtypes=dtypes) is Verdict.PASSED
+
+
+def test_recorded_branches_keep_the_differences_on_one_branch(monkeypatch):
+    cell = Stairs()
+    assert verdict(cell) is Verdict.PASSED
+    monkeypatch.setattr(_program, "record", lambda f, point: (plain(f, point), None))
+    assert verdict(cell) is Verdict.INCONCLUSIVE
+
+
+def test_a_reference_of_another_forward_pass_convicts_no_right_cell(monkeypatch):
+    cell = Cell()
+    assert verdict(cell, reference=hardly_the_same) is Verdict.PASSED
+    monkeypatch.setattr(gradient, "_forward_difference", lambda *args: "")
+    assert verdict(cell, reference=hardly_the_same) is Verdict.FAILED
