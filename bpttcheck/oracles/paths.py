@@ -373,7 +373,7 @@ def _functions(flat: _Flat) -> list[tuple[int, int, int]]:
         for ref in op.ins:
             if isinstance(ref, int):
                 readers.setdefault(ref, []).append(k)
-        moving = [op.ins[j] for j in flat.moving(op)]
+        moving: list[int] = [op.ins[j] for j in flat.moving(op)]
         roots = {root.get(ref, ref) for ref in moving}
         name = op.primitive.name
         for out in op.outs:

@@ -18,7 +18,8 @@ from bpttcheck.verify.verdict import judge, rounding
 # These say where a bug shows, not what it is: another diagnosis may follow.
 _CONDITIONS = frozenset(["mask-ignored", "one-size", "saturated", "nonlinear"])
 _ENOUGH = 2
-_RICH_STEPS, _RICH_ROWS = 5, 3
+# Of different lengths: what is counted from the end and from the start must not look alike.
+_RICH_STEPS, _RICH_ROWS = (6, 4, 5), 3
 
 
 def explain(
@@ -96,8 +97,9 @@ def _problems(
     for dtype, regime, mask in dict.fromkeys(manners):
         if dtype not in run.dtypes:
             continue
-        for template in (run.templates[2], run.templates[1], run.templates[3]):
-            case = _rich(run, mode, template, dtype, regime, mask)
+        templates = (run.templates[2], run.templates[1], run.templates[3])
+        for template, T in zip(templates, _RICH_STEPS, strict=True):
+            case = _rich(run, mode, template, T, dtype, regime, mask)
             try:
                 yield run.problem(case), template
             except BpttcheckError:
@@ -105,8 +107,8 @@ def _problems(
     yield from reversed(failing)
 
 
-def _rich(run: Run, mode: str, t: Template, dtype: str, regime: str, mask: str) -> Case:
-    T = 1 if mode == STEP else (t.T if t.exact else min(t.T, _RICH_STEPS))
+def _rich(run: Run, mode: str, t: Template, steps: int, dtype: str, regime: str, mask: str) -> Case:
+    T = 1 if mode == STEP else (t.T if t.exact else min(t.T, steps))
     B = t.B if t.exact else min(t.B, _RICH_ROWS)
     plain = mode == STEP or T * B == 1 or not run.subject.supports_mask
     return Case(run.seed, -1, T, B, t.n_in, t.n_hidden, dtype, "none" if plain else mask, regime)

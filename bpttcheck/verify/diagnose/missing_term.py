@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from bpttcheck import trees
@@ -16,15 +19,32 @@ PAGE = Page(
     "for t in range(T - 1): ...            # never reaches t = T - 1",
     "for t in reversed(range(T)): ...",
     "The block equals the right sum without the contribution of that step, from JAX with the "
-    "parameters untied in time.",
+    "parameters untied in time; or every block equals that of a backward pass that never comes to "
+    "the last step.",
 )
 
 FROM_START, FROM_END = "start", "end"
 
 
 def fit(evidence: Evidence) -> Diagnosis | None:
-    """One step's term is missing."""
-    return one_step(evidence, "missing-term", -1.0, "is missing from {block}")
+    """One step's term is missing, or the loop never comes to the last step."""
+    found = one_step(evidence, "missing-term", -1.0, "is missing from {block}")
+    if found is not None or not evidence.sequence:
+        return found
+    residual = evidence.explained(_without_the_last_step)
+    if residual is None:
+        return None
+    return diagnosis(
+        "missing-term", "the backward pass leaves out the last step, t = T-1", residual,
+        time_step=-1,
+    )  # fmt: skip
+
+
+def _without_the_last_step(specimen: Specimen) -> dict[str, np.ndarray]:
+    """Every block if the adjoint of the final state is handed to the step before the last."""
+    real = specimen.problem.real.copy()
+    real[-1:] = False  # a masked step hands on what it gets
+    return specimen.right_for(replace(specimen.problem, mask=real))
 
 
 def one_step(evidence: Evidence, code: str, times: float, said: str) -> Diagnosis | None:
@@ -37,24 +57,32 @@ def one_step(evidence: Evidence, code: str, times: float, said: str) -> Diagnosi
     shortest = min(s.problem.case.T for s in evidence.specimens)
     if shortest < 2:
         return None
-    for index in [i for t in range(shortest) for i in (t, -1 - t)]:
-        residual = evidence.explained(lambda s, i=index: _changed(s, i, times, evidence.block))
-        if residual is not None:
-            place = f"t = {index}" if index >= 0 else f"t = T{index}"
-            return diagnosis(
-                code, f"the term of step {place} {said.format(block=evidence.block)}", residual,
-                time_step=index,
-            )  # fmt: skip
+    block = evidence.block
+    for alone in (False, True):  # in all that is wrong, or in this block only
+        for index in [i for t in range(shortest) for i in (t, -1 - t)]:
+            residual = evidence.explained(
+                lambda s, i=index, alone=alone: _changed(
+                    s, i, times, [block] if alone else [*s.wrong, block]
+                )
+            )
+            if residual is not None:
+                place = f"t = {index}" if index >= 0 else f"t = T{index}"
+                return diagnosis(
+                    code, f"the term of step {place} {said.format(block=block)}", residual,
+                    time_step=index,
+                )  # fmt: skip
     return None
 
 
-def _changed(specimen: Specimen, index: int, times: float, block: str) -> dict[str, np.ndarray]:
-    """The wrong parameter blocks with one step's share changed, and ``d_xs`` at that step."""
+def _changed(
+    specimen: Specimen, index: int, times: float, blocks: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The given blocks with one step's share changed, ``d_xs`` at that step."""
     terms = specimen.untied.d_params
     named = {f"d_params[{key!r}]": leaf for key, leaf in terms.items()}
     t = index if index >= 0 else specimen.problem.case.T + index
     found: dict[str, np.ndarray] = {}
-    for name in {*specimen.wrong, block}:
+    for name in dict.fromkeys(blocks):
         right = specimen.right[name]
         if name in named:
             found[name] = right + times * named[name][t]

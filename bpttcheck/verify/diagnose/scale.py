@@ -24,6 +24,8 @@ def fit(evidence: Evidence) -> Diagnosis | None:
                for s in evidence.specimens]  # fmt: skip
     if not factors or any(f is None or f == 0 for f in factors):
         return None
+    if sum(np.count_nonzero(s.right[evidence.block]) for s in evidence.specimens) < 2:
+        return None  # one number is a multiple of any other
     factor = float(np.median([f for f in factors if f is not None]))
     residual = evidence.alone(lambda right, _: factor * right)
     if residual is None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.verify.diagnose.base import Evidence, Page, Specimen, diagnosis
+from bpttcheck.verify.diagnose.base import Blocks, Evidence, Page, Specimen, diagnosis
 from bpttcheck.verify.results import Diagnosis
 
 PAGE = Page(
@@ -32,22 +33,33 @@ def fit(evidence: Evidence) -> Diagnosis | None:
     long = [s for s in evidence.specimens if s.problem.case.T > 1]
     if not evidence.sequence or not long:
         return None
-    few = replace(evidence, specimens=long)
+    few, block = replace(evidence, specimens=long), evidence.block
     shortest = min(min(s.problem.case.T for s in long), _LONGEST)
-    for k in range(1, shortest):
-        residual = few.explained(lambda s, k=k: _last(s, k))
-        if residual is not None:
-            return diagnosis("truncated", f"only the last {_steps(k)} count", residual, steps=k)
-    for k, aligned in _windows(shortest):
-        residual = few.explained(lambda s, k=k, aligned=aligned: _cut(s, k, aligned))
-        if residual is not None:
-            text = _LOST if k == 1 else f"the adjoint of the state is dropped every {_steps(k)}"
-            return diagnosis("truncated", text, residual, steps=k)
-    for aligned in ("start", "end"):
-        residual = few.explained(lambda s, aligned=aligned: _never(s, aligned))
-        if residual is not None:
-            return diagnosis("truncated", f"{_LOST}, the last one too", residual, steps=1)
+    # All blocks together; then this one alone, for others may have bugs of their own.
+    for alone in (False, True) if not block.startswith("d_state0") else (False,):
+        for text, steps, predict in _ways(shortest):
+            residual = few.explained(
+                lambda s, predict=predict, alone=alone: _part(predict(s), block, alone)
+            )
+            if residual is not None:
+                where = f" in {block}" if alone else ""
+                return diagnosis("truncated", text + where, residual, steps=steps)
     return None
+
+
+def _part(candidate: Blocks, block: str, alone: bool) -> Blocks:
+    return {block: candidate[block]} if alone else candidate
+
+
+def _ways(shortest: int) -> Iterator[tuple[str, int, Callable[[Specimen], Blocks]]]:
+    """What is said, the number of steps, and the gradient that it gives."""
+    for k in range(1, shortest):
+        yield f"only the last {_steps(k)} count", k, partial(_last, k=k)
+    for k, aligned in _windows(shortest):
+        text = _LOST if k == 1 else f"the adjoint of the state is dropped every {_steps(k)}"
+        yield text, k, partial(_cut, k=k, aligned=aligned)
+    for aligned in ("start", "end"):
+        yield f"{_LOST}, the last one too", 1, partial(_never, aligned=aligned)
 
 
 def _steps(k: int) -> str:

@@ -1,0 +1,29 @@
+"""What the tests of diagnoses share: their planted bugs, and a check whose programs are shared."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import bpttcheck
+from bpttcheck.verify import check as check_room
+
+sys.path.append(str(Path(__file__).parent))  # `planted_bugs` is a module of this folder
+
+
+@pytest.fixture(scope="module")
+def forks():
+    from planted_bugs import Forks
+
+    return Forks()
+
+
+@pytest.fixture
+def run(forks, monkeypatch):
+    """``run(subject, *checks)``: the report of ``bpttcheck.check``."""
+    monkeypatch.setattr(check_room, "_RUNS", forks)
+
+    def run(subject, *checks, examples=20, **options):
+        return bpttcheck.check(subject, checks=checks, examples=examples, raises=False, **options)
+
+    return run
