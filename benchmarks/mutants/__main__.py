@@ -13,11 +13,12 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from typing import Any
 
 from benchmarks.common import DOCS, environment, interval, table
-from bpttcheck.cells import BUILTINS, builtin
-from bpttcheck.selftest import CAUGHT, INVISIBLE, MISSED, Planted, SelfTest, selftest
+from benchmarks.mutants.plant import plant
+from bpttcheck.cells import BUILTINS
+from bpttcheck.mutants import FAMILIES
+from bpttcheck.selftest import CAUGHT, INVISIBLE, MISSED, Planted, SelfTest
 
 NAMES = (*BUILTINS, "elman[relu]")
 
@@ -28,18 +29,18 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--family", action="append", help="only this family; repeatable")
+    parser.add_argument("--wrappers", action="store_true", help="leave source-level mutants out")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("names", nargs="*", help="built-ins; none: all and elman[relu]")
     options = parser.parse_args()
     started = time.perf_counter()
     found: dict[str, SelfTest] = {}
     names = options.names or NAMES
-    plant = partial(
-        plant_all, families=options.family, examples=options.examples, seed=options.seed
-    )
+    families = FAMILIES if options.wrappers else options.family
+    work = partial(plant, families=families, examples=options.examples, seed=options.seed)
     # Each in a process of its own: compiled programs take memory as long as their process lives.
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
-        for name, test in zip(names, pool.map(plant, names), strict=True):
+        for name, test in zip(names, pool.map(work, names), strict=True):
             found[name] = test
             print(f"{name}: {said(test.planted)}, {test.seconds:.0f} s", flush=True)
             for one in filter(unwell, test.planted):
@@ -48,10 +49,6 @@ def main() -> None:
     print(text)
     if options.write:
         (DOCS / "mutants.md").write_text(text)
-
-
-def plant_all(name: str, **options: Any) -> SelfTest:
-    return selftest(builtin(name), **options)
 
 
 def unwell(one: Planted) -> bool:
@@ -103,9 +100,11 @@ def page(found: dict[str, SelfTest], seconds: float) -> str:
     ]
     return f"""# Planted bugs
 
-Every mistake of the catalogue (`bpttcheck.mutants`) planted in every built-in cell and checked with
-default settings ({next(iter(found.values())).examples} examples, float64 and float32). Written by
-`python -m benchmarks.mutants --write`; `bpttcheck selftest TARGET` does the same for your cell.
+Mistakes of the catalogue (`bpttcheck.mutants`), planted in every built-in cell and checked with
+default settings ({next(iter(found.values())).examples} examples, float64 and float32).
+`python -m benchmarks.mutants --write` writes this page; `bpttcheck selftest TARGET` does it for
+your cell. With `--wrappers` the family `source`, a cell's own `step_vjp` changed expression by
+expression, is left out.
 
 **{caught} of {len(visible)} visible bugs caught** (at least {low:.2%} with 95 % confidence), the
 right diagnosis first in {share(list(diagnosed))}.
