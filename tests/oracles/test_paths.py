@@ -416,3 +416,32 @@ def test_a_step_that_cannot_be_traced_is_declined():
 
     with pytest.raises(Declined, match=r"x\.sum"):
         Paths(lift(branches), *values(0, GATED)[0])
+
+
+def test_other_values_of_a_functions_shape_have_names_of_their_own(paths):
+    (params, h, x), _ = values(9, GATED)
+    s = the(paths.sites("function"), *FUNCTIONS["s"])
+    found = paths.like(s.index, params, h, x)
+    names = [name for name, _ in found]
+    assert len(set(names)) == len(names)
+    z = x @ params["U"].T + h @ params["W"].T
+    told = dict(found)
+    np.testing.assert_allclose(told["input 2 of the step"], h, **CLOSE)
+    c = np.tanh(z[:, :H])
+    # The line takes its part of z first.
+    np.testing.assert_allclose(told[line_of(gated, "c = np.tanh")], z[:, :H], **CLOSE)
+    np.testing.assert_allclose(told[f"{line_of(gated, 'c = np.tanh')} (value 2)"], c, **CLOSE)
+    # Its own argument and value are none of the others, nor is any array of another shape.
+    sigmoid = 1 / (1 + np.exp(-z[:, H:]))
+    for value in told.values():
+        assert value.shape == (B, H)
+        assert not np.allclose(value, z[:, H:])
+        assert not np.allclose(value, sigmoid)
+
+
+def test_the_names_of_other_values_do_not_depend_on_the_numbers(paths):
+    (params, h, x), _ = values(9, GATED)
+    equal_parts = {key: np.concatenate([value[:H]] * 2) for key, value in params.items()}
+    one, other = paths.like(0, params, h, x), paths.like(0, equal_parts, h, x)
+    assert len(other) < len(one)  # equal values are told once
+    assert {name for name, _ in other} <= {name for name, _ in one}

@@ -67,8 +67,8 @@ def runs():
     return {"a cell": bases[Tanh], "gates": bases[Coupled], "a layer": bases[Coupled]}
 
 
-def evidence(base, target, mode, dtype, blocks=1):
-    """What would be known of the last block, if it and others before it were wrong everywhere."""
+def evidence(base, target, mode, dtype):
+    """What would be known of each block, if it and all others were wrong in every case."""
     run = base.fork(Subject(target, reference=base.subject.target))
     specimens = []
     for template, T in ((run.templates[2], 6), (run.templates[1], 4)):
@@ -121,6 +121,13 @@ def test_a_single_number_is_not_called_a_multiple_of_another(runs):
     specimen = Specimen(run, STEP, problem, run.templates[0], hand, reference, ("d_params['W']",))
     alone = Evidence(run, "check", STEP, "d_params['W']", [specimen], [])
     assert module("scale").fit(alone) is None
+
+
+def test_rounding_noise_in_the_place_of_a_gradient_is_called_zero_not_a_multiple(runs):
+    noise = GarbledCell(Tanh(), "anything", 1e-9, 4)
+    for known in evidence(runs["a cell"], noise, STEP, "float32"):
+        assert module("scale").fit(known) is None
+        assert "is zero" in module("missing-path").fit(known).sentence
 
 
 def case(**fields):

@@ -28,8 +28,8 @@ def fit(evidence: Evidence) -> Diagnosis | None:
         return None  # one number is a multiple of any other
     factor = float(np.median([f for f in factors if f is not None]))
     residual = evidence.alone(lambda right, _: factor * right)
-    if residual is None:
-        return None
+    if residual is None or evidence.alone(lambda right, _: np.zeros_like(right)) is not None:
+        return None  # the second: zero to rounding, which is a path that is missing
     return diagnosis(
         "scale", f"{evidence.block} is the right gradient times {_said(factor)}", residual,
         factor=factor,
