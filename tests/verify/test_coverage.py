@@ -106,6 +106,11 @@ def test_the_longest_sequence_is_named():
     assert said == "no long sequence: a truncation after more than 7 steps cannot show"
 
 
+def test_twelve_steps_are_short_and_thirteen_are_long():
+    assert "no long sequence" in starts([PLAIN, replace(PLAIN, T=12)])
+    assert "no long sequence" not in starts([PLAIN, replace(PLAIN, T=13)])
+
+
 def test_every_sentence_says_which_bug_cannot_show():
     for case in (PLAIN, replace(PLAIN, B=1, T=1, n_in=1, n_hidden=1, dtype="float32")):
         assert all(text.endswith("cannot show") and ": " in text for text in hidden([case]))

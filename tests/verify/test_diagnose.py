@@ -63,6 +63,16 @@ def test_what_float32_does_not_explain_is_not_called_a_matter_of_precision(size,
     assert finding.diagnoses == ()
 
 
+def test_a_small_error_at_one_place_is_told_by_its_place(run):
+    def off(self, d_new, z, h):
+        return d_new * (1 - h**2) * (1 + 1e-7 * np.cos(3 * z))
+
+    report = run(method(Tanh, d_z=off), "step_vjp", dtypes=["float64"])
+    for finding in report.findings:
+        assert [d.code for d in finding.diagnoses] == ["wrong-cotangent"]
+        assert "h = np.tanh(z)" in finding.diagnoses[0].sentence
+
+
 def test_a_diagnosis_comes_with_its_fit(run):
     (finding,) = run(output(Tanh, "W", lambda v: 3 * v), "step_vjp").findings
     (diagnosis,) = finding.diagnoses

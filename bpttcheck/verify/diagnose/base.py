@@ -115,10 +115,6 @@ class Specimen:
                 worst = max(worst, float(np.max(np.abs(g - c) / bar, initial=0.0)))
         return worst
 
-    def fits(self, candidate: Blocks) -> bool:
-        """True if rounding explains what ``candidate`` leaves."""
-        return self.residual(candidate) <= LIMIT
-
     @cached_property
     def parts(self) -> dict[str, dict[str, Array]]:
         """The gradient from one cotangent alone: ``d_y`` or a leaf of ``d_state`` -> blocks."""
