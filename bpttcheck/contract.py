@@ -84,6 +84,47 @@ class Layer(Protocol):
         ...
 
 
+class Engine(Protocol):
+    """What a layer's optional ``sequence(engine, params, xs, state0, mask)`` is written in.
+
+    ``sequence`` is the layer's forward pass in plain NumPy and in terms of these two methods. Run
+    natively it loops; differentiated by JAX, :meth:`scan` becomes one ``lax.scan``. So a layer that
+    is no single loop from first to last (both directions, a stack, windows) is judged as a cell is.
+    """
+
+    def scan(
+        self,
+        cell: Any,
+        params: Params,
+        xs: Array,
+        state0: State,
+        mask: Array | None = None,
+        reverse: bool = False,
+    ) -> tuple[Array, State]:
+        """One cell over a sequence: ``(ys, state_T)``.
+
+        Args:
+            cell: the cell.
+            params: its own parameters.
+            xs: inputs ``(T, B, n_in)``.
+            state0: the state before the first step taken.
+            mask: ``(T, B)`` bool, true where the step is real; None: every step is.
+            reverse: True for the steps ``T-1 .. 0``; ``ys[t]`` still belongs to ``xs[t]``, and
+                ``state_T`` is the state after the step ``0``.
+        """
+        ...
+
+    def states(
+        self, cell: Any, params: Params, xs: Array, state0: State, mask: Array | None = None
+    ) -> State:
+        """Every state of :meth:`scan`, the first one included: leaves ``(T + 1, B, ...)``."""
+        ...
+
+    def freeze(self, tree: Any) -> Any:
+        """``tree`` as a constant, whatever it depends on: nothing is differentiated through it."""
+        ...
+
+
 def is_cell(candidate: Any) -> bool:
     """True if ``candidate`` has the four methods of a :class:`Cell`."""
     return all(callable(getattr(candidate, name, None)) for name in CELL_METHODS)

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.calibration import COPIES
+from bpttcheck.errors import Declined
 from bpttcheck.oracles import programs
 from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.oracles.noise import PATTERN
 from bpttcheck.oracles.paths import Paths
-from bpttcheck.oracles.programs import Leaves, Program, Step, enable_x64
+from bpttcheck.oracles.programs import Leaves, Program, Step, WholeSequence, enable_x64
 
 Array = NDArray[Any]
 
@@ -104,14 +105,17 @@ def spread_estimate(spread: Spread, unit: float) -> Estimate:
 
 
 class Autodiff:
-    """Compiled gradients of one reference step; the programs live as long as this object.
+    """Compiled gradients of one reference; the programs live as long as this object.
 
     Args:
         step: ``step(params, state, x) -> (new_state, y)`` on JAX arrays.
+        sequence: ``sequence(params, xs, state0, mask) -> (ys, state_T)`` instead of a step, for a
+            layer that is no single loop. It has no steps to untie, to cut or to look into.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step | None, sequence: WholeSequence | None = None) -> None:
         self._step = step
+        self._sequence = sequence
         self._programs: dict[Any, Program] = {}
         self._paths: dict[Any, Paths] = {}
         self._lock = threading.Lock()
@@ -196,6 +200,7 @@ class Autodiff:
 
     def untied(self, point: Point, pad: tuple[int, int] | None = None) -> Untied:
         """Per-step parameter contributions and the adjoint of every state, without noise."""
+        self._one_step()
         T, B = point.mask.shape
         with enable_x64():
             args = (_inputs(point, pad),)
@@ -219,6 +224,7 @@ class Autodiff:
         Returns:
             ``(d_params, d_state0, d_xs)``, without noise.
         """
+        self._one_step()
         T, B = point.mask.shape
         with enable_x64():
             inputs = _inputs(point, pad)
@@ -234,8 +240,13 @@ class Autodiff:
         key = tuple((np.shape(leaf), np.asarray(leaf).dtype.kind) for leaf in leaves)
         if key not in self._paths:
             x = np.asarray(point.xs[0], np.float64)
-            self._paths[key] = Paths(self._step, point.params, point.state0, x)
+            self._paths[key] = Paths(self._one_step(), point.params, point.state0, x)
         return self._paths[key]
+
+    def _one_step(self) -> Step:
+        if self._step is None:
+            raise Declined("the reference is a whole sequence: it has no single step")
+        return self._step
 
     def _program(self, maker: Callable[..., Any], point: Point, *args: Any) -> Program:
         inputs: Leaves = args[0]
@@ -247,7 +258,10 @@ class Autodiff:
             return found
         batch = inputs.mask.shape[1]
         state = trees.map_leaves(lambda leaf: _rows(leaf, batch), point.state0)
-        traced = programs.trace(self._step, point.params, state, inputs.xs[0])
+        if self._sequence is not None:
+            traced = programs.trace_sequence(self._sequence, point.params, state, inputs.xs)
+        else:
+            traced = programs.trace(self._one_step(), point.params, state, inputs.xs[0])
         made = programs.build(maker, traced, *args)
         with self._lock:
             self.compilations += 1

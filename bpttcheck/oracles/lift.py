@@ -61,11 +61,11 @@ def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[.
 
 
 def _trace(run: Run, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    enter = functools.partial(_enter, run)
-    inputs = [trees.map_leaves(enter, arg) for arg in args]
-    named = {name: trees.map_leaves(enter, arg) for name, arg in kwargs.items()}
+    wrapped = functools.partial(enter, run)
+    inputs = [trees.map_leaves(wrapped, arg) for arg in args]
+    named = {name: trees.map_leaves(wrapped, arg) for name, arg in kwargs.items()}
     try:
-        return trees.map_leaves(_leave, function(*inputs, **named))
+        return trees.map_leaves(leave, function(*inputs, **named))
     except Declined:
         raise
     except Exception as error:
@@ -77,7 +77,7 @@ def _trace(run: Run, function: Callable[..., Any], args: Any, kwargs: dict[str, 
         raise Declined(what, where=where_raised(run, error)) from error
 
 
-def _enter(run: Run, leaf: Any) -> Any:
+def enter(run: Run, leaf: Any) -> Any:
     """A wrapper around an argument."""
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float)):
         return leaf
@@ -88,7 +88,7 @@ def _enter(run: Run, leaf: Any) -> Any:
     return wrap(run, owner, box)
 
 
-def _leave(leaf: Any) -> Any:
+def leave(leaf: Any) -> Any:
     """A JAX array from what user code returned."""
     if isinstance(leaf, Held):
         return jnp.asarray(leaf.read())

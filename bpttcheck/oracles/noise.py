@@ -244,17 +244,32 @@ def _scan(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:
     n_consts, n_carry = p["num_consts"], p["num_carry"]
     consts, carry = inputs[:n_consts], inputs[n_consts : n_consts + n_carry]
     jaxpr, captured = _open(p["jaxpr"])
-    # The same numbers each round: their positions are static.
+    # The same sizes each round, because their positions are static; the signs are each round's own.
     local = _reserve(noise, jaxpr)
+    count = demand(jaxpr) if noise is not None else 0
 
-    def body(state: Any, xs: Any) -> tuple[list[Any], list[Any]]:
-        out = interpret(jaxpr, captured, [*consts, *state, *xs], local())
+    def body(state: Any, step: Any) -> tuple[list[Any], list[Any]]:
+        round_, xs = step
+        out = interpret(jaxpr, captured, [*consts, *state, *xs], _turned(local(), round_, count))
         return out[:n_carry], out[n_carry:]
 
+    rounds = jnp.arange(1, p["length"] + 1, dtype=jnp.uint32)
     last, ys = jax.lax.scan(
-        body, carry, inputs[n_consts + n_carry :], length=p["length"], reverse=p["reverse"]
+        body, carry, (rounds, inputs[n_consts + n_carry :]), reverse=p["reverse"]
     )
     return [*last, *ys]
+
+
+def _turned(noise: Noise | None, round_: Any, count: int) -> Noise | None:
+    """The next ``count`` numbers with random signs: rounding of one round tells nothing of another.
+
+    Were they the same in each round, errors that cancel in real arithmetic would add up.
+    """
+    if noise is None or not count:
+        return noise
+    signs = jnp.where(uniform(round_, count) > 0, 1.0, -1.0)
+    turned = signs * jax.lax.slice(noise.values, (noise.used,), (noise.used + count,))
+    return replace(noise, values=turned, used=0)
 
 
 def _cond(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:

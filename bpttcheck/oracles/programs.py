@@ -19,6 +19,8 @@ from bpttcheck.errors import Declined
 from bpttcheck.oracles.noise import COPIES_AXIS, Noise, demand, interpret, uniform
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+WholeSequence = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+Forward = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 def enable_x64() -> Any:
@@ -70,6 +72,42 @@ class Traced:
         kept = [_where(real, n.astype(s.dtype), s) for n, s in zip(new, state, strict=True)]
         return kept, _where(real, y, jnp.zeros_like(y))
 
+    def forward(self, mask: Any, eps: Any, unit: Any, copy: Any, key: Any) -> Forward:
+        """``(params, state0, xs) -> (ys, state_T)`` on leaves, with the noise of one copy."""
+        count = demand(self.jaxpr)
+
+        def forward(params: Any, state0: Any, xs: Any) -> Any:
+            def body(state: Any, step: Any) -> Any:
+                numbers = uniform(key * jnp.uint32(1000003) + step[2], count)
+                return self.run(params, state, step[:2], Noise(eps, unit, copy, numbers))
+
+            steps = jnp.arange(1, xs.shape[0] + 1, dtype=jnp.uint32)
+            state, ys = jax.lax.scan(body, state0, (xs, mask, steps))
+            return ys, state
+
+        return forward
+
+
+@dataclass(frozen=True)
+class TracedSequence:
+    """A whole sequence as a jaxpr: the forward pass of a layer that is no single loop."""
+
+    jaxpr: Any
+    consts: Sequence[Any]
+    params: trees.Structure
+    state: trees.Structure
+
+    def forward(self, mask: Any, eps: Any, unit: Any, copy: Any, key: Any) -> Forward:
+        """``(params, state0, xs) -> (ys, state_T)`` on leaves, with the noise of one copy."""
+
+        def forward(params: Any, state0: Any, xs: Any) -> Any:
+            numbers = uniform(key * jnp.uint32(1000003) + 1, demand(self.jaxpr))
+            noise = Noise(eps, unit, copy, numbers)
+            out = interpret(self.jaxpr, self.consts, [*params, *state0, xs, mask], noise)
+            return jnp.where(mask[:, :, None], out[-1], 0.0), out[:-1]
+
+        return forward
+
 
 @dataclass(frozen=True)
 class Program:
@@ -99,19 +137,46 @@ def trace(step: Step, params: Any, state: Any, x: Any) -> Traced:
         ordered = trees.map_leaves(lambda _, leaf: leaf, old, new)
         return [jnp.asarray(leaf) for leaf in [*trees.leaves(ordered), y]]
 
+    closed = _jaxpr(flat, given, given[n:-1])
+    return Traced(closed.jaxpr, closed.consts, p_shape, s_shape)
+
+
+def trace_sequence(sequence: WholeSequence, params: Any, state0: Any, xs: Any) -> TracedSequence:
+    """Trace ``sequence(params, xs, state0, mask) -> (ys, state_T)`` at the shapes of the trees.
+
+    Raises:
+        Declined: if it cannot be traced, or returns a state of another structure.
+    """
+    p_shape, s_shape = trees.structure(params), trees.structure(state0)
+    leaves = [*trees.leaves(params), *trees.leaves(state0), xs]
+    given = [*map(_abstract, leaves), jax.ShapeDtypeStruct(xs.shape[:2], bool)]
+    n = p_shape.size
+
+    def flat(*leaves: Any) -> list[Any]:
+        *state, x, mask = leaves[n:]
+        old = s_shape.unflatten(state)
+        ys, new = sequence(p_shape.unflatten(leaves[:n]), x, old, mask)
+        ordered = trees.map_leaves(lambda o, leaf: jnp.asarray(leaf, o.dtype), old, new)
+        return [*trees.leaves(ordered), jnp.asarray(ys)]
+
+    closed = _jaxpr(flat, given, given[n:-2])
+    return TracedSequence(closed.jaxpr, closed.consts, p_shape, s_shape)
+
+
+def _jaxpr(flat: Callable[..., Any], given: Sequence[Any], state: Sequence[Any]) -> Any:
     try:
         closed = jax.make_jaxpr(flat)(*given)
     except Declined:
         raise
     except Exception as error:
         raise _declined("trace", error) from error
-    for made, old in zip(closed.out_avals[:-1], given[n:-1], strict=True):
+    for made, old in zip(closed.out_avals[:-1], state, strict=True):
         if made.shape != old.shape:
             raise Declined(f"the traced step turned a state of shape {old.shape} into {made.shape}")
-    return Traced(closed.jaxpr, closed.consts, p_shape, s_shape)
+    return closed
 
 
-def build(maker: Callable[..., Any], traced: Traced, *args: Any) -> Program:
+def build(maker: Callable[..., Any], traced: Traced | TracedSequence, *args: Any) -> Program:
     """Compile ``maker(traced)`` for arguments like ``args``.
 
     Raises:
@@ -145,7 +210,7 @@ def compile_cheaply(lowered: Any) -> Any:
         return lowered.compile()  # another version of XLA, without one of these options
 
 
-def noisy(traced: Traced) -> Callable[..., Any]:
+def noisy(traced: Traced | TracedSequence) -> Callable[..., Any]:
     """``(inputs, unit, keys, copies) -> (d_params, d_state0, d_xs, ys, state_T)``, per copy."""
 
     def one(exact: Leaves, unit: Any, copy: Any, key: Any) -> Any:
@@ -168,7 +233,7 @@ def noisy(traced: Traced) -> Callable[..., Any]:
     return run
 
 
-def forward_mode(traced: Traced) -> Callable[..., Any]:
+def forward_mode(traced: Traced | TracedSequence) -> Callable[..., Any]:
     """``(inputs, unit, keys, direction) -> dL/ds`` per copy, along params, state0 and xs."""
 
     def one(exact: Leaves, unit: Any, copy: Any, key: Any, along: Leaves) -> Any:
@@ -252,23 +317,12 @@ def carried(traced: Traced) -> Callable[..., Any]:
 
 
 def _copy(
-    traced: Traced, exact: Leaves, unit: Any, copy: Any, key: Any
-) -> tuple[Leaves, Callable[..., Any]]:
+    traced: Traced | TracedSequence, exact: Leaves, unit: Any, copy: Any, key: Any
+) -> tuple[Leaves, Forward]:
     """One copy's perturbed inputs, and its noisy forward pass ``-> (ys, state_T)``."""
-    count = demand(traced.jaxpr)
     eps = jnp.where(copy == 0, 0.0, unit)
     inputs = _perturbed(exact, eps, key)
-
-    def forward(params: Any, state0: Any, xs: Any) -> Any:
-        def body(state: Any, step: Any) -> Any:
-            numbers = uniform(key * jnp.uint32(1000003) + step[2], count)
-            return traced.run(params, state, step[:2], Noise(eps, unit, copy, numbers))
-
-        steps = jnp.arange(1, xs.shape[0] + 1, dtype=jnp.uint32)
-        state, ys = jax.lax.scan(body, state0, (xs, inputs.mask, steps))
-        return ys, state
-
-    return inputs, forward
+    return inputs, traced.forward(inputs.mask, eps, unit, copy, key)
 
 
 def _perturbed(inputs: Leaves, eps: Any, key: Any) -> Leaves:

@@ -14,12 +14,15 @@ from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.coverage import hidden
 from bpttcheck.verify.diagnose.by_check import diagnosed
+from bpttcheck.verify.distance import distance_from_full
 from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.results import CheckResult, Finding, Report, Verdict
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.subject import Subject
 from bpttcheck.verify.tally import Tally
 from bpttcheck.verify.validate import Options, validate_options
+
+_SURROGATE = "judged against the declared surrogate, which is not the gradient"
 
 Progress = Callable[[int, int, str], None]
 Outcome = tuple[CheckResult, tuple[Finding, ...]]
@@ -231,6 +234,12 @@ def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
 
 def _notes(run: Run) -> tuple[str, ...]:
     notes = list(run.notes.texts)
+    if run.subject.surrogate:
+        notes.insert(0, f"{_SURROGATE}: {run.subject.surrogate}")
+        distances = distance_from_full(run)
+        if distances:
+            told = ", ".join(f"{block} {value:.2g}" for block, value in distances.items())
+            notes.insert(1, f"relative distance from the full gradient, median at T = 12: {told}")
     if run.declined:
         notes.append(f"JAX autodiff was not used: {run.declined}")
     return tuple(notes)

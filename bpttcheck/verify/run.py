@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck import trees
+from bpttcheck.bptt.engine import Frozen, NativeEngine, SurrogateCell
+from bpttcheck.bptt.unroll import unroll
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined
 from bpttcheck.oracles.autodiff import Autodiff, Point, Spread, Untied
@@ -130,9 +132,14 @@ class Run:
         return self._autodiff.compilations if self._autodiff else 0
 
     def _reference(self) -> Autodiff | None:
+        of_its_own = self._sequence_or_surrogate()
+        if of_its_own is not None:
+            return of_its_own
         found = self.subject.reference_step
         if found is None:
-            self.declined = "a layer without `reference=`: finite differences decide alone"
+            self.declined = (
+                "a layer without `reference=` or `sequence`: finite differences decide alone"
+            )
             return None
         kind, step = found
         if kind == "numpy":
@@ -140,6 +147,19 @@ class Run:
 
             step = lift(step)
         return Autodiff(step)
+
+    def _sequence_or_surrogate(self) -> Autodiff | None:
+        """For what is no single loop, or declares of what its backward pass is the gradient."""
+        from bpttcheck.oracles.lax_engine import LaxEngine
+        from bpttcheck.oracles.lift import lift
+
+        sequence, surrogate = self.subject.reference_sequence, self.subject.surrogate_step
+        engine = LaxEngine()
+        if sequence is not None:
+            return Autodiff(None, lift(lambda p, xs, s, mask: sequence(engine, p, xs, s, mask)))
+        if surrogate is not None:
+            return Autodiff(lift(lambda p, s, x: surrogate(engine.freeze, p, s, x)))
+        return None
 
     def prepare(self, examples: int) -> None:
         """Start compiling the templates of the first cases, side by side in threads."""
@@ -174,8 +194,9 @@ class Run:
         return self._exact(short[int(generator(self.seed, index, 1).integers(len(short)))])
 
     def _exact(self, template: Template) -> Template:
-        """Where every new shape is dear, T and B are always the template's own."""
-        return replace(template, exact=True) if self.subject.fixed_sizes else template
+        """Where every new shape is dear, or T decides, T and B are always the template's own."""
+        exact = self.subject.fixed_sizes or self.subject.exact_length
+        return replace(template, exact=True) if exact else template
 
     def case(self, index: int, *, free: bool = False, steps: int | None = None) -> Case:
         """The structure of case ``index``.
@@ -452,18 +473,42 @@ class _Leaves:
 
     def function(self, run: Run) -> Callable[[list[Array]], list[Array]]:
         """The forward pass from float leaves to outputs and float leaves of the final state."""
-        named, layer, p = self._named(), run.layer, self.problem
+        named, p = self._named(), self.problem
+        layer_forward = surrogate_forward(run.subject) or run.layer.forward
         mask = () if p.mask is None else (p.mask,)
 
         def forward(leaves: list[Array]) -> list[Array]:
             supply = iter(leaves)
             whole = [next(supply) if is_float(v) else v for _, v in named]
             params, state0, xs = self._rebuild(whole)
-            ys, state, _ = call(run.methods[0], layer.forward, params, xs, state0, *mask)
+            ys, state, *_ = call(run.methods[0], layer_forward, params, xs, state0, *mask)
             last = zip(trees.leaves(state), trees.leaves(p.state0), strict=True)
             return [ys, *(leaf for leaf, first in last if is_float(first))]
 
         return forward
+
+
+def surrogate_forward(subject: Subject) -> Callable[..., Any] | None:
+    """A forward pass in which what the subject freezes stays as in the first run; None: no need."""
+    sequence, step = subject.reference_sequence, subject.surrogate_step
+    frozen = Frozen()
+    if sequence is not None and subject.surrogate:
+
+        def whole(params: Any, xs: Array, state0: Any, mask: Any = None) -> Any:
+            frozen.again()
+            real = np.ones(xs.shape[:2], bool) if mask is None else mask
+            return sequence(NativeEngine(frozen), params, xs, state0, real)
+
+        return whole
+    if step is not None:
+        cell: Any = SurrogateCell(subject.target, frozen)
+
+        def unrolled(params: Any, xs: Array, state0: Any, mask: Any = None) -> Any:
+            frozen.again()
+            return unroll(cell, params, xs, state0, mask)
+
+        return unrolled
+    return None
 
 
 def _plain_name(block: str) -> str:

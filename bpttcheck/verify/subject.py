@@ -85,6 +85,46 @@ class Subject:
         return bool(getattr(self.target, "fixed_sizes", False))
 
     @property
+    def surrogate(self) -> str:
+        """Why the backward pass is not the gradient of the forward pass, or ``""``: it is."""
+        return str(getattr(self.target, "surrogate", "") or "") if self._own_reference else ""
+
+    @property
+    def _own_reference(self) -> bool:
+        return self.reference is None
+
+    @property
+    def reference_sequence(self) -> Callable[..., Any] | None:
+        """``sequence(engine, params, xs, state0, mask) -> (ys, state_T)``, or None."""
+        found = self.target if self._own_reference else self.reference
+        sequence = getattr(found, "sequence", None)
+        if self.kind != "layer" or not callable(sequence):
+            return None
+        adapt: Callable[[Any], Any] = getattr(self.target, "to_reference", lambda params: params)
+        return lambda engine, p, xs, s, mask: sequence(engine, adapt(p), xs, s, mask)
+
+    @property
+    def surrogate_step(self) -> Callable[..., Any] | None:
+        """``surrogate_step(freeze, params, state, x) -> (state, y)``, or None."""
+        found = getattr(self.target, "surrogate_step", None)
+        return found if self.kind == "cell" and self._own_reference and callable(found) else None
+
+    @property
+    def causal(self) -> bool:
+        """False only for a layer that says that its outputs may depend on later inputs."""
+        return bool(getattr(self.target, "causal", True))
+
+    @property
+    def splits_in_time(self) -> bool:
+        """False only for a layer that says that two halves in a row are not the whole."""
+        return bool(getattr(self.target, "splits_in_time", True))
+
+    @property
+    def exact_length(self) -> bool:
+        """True if JAX must see the very T of the problem."""
+        return bool(getattr(self.target, "exact_length", False))
+
+    @property
     def reference_step(self) -> tuple[str, Callable[..., Any]] | None:
         """``("numpy" | "jax", step(params, state, x) -> (state, y))``, or None if there is none."""
         adapt: Callable[[Any], Any] = getattr(self.target, "to_reference", lambda params: params)
@@ -116,7 +156,7 @@ def _name(target: Any) -> str:
 
 
 def _validate_reference(reference: Any) -> None:
-    if reference is None or is_cell(reference):
+    if reference is None or is_cell(reference) or callable(getattr(reference, "sequence", None)):
         return
     if isinstance(reference, type) or not callable(reference):
         raise ContractError(

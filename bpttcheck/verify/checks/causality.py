@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run
@@ -20,6 +20,8 @@ def causality(context: Context) -> Tally:
 
     Finds an index that is off by one in time and a sequence that is reversed on one side only.
     """
+    if not context.run.subject.causal:
+        raise NotApplicable("causal is False")
     return obey(context, LAW)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
-from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.guard import call
 from bpttcheck.verify.law import Law, gradients, obey, obeyed_on
 from bpttcheck.verify.problem import Problem
@@ -22,6 +22,11 @@ def time_splitting(context: Context) -> Tally:
     Finds a truncated pass, a carry that is lost or doubled, a step at either end that is treated
     apart, and a layer whose tape depends on the length.
     """
+    subject = context.run.subject
+    if not subject.causal:
+        raise NotApplicable("causal is False")
+    if not subject.splits_in_time:
+        raise NotApplicable("splits_in_time is False")
     return obey(context, LAW)
 
 
