@@ -1,4 +1,4 @@
-"""The command line: ``bpttcheck verify``, ``selftest``, ``replay``, ``list``, ``explain``, ``new``.
+"""The command line: ``bpttcheck verify``, ``selftest``, ``replay``, ``flow`` and the rest.
 
 Each command is one file and imports what it needs when it runs, so that ``--help`` is immediate.
 """
@@ -13,6 +13,7 @@ import click
 
 from bpttcheck import __version__
 from bpttcheck.cli.explain import explain
+from bpttcheck.cli.flow import flow
 from bpttcheck.cli.listing import listing
 from bpttcheck.cli.new import new
 from bpttcheck.cli.replay import replay
@@ -49,5 +50,5 @@ def main() -> None:
     """Tell whether a hand-derived backward pass is right, and if not, where and why."""
 
 
-for _command in (verify, selftest, replay, listing, explain, new):
+for _command in (verify, selftest, replay, flow, listing, explain, new):
     main.add_command(_command)

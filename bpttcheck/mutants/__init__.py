@@ -43,6 +43,9 @@ FAMILIES = (
 )
 """The families that wrap a backward pass, by the names of their files."""
 
+# These run a layer step by step, which is another layer where later steps or windows matter.
+_OF_THE_LOOP = ("truncated", "terms", "records", "masks")
+
 SOURCE = "source"
 """The family that changes the text of a cell's ``step_vjp``; only where its source can be read."""
 
@@ -63,7 +66,9 @@ def catalogue(
 
     Args:
         target: a right cell or layer.
-        families: names out of :data:`FAMILIES`, and :data:`SOURCE`; None: all but the latter.
+        families: names out of :data:`FAMILIES`, and :data:`SOURCE`; None: all but the latter. Those
+            that run a layer step by step are left out for one that says that this is another
+            layer (``causal`` or ``splits_in_time`` is False).
         sizes: allowed ``(n_in, n_hidden)`` of the target; None: any.
 
     Returns:
@@ -84,6 +89,8 @@ def catalogue(
             item="families",
         )
     parts = anatomy(target, sizes)
+    if not (getattr(target, "causal", True) and getattr(target, "splits_in_time", True)):
+        chosen = tuple(family for family in chosen if family not in _OF_THE_LOOP)
     found: list[Mutant] = []
     for family in chosen:
         if family == SOURCE:

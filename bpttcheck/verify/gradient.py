@@ -191,7 +191,9 @@ def _settle(
     forward = run.jax_forward_mode(outcome.problem, along, template)
     gap = abs(float(forward.value) - witness.jax)
     consistent = gap <= LIMIT * (witness.noise + float(forward.error))
-    outcome.witnesses[j.block] = witness
+    outcome.witnesses[j.block] = (
+        witness if consistent else replace(witness, forward_mode=float(forward.value))
+    )
     if witness.speaks:
         outcome.spoke.add("differences")
     return vote(j, witness, consistent)

@@ -12,7 +12,7 @@ from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.results import Case, Finding, Measured
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Seen, Tally
-from bpttcheck.verify.verdict import Judged, Vote
+from bpttcheck.verify.verdict import Judged, Vote, Witness
 
 
 def exception_finding(
@@ -46,12 +46,21 @@ def count(run: Run, tally: Tally, outcome: CaseOutcome) -> None:
         tally.failures += 1
     for block, vote in outcome.votes.items():
         if vote is Vote.CONTRADICTION:
-            w = outcome.witnesses[block]
-            tally.contradictions.append(
-                f"JAX and the finite differences contradict each other in {block}: "
-                f"<gradient, v> is {w.jax:.9g} by JAX, {float(w.difference.value):.9g} +- "
-                f"{w.bar:.1e} by differences ({outcome.problem.case})"
-            )
+            tally.contradictions.append(_contradiction(block, outcome.witnesses[block], outcome))
+
+
+def _contradiction(block: str, w: Witness, outcome: CaseOutcome) -> str:
+    if w.forward_mode is not None:
+        return (
+            f"JAX's reverse and forward mode contradict each other in {block}: <gradient, v> is "
+            f"{w.jax:.9g} by reverse mode, {w.forward_mode:.9g} by forward mode "
+            f"({outcome.problem.case})"
+        )
+    return (
+        f"JAX and the finite differences contradict each other in {block}: <gradient, v> is "
+        f"{w.jax:.9g} by JAX, {float(w.difference.value):.9g} +- {w.bar:.1e} by differences "
+        f"({outcome.problem.case})"
+    )
 
 
 def finding_of(run: Run, name: str, outcome: CaseOutcome, wrong: Judged) -> Finding:

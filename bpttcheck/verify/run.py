@@ -44,6 +44,9 @@ Array = NDArray[Any]
 
 STEP, SEQUENCE = "step", "sequence"
 
+# The longest sequence of a foreign layer that is run from each of its steps on.
+_SUFFIXES = 40
+
 # Searches for the operation at fault in one run.
 _SEARCHES = 3
 
@@ -345,13 +348,35 @@ class Run:
 
     def adjoints(self, problem: Problem) -> tuple[list[Any], Any] | None:
         """The adjoint of every state, hand-derived and JAX's; None where either is missing."""
-        if self._autodiff is None or not hasattr(self._layer, "adjoints"):
+        if self._autodiff is None:
             return None
+        mine = self._own_adjoints(problem)
+        return None if mine is None else (mine, self.untied(problem).d_states)
+
+    def _own_adjoints(self, problem: Problem) -> list[Any] | None:
+        """dL/dstate_t for t = 0 .. T: of a foreign layer, ``d_state0`` of calls on suffixes."""
         layer: Any = self._layer
         mask = () if problem.mask is None else (problem.mask,)
-        _, _, tape = call("step", layer.forward, problem.params, problem.xs, problem.state0, *mask)
-        mine = call("step_vjp", layer.adjoints, problem.params, tape, problem.d_ys, problem.d_state)
-        return mine, self._autodiff.untied(self._point(problem)).d_states
+        if hasattr(layer, "adjoints"):
+            args = (problem.params, problem.xs, problem.state0, *mask)
+            _, _, tape = call("step", layer.forward, *args)
+            return call(
+                "step_vjp", layer.adjoints, problem.params, tape, problem.d_ys, problem.d_state
+            )
+        T, subject = len(problem.xs), self.subject
+        if T > _SUFFIXES or not (subject.causal and subject.splits_in_time):
+            return None
+        found: list[Any] = []
+        for t in range(T):
+            state = problem.state0
+            if t:
+                args = (problem.params, problem.xs[:t], state, *(m[:t] for m in mask))
+                _, state, _ = call("forward", layer.forward, *args)
+            rest = (problem.params, problem.xs[t:], state, *(m[t:] for m in mask))
+            _, _, tape = call("forward", layer.forward, *rest)
+            cotangents = (problem.d_ys[t:], problem.d_state)
+            found.append(call("vjp", layer.vjp, problem.params, tape, *cotangents)[2])
+        return [*found, problem.d_state]
 
     def untied(self, problem: Problem, template: Template | None = None) -> Untied:
         """JAX's per-step parameter terms and adjoints.

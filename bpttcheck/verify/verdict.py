@@ -125,12 +125,14 @@ class Witness:
         hand: ``<g, v>``.
         jax: ``<r, v>``; NaN where JAX is silent.
         noise: how far rounding alone moves such a product.
+        forward_mode: JAX's forward mode along the direction if it contradicts ``jax``, else None.
     """
 
     difference: Estimate
     hand: float
     jax: float
     noise: float
+    forward_mode: float | None = None
 
     @property
     def bar(self) -> float:

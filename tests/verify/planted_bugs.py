@@ -270,6 +270,11 @@ def gate(d_f):
     return method(Coupled, d_f=lambda self, *args: d_f(*args))
 
 
+def other_d_c(self, params, cache, d_state, d_y):
+    d_params, (d_h, _), d_x = Coupled.step_vjp(self, params, cache, d_state, d_y)
+    return d_params, (d_h, self.d_c_new(d_state, d_y, cache[-1]) * cache[4]), d_x
+
+
 CELL_LINE = "c_new = f * c + (1 - f) * g"
 LOOP = "sequence_vjp"
 
@@ -286,6 +291,8 @@ GATES_AND_LOOPS = [
         d_c * (c - 2 * g) * f * (1 - f)), W, says=CELL_LINE),
     Row("wrong-derivative", "a gate's is missing", gate(lambda d_c, c, f, g: d_c * (c - g)), W,
         says="1 / (1 + np.exp(-a_f))"),
+    Row("wrong-operand", "d_c with g for f", method(Coupled, step_vjp=other_d_c),
+        "d_previous_state[1]", says="d_c is made with g where f belongs"),
     Row("mask-ignored", "padded rows too", method(Loop, vjp=without_mask), U, LOOP),
     Row("mask-ignored", "by its law", method(Loop, vjp=without_mask), U, "masking"),
     Row("initial-state", "zeros", method(Loop, vjp=initial_state_constant), "d_state0[0]", LOOP,

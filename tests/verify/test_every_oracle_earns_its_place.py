@@ -191,7 +191,9 @@ def test_forward_mode_keeps_a_wrong_reverse_mode_from_convicting_a_right_cell(mo
 
     assert verdict(cell) is Verdict.PASSED
     monkeypatch.setattr(Autodiff, "gradients", wrong)
-    assert verdict(cell) is Verdict.INCONCLUSIVE
+    (row,) = bpttcheck.check(cell, checks=["step_vjp"], examples=4, raises=False).checks
+    assert row.verdict is Verdict.INCONCLUSIVE
+    assert "JAX's reverse and forward mode contradict each other in d_params['W']" in row.reason
     monkeypatch.setattr(Run, "jax_forward_mode", agrees)
     assert verdict(cell) is Verdict.FAILED
 

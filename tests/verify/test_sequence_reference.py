@@ -235,3 +235,29 @@ def test_states_of_the_engine_are_those_of_the_loop():
 def test_windows_that_mean_nothing_are_refused(k1, k2, said):
     with pytest.raises(bpttcheck.ContractError, match=said):
         Truncated(Elman(), k1, k2)
+
+
+class Foreign:
+    """A layer with nothing but the contract; what flows back from step ``cut`` is lost."""
+
+    def __init__(self, cell, cut):
+        self.cell, self.cut = cell, cut
+        self.init, self.initial_state = cell.init, cell.initial_state
+
+    def forward(self, params, xs, state0, mask=None):
+        ys, state, tape = bpttcheck.unroll(self.cell, params, xs, state0, mask)
+        return ys, state, (tape, len(xs))
+
+    def vjp(self, params, record, d_ys, d_state_T):
+        tape, T = record
+        g = bpttcheck.backpropagate(self.cell, params, tape, d_ys, d_state_T)
+        scale = 0.5 if T >= self.cut else 1
+        return g.d_params, g.d_xs, g.d_state0 * g.d_state0.dtype.type(scale)
+
+
+def test_a_foreign_layer_is_asked_for_its_adjoints_by_calls_on_suffixes():
+    report = bpttcheck.check(
+        Foreign(Elman(), 3), reference=Elman(), checks=["sequence_vjp"], examples=6, raises=False
+    )
+    (finding,) = report.findings
+    assert finding.case.T - finding.time_step >= 3

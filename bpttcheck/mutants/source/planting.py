@@ -28,9 +28,10 @@ _DEFAULT_SIZES = ((5, 4), (4, 4))
 # No width of a built-in cell is 7 at these sizes: rows and columns cannot be mistaken.
 _ROWS = 7
 
-# A garbled expression need not be a formula that anybody knows: saying where it is, is right too.
+# A garbled expression need not be a formula that anybody knows: saying where it is, or which
+# quantity took whose place, is right too.
 _GARBLED = ("wrong-derivative", "missing-path", "sign", "doubled-path")
-_LOCATED = ("wrong-cotangent",)
+_LOCATED = ("wrong-cotangent", "wrong-operand")
 
 
 def source_mutants(

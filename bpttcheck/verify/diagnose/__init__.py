@@ -36,6 +36,7 @@ NAMES = (
     "missing_path",
     "doubled_path",
     "wrong_derivative",
+    "wrong_operand",
     "precision",
     "wrong_cotangent",
 )

@@ -1,0 +1,112 @@
+"""The squared error of each step, without a factor of 1/2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.contract import Array
+from bpttcheck.losses import base, validation
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """The sum of ``(o - y)²`` over the features of a step, without a factor of 1/2.
+
+    Forward, with the outputs ``o`` and the targets ``y``, both ``(..., F)``::
+
+        r    = o - y                                                      (1)
+        loss = sum of r² over the features                                (2)
+        n    = the number of real steps, or 1 for the sum                 (3)
+        L    = (sum of loss over the real steps) / n                      (4)
+
+    Backward. A small change ``do`` changes ``r`` by ``do`` and a step's loss by
+    ``sum(2 r * do)``; the factor of ``do`` is the gradient::
+
+        d_loss = 2 r                            from (1), (2)             (5)
+        d_o    = d_loss / n at real steps, else 0        from (4)         (6)
+
+    The mean is over steps, not over features: it is ``F`` times that of ``torch.nn.MSELoss``.
+
+    Args:
+        reduction: ``"mean"`` over the real steps, or their ``"sum"``.
+
+    Raises:
+        ContractError: the reduction is unknown.
+
+    Source:
+        Bishop (2006), "Pattern recognition and machine learning", equation 5.11, which has the
+        factor of 1/2.
+    """
+
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        validation.reduction_known(self.reduction)
+
+    def value(self, outputs: Array, targets: Array, mask: Array | None = None) -> Any:
+        """The loss, equations (1) to (4).
+
+        Args:
+            outputs: ``(..., F)``, for a sequence ``(T, B, F)``.
+            targets: of the same shape.
+            mask: bool ``(...)``, true where the step is real; None: everywhere.
+
+        Returns:
+            A scalar in the dtype of the outputs.
+
+        Raises:
+            ContractError: see :meth:`validate`.
+        """
+        self.validate(outputs, targets, mask)
+        real = base.unmasked(outputs, mask)
+        r = _residual(outputs, targets, real)  # (1)
+        loss = np.sum(r * r, axis=-1)  # (2)
+        n = base.count(real, self.reduction, outputs.dtype)  # (3)
+        return base.reduced(loss, real, n)  # (4)
+
+    def gradient(self, outputs: Array, targets: Array, mask: Array | None = None) -> Array:
+        """The gradient with respect to the outputs, equations (5) and (6).
+
+        Args:
+            outputs: ``(..., F)``, for a sequence ``(T, B, F)``.
+            targets: of the same shape.
+            mask: bool ``(...)``, true where the step is real; None: everywhere.
+
+        Returns:
+            An array of the shape and dtype of the outputs.
+
+        Raises:
+            ContractError: see :meth:`validate`.
+        """
+        self.validate(outputs, targets, mask)
+        real = base.unmasked(outputs, mask)
+        d_loss = 2.0 * _residual(outputs, targets, real)  # (5)
+        n = base.count(real, self.reduction, outputs.dtype)  # (3)
+        return base.spread(d_loss, real, n)  # (6)
+
+    def validate(self, outputs: Array, targets: Array, mask: Array | None = None) -> None:
+        """Check what :meth:`value` and :meth:`gradient` are given; both call it.
+
+        Args:
+            outputs: as there.
+            targets: as there.
+            mask: as there.
+
+        Raises:
+            ContractError: a wrong shape or dtype, a target that is not finite, or no real step to
+                take the mean of.
+        """
+        validation.arrays(outputs, targets, mask)
+        validation.same_shape(outputs, targets)
+        if validation.are_numbers(targets, mask):
+            real = base.unmasked(outputs, mask)
+            validation.finite_targets(targets, real)
+            validation.something_to_average(np.sum(real), self.reduction, outputs)
+
+
+def _residual(outputs: Array, targets: Array, real: Array) -> Array:
+    y = targets.astype(outputs.dtype)
+    return base.only_real(outputs, real) - base.only_real(y, real)

@@ -1,0 +1,1 @@
+"""What was measured, drawn: nothing here measures, and matplotlib is imported when it draws."""
