@@ -50,7 +50,10 @@ _HOMES = {
     "unroll": "bptt.unroll",
 }
 
-_MODULES = ("activations", "adapt", "cells", "mutants", "oracles", "strategies")
+_MODULES = (
+    "activations", "adapt", "cells", "losses", "mutants", "networks", "oracles", "report",
+    "strategies",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -63,9 +63,8 @@ class NativeEngine:
     ) -> tuple[Array, State]:
         """See :meth:`bpttcheck.contract.Engine.scan`."""
         flip = slice(None, None, -1 if reverse else 1)
-        ys, state, tape = unroll(
-            cell, params, xs[flip], state0, None if mask is None else mask[flip]
-        )
+        real = None if mask is None else mask[flip]
+        ys, state, tape = unroll(self._declared(cell), params, xs[flip], state0, real)
         self.tapes.append(tape)
         return ys[flip], state
 
@@ -73,12 +72,18 @@ class NativeEngine:
         self, cell: Any, params: Params, xs: Array, state0: State, mask: Array | None = None
     ) -> State:
         """See :meth:`bpttcheck.contract.Engine.states`."""
-        tape = unroll(cell, params, xs, state0, mask)[2]
+        tape = unroll(self._declared(cell), params, xs, state0, mask)[2]
         return trees.map_leaves(lambda *leaves: np.stack(leaves), *tape.states)
 
     def freeze(self, tree: Any) -> Any:
         """See :meth:`bpttcheck.contract.Engine.freeze`."""
         return tree if self._freeze is None else self._freeze(tree)
+
+    def _declared(self, cell: Any) -> Any:
+        """The cell, or where values are frozen the surrogate that it declares."""
+        if self._freeze is None or not callable(getattr(cell, "surrogate_step", None)):
+            return cell
+        return SurrogateCell(cell, self._freeze)
 
 
 class SurrogateCell:

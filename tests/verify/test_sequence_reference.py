@@ -9,6 +9,7 @@ import bpttcheck
 from bpttcheck.bptt.engine import Frozen, NativeEngine
 from bpttcheck.bptt.truncation import Truncated
 from bpttcheck.cells import LSTM, Elman
+from bpttcheck.networks import Stack
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,18 @@ def test_a_declared_surrogate_is_verified_and_named_in_the_report():
 def test_a_surrogate_that_is_not_the_declared_one_fails(cell):
     report = bpttcheck.check(cell, examples=6, raises=False)
     assert rows(report)["step_vjp"].verdict is bpttcheck.Verdict.FAILED
+
+
+def test_a_surrogate_inside_a_network_is_judged_as_such():
+    network = Stack([Spiking(), Elman()])
+    report = bpttcheck.check(network, examples=8, checks=["sequence_vjp"], dtypes=["float64"])
+    (row,) = report.checks
+    assert row.oracles["jax"] >= 6
+    assert row.oracles["differences"] >= 5
+    wrong = bpttcheck.check(
+        Stack([WrongSlope(), Elman()]), examples=4, checks=["sequence_vjp"], raises=False
+    )
+    assert wrong.verdict is bpttcheck.Verdict.FAILED
 
 
 @pytest.mark.parametrize(("k1", "k2"), [(1, 4), (3, 5), (4, 4), (2, 400)])

@@ -1,0 +1,70 @@
+"""Networks composed of cells and layers, each differentiated by hand, loaded when first used.
+
+Adding one takes its file and one line in ``_HOMES``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bpttcheck.networks.batch import Batch
+    from bpttcheck.networks.bidirectional import Bidirectional
+    from bpttcheck.networks.direction import Direction
+    from bpttcheck.networks.final_output import FinalOutput
+    from bpttcheck.networks.network import LossAndGradient, Network, NetworkGradients
+    from bpttcheck.networks.optimise import SGD, Adam, clip_by_norm
+    from bpttcheck.networks.output_feedback import OutputFeedback
+    from bpttcheck.networks.readout import Readout
+    from bpttcheck.networks.stack import Stack
+    from bpttcheck.networks.stacked_cell import StackedCell
+    from bpttcheck.networks.trainable_state import TrainableState
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Batch",
+    "Bidirectional",
+    "Direction",
+    "FinalOutput",
+    "LossAndGradient",
+    "Network",
+    "NetworkGradients",
+    "OutputFeedback",
+    "Readout",
+    "Stack",
+    "StackedCell",
+    "TrainableState",
+    "clip_by_norm",
+]
+
+_HOMES = {
+    "Adam": "optimise",
+    "Batch": "batch",
+    "Bidirectional": "bidirectional",
+    "Direction": "direction",
+    "FinalOutput": "final_output",
+    "LossAndGradient": "network",
+    "Network": "network",
+    "NetworkGradients": "network",
+    "OutputFeedback": "output_feedback",
+    "Readout": "readout",
+    "SGD": "optimise",
+    "Stack": "stack",
+    "StackedCell": "stacked_cell",
+    "TrainableState": "trainable_state",
+    "clip_by_norm": "optimise",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bpttcheck.networks' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"bpttcheck.networks.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,152 @@
+"""What a network inherits from its parts: whether it takes masks, is causal, has a surrogate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import trees
+from bpttcheck.contract import Layer, Params, State, is_cell, is_layer
+from bpttcheck.errors import ContractError
+
+
+class Composed(ABC):
+    """A layer made of named parts; what it can do is what all of them can."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> dict[str, Any]:
+        """The layers that it is made of; ``""`` names a part whose parameters keep their names."""
+
+    @property
+    def supports_mask(self) -> bool:
+        """True if every part takes masks."""
+        return all(getattr(part, "supports_mask", True) for part in self.parts.values())
+
+    @property
+    def causal(self) -> bool:
+        """True if no output depends on a later input."""
+        return all(getattr(part, "causal", True) for part in self.parts.values())
+
+    @property
+    def splits_in_time(self) -> bool:
+        """True if two halves of a sequence, one after the other, give what the whole gives."""
+        return all(getattr(part, "splits_in_time", True) for part in self.parts.values())
+
+    @property
+    def exact_length(self) -> bool:
+        """True if steps that are masked at the end are not the same as no steps."""
+        return any(getattr(part, "exact_length", False) for part in self.parts.values())
+
+    @property
+    def surrogate(self) -> str:
+        """What the parts say of a backward pass that is deliberately no gradient, or ``""``."""
+        told = [getattr(part, "surrogate", "") or "" for part in self.parts.values()]
+        return "; ".join(dict.fromkeys(filter(None, told)))
+
+    @property
+    def sizes(self) -> Any:
+        """The sizes that the first part takes: a Hypothesis strategy, or None for all."""
+        return getattr(next(iter(self.parts.values())), "sizes", None)
+
+
+InitialStateVjp = Callable[[Params, State], Params]
+
+
+def if_any_part_has_it(parts: Collection[Any], method: InitialStateVjp) -> InitialStateVjp:
+    """``method``, for a property ``initial_state_vjp`` that exists only where it has a meaning.
+
+    Raises:
+        AttributeError: no part has an ``initial_state_vjp``: no parameter is read by it.
+    """
+    if not any(callable(getattr(part, "initial_state_vjp", None)) for part in parts):
+        raise AttributeError("initial_state_vjp: no part has a trainable initial state")
+    return method
+
+
+def initial_state_vjp(part: Any, params: Params, d_state0: State) -> Params:
+    """The gradient of ``part.initial_state``; zeros for what it does not read."""
+    d_params = {name: np.zeros_like(value) for name, value in params.items()}
+    method: InitialStateVjp | None = getattr(part, "initial_state_vjp", None)
+    return d_params | method(params, d_state0) if method is not None else d_params
+
+
+def as_layer(given: Any, place: str) -> Any:
+    """A layer for a cell or a layer.
+
+    Raises:
+        ContractError: ``given`` is neither, or a layer without ``sequence``.
+    """
+    if is_cell(given):
+        from bpttcheck.networks.direction import Direction
+
+        return Direction(given)
+    if is_layer(given) and callable(getattr(given, "sequence", None)):
+        return given
+    kind = "a layer without the method sequence" if is_layer(given) else repr(given)[:60]
+    hint = "pass an instance: write LSTM()" if isinstance(given, type) else "see bpttcheck.contract"
+    raise ContractError(
+        f"{place} is {kind} (type={type(given).__name__}), but should be a cell, or a layer with"
+        f" sequence(engine, params, xs, state0, mask): {hint}",
+        item=place,
+    )
+
+
+def require_cells(given: Any, whole: str) -> tuple[Any, ...]:
+    """The cells of a stack as a tuple.
+
+    Raises:
+        ContractError: there is none, or one is no cell.
+    """
+    cells = require_some(given, whole, "cells", "cell")
+    for i, cell in enumerate(cells):
+        if isinstance(cell, type) or not is_cell(cell):
+            raise ContractError(
+                f"cells[{i}]={cell!r} (type={type(cell).__name__}) of {whole} should be a cell: an"
+                " instance with init, initial_state, step and step_vjp, such as LSTM()",
+                item="cells",
+            )
+    return cells
+
+
+def require_some(given: Any, whole: str, item: str, kind: str) -> tuple[Any, ...]:
+    """``given`` as a tuple of one or more.
+
+    Raises:
+        ContractError: it is empty, or neither a tuple nor a list.
+    """
+    if not isinstance(given, (tuple, list)):
+        raise ContractError(
+            f"{item}={given!r} (type={type(given).__name__}) of {whole} should be a list: write"
+            f" [{type(given).__name__}()] for a single {kind}",
+            item=item,
+        )
+    if not given:
+        raise ContractError(
+            f"{item}={given!r} of {whole} is empty: give at least one {kind}", item=item
+        )
+    return tuple(given)  # pyright: ignore[reportUnknownVariableType]
+
+
+def require_states(state: Any, count: int, whole: str) -> None:
+    """Refuse a state that does not have one entry for each part.
+
+    Raises:
+        ContractError: it has not.
+    """
+    if not isinstance(state, tuple) or len(state) != count:  # pyright: ignore[reportUnknownArgumentType]
+        raise ContractError(
+            f"the state is {trees.structure(state).describe()}, but {whole} needs a tuple of"
+            f" {count}, a state for each part: initial_state returns one",
+            item="state0",
+        )
+
+
+def output_width(layer: Layer, params: Params, n_in: int) -> int:
+    """The number of columns of a layer's output."""
+    dtype = next((value.dtype for value in params.values()), np.dtype(np.float64))
+    xs = np.zeros((0, 1, n_in), dtype)
+    return int(layer.forward(params, xs, layer.initial_state(params, 1))[0].shape[-1])

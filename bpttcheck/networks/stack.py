@@ -1,0 +1,131 @@
+"""Layers on top of each other: what one puts out, the next takes in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.contract import Array, Engine, Params, State, Tape
+from bpttcheck.networks.composed import (
+    Composed,
+    InitialStateVjp,
+    as_layer,
+    if_any_part_has_it,
+    initial_state_vjp,
+    output_width,
+    require_some,
+    require_states,
+)
+from bpttcheck.networks.final_output import final
+from bpttcheck.networks.names import joined, part_of, require_parts
+
+
+@dataclass(frozen=True)
+class Stack(Composed):
+    """Layers on top of each other, of any number and any kinds.
+
+    Forward, for ``l = 0 .. L-1``, starting from ``zs[0] = xs``::
+
+        zs[l+1], state_T[l] = layer[l](zs[l], state0[l])                  (1)
+        ys = zs[L]                                                        (2)
+
+    Backward. ``d_v`` is the gradient of the loss with respect to ``v``. An adjoint travels in two
+    directions: through time inside of a layer, and through its input to the layer below. For
+    ``l = L-1 .. 0``, starting from::
+
+        d_zs[L] = d_ys                                   from (2)         (3)
+        d_params[l], d_zs[l], d_state0[l]                from (1)         (4)
+             = vjp of layer[l] at d_zs[l+1], d_state_T[l]
+        d_xs = d_zs[0]                                                    (5)
+
+    Parameters: those of the layers, with the number of the layer: ``"0.W"``, ``"1.forward.W"``.
+    State: a tuple of the layers' states.
+
+    Args:
+        layers: the layers from the first to the last; a cell given is a layer in one direction.
+
+    Raises:
+        ContractError: there is no layer, or one is neither a cell nor a layer with ``sequence``.
+    """
+
+    layers: Any
+
+    def __post_init__(self) -> None:
+        given = require_some(self.layers, "a Stack", "layers", "cell or layer")
+        made = tuple(as_layer(one, f"layers[{i}]") for i, one in enumerate(given))
+        object.__setattr__(self, "layers", made)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The layers by their numbers."""
+        return {str(i): layer for i, layer in enumerate(self.layers)}
+
+    def final(self) -> Stack:
+        """The stack that puts out the last layer's final output alone."""
+        return replace(self, layers=(*self.layers[:-1], final(self.layers[-1])))
+
+    def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:
+        """Fresh parameters, every layer ``n_hidden`` wide and as many inputs as come from below."""
+        made: dict[str, Params] = {}
+        for i, layer in self.parts.items():
+            made[i] = layer.init(rng, n_in, n_hidden)
+            n_in = output_width(layer, made[i], n_in)
+        return joined(made)
+
+    def initial_state(self, params: Params, batch_size: int) -> State:
+        """The layers' states before the first step."""
+        require_parts(params, self.parts, self._called)
+        return tuple(p.initial_state(part_of(params, i), batch_size) for i, p in self.parts.items())
+
+    @property
+    def initial_state_vjp(self) -> InitialStateVjp:
+        """The gradient of what the layers' initial states read, where they read something."""
+        return if_any_part_has_it(self.layers, self._initial_state_vjp)
+
+    def _initial_state_vjp(self, params: Params, d_state0: State) -> Params:
+        found = zip(self.parts.items(), d_state0, strict=True)
+        return joined({i: initial_state_vjp(p, part_of(params, i), d) for (i, p), d in found})
+
+    def forward(
+        self, params: Params, xs: Array, state0: State, mask: Array | None = None
+    ) -> tuple[Array, State, tuple[Tape, ...]]:
+        """All steps of all layers forward, equations (1) and (2)."""
+        require_parts(params, self.parts, self._called)
+        require_states(state0, len(self.layers), self._called)
+        zs, states, tapes = xs, [], []
+        for (i, layer), state in zip(self.parts.items(), state0, strict=True):
+            zs, state_T, tape = layer.forward(part_of(params, i), zs, state, mask)  # (1)
+            states.append(state_T)
+            tapes.append(tape)
+        return zs, tuple(states), tuple(tapes)  # (2)
+
+    def vjp(
+        self, params: Params, tape: tuple[Tape, ...], d_ys: Array, d_state_T: State
+    ) -> tuple[Params, Array, State]:
+        """All steps of all layers backward, equations (3) to (5)."""
+        d_zs = d_ys  # (3)
+        d_parts: dict[str, Params] = {}
+        d_states: list[State] = []
+        above = zip(self.parts.items(), tape, d_state_T, strict=True)
+        for (i, layer), inner, d_last in reversed(list(above)):
+            own = part_of(params, i)
+            d_parts[i], d_zs, d_state = layer.vjp(own, inner, d_zs, d_last)  # (4)
+            d_states.append(d_state)
+        d_params = joined({i: d_parts[i] for i in self.parts})
+        return d_params, d_zs, tuple(reversed(d_states))  # (5)
+
+    def sequence(
+        self, engine: Engine, params: Params, xs: Array, state0: State, mask: Array | None = None
+    ) -> tuple[Array, State]:
+        """The forward pass in terms of an engine."""
+        zs, states = xs, []
+        for (i, layer), state in zip(self.parts.items(), state0, strict=True):
+            zs, state_T = layer.sequence(engine, part_of(params, i), zs, state, mask)
+            states.append(state_T)
+        return zs, tuple(states)
+
+    @property
+    def _called(self) -> str:
+        return f"a Stack of {len(self.layers)}"
