@@ -78,6 +78,21 @@ class Paths:
         self._compiled: Any = None
         self._forward: Any = None
 
+    def jumps(self) -> list[str]:
+        """The lines at which a comparison of moving values is made a number."""
+        graph = self.graph
+        fixed = graph.constant | graph.still
+        made = {ref: op for op in graph.ops for ref in op.outs}
+        found: dict[str, None] = {}
+        for op in graph.ops:
+            if op.primitive.name != "convert_element_type":
+                continue
+            (ref,) = op.ins
+            source = made.get(ref) if isinstance(ref, int) and ref not in fixed else None
+            if source is not None and source.primitive.name in ("gt", "ge", "lt", "le"):
+                found.setdefault(op.where)
+        return list(found)
+
     def sites(self, kind: str) -> list[Site]:
         """All places of one kind."""
         places = {

@@ -145,7 +145,7 @@ def dtype_remedy(given: DType, expected: DType) -> str:
     if given.kind == "f" and expected == np.float64:
         return f"something inside computes in {given}; write dtype=x.dtype where an array is made"
     if given.kind == "c":
-        return "take the real part"
+        return "take the real part, or carry real and imaginary part as two floating arrays"
     if given.kind in "iub" and expected.kind == "f":
         return "make it floating: np.zeros(shape, dtype=x.dtype), array.astype(x.dtype)"
     return f"write array.astype({str(expected)!r})"

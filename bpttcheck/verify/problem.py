@@ -291,6 +291,8 @@ def _initial(case: Case, own: Any, reached: Any, rng: np.random.Generator, dtype
 
     def one(first: Any, later: Any) -> Any:
         first = np.asarray(first)
+        if not is_float(first) and case.index % 2:
+            return np.array(later)  # a counter that has counted
         if not is_float(first) or case.regime == "own_initial_state":
             return np.array(first)
         if case.regime == "zeros":

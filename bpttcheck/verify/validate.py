@@ -23,6 +23,10 @@ from bpttcheck.verify._validate_items import (
 from bpttcheck.verify._validate_options import Options, validate_options
 from bpttcheck.verify._validate_result import Items, check_result
 from bpttcheck.verify._validate_subject import validate_subject
+from bpttcheck.verify._validate_surrogate import (
+    validate_surrogate_sequence,
+    validate_surrogate_step,
+)
 from bpttcheck.verify._validate_values import Expected, Place, describe
 from bpttcheck.verify.guard import Notes, call, examining
 
@@ -68,7 +72,8 @@ def validate_cell(
     state = fresh_state(cell, params, batch_size, number, notes)
     x = rng.standard_normal((batch_size, n_in)).astype(number)
     result = call("step", cell.step, _copy(params), _copy(state), _copy(x), notes=notes)
-    _, y, cache = check_result(result, "step", forward_items("cell", state, x))
+    new, y, cache = check_result(result, "step", forward_items("cell", state, x))
+    validate_surrogate_step(cell, _copy(params), _copy(state), _copy(x), (new, y), notes)
     d_state, d_y = _cotangent(state, rng), rng.standard_normal(y.shape).astype(number)
     result = call("step_vjp", cell.step_vjp, _copy(params), cache, d_state, d_y, notes=notes)
     check_result(result, "step_vjp", backward_items("cell", params, state, x))
@@ -117,6 +122,7 @@ def validate_layer(
         d_state, d_ys = _cotangent(state, rng), rng.standard_normal(ys.shape).astype(number)
         result = call("vjp", layer.vjp, _copy(params), tape, d_ys, d_state, notes=notes)
         check_result(result, "vjp", backward_items("layer", params, state, xs))
+    validate_surrogate_sequence(layer)
     _validate_initial_state_vjp(layer, params, state, rng, notes)
 
 

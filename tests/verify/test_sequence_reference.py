@@ -180,6 +180,41 @@ def test_a_surrogate_that_is_not_the_declared_one_fails(cell):
     assert rows(report)["step_vjp"].verdict is bpttcheck.Verdict.FAILED
 
 
+class Silent(Spiking):
+    surrogate = ""
+
+
+class OnlyWords(Spiking):
+    surrogate_step = None
+
+
+class OtherValues(Spiking):
+    def surrogate_step(self, freeze, params, state, x):
+        new, y = super().surrogate_step(freeze, params, state, x)
+        return new, 2 * y
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (Silent(), "expected one sentence"),
+        (OnlyWords(), "there is no surrogate_step"),
+        (OtherValues(), "y of surrogate_step is not that of step"),
+    ],
+    ids=["no sentence", "no step", "other values"],
+)
+def test_half_a_declaration_is_a_broken_contract(cell, said):
+    with pytest.raises(bpttcheck.ContractError, match=said):
+        bpttcheck.check(cell, examples=1)
+
+
+def test_a_soft_slope_that_is_not_declared_is_hinted_at_and_not_guessed():
+    report = bpttcheck.check(
+        Undeclared(), examples=4, checks=["step_vjp"], dtypes=["float64"], raises=False
+    )
+    assert any("has a jump at test_sequence_reference.py" in note for note in report.notes)
+
+
 def test_a_surrogate_inside_a_network_is_judged_as_such():
     network = Stack([Spiking(), Elman()])
     report = bpttcheck.check(network, examples=8, checks=["sequence_vjp"], dtypes=["float64"])

@@ -17,6 +17,8 @@ from bpttcheck.verify.verdict import judge, rounding
 
 # These say where a bug shows, not what it is: another diagnosis may follow.
 _CONDITIONS = frozenset(["mask-ignored", "one-size", "saturated", "nonlinear"])
+# These say where a bug is, and no formula for it.
+_PLACES = frozenset(["wrong-cotangent"])
 _ENOUGH = 2
 # Of different lengths: what is counted from the end and from the start must not look alike.
 _RICH_STEPS, _RICH_ROWS = (6, 4, 5), 3
@@ -57,9 +59,30 @@ def _first_fits(evidence: Evidence) -> tuple[Diagnosis, ...]:
             one = diagnose.module(code).fit(evidence)
         except BpttcheckError:
             continue  # the subject's code, or JAX, does not take this problem
+        except Exception as error:  # an error of ours must not cost the verdict
+            evidence.run.notes.add(f"the diagnosis {code} broke down: {error!r}; please report it")
+            continue
         if one is not None:
             found.append(one)
+    if not found or found[0].code in _PLACES:
+        _mention_jumps(evidence)
     return tuple(found)
+
+
+def _mention_jumps(evidence: Evidence) -> None:
+    """Where nothing fits, a soft slope for a jump is a guess, and is told as one."""
+    step = [specimen for specimen in evidence.specimens if specimen.mode == STEP]
+    if not step or evidence.run.subject.surrogate:
+        return
+    try:
+        where = evidence.run.paths(step[0].problem).jumps()
+    except BpttcheckError:
+        return
+    if where:
+        evidence.run.notes.add(
+            f"`step` has a jump at {where[0]}, whose derivative is zero; if its backward pass puts "
+            "a soft slope there on purpose, declare it (surrogate_step, see docs/layers.md)"
+        )
 
 
 def _evidence(
