@@ -1,7 +1,10 @@
 """Pages that are made from the code are current."""
 
 import importlib.util
+import re
 from pathlib import Path
+
+import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -11,3 +14,11 @@ def test_the_page_of_diagnoses_is_current():
     maker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(maker)
     assert (DOCS / "diagnoses.md").read_text() == maker.page(), "python docs/make_diagnoses.py"
+
+
+@pytest.mark.parametrize("name", ["networks.md"])
+def test_the_code_of_a_page_runs(name):
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, name, "exec"), {})
