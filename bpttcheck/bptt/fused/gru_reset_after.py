@@ -1,0 +1,227 @@
+"""The gated recurrent unit with the reset after the product, over a whole sequence at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from bpttcheck.bptt.fused import sequence
+from bpttcheck.cells.gru_reset_after import GRUResetAfter
+from bpttcheck.contract import Array, Params
+
+# Stacked as n, r, z, q, both [d_a_n, d_a_r, d_a_z] and [d_a_r, d_a_z, d_q] are neighbours.
+_PACK, _UNPACK = [2, 0, 1], [1, 2, 0]
+
+
+class FusedGRUResetAfterTape(NamedTuple):
+    """The inputs, the states, the gates ``r, z, n``, what ``r`` scales, the padding."""
+
+    xs: Array
+    hs: Array
+    gates: Array
+    qs: Array
+    padded: Array | None
+
+
+@dataclass(frozen=True)
+class FusedGRUResetAfter:
+    """:class:`bpttcheck.cells.GRUResetAfter` over a whole sequence.
+
+    Equation numbers of the cell stand in brackets. The logistic function is a scaled ``tanh``; the
+    rows of the weights that belong to it are halved beforehand, which is exact::
+
+        σ(a) = (1 + tanh(a / 2)) / 2                                              (1)
+
+    Forward, with ``xs (T, B, N)``, all steps in one product::
+
+        a    = xs @ W_ih.T + b                  [1]                               (2)
+
+    and then for ``t = 0 .. T-1``, with ``h = hs[t]``::
+
+        s    = h @ W_hh.T                       [2]                               (3)
+        r, z = σ(a_r + s_r), σ(a_z + s_z)       [3], [4]                          (4)
+        q    = s_n + b_hn                       [5]                               (5)
+        n    = tanh(a_n + r * q)                [6]                               (6)
+        hs[t+1] = n + z * (h - n)               [7]                               (7)
+
+    Backward. Every cotangent is ``d_h'`` times a factor that needs no cotangent; the factors are
+    found for many steps at once::
+
+        k_n  = (1 - z) * (1 - n²)               [10], [12]                        (8)
+        k_q  = k_n * r                          [14]                              (9)
+        k_r  = k_n * q * r * (1 - r)            [13], [16]                        (10)
+        k_z  = (h - n) * z * (1 - z)            [11], [15]                        (11)
+
+    Then for ``t = T-1 .. 0``, from ``d_h = d_state_T``::
+
+        d_h' = d_h + d_ys[t]                    [9]                               (12)
+        [d_a_n, d_a_r, d_a_z, d_q] = d_h' * [k_n, k_r, k_z, k_q]                  (13)
+        d_s  = [d_a_r, d_a_z, d_q]
+        d_h  = d_s @ W_hh                       [22b]                             (14a)
+             + d_h' * z                         [22a]                             (14b)
+
+    What does not feed back into the loop waits until after it. A sum over ``t`` of products over
+    the batch is one product over all ``T B`` rows::
+
+        d_W_ih = d_a.T @ xs                     [18]                              (15)
+        d_W_hh = d_s.T @ hs[:-1]                [21]                              (16)
+        d_b, d_b_hn = sums of d_a, d_q          [19], [17]                        (17)
+        d_xs   = d_a @ W_ih                     [20]                              (18)
+
+    A padded row is a row with ``z = 1``, ``r = q = n = 0``: (8) to (11) are then zero, and (14b)
+    carries ``d_h``.
+
+    The tape keeps ``5 T B H`` numbers. Parameters: those of the cell.
+
+    Attributes:
+        reference: the cell that this layer fuses.
+    """
+
+    reference: ClassVar[GRUResetAfter] = GRUResetAfter()
+    supports_mask: ClassVar[bool] = True
+
+    def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:
+        """The cell's fresh parameters."""
+        return self.reference.init(rng, n_in, n_hidden)
+
+    def initial_state(self, params: Params, batch_size: int) -> Array:
+        """Zeros ``(B, H)``."""
+        return self.reference.initial_state(params, batch_size)
+
+    def forward(
+        self, params: Params, xs: Array, state0: Array, mask: Array | None = None
+    ) -> tuple[Array, Array, FusedGRUResetAfterTape]:
+        """All steps forward, equations (1) to (7): ``(ys, state_T, tape)``.
+
+        Raises:
+            ContractError: ``xs`` or ``mask`` has the wrong shape or dtype.
+        """
+        xs, padded = sequence.without_padding(xs, mask)
+        T, (B, H) = len(xs), state0.shape
+        dtype = np.result_type(xs, params["W_hh"], state0)
+        half, W_ih, b = np.array(0.5, dtype), params["W_ih"].copy(), params["b"].copy()
+        b_hn, W_T = params["b_hn"], params["W_hh"].T.copy()
+        for sigmoids in (W_ih[: 2 * H], b[: 2 * H], W_T[:, : 2 * H]):
+            sigmoids *= half
+        hs, qs = np.empty((T + 1, B, H), dtype), np.empty((T, B, H), dtype)
+        hs[0] = state0
+        gates, projected = np.empty((T, 3, B, H), dtype), np.empty((T, B, 3 * H), dtype)
+        np.matmul(sequence.rows(xs), W_ih.T, out=sequence.rows(projected))
+        projected += b  # (2)
+        s, change = np.empty((B, 3 * H), dtype), np.empty((B, H), dtype)
+        s_r, s_z, s_n = sequence.gate_by_gate(s, 3)
+        a = sequence.gate_by_gate(projected, 3)
+        steps = zip(
+            *_split(a), gates, gates[:, :2], *_split(gates), qs, hs[:-1], hs[1:], strict=True
+        )
+        for t, (a_r, a_z, a_n, all_gates, rz, r, z, n, q, h, h_new) in enumerate(steps):
+            np.dot(h, W_T, out=s)  # (3)
+            np.add(a_r, s_r, out=r)
+            np.add(a_z, s_z, out=z)
+            np.tanh(rz, out=rz)
+            np.multiply(rz, half, out=rz)
+            np.add(rz, half, out=rz)  # (4)
+            np.add(s_n, b_hn, out=q)  # (5)
+            np.multiply(r, q, out=change)
+            np.add(a_n, change, out=n)
+            np.tanh(n, out=n)  # (6)
+            if padded is not None:
+                np.copyto(all_gates, 0.0, where=padded[t])
+                np.copyto(z, 1.0, where=padded[t])
+                np.copyto(q, 0.0, where=padded[t])
+            np.subtract(h, n, out=change)
+            np.multiply(z, change, out=change)
+            np.add(n, change, out=h_new)  # (7)
+        tape = FusedGRUResetAfterTape(xs, hs, gates, qs, padded)
+        return sequence.outputs(hs, padded), hs[T].copy(), tape
+
+    def vjp(
+        self, params: Params, tape: FusedGRUResetAfterTape, d_ys: Array, d_state_T: Array
+    ) -> tuple[Params, Array, Array]:
+        """All steps backward, equations (8) to (18): ``(d_params, d_xs, d_state0)``.
+
+        Raises:
+            ContractError: ``d_ys`` has another shape than ``ys``.
+        """
+        sequence.require_cotangents(d_ys, tape.qs.shape)
+        d_all, d_state0 = self._pre_activations(params, tape, d_ys, d_state_T)
+        H, xs = d_state0.shape[1], tape.xs
+        d_all = sequence.rows(d_all)
+        d_a, d_s = d_all[:, : 3 * H], d_all[:, H:]
+        sums = sequence.sum_of_rows(d_all)
+        d_params = {
+            "W_ih": sequence.repacked(d_a.T @ sequence.rows(xs), _UNPACK),  # (15)
+            "W_hh": d_s.T @ sequence.rows(tape.hs[:-1]),  # (16)
+            "b": sequence.repacked(sums[: 3 * H], _UNPACK),  # (17)
+            "b_hn": sums[3 * H :].copy(),
+        }
+        d_xs = (d_a @ sequence.repacked(params["W_ih"], _PACK)).reshape(xs.shape)  # (18)
+        return d_params, d_xs, d_state0
+
+    def tape_bytes(self, T: int, B: int, n_in: int, n_hidden: int, dtype: Any = "float64") -> int:
+        """Bytes that the tape keeps beside ``xs``, which it only refers to; without a mask."""
+        return (5 * T + 1) * B * n_hidden * np.dtype(dtype).itemsize
+
+    def peak_bytes(self, T: int, B: int, n_in: int, n_hidden: int, dtype: Any = "float64") -> int:
+        """Bytes at most in use, from forward to the end of backward: tape and results included."""
+        ys, d_all, d_xs = T * B * n_hidden, 4 * T * B * n_hidden, T * B * n_in
+        weights = 3 * n_hidden * (2 * n_hidden + 2 * n_in)
+        itemsize = np.dtype(dtype).itemsize
+        blocks = _blocks(T, B * n_hidden * itemsize)
+        factors = sequence.longest(blocks) * 4 * B * n_hidden
+        size = (ys + d_all + max(d_xs, factors) + weights) * itemsize
+        return size + self.tape_bytes(T, B, n_in, n_hidden, dtype)
+
+    def _pre_activations(
+        self, params: Params, tape: FusedGRUResetAfterTape, d_ys: Array, d_state_T: Array
+    ) -> tuple[Array, Array]:
+        """Equations (8) to (14): ``[d_a_n, d_a_r, d_a_z, d_q]`` of all steps and ``d_state0``."""
+        T, B, H = d_ys.shape
+        dtype = tape.hs.dtype
+        d_ys = sequence.zero_where(d_ys, tape.padded)
+        W = np.ascontiguousarray(params["W_hh"])
+        d_all = np.empty((T, B, 4 * H), dtype)
+        d_h, direct = np.array(d_state_T, dtype), np.empty((B, H), dtype)
+        blocks = _blocks(T, B * H * dtype.itemsize)
+        factors = np.empty((sequence.longest(blocks), 4, B, H), dtype)
+        for block in blocks:
+            d, ks = d_all[block], factors[: block.stop - block.start]
+            _factors(tape, block, ks)
+            d_by_gate, zs = sequence.gate_by_gate(d, 4), tape.gates[block][:, 1]
+            steps = sequence.backward(d_ys[block], d_by_gate, d[..., H:], ks, zs)
+            for d_y, d_gates, d_s, k, z in steps:
+                np.add(d_h, d_y, out=d_h)  # (12)
+                np.multiply(k, d_h, out=d_gates)  # (13)
+                np.multiply(d_h, z, out=direct)  # (14b)
+                np.dot(d_s, W, out=d_h)  # (14a)
+                np.add(d_h, direct, out=d_h)
+        return d_all, d_h
+
+
+def _blocks(T: int, state_bytes: int) -> list[slice]:
+    # What the factors of a step read and write, in states.
+    return sequence.blocks(T, 13 * state_bytes)
+
+
+def _factors(tape: FusedGRUResetAfterTape, block: slice, out: Array) -> None:
+    """Equations (8) to (11) for some steps, in the order n, r, z, q."""
+    r, z, n = _split(tape.gates[block])
+    k_n, k_r, k_z, k_q = _split(out)
+    np.subtract(1.0, z, out=k_z)
+    np.multiply(n, n, out=k_n)
+    np.subtract(1.0, k_n, out=k_n)
+    np.multiply(k_n, k_z, out=k_n)  # (8)
+    np.multiply(k_z, z, out=k_z)
+    np.subtract(tape.hs[:-1][block], n, out=k_q)
+    np.multiply(k_z, k_q, out=k_z)  # (11)
+    np.multiply(k_n, r, out=k_q)  # (9)
+    np.subtract(1.0, r, out=k_r)
+    np.multiply(k_r, k_q, out=k_r)
+    np.multiply(k_r, tape.qs[block], out=k_r)  # (10)
+
+
+def _split(stacked: Array) -> list[Array]:
+    """``(T, K, B, H)`` as K views ``(T, B, H)``."""
+    return list(stacked.swapaxes(0, 1))
