@@ -51,8 +51,8 @@ _HOMES = {
 }
 
 _MODULES = (
-    "activations", "adapt", "cells", "losses", "mutants", "networks", "oracles", "report",
-    "strategies",
+    "activations", "adapt", "cells", "losses", "mutants", "networks", "on_jax", "oracles",
+    "report", "strategies",
 )  # fmt: skip
 
 

@@ -16,8 +16,9 @@ from bpttcheck.errors import ContractError
 from bpttcheck.mutants.source import RAISES
 from bpttcheck.verify.check import check_one
 from bpttcheck.verify.checks import NAMES
+from bpttcheck.verify.gradient import examine
 from bpttcheck.verify.results import Case, Finding, Verdict
-from bpttcheck.verify.run import Run
+from bpttcheck.verify.run import SEQUENCE, STEP, Run
 from bpttcheck.verify.subject import Subject
 from bpttcheck.verify.validate import Options, validate_options
 
@@ -189,7 +190,7 @@ def _plant(
     known = (bug.name, bug.family, bug.sentence)
     seconds = time.perf_counter() - started
     if not check:
-        reason = invisible(bug, cases, seen)
+        reason = invisible(bug, cases, seen) or _drowned(base, bug, cases)
         outcome = INVISIBLE if reason else MISSED
         return Planted(*known, outcome, reason, diagnosis=bug.diagnosis, seconds=seconds)
     said = tuple(d.code for d in findings[0].diagnoses) if findings else ()
@@ -235,6 +236,27 @@ def invisible(bug: Mutant, cases: Sequence[Case], seen: dict[tuple[str, str], fl
     if bug.error < finest:
         return f"an error of {bug.error:.0e} is below the resolution, {finest:.0e}"
     return ""
+
+
+def _drowned(base: Run, bug: Mutant, cases: Sequence[Case]) -> str:
+    """Why rounding hides this bug, measured on the right subject; ``""`` if it does not.
+
+    Where a unit saturates, what flows back through it may be zero or less than its own noise in
+    every case of the run: twice as much of it is no error that anybody could see.
+    """
+    if not bug.blocks or not bug.regimes:
+        return ""
+    modes = (STEP, SEQUENCE) if base.subject.kind == "cell" else (SEQUENCE,)
+    for index in (i for i, case in enumerate(cases) if case.regime in bug.regimes):
+        for mode in modes:
+            case = base.case(index, steps=1 if mode == STEP else None)
+            found = examine(base, mode, base.problem(case), base.template(index), confirm=False)
+            if any(
+                j.usable and not j.blind and not j.null and _step_name(j.block) in bug.blocks
+                for j in found.judged
+            ):
+                return ""
+    return "what is wrong is zero or lost in rounding in every case that shows it"
 
 
 def _step_name(block: str) -> str:

@@ -12,11 +12,13 @@ from typing import Any
 import click
 
 from bpttcheck import __version__
+from bpttcheck.cli.bench import bench
 from bpttcheck.cli.explain import explain
 from bpttcheck.cli.flow import flow
 from bpttcheck.cli.listing import listing
 from bpttcheck.cli.new import new
 from bpttcheck.cli.replay import replay
+from bpttcheck.cli.report import report
 from bpttcheck.cli.selftest import selftest
 from bpttcheck.cli.verify import verify
 from bpttcheck.errors import ContractError
@@ -50,5 +52,5 @@ def main() -> None:
     """Tell whether a hand-derived backward pass is right, and if not, where and why."""
 
 
-for _command in (verify, selftest, replay, flow, listing, explain, new):
+for _command in (verify, selftest, replay, flow, bench, report, listing, explain, new):
     main.add_command(_command)

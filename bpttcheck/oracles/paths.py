@@ -41,7 +41,7 @@ class Site:
     Args:
         kind: ``"edge"``, ``"function"`` or ``"product"``.
         index: its number among those of its kind.
-        place: operation and operand: the same for every shape at which the step is traced.
+        place: operation and operand; where a size is 1, the traced step may have others.
         text: the operation, such as ``"tanh"``.
         where: the line of user code, ``"cell.py:12: h = np.tanh(z)"``, or ``""``.
     """

@@ -11,13 +11,14 @@ from typing import Any
 
 from bpttcheck.errors import ContractError, GradientMismatch
 from bpttcheck.verify.checks import CHECKS
-from bpttcheck.verify.checks.base import Context, NotApplicable
+from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.coverage import hidden
 from bpttcheck.verify.diagnose.by_check import diagnosed
 from bpttcheck.verify.distance import distance_from_full
 from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.results import CheckResult, Finding, Report, Verdict
 from bpttcheck.verify.run import Run
+from bpttcheck.verify.spread import spread
 from bpttcheck.verify.subject import Subject
 from bpttcheck.verify.tally import Tally
 from bpttcheck.verify.validate import Options, validate_options
@@ -60,7 +61,8 @@ def check(
         checks: names of the checks to run; None: all.
         expected_failures: check name -> reason; such a check must fail, and is then no failure.
         raises: raise on failure, rather than only say so in the report.
-        executor: spread the checks over its workers; None: run them here, one after another.
+        executor: any :class:`concurrent.futures.Executor`: spread cases and laws over its workers,
+            with the same report; None: run them here, one after another.
         progress: called as ``progress(done, total, what)``.
 
     Returns:
@@ -153,22 +155,23 @@ def _outcomes(
             run.prepare(options.examples)  # compiles in the background of the first checks
         outcomes = [check_one(run, options, name, counter) for name in rest]
     else:
-        submitted = [executor.submit(_remote, run.subject, options, name) for name in rest]
-        outcomes = [future.result() for future in submitted]
+        with spread(run, options.examples, rest, executor) as checks:
+            outcomes = [check_one(run, options, name, counter, checks[name]) for name in rest]
     return [first, *outcomes] if "contract" in wanted else outcomes
 
 
-def _remote(subject: Subject, options: Options, name: str) -> Outcome:
-    """One check in a worker, which keeps programs of its own."""
-    return check_one(_RUNS.get(subject, options), options, name)
-
-
-def check_one(run: Run, options: Options, name: str, counter: _Counter | None = None) -> Outcome:
-    """One named check of a run: its result and its findings."""
+def check_one(
+    run: Run,
+    options: Options,
+    name: str,
+    counter: _Counter | None = None,
+    spread_out: Check | None = None,
+) -> Outcome:
+    """One named check of a run, or its spread-out form: its result and its findings."""
     started = time.perf_counter()
     tick = (lambda: None) if counter is None else counter.start(name)
     try:
-        tally = CHECKS[name](Context(run, options.examples, tick))
+        tally = (spread_out or CHECKS[name])(Context(run, options.examples, tick))
     except NotApplicable as reason:
         return CheckResult(name, None, skipped=str(reason)), ()
     except ContractError as error:

@@ -221,7 +221,10 @@ def templates(seed: int, sizes: Sequence[tuple[int, int]] | None) -> tuple[Templ
     """
     rng = np.random.default_rng([seed, 0x7E])
     if sizes:
-        pairs = [sizes[i % len(sizes)] for i in range(5)]
+        # What is found is explained on the third and fourth, where no size should be special.
+        rich = sorted(sizes, key=lambda s: (min(s) > 1, s[0] != s[1], sum(s)), reverse=True)
+        square = next((s for s in rich if s[0] == s[1] > 1), rich[-1])
+        pairs = [sizes[0], square, *(rich[i % len(rich)] for i in range(3))]
     else:
         same = int(rng.integers(3, 5))
         wide, narrow = int(rng.integers(4, 6)), int(rng.integers(2, 4))

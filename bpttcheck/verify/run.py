@@ -526,7 +526,7 @@ def surrogate_forward(subject: Subject) -> Callable[..., Any] | None:
 
         return whole
     if step is not None:
-        cell: Any = SurrogateCell(subject.target, frozen)
+        cell: Any = SurrogateCell(subject.surrogate_cell, frozen)
 
         def unrolled(params: Any, xs: Array, state0: Any, mask: Any = None) -> Any:
             frozen.again()

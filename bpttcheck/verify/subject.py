@@ -85,19 +85,19 @@ class Subject:
         return bool(getattr(self.target, "fixed_sizes", False))
 
     @property
-    def surrogate(self) -> str:
-        """Why the backward pass is not the gradient of the forward pass, or ``""``: it is."""
-        return str(getattr(self.target, "surrogate", "") or "") if self._own_reference else ""
+    def _judge(self) -> Any:
+        """Whose forward pass, or declared surrogate, the backward pass is compared with."""
+        return self.target if self.reference is None else self.reference
 
     @property
-    def _own_reference(self) -> bool:
-        return self.reference is None
+    def surrogate(self) -> str:
+        """Why the backward pass is not the gradient of the forward pass, or ``""``: it is."""
+        return str(getattr(self._judge, "surrogate", "") or "")
 
     @property
     def reference_sequence(self) -> Callable[..., Any] | None:
         """``sequence(engine, params, xs, state0, mask) -> (ys, state_T)``, or None."""
-        found = self.target if self._own_reference else self.reference
-        sequence = getattr(found, "sequence", None)
+        sequence = getattr(self._judge, "sequence", None)
         if self.kind != "layer" or not callable(sequence):
             return None
         adapt: Callable[[Any], Any] = getattr(self.target, "to_reference", lambda params: params)
@@ -106,8 +106,13 @@ class Subject:
     @property
     def surrogate_step(self) -> Callable[..., Any] | None:
         """``surrogate_step(freeze, params, state, x) -> (state, y)``, or None."""
-        found = getattr(self.target, "surrogate_step", None)
-        return found if self.kind == "cell" and self._own_reference and callable(found) else None
+        found = getattr(self._judge, "surrogate_step", None)
+        return found if self.kind == "cell" and callable(found) else None
+
+    @property
+    def surrogate_cell(self) -> Any:
+        """The cell that has :attr:`surrogate_step`."""
+        return self._judge
 
     @property
     def causal(self) -> bool:

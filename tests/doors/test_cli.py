@@ -34,7 +34,17 @@ def test_the_version_is_that_of_the_package(cli: Cli) -> None:
 
 def test_help_names_every_command_and_every_command_has_help(cli: Cli) -> None:
     text = cli("--help").stdout
-    for command in ("verify", "selftest", "replay", "flow", "list", "explain", "new"):
+    for command in (
+        "verify",
+        "selftest",
+        "replay",
+        "flow",
+        "bench",
+        "report",
+        "list",
+        "explain",
+        "new",
+    ):
         assert f"\n  {command} " in text
         assert cli(command, "--help").exit_code == 0
     assert "3  at least one check could not decide" in cli("verify", "--help").stdout

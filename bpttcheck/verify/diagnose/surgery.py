@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,12 +93,13 @@ def _changes(specimen: Specimen) -> Iterator[tuple[Any, dict[str, Array]]]:
     paths = specimen.run.paths(p)
     point = (p.params, p.state0, p.xs[0])
     todo: list[tuple[Any, Site, Array | None]] = []
-    for site in paths.sites("edge"):
-        todo.append(((CUT, site.place, _named(site), site.where, ""), site, None))
-    for site in paths.sites("product"):
-        todo.append(((TRANSPOSED, site.place, "the product", site.where, ""), site, None))
+    for place, site in _placed(paths.sites("edge")):
+        todo.append(((CUT, place, _named(site), site.where, ""), site, None))
+    for place, site in _placed(paths.sites("product")):
+        todo.append(((TRANSPOSED, place, "the product", site.where, ""), site, None))
+    places = {site.place: place for place, site in _placed(paths.sites("function"))}
     for site, factor, instead in _derivatives(paths, point):
-        key = (DERIVATIVE, site.place, site.text, site.where, instead)
+        key = (DERIVATIVE, places[site.place], site.text, site.where, instead)
         todo.append((key, site, factor))
     found = paths.gradients(point, (p.d_state, p.d_ys[0]), [(s, f) for _, s, f in todo])
     for (key, _, _), gradients in zip(todo, found, strict=True):
@@ -109,6 +111,18 @@ def _changes(specimen: Specimen) -> Iterator[tuple[Any, dict[str, Array]]]:
             share = {name: right[name] - blocks[name] for name in right}
             yield (DOUBLED, *key[1:]), {n: right[n] + share[n] for n in right}
             yield (NEGATED, *key[1:]), {n: right[n] - 2 * share[n] for n in right}
+
+
+def _placed(sites: Iterable[Site]) -> Iterator[tuple[tuple[int, int], Site]]:
+    """Each site, with which one of its kind on its line it is, and its operand.
+
+    Numbers of operations are no names: where a size is 1 the traced step has others.
+    """
+    met: Counter[tuple[str, str, int]] = Counter()
+    for site in sites:
+        key = (site.text, site.where, site.place[1])
+        yield (met[key], site.place[1]), site
+        met[key] += 1
 
 
 def _named(site: Site) -> str:

@@ -1,0 +1,1 @@
+"""The grid of cells, dtypes and sizes as a pytest-benchmark suite."""

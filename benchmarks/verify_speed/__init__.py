@@ -1,0 +1,1 @@
+"""How fast a verdict comes, beside the harness that one would write by hand."""

@@ -1,0 +1,109 @@
+"""What the figures depend on: versions, processor, threads, and the variables that change them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_VARIABLES = (
+    "XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_COMPILATION_CACHE_DIR",
+    "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
+    "MKL_NUM_THREADS", "MKL_ENABLE_INSTRUCTIONS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "NPY_DISABLE_CPU_FEATURES", "PYTHONMALLOC", "PYTHONHASHSEED",
+)  # fmt: skip
+_PACKAGES = ("numpy", "scipy", "jax", "jaxlib", "torch")
+UNKNOWN = "unknown"
+
+
+def load_average() -> list[float] | None:
+    """The load of the machine over the last 1, 5 and 15 minutes, where the system tells it."""
+    return list(os.getloadavg()) if hasattr(os, "getloadavg") else None
+
+
+def environment(load: list[float] | None = None) -> dict[str, Any]:
+    """The environment, JSON-ready; call it when everything that is measured has been loaded.
+
+    Args:
+        load: :func:`load_average` before the run, which is a load itself.
+    """
+    import jax
+
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": _cores(),
+        "load_average": UNKNOWN if load is None else load,
+        "jax_device": str(jax.devices("cpu")[0].device_kind),
+        "blas": _blas(),
+        "threads": _threads(),
+        "torch_threads": _torch_threads(),
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+    }
+    return {**found, "warnings": warnings(found)}
+
+
+def warnings(found: dict[str, Any]) -> list[str]:
+    """What in an environment may turn the ratios round."""
+    said = [
+        f"{name}={value} holds NumPy's products to an older instruction set than JAX has"
+        for name, value in found.get("variables", {}).items()
+        if name in ("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "MKL_ENABLE_INSTRUCTIONS")
+    ]
+    load, cores = found.get("load_average"), found.get("cores")
+    if isinstance(load, list) and load and isinstance(cores, int) and load[0] > 0.5 * cores:
+        said.append(f"the machine was busy before the run: load {load[0]:.1f} on {cores} cores")
+    return said
+
+
+def _cores() -> int | None:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or UNKNOWN
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return names[0] if names else UNKNOWN
+
+
+def _blas() -> str:
+    import numpy as np
+
+    try:
+        found: Any = np.show_config(mode="dicts")
+        blas = found["Build Dependencies"]["blas"]
+        return f"{blas['name']} {blas['version']}"
+    except (KeyError, TypeError):
+        return UNKNOWN
+
+
+def _threads() -> Any:
+    """Threads of the loaded libraries, where threadpoolctl is there to ask them."""
+    try:
+        import threadpoolctl  # pyright: ignore[reportMissingImports] - not a dependency
+    except ImportError:
+        return UNKNOWN
+    keys = ("internal_api", "num_threads", "architecture")
+    return [{key: pool.get(key) for key in keys} for pool in threadpoolctl.threadpool_info()]
+
+
+def _torch_threads() -> Any:
+    import sys
+
+    torch = sys.modules.get("torch")
+    return UNKNOWN if torch is None else torch.get_num_threads()

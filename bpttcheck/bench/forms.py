@@ -1,0 +1,51 @@
+"""Every form that is timed, by its key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bpttcheck.bench import by_hand, differences, in_jax, in_torch
+from bpttcheck.bench.form import Ready
+from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.subject import Subject
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to compute all gradients of a problem.
+
+    Args:
+        title: for a reader.
+        build: makes it ready, or raises :class:`bpttcheck.errors.Declined` with the reason.
+        smallest_only: True if it is so slow that it is measured at the smallest size only, and in
+            few rounds.
+        limit: the largest relative error in float64 and float32, for what cannot be held to the
+            limits of :mod:`bpttcheck.bench.correct`.
+    """
+
+    title: str
+    build: Callable[[Subject, Problem], Ready]
+    smallest_only: bool = False
+    limit: dict[str, float] | None = None
+
+
+BASELINES = ("jax", "jax_hoisted")
+NUMPY = ("numpy", "fused")
+FEW_ROUNDS = 3
+
+FORMS: dict[str, Form] = {
+    "numpy": Form("hand-written in NumPy, as it is", by_hand.as_it_is),
+    "fused": Form("hand-written in NumPy, fused", by_hand.fused),
+    "on_jax": Form("hand-written on JAX, jitted", in_jax.by_hand),
+    "jax": Form("JAX autodiff of one scan, jitted", in_jax.plain),
+    "jax_hoisted": Form("JAX autodiff, projection hoisted, jitted", in_jax.hoisted),
+    "torch": Form("torch's own layer, autograd", in_torch.native),
+    "jax_eager": Form("JAX autodiff, not jitted", in_jax.not_jitted, smallest_only=True),
+    "differences": Form(
+        "central differences, entry by entry",
+        differences.every_entry,
+        smallest_only=True,
+        limit={"float64": 1e-5, "float32": 3e-2},
+    ),
+}

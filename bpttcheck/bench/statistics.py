@@ -1,0 +1,72 @@
+"""Ratios of paired rounds with bootstrap intervals, their geometric mean, and powers of T."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bpttcheck.contract import Array
+from bpttcheck.report.records import Interval
+
+RESAMPLES = 2000
+_ENDS = (2.5, 97.5)
+
+
+def median(samples: Sequence[float]) -> float:
+    """The median."""
+    return float(np.median(samples))
+
+
+def ratio(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Interval:
+    """The median over the rounds of ``above / below``, with a 95 % interval.
+
+    Rounds are drawn again with replacement, pairs kept together: what slowed a whole round down
+    cancels in its ratio.
+
+    Args:
+        above: seconds in each round.
+        below: seconds in each round. Where one has more rounds than the other, the first rounds
+            count, which both took part in.
+        seed: of the bootstrap.
+    """
+    values = _medians(above, below, seed)
+    return _interval(_paired_median(above, below), values)
+
+
+def geometric_mean(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Interval:
+    """The geometric mean over points of their ratios; rounds are resampled within each point.
+
+    Args:
+        pairs: for each point the ``(above, below)`` of :func:`ratio`.
+    """
+    logs = [np.log(_medians(above, below, seed)) for seed, (above, below) in enumerate(pairs)]
+    values = np.exp(np.mean(logs, axis=0))
+    value = math.exp(float(np.mean([math.log(_paired_median(*pair)) for pair in pairs])))
+    return _interval(value, values)
+
+
+def power_of(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """``(power, factor)`` of the line ``seconds = factor * size ** power`` in the logarithms.
+
+    Least squares. At least two sizes differ.
+    """
+    slope, offset = np.polyfit(np.log(sizes), np.log(seconds), 1)
+    return float(slope), float(math.exp(offset))
+
+
+def _paired_median(above: Sequence[float], below: Sequence[float]) -> float:
+    return median([a / b for a, b in zip(above, below, strict=False)])
+
+
+def _medians(above: Sequence[float], below: Sequence[float], seed: int) -> Array:
+    """Bootstrapped medians ``(RESAMPLES,)``."""
+    ratios = np.array([a / b for a, b in zip(above, below, strict=False)])
+    drawn = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
+    return np.median(ratios[drawn], axis=1)
+
+
+def _interval(value: float, values: Array) -> Interval:
+    low, high = np.percentile(values, _ENDS)
+    return Interval(value, float(low), float(high))

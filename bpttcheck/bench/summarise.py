@@ -1,0 +1,95 @@
+"""A subject over all its points: one ratio for each hand-written form, one sentence, exponents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bpttcheck.bench import statistics
+from bpttcheck.bench.forms import NUMPY
+from bpttcheck.report.records import HAND, Exponent, Interval, Point, Size, Summary
+
+
+def summaries(points: Sequence[Point]) -> list[Summary]:
+    """Each hand-written form over all points that have a baseline, for each dtype."""
+    dtypes = dict.fromkeys(point.dtype for point in points)
+    found = [_summary(form, dtype, points) for dtype in dtypes for form in HAND]
+    return [one for one in found if one is not None]
+
+
+def _summary(form: str, dtype: str, points: Sequence[Point]) -> Summary | None:
+    pairs: list[tuple[list[float], list[float]]] = []
+    ratios: list[float] = []
+    errors: list[float] = []
+    for point in points:
+        timing, base = point.timing(form), point.timing(point.baseline)
+        if point.dtype != dtype or timing is None or base is None or timing.ratio is None:
+            continue
+        pairs.append((timing.samples, base.samples))
+        ratios.append(timing.ratio.value)
+        errors.append(timing.error)
+    if not pairs:
+        return None
+    mean = statistics.geometric_mean(pairs)
+    return Summary(form, dtype, mean, min(ratios), max(ratios), len(pairs), max(errors))
+
+
+def headline(name: str, dtype: str, found: Sequence[Summary], points: Sequence[Point]) -> str:
+    """The result in one sentence."""
+    mine = {one.form: one for one in found if one.dtype == dtype}
+    in_numpy = [mine[form] for form in NUMPY if form in mine]
+    own = [point for point in points if point.dtype == dtype]
+    if not in_numpy:
+        why = next((p.absent["jax"] for p in own if "jax" in p.absent), "no JAX form was measured")
+        return f"{name}: not compared with JAX autodiff: {why}"
+    best = min(in_numpy, key=lambda one: one.ratio.value)
+    text = f"{name}: hand-written NumPy is {compared(best.ratio)} JAX autodiff {_ends(best.ratio)}"
+    if "on_jax" in mine:
+        ratio = mine["on_jax"].ratio
+        text += f", on JAX {compared(ratio).removesuffix(' as').removesuffix(' than')}"
+    error = max(one.error for one in mine.values())
+    sizes = "1 size" if best.points == 1 else f"geometric mean of {best.points} sizes"
+    return f"{text}; gradients agree to {error:.0e} ({sizes}, {dtype})"
+
+
+def compared(ratio: Interval) -> str:
+    """``1.2x slower than``, ``1.4x faster than``, or ``as fast as`` where the interval holds 1."""
+    if 1.0 in ratio:
+        return "as fast as"
+    if ratio.value > 1:
+        return f"{_times(ratio.value)} slower than"
+    return f"{_times(1 / ratio.value)} faster than"
+
+
+def _ends(ratio: Interval) -> str:
+    """The interval in the direction of the sentence."""
+    low, high = ratio.low, ratio.high
+    if ratio.value < 1 and 1.0 not in ratio:
+        low, high = 1 / high, 1 / low
+    return f"({_number(low)} to {_number(high)})"
+
+
+def _times(value: float) -> str:
+    return f"{_number(value)}x"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value < 1.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def exponents(points: Sequence[Point]) -> list[Exponent]:
+    """The growth with T of every form measured at three lengths or more of one width and batch."""
+    groups: dict[tuple[str, str, int, int, int], list[tuple[Size, float]]] = {}
+    for point in points:
+        for timing in point.timings:
+            size = point.size
+            key = (timing.form, point.dtype, size.B, size.n_in, size.n_hidden)
+            groups.setdefault(key, []).append((size, timing.seconds))
+    found: list[Exponent] = []
+    for (form, dtype, *_), measured in groups.items():
+        if len({size.T for size, _ in measured}) < 3:
+            continue
+        lengths = [float(size.T) for size, _ in measured]
+        power, factor = statistics.power_of(lengths, [seconds for _, seconds in measured])
+        largest = max((size for size, _ in measured), key=lambda size: size.T)
+        found.append(Exponent(form, largest, dtype, power, factor))
+    return found

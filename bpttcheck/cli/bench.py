@@ -1,0 +1,154 @@
+"""``bpttcheck bench``: how long a backward pass takes, beside JAX autodiff and others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bpttcheck.cli.terminal import Progress, stdout_kept_clean
+from bpttcheck.config import DTYPES
+from bpttcheck.errors import ContractError, GradientMismatch
+
+if TYPE_CHECKING:
+    from bpttcheck.bench.measure import Plan
+    from bpttcheck.report.records import Benchmark, Failure, Measured
+
+_DEFAULT = ("elman", "lstm", "gru_reset_after")
+_ROUNDS, _QUICK_ROUNDS, _BAR = 15, 5, 20
+
+# Click takes the first character for "do not wrap what follows".
+_EXIT_CODES = """\b
+Exit codes:
+  0  everything was measured, whatever the figures
+  1  a hand-written gradient is wrong, so that it was not timed
+  2  wrong usage, or a target could not be loaded or keeps no contract
+"""
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option("--quick", is_flag=True, help="Few sizes and few rounds.")
+@click.option("--sizes", multiple=True, metavar="T,B,N,H", help="Only this size; repeatable.")
+@click.option(
+    "--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES),
+    help="Repeatable (default float64).",
+)  # fmt: skip
+@click.option("--rounds", type=click.IntRange(3), help=f"Paired rounds (default {_ROUNDS}).")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(".bpttcheck/bench"),
+    metavar="DIR", help="Where to write (default .bpttcheck/bench).",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print report.json and nothing else.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the headlines only.")
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    targets: Sequence[str],
+    quick: bool,
+    sizes: Sequence[str],
+    dtypes: Sequence[str],
+    rounds: int | None,
+    out: Path,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Time the gradients of each TARGET, hand-written and by autodiff.
+
+    A TARGET is what `bpttcheck verify` takes; without any: elman, lstm and gru_reset_after.
+    Gradients are compared first: a wrong one is not timed. report.json, summary.md, index.html and
+    plots are written to DIR. Nothing else should run on the machine meanwhile.
+    """
+    from bpttcheck.bench.environment import load_average
+    from bpttcheck.bench.measure import Plan
+    from bpttcheck.bench.sizes import default, parse
+
+    if quick and sizes:
+        raise click.UsageError("--quick and --sizes exclude each other")
+    chosen = tuple(parse(text) for text in dict.fromkeys(sizes)) or default(quick)
+    count = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
+    plan = Plan(chosen, tuple(dict.fromkeys(dtypes)) or ("float64",), count, bool(sizes))
+    started, load = time.perf_counter(), load_average()
+    with stdout_kept_clean(as_json):
+        code, found, failures = _measure(targets or _DEFAULT, plan, silent=as_json, quiet=quiet)
+    if not found:
+        ctx.exit(code)
+    benchmark = _benchmark(plan, time.perf_counter() - started, load, found, failures)
+    with stdout_kept_clean(as_json):
+        from bpttcheck.cli.report import write
+
+        written = write(benchmark, out)
+    if as_json:
+        click.echo(benchmark.to_json(), nl=False)
+    elif not quiet:
+        for line in benchmark.environment["warnings"]:
+            click.echo(f"note: {line}", err=True)
+        click.echo(f"written: {written}", err=True)
+    ctx.exit(code)
+
+
+def _measure(
+    targets: Sequence[str], plan: Plan, *, silent: bool, quiet: bool
+) -> tuple[int, list[Measured], list[Failure]]:
+    """The exit code, what was measured, and what was not."""
+    from bpttcheck.bench.measure import measure
+    from bpttcheck.cli.targets import load
+    from bpttcheck.report.records import Failure
+    from bpttcheck.report.summary import terminal
+
+    codes = [0]
+    found: list[Measured] = []
+    failures: list[Failure] = []
+    for text in dict.fromkeys(targets):
+        try:
+            target = load(text)
+            if target.note and not quiet:
+                click.echo(f"note: {target.note}", err=True)
+            with Progress(text, enabled=not quiet) as progress:
+                one = measure(text, target.subject, plan, _with_bar(progress))
+        except (ContractError, GradientMismatch) as error:
+            codes.append(1 if isinstance(error, GradientMismatch) else 2)
+            failures.append(Failure(text, str(error)))
+            click.echo(f"error: {text}: {error}", err=True)
+            continue
+        found.append(one)
+        if not silent:
+            lines = one.headlines if quiet else [*terminal(one), ""]
+            click.echo("\n".join(lines))
+    return max(codes), found, failures
+
+
+def _with_bar(progress: Progress) -> Any:
+    def show(done: int, total: int, what: str) -> None:
+        filled = _BAR * done // max(total, 1)
+        progress(done, total, f"[{'#' * filled}{'-' * (_BAR - filled)}] {what}")
+
+    return show
+
+
+def _benchmark(
+    plan: Plan,
+    seconds: float,
+    load: list[float] | None,
+    found: list[Measured],
+    failures: list[Failure],
+) -> Benchmark:
+    from bpttcheck import __version__
+    from bpttcheck.bench.environment import environment
+    from bpttcheck.bench.forms import FORMS
+    from bpttcheck.report.records import Benchmark
+
+    return Benchmark(
+        bpttcheck=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 1),
+        settings={"rounds": plan.count, "seed": plan.seed, "dtypes": list(plan.dtypes)},
+        environment=environment(load),
+        forms={key: form.title for key, form in FORMS.items()},
+        subjects=found,
+        failures=failures,
+    )

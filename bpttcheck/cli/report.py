@@ -1,0 +1,130 @@
+"""``bpttcheck report``: pages and plots of what ``bpttcheck bench`` measured, and a comparison."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bpttcheck.errors import ContractError
+
+if TYPE_CHECKING:
+    from bpttcheck.report.compare import Comparison
+    from bpttcheck.report.records import Benchmark
+
+# Click takes the first character for "do not wrap what follows".
+_EXIT_CODES = """\b
+Exit codes:
+  0  the report was written
+  1  a ratio is beyond what --fail-if allows
+  2  wrong usage, or a file is no benchmark
+"""
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.argument("result", type=_FILE, metavar="RESULT.json")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Where to write (default: beside RESULT.json).")  # fmt: skip
+@click.option("--compare", "older", type=_FILE, metavar="OLD.json", help="An older benchmark.")
+@click.option("--fail-if", metavar="'ratio > 1.1x'",
+              help="With --compare: exit with 1 if all of a new ratio's interval lies above so many"
+              " times the old ratio.")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="Print what is beyond --fail-if only.")
+@click.pass_context
+def report(
+    ctx: click.Context,
+    result: Path,
+    out: Path | None,
+    older: Path | None,
+    fail_if: str | None,
+    quiet: bool,
+) -> None:
+    """Write summary.md, benchmark.json, index.html and plots of RESULT.json.
+
+    RESULT.json is the report.json of `bpttcheck bench`; nothing is measured. benchmark.json is what
+    github-action-benchmark reads as customSmallerIsBetter. In a GitHub workflow the summary is
+    added to the page of the job. The page and the plots need the extra `report`.
+    """
+    from bpttcheck.report.compare import compare, parse_gate
+    from bpttcheck.report.reading import load
+    from bpttcheck.report.summary import markdown
+
+    if fail_if is not None and older is None:
+        raise click.UsageError("--fail-if needs --compare OLD.json")
+    factor = None if fail_if is None else parse_gate(fail_if)
+    benchmark = load(result)
+    comparison = None if older is None else compare(load(older), benchmark)
+    written = write(benchmark, out or result.parent, comparison)
+    _add_to_job(markdown(benchmark, comparison))
+    if not quiet:
+        for subject in benchmark.subjects:
+            click.echo("\n".join(subject.headlines))
+        for line in comparison.missing if comparison is not None else ():
+            click.echo(line)
+        click.echo(f"written: {written}", err=True)
+    if comparison is not None and factor is not None:
+        ctx.exit(_gate(comparison, factor))
+
+
+def write(benchmark: Benchmark, out: Path, comparison: Comparison | None = None) -> str:
+    """Write every file that can be made here; what cannot is told on stderr.
+
+    Args:
+        benchmark: what was measured.
+        out: the folder, which is made where it does not exist.
+        comparison: with an older benchmark.
+
+    Returns:
+        The names of the files, for a reader.
+
+    Raises:
+        ContractError: the folder cannot be written to.
+    """
+    from bpttcheck.report import html, plots
+    from bpttcheck.report.summary import markdown, smaller_is_better
+
+    files = {
+        "report.json": benchmark.to_json(),
+        "benchmark.json": smaller_is_better(benchmark),
+        "summary.md": markdown(benchmark, comparison),
+    }
+    try:
+        drawn = plots.drawings(benchmark)
+        files["index.html"] = html.page(benchmark, drawn, comparison)
+        files.update({f"{one.name}.svg": one.svg for one in drawn})
+    except ContractError as error:
+        click.echo(f"note: no page and no plots: {error}", err=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (out / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ContractError(f"cannot write to {out}: {error.strerror or error}") from error
+    plain = [name for name in files if not name.endswith(".svg")]
+    pictures = len(files) - len(plain)
+    return f"{out}: {', '.join(plain)}" + (f" and {pictures} plots" if pictures else "")
+
+
+def _add_to_job(text: str) -> None:
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        click.echo(f"note: $GITHUB_STEP_SUMMARY cannot be written: {error.strerror}", err=True)
+
+
+def _gate(comparison: Comparison, factor: float) -> int:
+    from bpttcheck.report.summary import between
+
+    beyond = comparison.failures(factor)
+    for change in beyond:
+        click.echo(f"slower: {change}: {between(change.old)} before, now {between(change.new)}")
+    if beyond:
+        click.echo(f"{len(beyond)} of {len(comparison.changes)} ratios are beyond {factor:g}x")
+    return 1 if beyond else 0

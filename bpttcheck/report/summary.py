@@ -1,0 +1,195 @@
+"""A benchmark in words and tables: for a terminal, and in Markdown for a pull request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from bpttcheck.report.compare import Comparison
+from bpttcheck.report.records import HAND, Benchmark, Interval, Measured, Point, Timing
+
+SHORT = {
+    "numpy": "NumPy",
+    "fused": "NumPy fused",
+    "on_jax": "hand on JAX",
+    "jax": "JAX",
+    "jax_hoisted": "JAX hoisted",
+    "torch": "torch",
+    "jax_eager": "JAX eager",
+    "differences": "differences",
+}
+_LONGEST_COMMENT = 60_000  # GitHub takes 65,536 characters
+
+
+def seconds(value: float) -> str:
+    """Three digits with a unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= 0.9995 * scale:
+            return f"{_three(value / scale)} {unit}"
+    return f"{_three(value / 1e-9)} ns"
+
+
+def _three(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
+def times(value: float) -> str:
+    """A ratio: ``1.23x``."""
+    return (
+        f"{value:.2f}x" if value < 9.995 else f"{value:.3g}x" if value < 999.5 else f"{value:.0f}x"
+    )
+
+
+def between(ratio: Interval) -> str:
+    """A ratio with its interval: ``1.23x (1.20 to 1.27)``."""
+    return f"{times(ratio.value)} ({times(ratio.low)[:-1]} to {times(ratio.high)[:-1]})"
+
+
+def terminal(subject: Measured) -> list[str]:
+    """The headline, then one line for each point: seconds, and the ratio where there is one."""
+    header, *rows = table(subject)
+    cells = [header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["  " + "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
+             for row in cells]  # fmt: skip
+    return [*subject.headlines, "", *lines, "", *notes(subject)]
+
+
+def table(subject: Measured) -> list[list[str]]:
+    """A header and one row for each point."""
+    forms = [form for form in SHORT if any(point.timing(form) for point in subject.points)]
+    rows = [["size", "dtype", *(SHORT[form] for form in forms), "error"]]
+    for point in subject.points:
+        cells = [_cell(point, point.timing(form)) for form in forms]
+        rows.append([str(point.size), point.dtype, *cells, f"{worst_error(point):.0e}"])
+    return rows
+
+
+def worst_error(point: Point) -> float:
+    """The largest error of the hand-written forms."""
+    return max(timing.error for timing in point.timings if timing.form in HAND)
+
+
+def notes(subject: Measured) -> list[str]:
+    """What the ratios are relative to, and how far apart two equal things were."""
+    floor = max((half_width(point.same) for point in subject.points), default=0.0)
+    return [
+        "  forward and backward; in brackets the ratio to the faster jitted JAX autodiff, marked *",
+        f"  noise floor: a form against itself differs by up to {floor:.0%} at a size",
+    ]
+
+
+def half_width(same: Interval) -> float:
+    """How far the interval of a form against itself reaches from 1."""
+    return max(abs(same.low - 1), abs(same.high - 1))
+
+
+def markdown(benchmark: Benchmark, comparison: Comparison | None = None) -> str:
+    """The summary; without its tables of points where it would not fit a comment."""
+    head = [*_head(benchmark), *([] if comparison is None else _comparison(comparison))]
+    text = "\n".join([*head, *_points(benchmark), *_foot(benchmark)]) + "\n"
+    if len(text) <= _LONGEST_COMMENT:
+        return text
+    left_out = "The tables of single sizes are too long for a comment: see `report.json`."
+    return "\n".join([*head, left_out, "", *_foot(benchmark)]) + "\n"
+
+
+def smaller_is_better(benchmark: Benchmark) -> str:
+    """The ratios as JSON in the format ``customSmallerIsBetter`` of github-action-benchmark."""
+    entries: list[dict[str, object]] = []
+    for subject in benchmark.subjects:
+        for point in subject.points:
+            for timing in point.timings:
+                if timing.form not in HAND or timing.ratio is None:
+                    continue
+                ratio = timing.ratio
+                entries.append({
+                    "name": f"{subject.target} {timing.form} {point.size} {point.dtype}",
+                    "unit": "x JAX autodiff",
+                    "value": ratio.value,
+                    "range": f"± {(ratio.high - ratio.low) / 2:.3g}",
+                    "extra": f"{between(ratio)} of {point.baseline}; {seconds(timing.seconds)}",
+                })  # fmt: skip
+    return json.dumps(entries, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table; the first row is its header."""
+    header, *rest = rows
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    # A bar in a target's own text would begin a new cell.
+    return lines + ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rest]
+
+
+def _head(benchmark: Benchmark) -> Iterable[str]:
+    yield "## Hand-written gradients against autodiff"
+    yield ""
+    for subject in benchmark.subjects:
+        yield from (f"- **{line}**" for line in subject.headlines)
+    for failure in benchmark.failures:
+        yield f"- **{failure.target}: not timed**: {failure.message}"
+    yield ""
+    rows = [["cell", "form", "dtype", "time over JAX autodiff", "over the sizes", "error"]]
+    for subject in benchmark.subjects:
+        rows += [
+            [subject.target, SHORT.get(one.form, one.form), one.dtype, between(one.ratio),
+             f"{times(one.lowest)} to {times(one.highest)}", f"{one.error:.0e}"]
+            for one in subject.summaries
+        ]  # fmt: skip
+    if len(rows) > 1:
+        yield from markdown_table(rows)
+        yield ""
+
+
+def _points(benchmark: Benchmark) -> Iterable[str]:
+    for subject in benchmark.subjects:
+        yield f"<details><summary>{subject.target}: every size</summary>"
+        yield ""
+        yield from markdown_table(table(subject))
+        yield ""
+        yield from (line.strip() + "  " for line in notes(subject))
+        yield ""
+        yield "</details>"
+        yield ""
+
+
+def _foot(benchmark: Benchmark) -> Iterable[str]:
+    yield from (f"- note: {line}" for line in benchmark.environment.get("warnings", []))
+    yield environment_line(benchmark)
+
+
+def environment_line(benchmark: Benchmark) -> str:
+    """What the figures depend on, in one line."""
+    found = benchmark.environment
+    packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+    threads = "unknown" if found["threads"] == "unknown" else json.dumps(found["threads"])
+    return (
+        f"{found['processor']}, {found['cores']} cores; Python {found['python']}, {packages};"
+        f" BLAS {found['blas']}, threads {threads}; {benchmark.settings['rounds']} rounds;"
+        f" {benchmark.created}"
+    )
+
+
+def _comparison(comparison: Comparison) -> Iterable[str]:
+    yield "### Compared with before"
+    yield ""
+    rows = [["cell", "form", "size", "dtype", "before", "now", ""]]
+    rows += [
+        [c.target, SHORT.get(c.form, c.form), str(c.size), c.dtype, between(c.old), between(c.new),
+         c.verdict]
+        for c in comparison.changes
+    ]  # fmt: skip
+    yield from markdown_table(rows)
+    yield ""
+    yield from (f"- {line}" for line in comparison.missing)
+    if comparison.missing:
+        yield ""
+
+
+def _cell(point: Point, timing: Timing | None) -> str:
+    if timing is None:
+        return "-"
+    if timing.form == point.baseline:
+        return f"{seconds(timing.seconds)} *"
+    ratio = "" if timing.ratio is None else f" ({times(timing.ratio.value)})"
+    return seconds(timing.seconds) + ratio

@@ -1,0 +1,162 @@
+"""The worker's side of a spread run: makes the run once, judges cases, obeys whole laws."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.verify.checks import CHECKS
+from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.gradient import CaseOutcome, examine
+from bpttcheck.verify.guard import Notes
+from bpttcheck.verify.problem import Problem, Template, templates
+from bpttcheck.verify.results import Case
+from bpttcheck.verify.run import STEP, Run
+from bpttcheck.verify.subject import Subject
+from bpttcheck.verify.tally import Tally
+
+Key = tuple[str, int]
+"""The mode of a gradient check, and the number of a case."""
+
+# As in the check itself: every so many cases one is drawn at any size, for differences alone.
+_FREE = 10
+
+# A forked child inherits this number and not JAX's threads.
+_LOADED_IN = os.getpid()
+
+
+class LeftToTheCaller(Exception):
+    """A worker meets what only the caller may do."""
+
+
+class View(Run):
+    """A run as one job sees it: programs shared, remarks of its own, no search for an operation."""
+
+    def __init__(self, run: Run) -> None:
+        self.__dict__.update(run.__dict__)
+        self.notes = Notes()
+
+    def departure(self, mode: str, problem: Problem) -> str:
+        """Searches are few in a run, so the caller makes them, in the order of the cases."""
+        raise LeftToTheCaller
+
+
+@dataclass(frozen=True)
+class Here:
+    """A run for workers that are threads of this process."""
+
+    run: Run
+
+    def view(self) -> Run:
+        """The run for one job."""
+        return View(self.run)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a worker needs to make the run for itself, once for all jobs of one ``token``."""
+
+    token: str
+    target: Any
+    reference: Any
+    name: str
+    sizes: tuple[tuple[int, int], ...] | None
+    seed: int
+    dtypes: tuple[str, ...]
+
+    def view(self) -> Run:
+        """The run for one job; its programs are kept for the next.
+
+        Raises:
+            BpttcheckError: if this process is a fork of the caller's.
+        """
+        if os.getpid() != _LOADED_IN:
+            raise BpttcheckError(
+                "this worker was forked from a process that had loaded JAX, whose threads a fork "
+                "does not copy: it would hang. Make the pool with "
+                'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
+            )
+        return View(_KEPT.get(self))
+
+    def make(self) -> Run:
+        """A run of the same cases: the sizes drawn are sent, for a strategy does not pickle."""
+        from hypothesis import strategies
+
+        sizes = None if self.sizes is None else strategies.just(self.sizes[0])
+        run = Run(
+            Subject(self.target, self.reference, sizes, name=self.name), self.seed, self.dtypes
+        )
+        run.sizes, run.templates = self.sizes, templates(self.seed, self.sizes)
+        return run
+
+
+class _Kept:
+    """The last run of a worker, whose programs the next job needs."""
+
+    def __init__(self) -> None:
+        self._lock, self._token = threading.Lock(), ""
+        self._run: Run | None = None
+
+    def get(self, place: Elsewhere) -> Run:
+        with self._lock:
+            if self._run is None or self._token != place.token:
+                self._run, self._token = place.make(), place.token
+            return self._run
+
+
+_KEPT = _Kept()
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a worker says of one case; no outcome: the caller must look for himself."""
+
+    outcome: CaseOutcome | None
+    notes: tuple[str, ...]
+
+
+def drawn(run: Run, mode: str, index: int) -> tuple[Case, Template | None]:
+    """A case of a gradient check and its compiled shape; None: its own, or differences alone."""
+    fixed = run.subject.fixed_sizes
+    free = mode != STEP and index % _FREE == _FREE - 1 and not fixed
+    case = run.case(index, free=free, steps=1 if mode == STEP else None)
+    return case, None if free or fixed else run.template(index)
+
+
+def judge(place: Here | Elsewhere, keys: Sequence[Key]) -> dict[Key, Told]:
+    """One job of cases, in a worker; it ends a check with the first case that is the caller's."""
+    run, told, over = place.view(), dict[Key, Told](), set[str]()
+    for mode, index in keys:
+        if mode in over:
+            continue
+        run.notes = Notes()
+        outcome = _judged(run, mode, index)
+        told[mode, index] = Told(outcome, run.notes.texts)
+        if outcome is None:
+            over.add(mode)
+    return told
+
+
+def _judged(run: Run, mode: str, index: int) -> CaseOutcome | None:
+    case, template = drawn(run, mode, index)
+    alone = template is None and not run.subject.fixed_sizes
+    try:
+        outcome = examine(run, mode, run.problem(case), template, differences_only=alone)
+    except (ContractError, LeftToTheCaller):
+        return None
+    if outcome.wrong:
+        return None
+    none = np.empty((0, 0, 0))
+    return replace(outcome, problem=Problem(case, {}, none, (), None, none, ()), hand=None)
+
+
+def obey(place: Here | Elsewhere, name: str, examples: int) -> tuple[Tally, tuple[str, ...]]:
+    """One whole check in a worker."""
+    run = place.view()
+    return CHECKS[name](Context(run, examples)), run.notes.texts

@@ -1,0 +1,196 @@
+"""Spreads the cases of a run over the workers of an executor; what they say is merged in order.
+
+Case ``i`` is a function of ``(seed, i)`` alone, so nothing depends on who runs it. The two gradient
+checks are cut into jobs of one compiled shape each, so that a worker compiles few programs; a law
+is one job. A worker only judges: if a case is wrong, raises or needs a search, the caller runs that
+check again as if there were no executor, and so shrinks and explains once. Cases are independent
+only if the subject keeps no state: one that fails ``purity`` is not spread.
+"""
+
+from __future__ import annotations
+
+import pickle
+import uuid
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.verify._spread_worker import Elsewhere, Here, Key, Told, drawn, judge, obey
+from bpttcheck.verify.checks import CHECKS
+from bpttcheck.verify.checks.base import Check, Context, NotApplicable
+from bpttcheck.verify.gradient_finding import count
+from bpttcheck.verify.problem import Template
+from bpttcheck.verify.run import SEQUENCE, STEP, Run
+from bpttcheck.verify.tally import Tally
+
+_MODES = {"step_vjp": STEP, "sequence_vjp": SEQUENCE}
+
+# Cases in one job: with few examples a worker compiles one program, with many all are busy.
+_CASES = 100
+
+Jobs = list[tuple[tuple[Key, ...], Callable[[], dict[Key, Told]]]]
+
+
+@contextmanager
+def spread(
+    run: Run, examples: int, names: Sequence[str], executor: Executor
+) -> Generator[Mapping[str, Check]]:
+    """The named checks, their work handed to the workers.
+
+    Args:
+        run: the caller's run.
+        examples: cases of each gradient check.
+        names: the checks wanted, in their order.
+        executor: any executor; its workers are threads or import this package for themselves.
+
+    Yields:
+        The checks by name, to be called in their order. What is not called for is cancelled.
+
+    Raises:
+        ContractError: if the subject does not pickle and the workers are not threads.
+    """
+    place, found = _place(run, executor), dict(CHECKS)
+    if "purity" in names:
+        purity = obey(Here(run), "purity", examples)
+        found["purity"] = _obeyed(lambda: purity)
+        if purity[0].failures:
+            yield found  # cases that depend on each other stay in their order
+            return
+    if isinstance(place, Here):
+        run.prepare(examples)
+    modes = [
+        m for n, m in _MODES.items() if n in names and (m, run.subject.kind) != (STEP, "layer")
+    ]
+    laws = [name for name in names if name not in (*_MODES, "purity")]
+    futures: list[Future[Any]] = []
+
+    def submit(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+        with _answering():
+            future = executor.submit(function, place, *args)
+        futures.append(future)
+        return lambda: _result(future)
+
+    try:
+        jobs: Jobs = [(keys, submit(judge, keys)) for keys in _jobs(run, examples, modes)]
+        found.update({n: _gathered(n, m, jobs) for n, m in _MODES.items() if m in modes})
+        found.update({name: _obeyed(submit(obey, name, examples)) for name in laws})
+        yield found
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _place(run: Run, executor: Executor) -> Here | Elsewhere:
+    if isinstance(executor, ThreadPoolExecutor):
+        return Here(run)
+    subject = run.subject
+    for name in ("target", "reference"):
+        _require_pickle(name, getattr(subject, name))
+    return Elsewhere(
+        uuid.uuid4().hex, subject.target, subject.reference, subject.name, run.sizes, run.seed,
+        run.dtypes,
+    )  # fmt: skip
+
+
+def _jobs(run: Run, examples: int, modes: Sequence[str]) -> list[tuple[Key, ...]]:
+    """All cases, those of one compiled shape together, the longest shape first."""
+    groups: dict[Template | None, list[Key]] = {}
+    for mode in modes:
+        for index in range(examples):
+            groups.setdefault(drawn(run, mode, index)[1], []).append((mode, index))
+    ordered = sorted(groups.items(), key=lambda group: -(group[0].T if group[0] else 0))
+    return [
+        tuple(keys[start : start + _CASES])
+        for _, keys in ordered
+        for start in range(0, len(keys), _CASES)
+    ]
+
+
+def _gathered(name: str, mode: str, jobs: Jobs) -> Check:
+    """The gradient check that merges what the workers say, in the order of the cases."""
+
+    def check(context: Context) -> Tally:
+        told: dict[int, Told] = {}
+        for keys, answer in jobs:
+            wanted = [key for key in keys if key[0] == mode]
+            answers = answer() if wanted else {}
+            for key in wanted:
+                if key not in answers or answers[key].outcome is None:
+                    return CHECKS[name](context)
+                told[key[1]] = answers[key]
+                context.tick()
+        tally = Tally(name)
+        for index in range(context.examples):
+            outcome = told[index].outcome
+            assert outcome is not None
+            tally.cases += 1
+            _note(context.run, told[index].notes)
+            count(context.run, tally, outcome)
+        return tally
+
+    return check
+
+
+def _obeyed(answer: Callable[[], tuple[Tally, tuple[str, ...]]]) -> Check:
+    """A whole check that was run before."""
+
+    def check(context: Context) -> Tally:
+        tally, notes = answer()
+        _note(context.run, notes)
+        for _ in range(tally.cases):
+            context.tick()
+        return tally
+
+    return check
+
+
+def _note(run: Run, texts: Sequence[str]) -> None:
+    for text in texts:
+        run.notes.add(text)
+
+
+def _result(future: Future[Any]) -> Any:
+    with _answering():
+        return future.result()
+
+
+@contextmanager
+def _answering() -> Generator[None]:
+    """Errors of ours pass as they are; anything else is the worker's or the executor's end."""
+    try:
+        yield
+    except (BpttcheckError, NotApplicable):
+        raise
+    except (Exception, CancelledError) as error:
+        raise BpttcheckError(
+            f"a worker of the executor gave no answer ({type(error).__name__}: {error}), so there "
+            "is no verdict. If the cell kills its process, `executor=None` shows where; otherwise "
+            "the worker could not load the cell, ran out of memory or was stopped: mend that and "
+            "make the executor again"
+        ) from error
+
+
+def _require_pickle(name: str, value: Any) -> None:
+    """Raise unless ``value`` can be sent to another process, naming the attribute that cannot."""
+    trouble = _trouble(value)
+    if trouble is None:
+        return
+    inside = getattr(value, "__dict__", {})
+    for key, member in inside.items() if isinstance(inside, dict) else ():
+        _require_pickle(f"{name}.{key}", member)
+    raise ContractError(
+        f"{name} (type={type(value).__name__}) does not pickle, but the workers of this executor "
+        f"are other processes: {trouble}; define its class or function at the top of a module, "
+        "make what does not pickle when it is first used, or take a ThreadPoolExecutor",
+        item=name,
+    )
+
+
+def _trouble(value: Any) -> str | None:
+    try:
+        pickle.dumps(value)
+    except Exception as error:  # whatever an odd object raises
+        return f"{type(error).__name__}: {error}"
+    return None

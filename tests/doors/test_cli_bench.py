@@ -1,0 +1,127 @@
+"""``bpttcheck bench``: what it prints and writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from bpttcheck.bench import measure
+from bpttcheck.bench.forms import FORMS
+from bpttcheck.report.reading import load
+
+Cli = Callable[..., Result]
+
+SMALL = ("--sizes", "3,2,2,3", "--rounds", "3")
+
+CELLS = """
+import numpy as np
+from bpttcheck.cells import Elman
+
+class Mine(Elman):
+    def init(self, rng, n_in, n_hidden):
+        print("hello")
+        return super().init(rng, n_in, n_hidden)
+
+class Wrong(Elman):
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        return d_params, d_h, d_x * 1.001
+
+class Raises(Elman):
+    def step(self, params, state, x):
+        raise RuntimeError("no such step")
+
+def make():
+    return Elman("relu")
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    # Without `jit`, JAX compiles in every call; the tests of measuring have all forms.
+    monkeypatch.setattr(measure, "FORMS", {name: FORMS[name] for name in ("numpy", "jax")})
+    (tmp_path / "mine.py").write_text(CELLS)
+    return tmp_path
+
+
+def test_the_headline_comes_first_and_the_files_are_written(cli: Cli, here: Path) -> None:
+    result = cli("bench", "mine.py:Mine", *SMALL, "--dtype", "float32")
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stdout.splitlines() if line != "hello"]
+    assert lines[0].startswith("Mine: hand-written NumPy is ")
+    assert lines[0].endswith("(1 size, float32)")
+    assert lines[2].split() == ["size", "dtype", "NumPy", "JAX", "error"]
+    folder = here / ".bpttcheck" / "bench"
+    assert {"report.json", "summary.md", "index.html"} <= {p.name for p in folder.iterdir()}
+    found = load(folder / "report.json")
+    (point,) = found.subjects[0].points
+    assert (str(point.size), point.dtype) == ("T=3 B=2 N=2 H=3", "float32")
+    assert {timing.form for timing in point.timings} == {"numpy", "jax"}
+    assert all(len(timing.samples) == 3 for timing in point.timings)
+    assert found.settings == {"rounds": 3, "seed": 0, "dtypes": ["float32"]}
+    assert found.environment["cores"] >= 1
+    assert cli("report", str(folder / "report.json"), "--out", "again", "-q").exit_code == 0
+
+
+def test_json_is_one_document_and_nothing_else(cli: Cli, here: Path) -> None:
+    result = cli("bench", "mine.py:Mine", *SMALL, "--json", "--out", "o")
+    assert json.loads(result.stdout) == json.loads((here / "o" / "report.json").read_text())
+
+
+def test_a_wrong_gradient_is_not_timed_and_the_others_are(cli: Cli, here: Path) -> None:
+    result = cli("bench", "mine.py:Wrong", "mine.py:make", "-q", *SMALL, "--out", "o")
+    assert result.exit_code == 1
+    (error,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
+    assert error.startswith("error: mine.py:Wrong: ")
+    assert "d_xs is off by" in error
+    assert "nothing was timed" in error
+    (headline,) = result.stdout.splitlines()
+    assert headline.startswith("Elman(activation='relu'): hand-written NumPy is ")
+    found = load(here / "o" / "report.json")
+    assert [failure.target for failure in found.failures] == ["mine.py:Wrong"]
+    assert [subject.target for subject in found.subjects] == ["mine.py:make"]
+
+
+def test_if_nothing_was_timed_nothing_is_written(cli: Cli, here: Path) -> None:
+    result = cli("bench", "mine.py:Wrong", *SMALL)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert not (here / ".bpttcheck").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["elmann", *SMALL], "did you mean 'elman'"),
+        (["mine.py:Raises", *SMALL], "no such step"),
+        (["elman", "--sizes", "3,2"], "size '3,2', expected four positive numbers T,B,N,H"),
+        (["elman", "--quick", *SMALL], "--quick and --sizes exclude each other"),
+        (["elman", "--rounds", "2"], "2 is not in the range"),
+        (["elman", "--dtype", "float16"], "float16"),
+    ],
+)
+def test_wrong_usage_is_told(cli: Cli, arguments: list[str], words: str) -> None:
+    result = cli("bench", *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_without_targets_three_built_ins_are_measured(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refuse(target: str, *_: object) -> None:
+        asked.append(target)
+        raise measure.ContractError("no")
+
+    monkeypatch.setattr(measure, "measure", refuse)
+    assert cli("bench").exit_code == 2
+    assert asked == ["elman", "lstm", "gru_reset_after"]

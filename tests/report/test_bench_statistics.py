@@ -1,0 +1,179 @@
+"""Ratios, intervals and exponents on made-up seconds, and rounds on a made-up clock."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bpttcheck.bench import statistics, timing
+from bpttcheck.bench.measure import pays_off_after
+from bpttcheck.bench.summarise import compared, headline
+from bpttcheck.report.records import Interval, Summary
+
+
+@pytest.fixture(autouse=True)
+def little_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A collection before each of many made-up runs would take most of the time.
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+
+
+class Clock:
+    """Seconds that pass only while somebody works, some rounds being slower for everybody."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.now, self.rng, self.calls = 0.0, np.random.default_rng(seed), list[str]()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def worker(self, name: str, seconds: float) -> Callable[[], None]:
+        def work() -> None:
+            assert not gc.isenabled()
+            self.calls.append(name)
+            self.now += seconds * self.rng.lognormal(0, 0.03)
+
+        return work
+
+
+def timed(seed: int = 0, count: int = 15, **seconds: float) -> dict[str, timing.Samples]:
+    clock = Clock(seed)
+    actions = {name: clock.worker(name, value) for name, value in seconds.items()}
+    return timing.rounds(actions, count, seed=seed, clock=clock)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.3, 4.0])
+def test_a_planted_slow_down_is_measured(factor: float) -> None:
+    for seed in range(5):
+        found = timed(seed, mine=0.01 * factor, base=0.01)
+        ratio = statistics.ratio(found["mine"].seconds, found["base"].seconds)
+        assert ratio.value == pytest.approx(factor, rel=0.06)
+        assert 1.0 not in ratio
+
+
+def test_the_same_against_itself_holds_one_nearly_always() -> None:
+    held = 0
+    for seed in range(25):
+        found = timed(seed, one=0.01, other=0.01)
+        held += 1.0 in statistics.ratio(found["one"].seconds, found["other"].seconds)
+    # 95 % intervals of so few rounds are known to be a little short.
+    assert held >= 20
+
+
+def test_what_slows_a_whole_round_down_cancels_in_the_ratio() -> None:
+    slow = np.array([1.0, 1.0, 7.0, 1.0, 1.0, 3.0, 1.0])
+    ratio = statistics.ratio(list(1.5 * slow), list(slow))
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_rounds_that_only_one_took_part_in_do_not_count() -> None:
+    ratio = statistics.ratio([2.0, 2.0, 2.0], [1.0, 1.0, 1.0, 50.0, 50.0, 50.0, 50.0])
+    assert ratio.value == 2.0
+
+
+@given(st.lists(st.tuples(st.floats(1e-6, 1e3), st.floats(1e-6, 1e3)), min_size=3, max_size=20))
+def test_an_interval_holds_its_estimate(pairs: list[tuple[float, float]]) -> None:
+    ratio = statistics.ratio(*zip(*pairs, strict=True))
+    assert ratio.low <= ratio.value * (1 + 1e-12)
+    assert ratio.value <= ratio.high * (1 + 1e-12)
+
+
+def test_the_geometric_mean_of_inverse_ratios_is_one() -> None:
+    mean = statistics.geometric_mean([([4.0] * 5, [1.0] * 5), ([1.0] * 5, [4.0] * 5)])
+    assert mean.value == pytest.approx(1.0)
+
+
+@given(power=st.floats(-2, 3), factor=st.floats(1e-6, 1e3))
+def test_a_planted_exponent_is_found(power: float, factor: float) -> None:
+    sizes = [10.0, 50.0, 200.0, 1000.0]
+    found = statistics.power_of(sizes, [factor * size**power for size in sizes])
+    assert found == pytest.approx((power, factor), rel=1e-6, abs=1e-6)
+
+
+def test_everybody_takes_part_once_in_a_round_in_an_order_that_changes() -> None:
+    clock = Clock()
+    names = ("a", "b", "c")
+    timing.rounds({name: clock.worker(name, 0.01) for name in names}, 30, clock=clock)
+    orders = [tuple(clock.calls[i : i + 3]) for i in range(6, 96, 3)]
+    assert len(clock.calls) == 96
+    assert {tuple(sorted(order)) for order in orders} == {names}
+    assert len(set(orders)) == 6
+
+
+def test_a_short_action_is_called_often_enough_for_the_clock() -> None:
+    found = timed(short=1e-5, long=0.05)
+    assert found["short"].calls * 1e-5 >= 0.8 * timing.SHORTEST
+    assert found["long"].calls == 1
+    assert np.median(found["short"].seconds) == pytest.approx(1e-5, rel=0.05)
+
+
+def test_a_very_slow_action_takes_part_in_fewer_rounds() -> None:
+    found = timed(slow=5.0, quick=0.01)
+    assert len(found["slow"].seconds) == 3
+    assert len(found["quick"].seconds) == 15
+
+
+def test_the_garbage_collector_is_put_back_even_after_an_error() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        timing.once(lambda: 1 / 0)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with timing.no_garbage_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+@given(
+    first=st.floats(1e-3, 10), seconds=st.floats(1e-6, 1e-2), gain=st.floats(1e-6, 1e-2)
+)  # fmt: skip
+def test_a_compilation_pays_off_after_the_first_call_at_which_it_cost_less(
+    first: float, seconds: float, gain: float
+) -> None:
+    other = seconds + gain
+    n = pays_off_after(first, seconds, other)
+    assert n is not None
+
+    def lead(calls: int) -> float:
+        return calls * other - (first + (calls - 1) * seconds)
+
+    slack = 1e-9 * max(first, n * other)
+    assert lead(n) >= -slack
+    assert n == 1 or lead(n - 1) <= slack
+
+
+def test_a_compilation_that_gains_nothing_never_pays_off() -> None:
+    assert pays_off_after(1.0, 0.2, 0.2) is None
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(Interval(1.2, 1.1, 1.3), "1.20x slower than"), (Interval(0.5, 0.4, 0.6), "2.0x faster than"),
+     (Interval(1.1, 0.99, 1.2), "as fast as"), (Interval(0.9, 0.8, 1.0), "as fast as")],
+)  # fmt: skip
+def test_a_ratio_is_told_in_words(ratio: Interval, words: str) -> None:
+    assert compared(ratio) == words
+
+
+def test_the_headline_is_one_sentence_about_the_fastest_form() -> None:
+    found = [
+        Summary("numpy", "float64", Interval(3.0, 2.9, 3.1), 2.0, 4.0, 6, 1e-15),
+        Summary("fused", "float64", Interval(1.2, 1.1, 1.3), 0.8, 3.0, 6, 3e-15),
+        Summary("on_jax", "float64", Interval(0.714, 0.7, 0.72), 0.5, 1.0, 6, 2e-15),
+        Summary("fused", "float32", Interval(0.5, 0.4, 0.625), 0.5, 0.5, 1, 4e-7),
+    ]
+    assert headline("LSTM", "float64", found, []) == (
+        "LSTM: hand-written NumPy is 1.20x slower than JAX autodiff (1.10 to 1.30), on JAX 1.40x"
+        " faster; gradients agree to 3e-15 (geometric mean of 6 sizes, float64)"
+    )
+    assert headline("LSTM", "float32", found, []) == (
+        "LSTM: hand-written NumPy is 2.0x faster than JAX autodiff (1.60 to 2.5); gradients agree"
+        " to 4e-07 (1 size, float32)"
+    )

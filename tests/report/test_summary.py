@@ -1,0 +1,105 @@
+"""The words and tables of a benchmark."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bpttcheck.report import summary
+from bpttcheck.report.compare import compare
+from bpttcheck.report.reading import load
+from bpttcheck.report.records import Benchmark, Interval
+
+
+@pytest.fixture
+def found() -> Benchmark:
+    return load(Path(__file__).parent / "report.json")
+
+
+def test_the_summary_begins_with_the_headlines(found: Benchmark) -> None:
+    lines = summary.markdown(found).splitlines()
+    assert lines[2] == f"- **{found.subjects[0].headlines[0]}**"
+    assert "- **wrong.py:Cell: not timed**: d_xs is off by 0.5" in lines
+
+
+def test_the_summary_has_a_row_for_each_form_and_for_each_size(found: Benchmark) -> None:
+    text = summary.markdown(found)
+    one = found.subjects[0].summaries[0]
+    assert f"| lstm | NumPy | float64 | {summary.between(one.ratio)} |" in text
+    for subject in found.subjects:
+        assert f"<details><summary>{subject.target}: every size</summary>" in text
+    assert text.count("| T=50 B=8 N=32 H=32 | float64 |") == 2
+    assert "a processor, 2 cores; Python 3.12.1, numpy 2.0.0" in text
+    assert "note: OPENBLAS_CORETYPE=Haswell holds" in text
+
+
+def test_a_summary_that_is_too_long_for_a_comment_keeps_its_headlines(found: Benchmark) -> None:
+    many = [replace(found.subjects[0], target=f"cell{i}") for i in range(60)]
+    text = summary.markdown(replace(found, subjects=many))
+    assert len(text) < 65_536
+    assert "too long for a comment" in text
+    assert text.count(found.subjects[0].headlines[0]) == 60
+
+
+def test_a_bar_in_a_target_begins_no_new_cell(found: Benchmark) -> None:
+    odd = replace(found.subjects[0], target="a|b")
+    row = next(
+        line for line in summary.markdown(replace(found, subjects=[odd])).splitlines()
+        if line.startswith("| a")
+    )  # fmt: skip
+    assert row.startswith("| a\\|b | NumPy |")
+
+
+def test_the_terminal_has_the_headline_first_and_marks_the_baseline(found: Benchmark) -> None:
+    subject = found.subjects[0]
+    lines = summary.terminal(subject)
+    assert lines[: len(subject.headlines)] == subject.headlines
+    header, row = lines[3], lines[4]
+    assert header.split()[:2] == ["size", "dtype"]
+    column = header.index("  JAX  ") + 2
+    assert row[column:].split("  ")[0].endswith(" *")
+    assert any("a form against itself differs by up to 2%" in line for line in lines)
+
+
+def test_the_ratios_are_a_file_of_github_action_benchmark(found: Benchmark) -> None:
+    entries = json.loads(summary.smaller_is_better(found))
+    assert len(entries) == sum(
+        timing.form in ("numpy", "fused", "on_jax")
+        for subject in found.subjects for point in subject.points for timing in point.timings
+    )  # fmt: skip
+    assert len({entry["name"] for entry in entries}) == len(entries)
+    for entry in entries:
+        assert entry.keys() == {"name", "unit", "value", "range", "extra"}
+        assert isinstance(entry["value"], float)
+        assert entry["range"].startswith("± ")
+
+
+def test_a_comparison_stands_in_the_summary_with_what_is_missing(found: Benchmark) -> None:
+    text = summary.markdown(found, compare(found, replace(found, subjects=found.subjects[:1])))
+    assert "### Compared with before" in text
+    assert "- only before: mine.py:Cell numpy T=10 B=8 N=32 H=32 float64" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2.5, "2.5 s"), (1234.5, "1234 s"), (0.9999, "1 s"), (0.0123, "12.3 ms"), (9.999e-4, "1 ms"),
+     (9.9949e-4, "999 µs"), (4.2e-8, "42 ns"), (0.0, "0 ns")],
+)  # fmt: skip
+def test_seconds_have_three_digits_and_a_unit(value: float, text: str) -> None:
+    assert summary.seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.123, "0.12x"), (1.0, "1.00x"), (9.994, "9.99x"), (9.996, "10x"), (123.4, "123x"),
+     (26553.0, "26553x")],
+)  # fmt: skip
+def test_ratios_are_short(value: float, text: str) -> None:
+    assert summary.times(value) == text
+
+
+def test_a_ratio_is_told_with_its_interval() -> None:
+    assert summary.between(Interval(1.2, 1.1, 1.3)) == "1.20x (1.10 to 1.30)"
