@@ -87,4 +87,9 @@ def precision(leaves: list[Any]) -> AbstractContextManager[Any]:
         return nullcontext()
     import jax
 
-    return jax.enable_x64(True)
+    scoped = getattr(jax, "enable_x64", None)
+    if scoped is None:
+        from jax import experimental
+
+        scoped = getattr(experimental, "enable_x64")  # noqa: B009 - its place before 0.8
+    return scoped(True)

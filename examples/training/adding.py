@@ -19,8 +19,7 @@ from runs import Task
 from show import command
 
 from bpttcheck.cells import GRUResetAfter
-from bpttcheck.networks import Batch, Network
-from bpttcheck.networks import Adam
+from bpttcheck.networks import Adam, Batch, Network
 
 T, B, H = 12, 32, 16
 

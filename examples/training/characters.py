@@ -17,8 +17,7 @@ from runs import Task
 from show import command
 
 from bpttcheck.cells import LSTM
-from bpttcheck.networks import Batch, Network
-from bpttcheck.networks import Adam
+from bpttcheck.networks import Adam, Batch, Network
 
 T, B, H = 16, 16, 24
 GRAMMAR = (

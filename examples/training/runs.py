@@ -11,8 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
-from bpttcheck.networks import Batch, Network
-from bpttcheck.networks import Adam, clip_by_norm
+from bpttcheck.networks import Adam, Batch, Network, clip_by_norm
 
 Params = dict[str, np.ndarray]
 # From the parameters of several runs and a batch to the loss and the gradient of each run.

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 TRAINING = ROOT / "examples" / "training"
 EXAMPLES = ("adding", "characters")
 STEPS = 200
-PUBLIC = {"bpttcheck.cells", "bpttcheck.networks", "bpttcheck.networks"}
+PUBLIC = {"bpttcheck.cells", "bpttcheck.networks"}
 
 
 @pytest.fixture(scope="module")

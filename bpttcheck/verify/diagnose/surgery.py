@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,13 +93,13 @@ def _changes(specimen: Specimen) -> Iterator[tuple[Any, dict[str, Array]]]:
     paths = specimen.run.paths(p)
     point = (p.params, p.state0, p.xs[0])
     todo: list[tuple[Any, Site, Array | None]] = []
-    for place, site in _placed(paths.sites("edge")):
-        todo.append(((CUT, place, _named(site), site.where, ""), site, None))
-    for place, site in _placed(paths.sites("product")):
-        todo.append(((TRANSPOSED, place, "the product", site.where, ""), site, None))
-    places = {site.place: place for place, site in _placed(paths.sites("function"))}
+    number = _numbered(paths)
+    for site in paths.sites("edge"):
+        todo.append(((CUT, _at(site, number), _named(site), site.where, ""), site, None))
+    for site in paths.sites("product"):
+        todo.append(((TRANSPOSED, _at(site, number), "the product", site.where, ""), site, None))
     for site, factor, instead in _derivatives(paths, point):
-        key = (DERIVATIVE, places[site.place], site.text, site.where, instead)
+        key = (DERIVATIVE, _at(site, number), site.text, site.where, instead)
         todo.append((key, site, factor))
     found = paths.gradients(point, (p.d_state, p.d_ys[0]), [(s, f) for _, s, f in todo])
     for (key, _, _), gradients in zip(todo, found, strict=True):
@@ -113,16 +113,23 @@ def _changes(specimen: Specimen) -> Iterator[tuple[Any, dict[str, Array]]]:
             yield (NEGATED, *key[1:]), {n: right[n] - 2 * share[n] for n in right}
 
 
-def _placed(sites: Iterable[Site]) -> Iterator[tuple[tuple[int, int], Site]]:
-    """Each site, with which one of its kind on its line it is, and its operand.
+def _at(site: Site, number: list[int]) -> tuple[int, int]:
+    operation, operand = site.place
+    return number[operation], operand
+
+
+def _numbered(paths: Paths) -> list[int]:
+    """For each operation, which one of its kind on its line it is.
 
     Numbers of operations are no names: where a size is 1 the traced step has others.
     """
-    met: Counter[tuple[str, str, int]] = Counter()
-    for site in sites:
-        key = (site.text, site.where, site.place[1])
-        yield (met[key], site.place[1]), site
+    met: Counter[tuple[str, str]] = Counter()
+    found: list[int] = []
+    for op in paths.graph.ops:
+        key = (op.primitive.name, op.where)
+        found.append(met[key])
         met[key] += 1
+    return found
 
 
 def _named(site: Site) -> str:
