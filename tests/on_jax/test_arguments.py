@@ -7,7 +7,9 @@ from bpttcheck.errors import ContractError
 from bpttcheck.on_jax import layer
 
 
-@pytest.mark.parametrize("subject", [object(), np.tanh, cells.LSTM], ids=["object", "function", "class"])
+@pytest.mark.parametrize(
+    "subject", [object(), np.tanh, cells.LSTM], ids=["object", "function", "class"]
+)
 def test_what_is_neither_cell_nor_layer_is_refused(subject):
     with pytest.raises(ContractError, match="neither a cell with init, initial_state, step"):
         layer(subject)

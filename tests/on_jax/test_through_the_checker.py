@@ -55,7 +55,12 @@ class ReadsTheWrongState(GRUResetBeforeForm):
     ("form", "cell", "item"),
     [
         (ForgetsTheCellPath(), cells.LSTM(), "d_state0"),
-        (ReadsTheWrongState(), cells.GRUResetBefore(), "d_params['W_hh']"),
+        pytest.param(
+            ReadsTheWrongState(),
+            cells.GRUResetBefore(),
+            "d_params['W_hh']",
+            marks=pytest.mark.nightly,
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -60,6 +60,7 @@ def test_every_form_of_a_built_in_is_timed_and_right(only: Any) -> None:
         assert found.headlines[0].startswith(f"{found.name}: hand-written NumPy is ")
 
 
+@pytest.mark.nightly
 def test_the_slow_forms_are_measured_at_the_smallest_size_only(only: Any) -> None:
     only("numpy", "jax", "jax_eager", "differences")
     found = measure.measure("elman", Elman(), Plan([Size(5, 2, 2, 3), Size(2, 1, 2, 3)], count=3))
@@ -75,6 +76,7 @@ def test_the_slow_forms_are_measured_at_the_smallest_size_only(only: Any) -> Non
     assert curve.errors[-1] > 100 * curve.errors[best]
 
 
+@pytest.mark.nightly
 def test_float32_is_judged_by_float64_and_measured_in_float32(only: Any) -> None:
     only("numpy", "fused", "jax", "jax_hoisted", "on_jax")
     found = measure.measure("elman", Elman("relu"), Plan([SIZE], ("float32",), 3))
@@ -183,6 +185,7 @@ class Counting(Elman):
         return d_params, {"n": np.zeros(len(d_y)), "h": d_h}, d_x
 
 
+@pytest.mark.nightly
 def test_a_state_with_a_counter_and_a_layer_can_be_measured(only: Any) -> None:
     only("numpy", "jax", "differences")
     assert forms(measure.measure("mine", Counting(), PLAN)) == {"numpy", "jax", "differences"}
@@ -210,6 +213,7 @@ def test_a_fused_layer_is_found_for_the_very_cell_only() -> None:
         assert fused_layer(other) is None
 
 
+@pytest.mark.nightly
 def test_exponents_need_three_lengths(only: Any) -> None:
     only("numpy", "jax")
     plan = Plan([Size(T, 1, 2, 3) for T in (2, 4, 8)], count=3)

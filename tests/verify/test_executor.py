@@ -62,7 +62,9 @@ def report(subject, executor, **options):
     return timeless(bpttcheck.check(subject, executor=executor, **options).to_dict())
 
 
-@pytest.mark.parametrize("cell", [Warns, NegativeInput, Raises], ids=lambda cell: cell.__name__)
+@pytest.mark.parametrize("cell", [
+    pytest.param(Warns, marks=pytest.mark.nightly), NegativeInput, Raises,
+], ids=lambda cell: cell.__name__)  # fmt: skip
 def test_every_executor_gives_the_report_that_none_gives(cell, pools):
     without = report(cell(), None)
     assert without["verdict"] == ("passed" if cell is Warns else "failed")
@@ -190,6 +192,7 @@ def test_gradients(subject, check):
 """
 
 
+@pytest.mark.nightly
 def test_pytest_gives_the_same_verdicts_in_one_process_and_in_two(pytester):
     pytester.makepyfile(test_cells=XDIST)
 

@@ -87,7 +87,9 @@ def test_every_slope_between_the_two_sides_passes(slope):
     assert verdict(Relu(slope)).passed
 
 
-@pytest.mark.parametrize("slope", [5.0, 2.0, -1.0, np.nan])
+@pytest.mark.parametrize("slope", [
+    5.0, np.nan, *(pytest.param(s, marks=pytest.mark.nightly) for s in (2.0, -1.0))
+])  # fmt: skip
 def test_a_slope_beyond_both_sides_is_caught_although_only_ties_show_it(slope):
     report = verdict(Relu(slope))
     assert report.verdict is bpttcheck.Verdict.FAILED
@@ -97,7 +99,9 @@ def test_a_slope_beyond_both_sides_is_caught_although_only_ties_show_it(slope):
 
 @pytest.mark.parametrize("edges", [
     (np.greater, np.less, np.greater_equal, np.less_equal),
-    (np.greater, np.less_equal, np.greater_equal, np.less),
+    pytest.param(
+        (np.greater, np.less_equal, np.greater_equal, np.less), marks=pytest.mark.nightly
+    ),
 ])  # fmt: skip
 def test_edges_may_be_decided_either_way_gate_by_gate(edges):
     report = verdict(HardLSTM(*edges))
