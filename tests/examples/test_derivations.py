@@ -89,12 +89,9 @@ def readings_that_are_stale(section, judged, formula):
             yield f"{formula.code}: the counterexample to {reading.words}"
 
 
-@pytest.fixture(scope="module")
-def judged():
-    return judge_all(page.FORMULAS, FEW)
-
-
-def test_the_page_is_current_and_every_planted_change_of_it_is_noticed(judged):
+def test_the_page_is_current_every_planted_change_noticed_and_every_correction_right():
+    judged = judge_all(page.FORMULAS, FEW)  # dear: once for all three
+    every_correction_is_right(judged)
     assert stale(PAGE, judged) == [], "python docs/make_derivations.py"
     for code in CODES:
         for reading in judged[code]:
@@ -120,7 +117,7 @@ def test_what_the_harness_says_of_a_formula_as_a_backward_pass_is_on_the_page():
     assert "\n".join(said) in PAGE
 
 
-def test_every_correction_is_right(judged):
+def every_correction_is_right(judged):
     corrected = [formula for formula in page.FORMULAS if formula.correction is not None]
     assert {judged[f.code][f.correction.words].verdict for f in corrected} == {"right"}
     wrong = {

@@ -84,7 +84,13 @@ def mutants():
     return {right: source_mutants(right()) for right in (LSTM, GRU)}
 
 
-@pytest.mark.parametrize(("right", "change", "says", "line"), BUGS)
+@pytest.mark.parametrize(
+    ("right", "change", "says", "line"),
+    [
+        pytest.param(*bug, marks=[pytest.mark.nightly] if i % 2 else [])
+        for i, bug in enumerate(BUGS)
+    ],
+)
 def test_the_wrong_quantity_is_named_with_its_line(right, change, says, line, mutants, report_of):
     (mutant,) = [mutant for mutant in mutants[right] if change in mutant.name]
     findings = report_of(right, mutant.plant(right())).findings
