@@ -212,3 +212,45 @@ def test_a_layer_can_be_tested_too():
     found = selftest(Half(), reference=Step(), families=["sign"], examples=4, dtypes=["float64"])
     assert found.passed
     assert found.count(CAUGHT) == 3
+
+
+def test_what_is_zero_or_lost_in_rounding_is_not_called_missed(forgiving):
+    # The tester is blinded, so that only the measurement on the right cell can excuse a bug.
+    test = selftest(cells.Jordan(), families=["conditional"], examples=22)
+    by_name = {one.name: one for one in test.planted}
+    drowned = by_name["d_state doubled where a parameter exceeds 8"]
+    assert (drowned.outcome, "lost in rounding" in drowned.reason) == (INVISIBLE, True)
+    assert by_name["d_params doubled where a parameter exceeds 8"].outcome == MISSED
+
+
+def test_bugs_are_planted_in_a_cell_with_a_declared_surrogate():
+    test = selftest(Soft(), families=["sign"], examples=6, dtypes=["float64"])
+    assert {(one.outcome, one.said[0]) for one in test.planted} == {(CAUGHT, "sign")}
+
+
+class Soft:
+    """A jump whose backward pass puts the slope of tanh."""
+
+    surrogate = "the jump has the slope of tanh"
+
+    def init(self, rng, n_in, n_hidden):
+        return {"U": rng.standard_normal((n_hidden, n_in))}
+
+    def initial_state(self, params, batch_size):
+        return np.zeros((batch_size, len(params["U"])), params["U"].dtype)
+
+    def step(self, params, state, x):
+        z = x @ params["U"].T + state / 2
+        y = (z > 0).astype(z.dtype)
+        return y, y, (x, z)
+
+    def surrogate_step(self, freeze, params, state, x):
+        z = x @ params["U"].T + state / 2
+        soft = np.tanh(z)
+        y = soft + freeze((z > 0).astype(z.dtype) - soft)
+        return y, y
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, z = cache
+        d_z = (d_state + d_y) * (1 - np.tanh(z) ** 2)
+        return {"U": d_z.T @ x}, d_z / 2, d_z @ params["U"]

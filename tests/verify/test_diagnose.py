@@ -103,3 +103,25 @@ def test_without_jax_nothing_is_guessed():
     report = bpttcheck.check(wrong, checks=["step_vjp"], examples=3, raises=False)
     assert {f.block for f in report.findings} == {W}
     assert report.findings[0].diagnoses == ()
+
+
+def test_a_step_that_has_other_operations_where_a_size_is_one_is_explained():
+    from bpttcheck import mutants
+
+    cell = bpttcheck.cells.builtin("jordan_teacher_forced")
+    bugs = mutants.catalogue(cell, families=["activation"], sizes=((2, 4), (3, 3)))
+    (bug,) = [bug for bug in bugs if bug.name == "activation tanh differentiated as sigmoid"]
+    report = bpttcheck.check(
+        bug.plant(cell), examples=6, checks=["step_vjp"], dtypes=["float64"], raises=False
+    )
+    assert {f.diagnoses[0].code for f in report.findings} == {"wrong-derivative"}
+
+
+def test_a_diagnosis_that_breaks_down_costs_a_note_and_not_the_verdict(monkeypatch, run):
+    def broken(evidence):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("bpttcheck.verify.diagnose.sign.fit", broken)
+    report = run(output(Tanh, "W", lambda v: 3 * v), "step_vjp")
+    assert [d.code for d in report.findings[0].diagnoses] == ["scale"]
+    assert any("the diagnosis sign broke down: ZeroDivisionError" in note for note in report.notes)

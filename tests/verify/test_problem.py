@@ -123,3 +123,27 @@ def test_masks_are_of_their_kind(kind, T, B, seed):
         assert (np.diff(mask.astype(int), axis=0) <= 0).all()
     if kind == "empty_rows":
         assert (~mask).all(axis=0).any()
+
+
+def test_what_is_explained_with_declared_sizes_has_no_special_size():
+    sizes = ((2, 1), (2, 2), (3, 1), (2, 3), (4, 1), (2, 4), (3, 3), (4, 2))
+    _, square, *rich = templates(0, sizes)
+    assert square.n_in == square.n_hidden > 1
+    assert all(min(t.n_in, t.n_hidden) > 1 for t in rich)
+    assert {(t.n_in, t.n_hidden) for t in templates(0, ((1, 1),))} == {(1, 1)}
+
+
+class Counting(Elman):
+    def initial_state(self, params, batch_size):
+        return super().initial_state(params, batch_size), np.zeros(batch_size, int)
+
+    def step(self, params, state, x):
+        h, y, cache = super().step(params, state[0], x)
+        return (h, state[1] + 1), y, cache
+
+
+def test_a_counter_has_counted_in_half_of_the_cases():
+    run = Run(Subject(Counting()), 0, DTYPES)
+    counts = [int(run.problem(run.case(index)).state0[1][0]) for index in range(22)]
+    assert set(counts[::2]) == {0}
+    assert set(counts[1::2]) == {2}
