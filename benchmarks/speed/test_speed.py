@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.speed import grid
 from bpttcheck.errors import Declined
-from bpttcheck.oracles.programs import enable_x64
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.report.records import Size
 
 _PROBLEMS = [(cell, size, dtype) for cell in grid.CELLS for size in grid.SIZES

@@ -5,8 +5,9 @@ The names below are loaded when they are first used, JAX and torch when they are
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bpttcheck.lazy import index
 
 if TYPE_CHECKING:
     from bpttcheck.adapt.autograd_function import from_autograd_function
@@ -21,14 +22,4 @@ _HOMES = {
     "from_custom_vjp": "custom_vjp",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bpttcheck.adapt' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"bpttcheck.adapt.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = index(__name__, _HOMES)

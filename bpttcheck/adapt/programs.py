@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from bpttcheck.jax_mode import enable_x64
+
 # Each compiled program costs the process some tens of memory maps, of which an operating system
 # grants 65,530. The bound is on all subjects together, since a test module may hold hundreds.
 LIVE_PROGRAMS = 64
@@ -85,11 +87,4 @@ def precision(leaves: list[Any]) -> AbstractContextManager[Any]:
     """JAX's 64-bit mode, scoped, if any leaf is a float64; else the mode the program has set."""
     if all(str(leaf.dtype) != "float64" for leaf in leaves):
         return nullcontext()
-    import jax
-
-    scoped = getattr(jax, "enable_x64", None)
-    if scoped is None:
-        from jax import experimental
-
-        scoped = getattr(experimental, "enable_x64")  # noqa: B009 - its place before 0.8
-    return scoped(True)
+    return enable_x64()

@@ -16,7 +16,7 @@ from bpttcheck.bench.forms import BASELINES, FEW_ROUNDS, FORMS, NUMPY
 from bpttcheck.bench.summarise import exponents, headline, summaries
 from bpttcheck.bench.timing import Samples, once, rounds
 from bpttcheck.errors import ContractError, Declined, GradientMismatch
-from bpttcheck.oracles.programs import enable_x64
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.report.records import HAND, Interval, Measured, Point, Size, Timing, VCurve
 from bpttcheck.verify.problem import Problem, build
 from bpttcheck.verify.results import Case

@@ -12,7 +12,7 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.bptt.backpropagate import Gradients, backpropagate
-from bpttcheck.bptt.unroll import unroll
+from bpttcheck.bptt.unroll import require_mask, require_sequence, unroll
 from bpttcheck.contract import Array, Cell, Params, State
 from bpttcheck.errors import ContractError
 
@@ -107,12 +107,9 @@ class Checkpointed:
     ) -> tuple[Array, State, CheckpointTape]:
         """All steps forward, equations (1) and (2): ``(ys, state_T, tape)``."""
         # Views of a sequence of another length would hide a wrong mask from `unroll`.
-        if mask is not None and np.shape(mask) != np.shape(xs)[:2]:
-            raise ContractError(
-                f"mask.shape={np.shape(mask)}, but expected a bool array (T, B) ="
-                f" {np.shape(xs)[:2]}, true where the step is real",
-                item="mask",
-            )
+        require_sequence(xs)
+        if mask is not None:
+            require_mask(mask, *xs.shape[:2])
         bounds = self.bounds(len(xs))
         states: list[State] = []
         ys: Array | None = None

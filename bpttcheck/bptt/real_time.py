@@ -13,9 +13,8 @@ from bpttcheck.bptt.jacobian import (
     split_params,
     step_derivatives,
 )
-from bpttcheck.bptt.unroll import unroll
+from bpttcheck.bptt.unroll import require_mask, require_sequence, unroll
 from bpttcheck.contract import Array, Cell, Params, State
-from bpttcheck.errors import ContractError
 
 
 class ForwardGradients(NamedTuple):
@@ -77,8 +76,10 @@ def real_time(
         Williams and Zipser (1989), "A learning algorithm for continually running fully recurrent
         neural networks".
     """
-    (T, B, n_in), P = np.shape(xs), sum(value.size for value in params.values())
-    _require_mask(mask, (T, B))
+    require_sequence(xs)
+    (T, B, n_in), P = xs.shape, sum(value.size for value in params.values())
+    if mask is not None:
+        require_mask(mask, T, B)
     # A sequence of no steps: it finds the shapes, and the initial state if none is given.
     ys, state, tape = unroll(cell, params, xs[:0], state0)
     layout = layout_of(tape)
@@ -115,10 +116,3 @@ def _split(total: Array, layout: Layout, params: Params, xs: Array) -> ForwardGr
         np.ascontiguousarray(d_xs, dtype=xs.dtype),
         layout.unflatten(total[:, P : P + S]),
     )
-
-
-def _require_mask(mask: Array | None, expected: tuple[int, int]) -> None:
-    if mask is not None and np.shape(mask) != expected:
-        raise ContractError(
-            f"mask.shape={np.shape(mask)}, but expected (T, B) = {expected}", item="mask"
-        )

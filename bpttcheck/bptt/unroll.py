@@ -76,7 +76,7 @@ def unroll(
         ContractError: ``xs`` or ``mask`` has the wrong shape or dtype, an output changes its
             shape, or a masked state has no batch axis.
     """
-    _require_sequence(xs)
+    require_sequence(xs)
     T, B = xs.shape[:2]
     real_rows = _real_rows(mask, T, B)
     state = cell.initial_state(params, B) if state0 is None else state0
@@ -151,7 +151,12 @@ def require_shape(value: Array, expected: tuple[int, ...], method: str, item: st
         )
 
 
-def _require_sequence(xs: Array) -> None:
+def require_sequence(xs: Array) -> None:
+    """Refuse inputs that are no sequence.
+
+    Raises:
+        ContractError: ``xs`` is no floating array ``(T, B, n_in)``.
+    """
     shape, dtype = np.shape(xs), getattr(xs, "dtype", type(xs).__name__)
     if isinstance(dtype, str) or len(shape) != 3 or not np.issubdtype(dtype, np.floating):
         raise ContractError(
@@ -160,9 +165,12 @@ def _require_sequence(xs: Array) -> None:
         )
 
 
-def _real_rows(mask: Array | None, T: int, B: int) -> tuple[Array | None, ...]:
-    if mask is None:
-        return (None,) * T
+def require_mask(mask: Array, T: int, B: int) -> None:
+    """Refuse a mask that does not fit its sequence.
+
+    Raises:
+        ContractError: ``mask`` is no bool array ``(T, B)``.
+    """
     shape, dtype = np.shape(mask), getattr(mask, "dtype", type(mask).__name__)
     if shape != (T, B) or dtype != np.bool_:
         raise ContractError(
@@ -170,6 +178,12 @@ def _real_rows(mask: Array | None, T: int, B: int) -> tuple[Array | None, ...]:
             " true where the step is real",
             item="mask",
         )
+
+
+def _real_rows(mask: Array | None, T: int, B: int) -> tuple[Array | None, ...]:
+    if mask is None:
+        return (None,) * T
+    require_mask(mask, T, B)
     return tuple(None if row.all() else np.flatnonzero(row) for row in mask)
 
 

@@ -5,13 +5,12 @@ Adding a cell takes its file, one line in ``_HOMES`` and one in :data:`BUILTINS`
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from bpttcheck.errors import ContractError
+from bpttcheck.lazy import factory, index
 
 if TYPE_CHECKING:
     from bpttcheck.cells.elman import Elman
@@ -42,38 +41,16 @@ _HOMES = {
     "PeepholeLSTM": "peephole_lstm",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bpttcheck.cells' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"bpttcheck.cells.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-def _factory(class_name: str, **options: Any) -> Callable[..., Any]:
-    def make(**more: Any) -> Any:
-        cls = getattr(importlib.import_module(__name__), class_name)
-        unknown = set(more) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ContractError(f"{class_name} has no option {', '.join(sorted(unknown))}")
-        return cls(**{**options, **more})
-
-    return make
-
+__getattr__, __dir__ = index(__name__, _HOMES)
 
 BUILTINS: dict[str, Callable[..., Any]] = {
-    "elman": _factory("Elman"),
-    "lstm": _factory("LSTM"),
-    "peephole_lstm": _factory("PeepholeLSTM"),
-    "gru_reset_before": _factory("GRUResetBefore"),
-    "gru_reset_after": _factory("GRUResetAfter"),
-    "jordan": _factory("Jordan"),
-    "jordan_teacher_forced": _factory("Jordan", teacher_forced=True),
+    "elman": factory(__name__, "Elman"),
+    "lstm": factory(__name__, "LSTM"),
+    "peephole_lstm": factory(__name__, "PeepholeLSTM"),
+    "gru_reset_before": factory(__name__, "GRUResetBefore"),
+    "gru_reset_after": factory(__name__, "GRUResetAfter"),
+    "jordan": factory(__name__, "Jordan"),
+    "jordan_teacher_forced": factory(__name__, "Jordan", teacher_forced=True),
 }
 """Every built-in cell by its name on the command line; call the value to make the cell."""
 

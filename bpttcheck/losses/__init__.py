@@ -5,12 +5,11 @@ Adding a loss takes its file, one line in ``_HOMES`` and one in :data:`LOSSES`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from bpttcheck.errors import ContractError
+from bpttcheck.lazy import factory, index
 
 if TYPE_CHECKING:
     from bpttcheck.losses.base import Loss
@@ -37,40 +36,13 @@ _HOMES = {
     "SquaredError": "squared_error",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bpttcheck.losses' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"bpttcheck.losses.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-def _factory(class_name: str) -> Callable[..., Any]:
-    def make(**options: Any) -> Any:
-        cls = getattr(importlib.import_module(__name__), class_name)
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(options) - set(known))
-        if unknown:
-            raise ContractError(
-                f"{class_name} has no option {', '.join(unknown)}, expected some of"
-                f" {', '.join(known)}",
-                item=unknown[0],
-            )
-        return cls(**options)
-
-    return make
-
+__getattr__, __dir__ = index(__name__, _HOMES)
 
 LOSSES: dict[str, Callable[..., Any]] = {
-    "softmax_cross_entropy": _factory("SoftmaxCrossEntropy"),
-    "squared_error": _factory("SquaredError"),
-    "huber": _factory("Huber"),
-    "binary_cross_entropy": _factory("BinaryCrossEntropy"),
+    "softmax_cross_entropy": factory(__name__, "SoftmaxCrossEntropy"),
+    "squared_error": factory(__name__, "SquaredError"),
+    "huber": factory(__name__, "Huber"),
+    "binary_cross_entropy": factory(__name__, "BinaryCrossEntropy"),
 }
 """Every loss by its name; call the value, with options if you like, to make the loss."""
 

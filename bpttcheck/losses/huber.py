@@ -112,12 +112,7 @@ class Huber:
             ContractError: a wrong shape or dtype, a target that is not finite, or no real step to
                 take the mean of.
         """
-        validation.arrays(outputs, targets, mask)
-        validation.same_shape(outputs, targets)
-        if validation.are_numbers(targets, mask):
-            real = base.unmasked(outputs, mask)
-            validation.finite_targets(targets, real)
-            validation.something_to_average(np.sum(real), self.reduction, outputs)
+        validation.finite_numbers(outputs, targets, mask, self.reduction)
 
     def _residuals(self, outputs: Array, targets: Array, real: Array) -> tuple[Array, Array]:
         y = targets.astype(outputs.dtype)

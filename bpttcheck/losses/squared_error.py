@@ -99,12 +99,7 @@ class SquaredError:
             ContractError: a wrong shape or dtype, a target that is not finite, or no real step to
                 take the mean of.
         """
-        validation.arrays(outputs, targets, mask)
-        validation.same_shape(outputs, targets)
-        if validation.are_numbers(targets, mask):
-            real = base.unmasked(outputs, mask)
-            validation.finite_targets(targets, real)
-            validation.something_to_average(np.sum(real), self.reduction, outputs)
+        validation.finite_numbers(outputs, targets, mask, self.reduction)
 
 
 def _residual(outputs: Array, targets: Array, real: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
-from bpttcheck.losses.base import REDUCTIONS
+from bpttcheck.losses.base import REDUCTIONS, unmasked
 
 
 def refuse(item: str, given: str, expected: str) -> NoReturn:
@@ -110,9 +110,14 @@ def every_target(targets: Array, good: Array, real: Array, expected: str) -> Non
         refuse("targets", f"targets{where}={targets[position]}", expected)
 
 
-def finite_targets(targets: Array, real: Array) -> None:
-    """Raise for a NaN or an infinity among the targets of real steps."""
-    every_target(targets, np.isfinite(targets), real, "a finite number")
+def finite_numbers(outputs: Any, targets: Any, mask: Any, reduction: str) -> None:
+    """Raise unless the targets are finite numbers, one for each output of a real step."""
+    arrays(outputs, targets, mask)
+    same_shape(outputs, targets)
+    if are_numbers(targets, mask):
+        real = unmasked(outputs, mask)
+        every_target(targets, np.isfinite(targets), real, "a finite number")
+        something_to_average(np.sum(real), reduction, outputs)
 
 
 def something_to_average(n: Any, reduction: str, outputs: Array) -> None:

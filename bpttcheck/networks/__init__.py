@@ -5,8 +5,9 @@ Adding one takes its file and one line in ``_HOMES``.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bpttcheck.lazy import index
 
 if TYPE_CHECKING:
     from bpttcheck.networks.batch import Batch
@@ -57,14 +58,4 @@ _HOMES = {
     "clip_by_norm": "optimise",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bpttcheck.networks' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"bpttcheck.networks.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = index(__name__, _HOMES)

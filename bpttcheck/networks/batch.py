@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck.bptt.unroll import require_mask, require_sequence
 from bpttcheck.contract import Array, State
 from bpttcheck.errors import ContractError
 
@@ -37,7 +38,7 @@ class Batch:
     state0: State | None = None
 
     def __post_init__(self) -> None:
-        _require_sequence(self.xs)
+        _require_steps(self.xs)
         if not isinstance(self.targets, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ContractError(
                 f"targets of type {type(self.targets).__name__}, but expected a NumPy array",
@@ -50,7 +51,7 @@ class Batch:
                 item="mask",
             )
         if self.mask is not None:
-            _require_mask(self.mask, self.xs)
+            require_mask(self.mask, *self.xs.shape[:2])
         if self.lengths is not None:
             object.__setattr__(self, "lengths", _checked_lengths(self.lengths, self.xs))
         real = self.real
@@ -69,28 +70,13 @@ class Batch:
         return np.arange(len(self.xs))[:, None] < self.lengths
 
 
-def _require_sequence(xs: Any) -> None:
-    shape, dtype = np.shape(xs), getattr(xs, "dtype", type(xs).__name__)
-    if not isinstance(xs, np.ndarray) or len(shape) != 3 or xs.dtype.kind != "f":
+def _require_steps(xs: Array) -> None:
+    require_sequence(xs)
+    if xs.shape[0] * xs.shape[1] == 0:
         raise ContractError(
-            f"xs.shape={shape}, xs.dtype={dtype}, but expected a floating array (T, B, n_in)",
+            f"xs.shape={xs.shape}: the batch is empty, but a loss needs at least one step (T > 0)"
+            " of at least one row (B > 0)",
             item="xs",
-        )
-    if shape[0] * shape[1] == 0:
-        raise ContractError(
-            f"xs.shape={shape}: the batch is empty, but a loss needs at least one step (T > 0) of"
-            " at least one row (B > 0)",
-            item="xs",
-        )
-
-
-def _require_mask(mask: Any, xs: Array) -> None:
-    shape, dtype = np.shape(mask), getattr(mask, "dtype", type(mask).__name__)
-    if not isinstance(mask, np.ndarray) or shape != xs.shape[:2] or dtype != np.bool_:
-        raise ContractError(
-            f"mask.shape={shape}, mask.dtype={dtype}, but expected a bool array (T, B) ="
-            f" {xs.shape[:2]}, true where the step is real",
-            item="mask",
         )
 
 

@@ -6,8 +6,9 @@ of its own in ``jax.numpy``, one file each, indexed in :mod:`bpttcheck.on_jax.na
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bpttcheck.lazy import index
 
 if TYPE_CHECKING:
     from bpttcheck.on_jax.host import HostCallbackWarning
@@ -17,14 +18,4 @@ __all__ = ["HostCallbackWarning", "layer"]
 
 _HOMES = {"HostCallbackWarning": "host", "layer": "layer"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bpttcheck.on_jax' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"bpttcheck.on_jax.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = index(__name__, _HOMES)

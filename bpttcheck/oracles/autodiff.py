@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from bpttcheck import trees
 from bpttcheck.calibration import COPIES
 from bpttcheck.errors import Declined
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles import programs
 from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.oracles.noise import PATTERN
 from bpttcheck.oracles.paths import Paths
-from bpttcheck.oracles.programs import Leaves, Program, Step, WholeSequence, enable_x64
+from bpttcheck.oracles.programs import Leaves, Program, Step, WholeSequence
 
 Array = NDArray[Any]
 

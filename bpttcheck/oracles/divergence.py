@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.calibration import BLOCK_FLOOR, COPIES, LIMIT
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles._lift_replay import (
     Outcome,
     Replay,
@@ -28,7 +29,6 @@ from bpttcheck.oracles._lift_run import here, paused
 from bpttcheck.oracles._lift_watch import Call
 from bpttcheck.oracles.estimate import rms
 from bpttcheck.oracles.lift import lift
-from bpttcheck.oracles.programs import enable_x64
 
 Array = NDArray[Any]
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]

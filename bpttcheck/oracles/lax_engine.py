@@ -11,6 +11,7 @@ from bpttcheck import trees
 from bpttcheck.errors import Declined
 from bpttcheck.oracles._lift_run import Run, current
 from bpttcheck.oracles.lift import enter, leave, lift
+from bpttcheck.oracles.programs import where_real
 
 
 class LaxEngine:
@@ -54,8 +55,8 @@ def _scanned(
         x, now = inputs
         old = structure.unflatten(leaves)
         new, y = step(given, old, x)
-        kept = trees.map_leaves(lambda o, n: _where(now, n.astype(o.dtype), o), old, new)
-        return trees.leaves(kept), (_where(now, y, jnp.zeros_like(y)), leaves)
+        kept = trees.map_leaves(lambda o, n: where_real(now, n.astype(o.dtype), o), old, new)
+        return trees.leaves(kept), (where_real(now, y, jnp.zeros_like(y)), leaves)
 
     start = trees.leaves(first)
     last, (ys, before) = jax.lax.scan(body, start, (sequence, real), reverse=reverse)
@@ -79,7 +80,3 @@ def _run() -> Run:
     if run is None:
         raise Declined("the engine of a traced sequence was used outside of it")
     return run
-
-
-def _where(real: Any, new: Any, old: Any) -> Any:
-    return jnp.where(real.reshape(real.shape + (1,) * (new.ndim - 1)), new, old)

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles.graph import Graph, Op
-from bpttcheck.oracles.programs import compile_cheaply, enable_x64
+from bpttcheck.oracles.programs import compile_cheaply
 from bpttcheck.oracles.spelling import gradient_of, spelled
 from bpttcheck.trees import Structure
 

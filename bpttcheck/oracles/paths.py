@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck import trees
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles.graph import Graph, Op, edges, functions, products
 from bpttcheck.oracles.operands import Operands, Shift
-from bpttcheck.oracles.programs import compile_cheaply, enable_x64, trace
+from bpttcheck.oracles.programs import compile_cheaply, trace
 
 Array = NDArray[Any]
 

@@ -23,16 +23,6 @@ WholeSequence = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 Forward = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-def enable_x64() -> Any:
-    """A context in which JAX computes in 64 bits, in this thread only."""
-    scoped = getattr(jax, "enable_x64", None)
-    if scoped is None:
-        from jax import experimental
-
-        scoped = getattr(experimental, "enable_x64")  # noqa: B009 - its place before 0.8
-    return scoped(True)
-
-
 # Throughput of a program hardly matters here; the time to compile it does. The old emitters and a
 # single code-generation unit take a quarter of the default's time.
 _CHEAP = {
@@ -69,8 +59,8 @@ class Traced:
         """One step on leaves, masked rows carried through: ``(new_state, y)``."""
         x, real = step
         *new, y = interpret(self.jaxpr, self.consts, [*params, *state, x], noise)
-        kept = [_where(real, n.astype(s.dtype), s) for n, s in zip(new, state, strict=True)]
-        return kept, _where(real, y, jnp.zeros_like(y))
+        kept = [where_real(real, n.astype(s.dtype), s) for n, s in zip(new, state, strict=True)]
+        return kept, where_real(real, y, jnp.zeros_like(y))
 
     def forward(self, mask: Any, eps: Any, unit: Any, copy: Any, key: Any) -> Forward:
         """``(params, state0, xs) -> (ys, state_T)`` on leaves, with the noise of one copy."""
@@ -357,7 +347,8 @@ def _zeroed(gradients: Sequence[Any], primals: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _where(real: Any, new: Any, old: Any) -> Any:
+def where_real(real: Any, new: Any, old: Any) -> Any:
+    """``new (B, ...)`` in the rows that are real, ``old`` in the others."""
     return jnp.where(real.reshape(real.shape + (1,) * (new.ndim - 1)), new, old)
 
 

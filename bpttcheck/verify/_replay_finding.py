@@ -21,6 +21,7 @@ from bpttcheck.verify.results import Case, Diagnosis, Finding, Measured
 
 
 def to_json(finding: Finding) -> dict[str, Any]:
+    """The finding as plain JSON values."""
     numbers = ("hand", "ratio", "limit", "relative_error")
     measured = ("jax", "finite_difference", "comparison")
     record: dict[str, Any] = {
@@ -40,6 +41,7 @@ def to_json(finding: Finding) -> dict[str, Any]:
 
 
 def from_json(record: Any) -> Finding:
+    """A finding from what :func:`to_json` gave; a ValueError for anything else."""
     keys(record, (
         "check", "method", "block", "message", "exception", "case", "entry", "time_step", "hand",
         "ratio", "limit", "relative_error", "jax", "finite_difference", "comparison", "diagnoses",

@@ -14,8 +14,8 @@ import pytest
 from bpttcheck import cells
 from bpttcheck.activations import ACTIVATIONS
 from bpttcheck.adapt.programs import Programs, compiled
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.on_jax import layer
-from bpttcheck.oracles.programs import enable_x64
 
 sg = jax.nn.sigmoid
 

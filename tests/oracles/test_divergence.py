@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from bpttcheck import trees
 from bpttcheck.cells import LSTM, GRUResetAfter
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles import _lift_functions, _lift_index, _lift_routes, _lift_ufuncs
 from bpttcheck.oracles._lift_special import SPECIAL
 from bpttcheck.oracles.divergence import first_departure
 from bpttcheck.oracles.lift import lift
-from bpttcheck.oracles.programs import enable_x64
 
 RNG = np.random.default_rng(11)
 PARAMS = {"U": RNG.standard_normal((4, 2)), "W": RNG.standard_normal((4, 4))}

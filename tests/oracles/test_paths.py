@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpttcheck.errors import Declined
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles.lift import lift
 from bpttcheck.oracles.paths import Paths
-from bpttcheck.oracles.programs import enable_x64
 
 B, N, H = 4, 2, 3
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles.graph import Graph
 from bpttcheck.oracles.lift import lift
-from bpttcheck.oracles.programs import enable_x64, trace
+from bpttcheck.oracles.programs import trace
 from bpttcheck.oracles.spelling import gradient_of, spelled
 
 B, N, H = 4, 2, 3

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.speed import grid
 from benchmarks.speed.test_speed import require_right
 from bpttcheck.bench.forms import FORMS
-from bpttcheck.oracles.programs import enable_x64
+from bpttcheck.jax_mode import enable_x64
 
 
 def test_a_planted_error_of_one_block_fails_and_the_right_form_does_not(

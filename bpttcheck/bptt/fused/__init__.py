@@ -7,9 +7,10 @@ one in :data:`FUSED`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from bpttcheck.lazy import factory, index
 
 if TYPE_CHECKING:
     from bpttcheck.bptt.fused.elman import FusedElman
@@ -26,30 +27,12 @@ _HOMES = {
     "FusedLSTM": "lstm",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bpttcheck.bptt.fused' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"bpttcheck.bptt.fused.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-def _factory(class_name: str) -> Callable[..., Any]:
-    def make(**options: Any) -> Any:
-        return getattr(importlib.import_module(__name__), class_name)(**options)
-
-    return make
-
+__getattr__, __dir__ = index(__name__, _HOMES)
 
 FUSED: dict[str, Callable[..., Any]] = {
-    "elman": _factory("FusedElman"),
-    "lstm": _factory("FusedLSTM"),
-    "gru_reset_before": _factory("FusedGRUResetBefore"),
-    "gru_reset_after": _factory("FusedGRUResetAfter"),
+    "elman": factory(__name__, "FusedElman"),
+    "lstm": factory(__name__, "FusedLSTM"),
+    "gru_reset_before": factory(__name__, "FusedGRUResetBefore"),
+    "gru_reset_after": factory(__name__, "FusedGRUResetAfter"),
 }
 """Every fused layer by the name of the cell that it fuses; call the value to make the layer."""

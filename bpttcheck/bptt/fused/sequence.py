@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck.bptt.unroll import require_mask, require_sequence
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
 
@@ -50,20 +51,10 @@ def without_padding(xs: Array, mask: Array | None) -> tuple[Array, Array | None]
     Raises:
         ContractError: ``xs`` or ``mask`` has the wrong shape or dtype.
     """
-    shape, dtype = np.shape(xs), getattr(xs, "dtype", None)
-    if len(shape) != 3 or dtype is None or not np.issubdtype(dtype, np.floating):
-        raise ContractError(
-            f"xs.shape={shape}, xs.dtype={dtype}, but expected a floating array (T, B, n_in)",
-            item="xs",
-        )
+    require_sequence(xs)
     if mask is None:
         return xs, None
-    if np.shape(mask) != shape[:2] or mask.dtype != np.bool_:
-        raise ContractError(
-            f"mask.shape={np.shape(mask)}, mask.dtype={mask.dtype}, but expected a bool array"
-            f" (T, B) = {shape[:2]}, true where the step is real",
-            item="mask",
-        )
+    require_mask(mask, *xs.shape[:2])
     if mask.all():
         return xs, None
     padded = ~mask[:, :, None]
