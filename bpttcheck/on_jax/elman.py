@@ -36,11 +36,16 @@ class ElmanForm:
         """``U.T``, ``W.T`` and ``b``."""
         return transposed(params["U"]), transposed(params["W"]), params["b"]
 
-    def step(self, weights: Any, state: JaxArray, x: JaxArray) -> tuple[JaxArray, Any]:
+    def project(self, weights: Any, x: JaxArray) -> JaxArray:
+        """The inputs' part of equation (1)."""
+        U_T, _, b = weights
+        return x @ U_T + b
+
+    def step(self, weights: Any, state: JaxArray, a: JaxArray) -> tuple[JaxArray, Any]:
         """Equations (1) and (2)."""
-        U_T, W_T, b = weights
+        _, W_T, _ = weights
         f = ACTIVATIONS[self.activation]
-        z = x @ U_T + state @ W_T + b  # (1)
+        z = a + state @ W_T  # (1)
         h_new = f.value(z)  # (2)
         return h_new, () if f.from_value else z
 

@@ -28,8 +28,19 @@ class Form(Protocol):
         """The parameters as the forward step wants them: what need not be done in every step."""
         ...
 
-    def step(self, weights: Any, state: Any, x: JaxArray) -> tuple[Any, Any]:
-        """One step forward: ``(new_state, kept)``, with what the way back needs as ``kept``."""
+    def project(self, weights: Any, x: JaxArray) -> JaxArray:
+        """The part of the step that needs no state: ``x (R, n_in)`` to ``a (R, n)``.
+
+        The rows are those of one step or of all steps.
+        """
+        ...
+
+    def step(self, weights: Any, state: Any, a: JaxArray) -> tuple[Any, Any]:
+        """The rest of one step forward: ``(new_state, kept)``.
+
+        ``a`` is what :meth:`project` made of the step's inputs, and ``kept`` is what the way back
+        needs.
+        """
         ...
 
     def memory(self, state: Any) -> JaxArray:

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from bpttcheck.cells import GRUResetAfter
 from bpttcheck.on_jax.activations import sigmoid, tanh_slope
 from bpttcheck.on_jax.form import Form, JaxArray
-from bpttcheck.on_jax.products import back_through, columns, rows, split, transposed
+from bpttcheck.on_jax.products import (
+    back_through_parts,
+    columns,
+    is_few,
+    rows,
+    split,
+    transposed,
+)
 
 
 class Kept(NamedTuple):
@@ -26,7 +33,9 @@ class Kept(NamedTuple):
 class GRUResetAfterForm:
     """The numbers are the equations of :class:`bpttcheck.cells.GRUResetAfter`.
 
-    Deferred is ``d_a (B, 3H)``; ``d_q`` follows from it, and need not be stored.
+    Deferred is ``d_a`` in parts, the last of which is ``d_a_n``; ``d_q`` follows from that one, and
+    need not be stored. With few rows the two gates are one part, since what counts is the number of
+    operations; with many each is a part, since what counts is every copy of it.
     """
 
     def shapes(self, params: Any, n_in: int) -> dict[str, tuple[int, ...]]:
@@ -47,11 +56,16 @@ class GRUResetAfterForm:
             params["b_hn"],
         )
 
-    def step(self, weights: Any, state: JaxArray, x: JaxArray) -> tuple[JaxArray, Kept]:
-        """Equations (1) to (7)."""
-        W_ih_T, W_hh_T, b, b_hn = weights
+    def project(self, weights: Any, x: JaxArray) -> JaxArray:
+        """Equation (1)."""
+        W_ih_T, _, b, _ = weights
+        return x @ W_ih_T + b  # (1)
+
+    def step(self, weights: Any, state: JaxArray, a: JaxArray) -> tuple[JaxArray, Kept]:
+        """Equations (2) to (7)."""
+        _, W_hh_T, _, b_hn = weights
         h = state
-        a_r, a_z, a_n = split(x @ W_ih_T + b, 3)  # (1)
+        a_r, a_z, a_n = split(a, 3)
         s_r, s_z, s_n = split(h @ W_hh_T, 3)  # (2)
         r = sigmoid(a_r + s_r)  # (3)
         z = sigmoid(a_z + s_z)  # (4)
@@ -71,7 +85,7 @@ class GRUResetAfterForm:
         kept: Kept,
         d_state: JaxArray,
         d_y: JaxArray,
-    ) -> tuple[JaxArray, JaxArray]:
+    ) -> tuple[JaxArray, tuple[JaxArray, ...]]:
         """Equations (9) to (16) and (22)."""
         h, _ = memory
         r, z, n, q = kept
@@ -80,29 +94,36 @@ class GRUResetAfterForm:
         d_q = d_a_n * r  # (14)
         d_a_z = d_h_new * ((h - n) * z * (1 - z))  # (11), (15)
         d_a_r = d_a_n * (q * r * (1 - r))  # (13), (16)
-        d_a = jnp.concatenate([d_a_r, d_a_z, d_a_n], axis=-1)
-        d_s = jnp.concatenate([d_a_r, d_a_z, d_q], axis=-1)
+        d_a_g = (d_a_r, d_a_z)
+        if is_few(h):
+            d_a_g = (jnp.concatenate(d_a_g, axis=-1),)
+        d_s = jnp.concatenate([*d_a_g, d_q], axis=-1)
         d_h = (
             d_h_new * z  # (22a)
             + d_s @ params["W_hh"]  # (22b)
         )
-        return d_h, d_a
+        return d_h, (*d_a_g, d_a_n)
 
     def gather(
-        self, params: Any, xs: JaxArray, memories: JaxArray, kept: Kept, deferred: JaxArray
+        self,
+        params: Any,
+        xs: JaxArray,
+        memories: JaxArray,
+        kept: Kept,
+        deferred: tuple[JaxArray, ...],
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (17) to (21) for all steps."""
-        d_a, d_a_T = deferred, columns(deferred)
-        H = params["W_hh"].shape[-1]
-        d_q_T = columns(d_a[..., 2 * H :] * kept.r)  # (14)
-        hs = rows(memories)
+        *d_a_g_T, d_a_n_T = (columns(part) for part in deferred)
+        d_q_T = columns(deferred[-1] * kept.r)  # (14)
+        d_a_T, d_s_T = (*d_a_g_T, d_a_n_T), (*d_a_g_T, d_q_T)
+        x, h = rows(xs), rows(memories)
         d_params = {
-            "W_ih": d_a_T @ rows(xs),  # (18)
-            "W_hh": jnp.concatenate([d_a_T[: 2 * H] @ hs, d_q_T @ hs]),  # (21)
-            "b": d_a_T.sum(axis=1),  # (19)
+            "W_ih": jnp.concatenate([part @ x for part in d_a_T]),  # (18)
+            "W_hh": jnp.concatenate([part @ h for part in d_s_T]),  # (21)
+            "b": jnp.concatenate([part.sum(axis=1) for part in d_a_T]),  # (19)
             "b_hn": d_q_T.sum(axis=1),  # (17)
         }
-        return d_params, back_through(d_a, params["W_ih"])  # (20)
+        return d_params, back_through_parts(deferred, params["W_ih"])  # (20)
 
 
 def form(cell: GRUResetAfter) -> Form | None:

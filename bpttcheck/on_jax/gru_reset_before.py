@@ -42,11 +42,16 @@ class GRUResetBeforeForm:
         W_g, W_n = _gates_and_candidate(params)
         return transposed(params["W_ih"]), transposed(W_g), transposed(W_n), params["b"]
 
-    def step(self, weights: Any, state: JaxArray, x: JaxArray) -> tuple[JaxArray, Kept]:
-        """Equations (1) to (6)."""
-        W_ih_T, W_g_T, W_n_T, b = weights
+    def project(self, weights: Any, x: JaxArray) -> JaxArray:
+        """Equation (1)."""
+        W_ih_T, _, _, b = weights
+        return x @ W_ih_T + b  # (1)
+
+    def step(self, weights: Any, state: JaxArray, a: JaxArray) -> tuple[JaxArray, Kept]:
+        """Equations (2) to (6)."""
+        _, W_g_T, W_n_T, _ = weights
         h = state
-        a_r, a_z, a_n = split(x @ W_ih_T + b, 3)  # (1)
+        a_r, a_z, a_n = split(a, 3)
         u, v = split(h @ W_g_T, 2)  # (2)
         r = sigmoid(a_r + u)  # (3)
         z = sigmoid(a_z + v)  # (4)

@@ -47,11 +47,16 @@ class JordanForm:
         U_T, W_T, V_T = (transposed(params[name]) for name in "UWV")
         return U_T, W_T, V_T, params["b"], params["c"]
 
-    def step(self, weights: Any, state: JaxArray, x: JaxArray) -> tuple[JaxArray, Kept]:
+    def project(self, weights: Any, x: JaxArray) -> JaxArray:
+        """The inputs' part of equation (2)."""
+        U_T, _, _, b, _ = weights
+        return x @ U_T + b
+
+    def step(self, weights: Any, state: JaxArray, a: JaxArray) -> tuple[JaxArray, Kept]:
         """Equations (2) to (5)."""
-        U_T, W_T, V_T, b, c = weights
+        _, W_T, V_T, _, c = weights
         f, g = ACTIVATIONS[self.activation], ACTIVATIONS[self.output_activation]
-        z = x @ U_T + state @ W_T + b  # (2)
+        z = a + state @ W_T  # (2)
         h = f.value(z)  # (3)
         q = h @ V_T + c  # (4)
         o_new = g.value(q)  # (5), (6a)

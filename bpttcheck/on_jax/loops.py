@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bpttcheck.on_jax.form import Form, JaxArray
+from bpttcheck.on_jax.products import in_all_steps, is_few
 
 
 class Tape(NamedTuple):
@@ -41,8 +42,11 @@ class NativeLoops:
     and after the loop ``d_params, d_xs = gather(xs, memories, kept, deferred)``. The transpose of
     ``lax.scan`` adds into every ``d_params`` at every step; here each is one product.
 
-    The product with the inputs stays inside the forward loop: to hoist it takes one more array of
-    all the pre-activations, and on a CPU that memory costs more than the larger product saves.
+    ``step`` is in two parts, of which the first, ``project``, needs no state. With few rows it is
+    done for all steps at once: a product with few rows costs what reading the weights costs, and
+    then they are read once instead of at every step. With many rows it stays inside the loop: to
+    hoist it takes one more array of all the pre-activations, and on a CPU that memory costs more
+    than the larger product saves.
 
     Args:
         form: the equations of one step.
@@ -58,15 +62,16 @@ class NativeLoops:
         if mask is not None:
             # Zero times NaN is NaN: what stands in the padding must not reach a product.
             xs = jnp.where(mask[..., None], xs, 0)
-        weights = form.weights(params)
+        weights, few = form.weights(params), is_few(form.memory(state0))
 
         def step(state: Any, inputs: Any) -> tuple[Any, Any]:
-            x, real = inputs
-            new, kept = form.step(weights, state, x)
+            given, real = inputs
+            new, kept = form.step(weights, state, given if few else form.project(weights, given))
             new = _where(real, new, state)
             return new, (form.memory(new), kept)
 
-        state_T, (memories, kept) = lax.scan(step, state0, (xs, mask))
+        given = in_all_steps(lambda x: form.project(weights, x), xs) if few else xs
+        state_T, (memories, kept) = lax.scan(step, state0, (given, mask))
         ys = memories if mask is None else jnp.where(mask[..., None], memories, 0)
         return ys, state_T, Tape(params, xs, state0, mask, memories, kept)
 

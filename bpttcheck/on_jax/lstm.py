@@ -45,11 +45,16 @@ class LSTMForm:
         """``W_ih.T``, ``W_hh.T`` and ``b``."""
         return transposed(params["W_ih"]), transposed(params["W_hh"]), params["b"]
 
-    def step(self, weights: Any, state: Any, x: JaxArray) -> tuple[Any, Kept]:
+    def project(self, weights: Any, x: JaxArray) -> JaxArray:
+        """The inputs' part of equation (1)."""
+        W_ih_T, _, b = weights
+        return x @ W_ih_T + b
+
+    def step(self, weights: Any, state: Any, a: JaxArray) -> tuple[Any, Kept]:
         """Equations (1) to (7)."""
-        W_ih_T, W_hh_T, b = weights
+        _, W_hh_T, _ = weights
         h, c = state
-        a_i, a_f, a_g, a_o = split(x @ W_ih_T + h @ W_hh_T + b, 4)  # (1)
+        a_i, a_f, a_g, a_o = split(a + h @ W_hh_T, 4)  # (1)
         i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)  # (2), (3), (5)
         g = jnp.tanh(a_g)  # (4)
         c_new = f * c + i * g  # (6)

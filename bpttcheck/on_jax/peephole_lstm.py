@@ -36,11 +36,16 @@ class PeepholeLSTMForm:
         """The parameters, with ``W_ih.T`` and ``W_hh.T`` beside them."""
         return transposed(params["W_ih"]), transposed(params["W_hh"]), params
 
-    def step(self, weights: Any, state: Any, x: JaxArray) -> tuple[Any, Kept]:
+    def project(self, weights: Any, x: JaxArray) -> JaxArray:
+        """The inputs' part of equation (1)."""
+        W_ih_T, _, params = weights
+        return x @ W_ih_T + params["b"]
+
+    def step(self, weights: Any, state: Any, a: JaxArray) -> tuple[Any, Kept]:
         """Equations (1) to (7)."""
-        W_ih_T, W_hh_T, params = weights
+        _, W_hh_T, params = weights
         h, c = state
-        a_i, a_f, a_g, a_o = split(x @ W_ih_T + h @ W_hh_T + params["b"], 4)  # (1)
+        a_i, a_f, a_g, a_o = split(a + h @ W_hh_T, 4)  # (1)
         i = sigmoid(a_i + params["p_i"] * c)  # (2)
         f = sigmoid(a_f + params["p_f"] * c)  # (3)
         g = jnp.tanh(a_g)  # (4)

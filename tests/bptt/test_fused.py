@@ -11,7 +11,7 @@ import pytest
 import bpttcheck
 from bpttcheck import activations, trees
 from bpttcheck.activations import ACTIVATIONS
-from bpttcheck.bptt.fused import FUSED, FusedElman, FusedLSTM
+from bpttcheck.bptt.fused import FUSED, FusedElman, FusedGRUResetAfter, FusedLSTM, sequence
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.errors import ContractError, GradientMismatch
 
@@ -111,12 +111,27 @@ def test_an_activation_of_ones_own_that_is_only_called_tanh_is_used():
 
 
 @pytest.mark.parametrize("name", list(LAYERS))
-def test_blocks_of_steps_change_no_bit(name, monkeypatch):
+def test_blocks_of_steps_change_no_bit_but_those_of_sums_over_blocks(name, monkeypatch):
     layer = LAYERS[name]
     given = problem(layer, T=9, B=2, n_in=3, n_hidden=4, masked=True)
     whole = everything(layer, *given)
     monkeypatch.setattr("bpttcheck.bptt.fused.sequence._BLOCK_BYTES", 2000)
-    assert_same_bits(everything(layer, *given), whole)
+    monkeypatch.setattr("bpttcheck.bptt.fused.sequence._ROWS_OF_A_PRODUCT", 2)
+    found = everything(layer, *given)
+    summed = list(given[0]) if isinstance(layer, FusedGRUResetAfter) else []
+    for key in summed:
+        np.testing.assert_allclose(found.pop(key), whole.pop(key), rtol=1e-13, atol=1e-14)
+    assert_same_bits(found, whole)
+    assert worst_ratio(layer, given) < LIMIT
+
+
+@pytest.mark.parametrize("width", [3, 512], ids=["apart", "on one place of the cache"])
+def test_a_product_is_added_whichever_way_it_is_made(width):
+    rng = np.random.default_rng(0)
+    d, operand, before = rng.normal(size=(5, width)), rng.normal(size=(5, 2)), rng.normal(size=2)
+    total = np.tile(before, (width, 1))
+    sequence.add_product(total, d, operand)
+    np.testing.assert_allclose(total, before + d.T @ operand, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", list(LAYERS))

@@ -34,7 +34,7 @@ class FusedGRUResetAfter:
 
         σ(a) = (1 + tanh(a / 2)) / 2                                              (1)
 
-    Forward, with ``xs (T, B, N)``, all steps in one product::
+    Forward, with ``xs (T, B, N)``, many steps in one product::
 
         a    = xs @ W_ih.T + b                  [1]                               (2)
 
@@ -63,12 +63,16 @@ class FusedGRUResetAfter:
              + d_h' * z                         [22a]                             (14b)
 
     What does not feed back into the loop waits until after it. A sum over ``t`` of products over
-    the batch is one product over all ``T B`` rows::
+    the batch is one product over all rows of many steps::
 
         d_W_ih = d_a.T @ xs                     [18]                              (15)
         d_W_hh = d_s.T @ hs[:-1]                [21]                              (16)
         d_b, d_b_hn = sums of d_a, d_q          [19], [17]                        (17)
         d_xs   = d_a @ W_ih                     [20]                              (18)
+
+    Many steps are a block of them, whose ``a``, or ``d_a`` and factors, are used up while they are
+    in a core's cache, and then overwritten by the next: fresh memory costs more than to add up the
+    products of a few blocks.
 
     A padded row is a row with ``z = 1``, ``r = q = n = 0``: (8) to (11) are then zero, and (14b)
     carries ``d_h``.
@@ -106,34 +110,39 @@ class FusedGRUResetAfter:
         for sigmoids in (W_ih[: 2 * H], b[: 2 * H], W_T[:, : 2 * H]):
             sigmoids *= half
         hs, qs = np.empty((T + 1, B, H), dtype), np.empty((T, B, H), dtype)
-        hs[0] = state0
-        gates, projected = np.empty((T, 3, B, H), dtype), np.empty((T, B, 3 * H), dtype)
-        np.matmul(sequence.rows(xs), W_ih.T, out=sequence.rows(projected))
-        projected += b  # (2)
+        hs[0], gates = state0, np.empty((T, 3, B, H), dtype)
+        blocks = _blocks(T, B, H, dtype)
+        projected = np.empty((sequence.longest(blocks), B, 3 * H), dtype)
         s, change = np.empty((B, 3 * H), dtype), np.empty((B, H), dtype)
-        s_r, s_z, s_n = sequence.gate_by_gate(s, 3)
-        a = sequence.gate_by_gate(projected, 3)
-        steps = zip(
-            *_split(a), gates, gates[:, :2], *_split(gates), qs, hs[:-1], hs[1:], strict=True
-        )
-        for t, (a_r, a_z, a_n, all_gates, rz, r, z, n, q, h, h_new) in enumerate(steps):
-            np.dot(h, W_T, out=s)  # (3)
-            np.add(a_r, s_r, out=r)
-            np.add(a_z, s_z, out=z)
-            np.tanh(rz, out=rz)
-            np.multiply(rz, half, out=rz)
-            np.add(rz, half, out=rz)  # (4)
-            np.add(s_n, b_hn, out=q)  # (5)
-            np.multiply(r, q, out=change)
-            np.add(a_n, change, out=n)
-            np.tanh(n, out=n)  # (6)
-            if padded is not None:
-                np.copyto(all_gates, 0.0, where=padded[t])
-                np.copyto(z, 1.0, where=padded[t])
-                np.copyto(q, 0.0, where=padded[t])
-            np.subtract(h, n, out=change)
-            np.multiply(z, change, out=change)
-            np.add(n, change, out=h_new)  # (7)
+        s_by_gate = sequence.gate_by_gate(s, 3)
+        s_rz, s_n = s_by_gate[:2], s_by_gate[2]
+        pads = [None] * T if padded is None else padded
+        for block in reversed(blocks):
+            a = projected[: block.stop - block.start]
+            np.matmul(sequence.rows(xs[block]), W_ih.T, out=sequence.rows(a))
+            np.add(a, b, out=a)  # (2)
+            rzn = gates[block]
+            steps = zip(
+                a, sequence.gate_by_gate(a, 3)[:, 2], rzn, rzn[:, :2], *_split(rzn), qs[block],
+                hs[:-1][block], hs[1:][block], pads[block], strict=True,
+            )  # fmt: skip
+            for own, a_n, all_gates, rz, r, z, n, q, h, h_new, pad in steps:
+                np.dot(h, W_T, out=s)  # (3)
+                np.add(s_n, b_hn, out=q)  # (5)
+                np.add(s, own, out=s)
+                np.tanh(s_rz, out=rz)
+                np.multiply(rz, half, out=rz)
+                np.add(rz, half, out=rz)  # (4)
+                np.multiply(r, q, out=change)
+                np.add(a_n, change, out=n)
+                np.tanh(n, out=n)  # (6)
+                if pad is not None:
+                    np.copyto(all_gates, 0.0, where=pad)
+                    np.copyto(z, 1.0, where=pad)
+                    np.copyto(q, 0.0, where=pad)
+                np.subtract(h, n, out=change)
+                np.multiply(z, change, out=change)
+                np.add(n, change, out=h_new)  # (7)
         tape = FusedGRUResetAfterTape(xs, hs, gates, qs, padded)
         return sequence.outputs(hs, padded), hs[T].copy(), tape
 
@@ -146,19 +155,30 @@ class FusedGRUResetAfter:
             ContractError: ``d_ys`` has another shape than ``ys``.
         """
         sequence.require_cotangents(d_ys, tape.qs.shape)
-        d_all, d_state0 = self._pre_activations(params, tape, d_ys, d_state_T)
-        H, xs = d_state0.shape[1], tape.xs
-        d_all = sequence.rows(d_all)
-        d_a, d_s = d_all[:, : 3 * H], d_all[:, H:]
-        sums = sequence.sum_of_rows(d_all)
+        xs, dtype, (T, B, H) = tape.xs, tape.hs.dtype, d_ys.shape
+        d_ys = sequence.zero_where(d_ys, tape.padded)
+        W_ih, W_hh = sequence.repacked(params["W_ih"], _PACK), np.ascontiguousarray(params["W_hh"])
+        d_W_ih, d_W_hh = np.zeros(W_ih.shape, dtype), np.zeros(W_hh.shape, dtype)
+        sums, d_xs = np.zeros(4 * H, dtype), np.empty(xs.shape, dtype)
+        blocks = _blocks(T, B, H, dtype)
+        workspace = np.empty((2, sequence.longest(blocks), B, 4 * H), dtype)
+        d_h = np.array(d_state_T, dtype)
+        for block in blocks:
+            d_all, factors = workspace[:, : block.stop - block.start]
+            self._pre_activations(tape, block, W_hh, d_ys, d_h, factors, d_all)
+            d_rows = sequence.rows(d_all)
+            d_a, d_s = d_rows[:, : 3 * H], d_rows[:, H:]
+            sequence.add_product(d_W_ih, d_a, sequence.rows(xs[block]))  # (15)
+            sequence.add_product(d_W_hh, d_s, sequence.rows(tape.hs[:-1][block]))  # (16)
+            np.add(sums, sequence.sum_of_rows(d_rows), out=sums)  # (17)
+            np.matmul(d_a, W_ih, out=sequence.rows(d_xs[block]))  # (18)
         d_params = {
-            "W_ih": sequence.repacked(d_a.T @ sequence.rows(xs), _UNPACK),  # (15)
-            "W_hh": d_s.T @ sequence.rows(tape.hs[:-1]),  # (16)
-            "b": sequence.repacked(sums[: 3 * H], _UNPACK),  # (17)
+            "W_ih": sequence.repacked(d_W_ih, _UNPACK),
+            "W_hh": d_W_hh,
+            "b": sequence.repacked(sums[: 3 * H], _UNPACK),
             "b_hn": sums[3 * H :].copy(),
         }
-        d_xs = (d_a @ sequence.repacked(params["W_ih"], _PACK)).reshape(xs.shape)  # (18)
-        return d_params, d_xs, d_state0
+        return d_params, d_xs, d_h
 
     def tape_bytes(self, T: int, B: int, n_in: int, n_hidden: int, dtype: Any = "float64") -> int:
         """Bytes that the tape keeps beside ``xs``, which it only refers to; without a mask."""
@@ -166,43 +186,40 @@ class FusedGRUResetAfter:
 
     def peak_bytes(self, T: int, B: int, n_in: int, n_hidden: int, dtype: Any = "float64") -> int:
         """Bytes at most in use, from forward to the end of backward: tape and results included."""
-        ys, d_all, d_xs = T * B * n_hidden, 4 * T * B * n_hidden, T * B * n_in
-        weights = 3 * n_hidden * (2 * n_hidden + 2 * n_in)
-        itemsize = np.dtype(dtype).itemsize
-        blocks = _blocks(T, B * n_hidden * itemsize)
-        factors = sequence.longest(blocks) * 4 * B * n_hidden
-        size = (ys + d_all + max(d_xs, factors) + weights) * itemsize
+        itemsize, steps = np.dtype(dtype).itemsize, T * B * n_hidden
+        weights = 3 * n_hidden * (3 * n_hidden + 5 * n_in)
+        workspace = sequence.longest(_blocks(T, B, n_hidden, dtype)) * 8 * B * n_hidden
+        size = (steps + T * B * n_in + weights + workspace) * itemsize
         return size + self.tape_bytes(T, B, n_in, n_hidden, dtype)
 
     def _pre_activations(
-        self, params: Params, tape: FusedGRUResetAfterTape, d_ys: Array, d_state_T: Array
-    ) -> tuple[Array, Array]:
-        """Equations (8) to (14): ``[d_a_n, d_a_r, d_a_z, d_q]`` of all steps and ``d_state0``."""
-        T, B, H = d_ys.shape
-        dtype = tape.hs.dtype
-        d_ys = sequence.zero_where(d_ys, tape.padded)
-        W = np.ascontiguousarray(params["W_hh"])
-        d_all = np.empty((T, B, 4 * H), dtype)
-        d_h, direct = np.array(d_state_T, dtype), np.empty((B, H), dtype)
-        blocks = _blocks(T, B * H * dtype.itemsize)
-        factors = np.empty((sequence.longest(blocks), 4, B, H), dtype)
-        for block in blocks:
-            d, ks = d_all[block], factors[: block.stop - block.start]
-            _factors(tape, block, ks)
-            d_by_gate, zs = sequence.gate_by_gate(d, 4), tape.gates[block][:, 1]
-            steps = sequence.backward(d_ys[block], d_by_gate, d[..., H:], ks, zs)
-            for d_y, d_gates, d_s, k, z in steps:
-                np.add(d_h, d_y, out=d_h)  # (12)
-                np.multiply(k, d_h, out=d_gates)  # (13)
-                np.multiply(d_h, z, out=direct)  # (14b)
-                np.dot(d_s, W, out=d_h)  # (14a)
-                np.add(d_h, direct, out=d_h)
-        return d_all, d_h
+        self,
+        tape: FusedGRUResetAfterTape,
+        block: slice,
+        W_hh: Array,
+        d_ys: Array,
+        d_h: Array,
+        factors: Array,
+        out: Array,
+    ) -> None:
+        """Equations (8) to (14) of a block; ``d_h`` of the steps after it becomes its own."""
+        _, B, H = d_ys.shape
+        ks = factors.reshape(len(factors), 4, B, H)
+        _factors(tape, block, ks)
+        direct = np.empty_like(d_h)
+        d_by_gate, zs = sequence.gate_by_gate(out, 4), tape.gates[block][:, 1]
+        steps = sequence.backward(d_ys[block], d_by_gate, out[..., H:], ks, zs)
+        for d_y, d_gates, d_s, k, z in steps:
+            np.add(d_h, d_y, out=d_h)  # (12)
+            np.multiply(k, d_h, out=d_gates)  # (13)
+            np.multiply(d_h, z, out=direct)  # (14b)
+            np.dot(d_s, W_hh, out=d_h)  # (14a)
+            np.add(d_h, direct, out=d_h)
 
 
-def _blocks(T: int, state_bytes: int) -> list[slice]:
-    # What the factors of a step read and write, in states.
-    return sequence.blocks(T, 13 * state_bytes)
+def _blocks(T: int, B: int, H: int, dtype: Any) -> list[slice]:
+    # What the factors of a step read and write is thirteen states.
+    return sequence.blocks(T, 13 * B * H * np.dtype(dtype).itemsize, sequence.steps_for_products(B))
 
 
 def _factors(tape: FusedGRUResetAfterTape, block: slice, out: Array) -> None:

@@ -13,6 +13,10 @@ from bpttcheck.errors import ContractError
 
 # The factors of a block of steps are made and used up while they are still in a core's cache.
 _BLOCK_BYTES = 1 << 20
+# A product over fewer rows than this costs more than their number says.
+_ROWS_OF_A_PRODUCT = 1024
+# Numbers so far apart fall on the same places of a core's first cache.
+_CACHE_WAY_BYTES = 4096
 
 
 def rows(array: Array) -> Array:
@@ -86,10 +90,33 @@ def outputs(hs: Array, padded: Array | None) -> Array:
     return ys
 
 
-def blocks(T: int, bytes_per_step: int) -> list[slice]:
-    """Slices that cover the steps ``T-1 .. 0``, the last block first; none is longer than it."""
-    length = max(_BLOCK_BYTES // max(bytes_per_step, 1), 1)
+def blocks(T: int, bytes_per_step: int, least: int = 1) -> list[slice]:
+    """Slices that cover the steps ``T-1 .. 0``, the last block first; none is longer than it.
+
+    Args:
+        T: the steps.
+        bytes_per_step: what a step reads and writes; a block of them fits a cache.
+        least: steps that a block has at least, if there are so many.
+    """
+    length = max(_BLOCK_BYTES // max(bytes_per_step, 1), least, 1)
     return [slice(max(stop - length, 0), stop) for stop in range(T, 0, -length)]
+
+
+def steps_for_products(B: int) -> int:
+    """Steps whose rows together make a large product."""
+    return -(-_ROWS_OF_A_PRODUCT // max(B, 1))
+
+
+def add_product(total: Array, d: Array, operand: Array) -> None:
+    """``total += d.T @ operand``, both of the same rows.
+
+    BLAS reads ``d`` down its columns. Where its rows lie so that a column falls on one place of the
+    cache, the transposed product is faster by more than it costs to transpose the result.
+    """
+    if d.strides[0] % _CACHE_WAY_BYTES:
+        np.add(total, d.T @ operand, out=total)
+    else:
+        np.add(total, (operand.T @ d).T, out=total)
 
 
 def longest(parts: list[slice]) -> int:
