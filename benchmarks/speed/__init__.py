@@ -1,1 +1,1 @@
-"""The grid of cells, dtypes and sizes as a pytest-benchmark suite."""
+"""How fast the layers are: a page of what was asked and measured, and a pytest-benchmark suite."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from bpttcheck.bench import floor
 from bpttcheck.bench.form import Blocks, Ready, by_name
 from bpttcheck.contract import Layer
 from bpttcheck.errors import Declined
@@ -27,7 +29,8 @@ def fused(subject: Subject, problem: Problem) -> Ready:
     layer = fused_layer(subject.target)
     if layer is None:
         raise Declined("this package has no fused form of it")
-    return _ready(layer, problem, ("forward", "vjp"))
+    ready = _ready(layer, problem, ("forward", "vjp"))
+    return replace(ready, floor=lambda: floor.seconds(layer, problem))
 
 
 def fused_layer(cell: Any) -> Layer | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ def load_average() -> list[float] | None:
     return list(os.getloadavg()) if hasattr(os, "getloadavg") else None
 
 
-def environment(load: list[float] | None = None) -> dict[str, Any]:
+def environment(
+    load: list[float] | None = None, peak: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """The environment, JSON-ready; call it when everything that is measured has been loaded.
 
     Args:
         load: :func:`load_average` before the run, which is a load itself.
+        peak: :func:`bpttcheck.bench.peak.peak_gflops`, where it was measured.
     """
     import jax
 
@@ -42,6 +46,7 @@ def environment(load: list[float] | None = None) -> dict[str, Any]:
         "blas": _blas(),
         "threads": _threads(),
         "torch_threads": _torch_threads(),
+        "peak_gflops": dict(peak or {}),
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
     return {**found, "warnings": warnings(found)}

@@ -30,6 +30,8 @@ class Form:
     limit: dict[str, float] | None = None
 
 
+# What autodiff gives to who writes the forward pass alone; "jax_deferred" has a part of its
+# backward pass written by hand.
 BASELINES = ("jax", "jax_hoisted")
 NUMPY = ("numpy", "fused")
 FEW_ROUNDS = 3
@@ -40,6 +42,9 @@ FORMS: dict[str, Form] = {
     "on_jax": Form("hand-written on JAX, jitted", in_jax.by_hand),
     "jax": Form("JAX autodiff of one scan, jitted", in_jax.plain),
     "jax_hoisted": Form("JAX autodiff, projection hoisted, jitted", in_jax.hoisted),
+    "jax_deferred": Form(
+        "JAX autodiff, weight gradients deferred, jitted", in_jax.weights_deferred
+    ),
     "torch": Form("torch's own layer, autograd", in_torch.native),
     "jax_eager": Form("JAX autodiff, not jitted", in_jax.not_jitted, smallest_only=True),
     "differences": Form(

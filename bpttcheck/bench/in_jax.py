@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.bench import projections
+from bpttcheck.bench import deferred, projections
 from bpttcheck.bench.form import Blocks, Ready, by_name
 from bpttcheck.contract import is_float
 from bpttcheck.errors import Declined
@@ -41,6 +41,18 @@ def hoisted(subject: Subject, problem: Problem) -> Ready:
     if split is None:
         raise Declined("the projection is hoisted for cells of this package only")
     return _ready(split.hoisted, problem, jax.jit)
+
+
+def weights_deferred(subject: Subject, problem: Problem) -> Ready:
+    """Autodiff, jitted, with one product for each weight gradient, after the scan.
+
+    Raises:
+        Declined: this is done for the package's own cells only.
+    """
+    forward = deferred.of(subject.target)
+    if forward is None:
+        raise Declined("the weight gradients are deferred for cells of this package only")
+    return _ready(forward, problem, jax.jit)
 
 
 def not_jitted(subject: Subject, problem: Problem) -> Ready:

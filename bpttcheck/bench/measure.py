@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.bench import correct, sizes, statistics
+from bpttcheck.bench import correct, peak, sizes, statistics
 from bpttcheck.bench.differences import STEPS, errors_against_steps
 from bpttcheck.bench.form import Ready
 from bpttcheck.bench.forms import BASELINES, FEW_ROUNDS, FORMS, NUMPY
-from bpttcheck.bench.summarise import exponents, headline, summaries
+from bpttcheck.bench.summarise import exponents, headline, same_over, summaries
 from bpttcheck.bench.timing import Samples, once, rounds
 from bpttcheck.errors import ContractError, Declined, GradientMismatch
 from bpttcheck.jax_mode import enable_x64
@@ -88,6 +88,7 @@ def measure(
         summaries=found,
         exponents=exponents(points),
         v_curves=curves,
+        same=same_over(points),
     )
 
 
@@ -116,19 +117,21 @@ def _point(
             absent[key] = wrong
             del ready[key]
     taken = _rounds(ready, count)
-    same = statistics.ratio(taken.pop(_SAME).seconds, taken["numpy"].seconds)
+    again = taken.pop(_SAME).seconds
+    same = statistics.ratio(again, taken["numpy"].seconds)
     seconds = {key: statistics.median(samples.seconds) for key, samples in taken.items()}
     baseline = min((key for key in BASELINES if key in taken), key=seconds.__getitem__, default="")
     timings = [
-        _timing(key, taken, judged[key], first[key][0] if ready[key].compiled else None, baseline)
-        for key in ready
+        _timing(key, made, taken, judged[key], first[key][0] if made.compiled else None, baseline)
+        for key, made in ready.items()
     ]
     curve = None
     if smallest:
         errors = errors_against_steps(subject, problem, right.gradient)
         kept = [(h, float(e)) for h, e in zip(STEPS, errors, strict=True) if math.isfinite(e)]
         curve = VCurve(size, problem.case.dtype, [h for h, _ in kept], [e for _, e in kept])
-    return Point(size, problem.case.dtype, baseline, timings, same, absent), curve
+    flops, dtype = peak.operations(subject.target, size), problem.case.dtype
+    return Point(size, dtype, baseline, timings, same, absent, again, flops), curve
 
 
 def _ready(
@@ -209,6 +212,7 @@ def _rounds(ready: dict[str, Ready], count: int) -> dict[str, Samples]:
 
 def _timing(
     key: str,
+    ready: Ready,
     taken: dict[str, Samples],
     judged: tuple[float, float],
     first_call: float | None,
@@ -220,24 +224,16 @@ def _timing(
     if baseline and key != baseline:
         ratio = statistics.ratio(own.seconds, taken[baseline].seconds)
     by_hand = min(statistics.median(taken[k].seconds) for k in NUMPY if k in taken)
-    pays = None if first_call is None else pays_off_after(first_call, seconds, by_hand)
+    pays = None if first_call is None else statistics.pays_off_after(first_call, seconds, by_hand)
     return Timing(
         form=key, seconds=seconds, samples=own.seconds, calls=own.calls, error=judged[0],
         limit=judged[1], first_call=first_call, pays_off_after=pays, ratio=ratio,
+        floor=_floor(ready),
     )  # fmt: skip
 
 
-def pays_off_after(first_call: float, seconds: float, other: float) -> int | None:
-    """The number of calls after which ``first_call`` and the rest at ``seconds`` cost less.
-
-    Args:
-        first_call: seconds of the first call.
-        seconds: of each later call.
-        other: seconds of each call of what needs no such first call.
-
-    Returns:
-        The number; None if there is none.
-    """
-    if seconds >= other:
+def _floor(ready: Ready) -> float | None:
+    try:
+        return None if ready.floor is None else ready.floor()
+    except Declined:
         return None
-    return max(1, math.ceil((first_call - seconds) / (other - seconds)))

@@ -58,7 +58,7 @@ def of(cell: Any) -> Split | None:
     if type(cell) is cells.GRUResetAfter:
         return Split(_gates, _gru_reset_after)
     if type(cell) is cells.GRUResetBefore:
-        return Split(_gates, _gru_reset_before)
+        return Split(_gates, lambda params, h, a: gru_reset_before(params, h, a)[0])
     return None
 
 
@@ -89,10 +89,12 @@ def _gru_reset_after(params: Any, h: Any, a: Any) -> Any:
     return (1 - z) * n + z * h
 
 
-def _gru_reset_before(params: Any, h: Any, a: Any) -> Any:
+def gru_reset_before(params: Any, h: Any, a: Any) -> tuple[Any, Any]:
+    """The new state, and ``r * h``, which the last recurrent product multiplies."""
     H = h.shape[-1]
     a_r, a_z, a_n = jnp.split(a, 3, axis=-1)
     u, v = jnp.split(h @ params["W_hh"][: 2 * H].T, 2, axis=-1)
     r, z = jax.nn.sigmoid(a_r + u), jax.nn.sigmoid(a_z + v)
-    n = jnp.tanh(a_n + (r * h) @ params["W_hh"][2 * H :].T)
-    return z * h + (1 - z) * n
+    scaled = r * h
+    n = jnp.tanh(a_n + scaled @ params["W_hh"][2 * H :].T)
+    return z * h + (1 - z) * n, scaled

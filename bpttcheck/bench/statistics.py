@@ -56,6 +56,22 @@ def power_of(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, f
     return float(slope), float(math.exp(offset))
 
 
+def pays_off_after(first_call: float, seconds: float, other: float) -> int | None:
+    """The number of calls after which ``first_call`` and the rest at ``seconds`` cost less.
+
+    Args:
+        first_call: seconds of the first call.
+        seconds: of each later call.
+        other: seconds of each call of what needs no such first call.
+
+    Returns:
+        The number; None if there is none.
+    """
+    if seconds >= other:
+        return None
+    return max(1, math.ceil((first_call - seconds) / (other - seconds)))
+
+
 def _paired_median(above: Sequence[float], below: Sequence[float]) -> float:
     return median([a / b for a, b in zip(above, below, strict=False)])
 

@@ -8,6 +8,9 @@ from bpttcheck.bench import statistics
 from bpttcheck.bench.forms import NUMPY
 from bpttcheck.report.records import HAND, Exponent, Interval, Point, Size, Summary
 
+# Two forms are called equally fast where the interval holds 1 and reaches no further than this.
+_EQUAL = 0.1
+
 
 def summaries(points: Sequence[Point]) -> list[Summary]:
     """Each hand-written form over all points that have a baseline, for each dtype."""
@@ -33,6 +36,13 @@ def _summary(form: str, dtype: str, points: Sequence[Point]) -> Summary | None:
     return Summary(form, dtype, mean, min(ratios), max(ratios), len(pairs), max(errors))
 
 
+def same_over(points: Sequence[Point]) -> Interval | None:
+    """The ratio of a form to itself over all points; None without a point that has its samples."""
+    found = [(point.again, own.samples) for point in points
+             if point.again and (own := point.timing("numpy"))]  # fmt: skip
+    return statistics.geometric_mean(found) if found else None
+
+
 def headline(name: str, dtype: str, found: Sequence[Summary], points: Sequence[Point]) -> str:
     """The result in one sentence."""
     mine = {one.form: one for one in found if one.dtype == dtype}
@@ -45,23 +55,39 @@ def headline(name: str, dtype: str, found: Sequence[Summary], points: Sequence[P
     text = f"{name}: hand-written NumPy is {compared(best.ratio)} JAX autodiff {_ends(best.ratio)}"
     if "on_jax" in mine:
         ratio = mine["on_jax"].ratio
-        text += f", on JAX {compared(ratio).removesuffix(' as').removesuffix(' than')}"
+        text += f", on JAX {_alone(ratio)}"
     error = max(one.error for one in mine.values())
     sizes = "1 size" if best.points == 1 else f"geometric mean of {best.points} sizes"
     return f"{text}; gradients agree to {error:.0e} ({sizes}, {dtype})"
 
 
 def compared(ratio: Interval) -> str:
-    """``1.2x slower than``, ``1.4x faster than``, or ``as fast as`` where the interval holds 1."""
+    """``1.2x slower than``, ``1.4x faster than``, or ``as fast as`` where the interval holds 1.
+
+    An interval that holds 1 and much more says nothing: ``not told apart from``.
+    """
     if 1.0 in ratio:
-        return "as fast as"
+        return "as fast as" if _is_narrow(ratio) else "not told apart from"
     if ratio.value > 1:
         return f"{_times(ratio.value)} slower than"
     return f"{_times(1 / ratio.value)} faster than"
 
 
+def _is_narrow(ratio: Interval) -> bool:
+    return ratio.low >= 1 / (1 + _EQUAL) and ratio.high <= 1 + _EQUAL
+
+
+def _alone(ratio: Interval) -> str:
+    """The comparison without what it is compared with."""
+    if 1.0 in ratio and not _is_narrow(ratio):
+        return f"not told apart {_ends(ratio)}"
+    return compared(ratio).removesuffix(" as").removesuffix(" than")
+
+
 def _ends(ratio: Interval) -> str:
     """The interval in the direction of the sentence."""
+    if 1.0 in ratio and not _is_narrow(ratio):
+        return f"({_times(ratio.low)} to {_times(ratio.high)} of its time)"
     low, high = ratio.low, ratio.high
     if ratio.value < 1 and 1.0 not in ratio:
         low, high = 1 / high, 1 / low

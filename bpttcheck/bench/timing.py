@@ -15,8 +15,10 @@ Action = Callable[[], object]
 Clock = Callable[[], float]
 
 # A sample lasts at least this long, so that the clock and the call of a closure do not count.
-SHORTEST = 2e-3
+SHORTEST = 5e-3
 _MOST_CALLS = 1000
+# Where one round of all actions is shorter than this, there are so many times as many rounds.
+SHORT_ROUND, MORE = 0.15, 5
 # An action that would take longer than this in all takes part in fewer rounds.
 _BUDGET, _FEWEST = 8.0, 3
 
@@ -36,14 +38,16 @@ def rounds(
     seed: int = 0,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Samples]:
-    """Time every action ``count`` times, one after another in each round.
+    """Time every action ``count`` times or more, one after another in each round.
 
     Each is called a few times before. The garbage collector is off while anything is timed. What is
-    very slow takes part in the first rounds only.
+    very slow takes part in the first rounds only. Where a round takes less than ``SHORT_ROUND``
+    seconds by those first calls, there are ``MORE`` times as many: how many is settled before the
+    first round, whatever the rounds will say.
 
     Args:
         actions: what to time; each returns when its work is done.
-        count: the rounds.
+        count: the rounds, at the least.
         fewer: actions that take part in the first rounds only, and in how many.
         seed: of the orders.
         clock: gives seconds.
@@ -54,11 +58,15 @@ def rounds(
     with no_garbage_collection():
         took = {name: _warm(action, clock) for name, action in actions.items()}
         calls = {name: _calls(one) for name, one in took.items()}
+        whole = sum(calls[name] * took[name] for name in actions if name not in fewer)
+        number_of_rounds = MORE * count if whole < SHORT_ROUND else count
         turns = {
-            name: max(min(_FEWEST, count), min(fewer.get(name, count), int(_BUDGET / one)))
+            name: max(
+                min(_FEWEST, count), min(fewer.get(name, number_of_rounds), int(_BUDGET / one))
+            )
             for name, one in took.items()
         }
-        for number in range(count):
+        for number in range(number_of_rounds):
             taking_part = [name for name in actions if number < turns[name]]
             for index in rng.permutation(len(taking_part)):
                 name = taking_part[index]

@@ -38,7 +38,11 @@ Exit codes:
     "--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES),
     help="Repeatable (default float64).",
 )  # fmt: skip
-@click.option("--rounds", type=click.IntRange(3), help=f"Paired rounds (default {_ROUNDS}).")
+@click.option(
+    "--rounds",
+    type=click.IntRange(3),
+    help=f"Paired rounds, at the least (default {_ROUNDS}); short ones are five times as many.",
+)
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(".bpttcheck/bench"),
     metavar="DIR", help="Where to write (default .bpttcheck/bench).",
@@ -140,6 +144,7 @@ def _benchmark(
     from bpttcheck import __version__
     from bpttcheck.bench.environment import environment
     from bpttcheck.bench.forms import FORMS
+    from bpttcheck.bench.peak import peak_gflops
     from bpttcheck.report.records import Benchmark
 
     return Benchmark(
@@ -147,7 +152,7 @@ def _benchmark(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 1),
         settings={"rounds": plan.count, "seed": plan.seed, "dtypes": list(plan.dtypes)},
-        environment=environment(load),
+        environment=environment(load, peak_gflops(plan.dtypes)),
         forms={key: form.title for key, form in FORMS.items()},
         subjects=found,
         failures=failures,

@@ -38,14 +38,17 @@ def page(
     text = resources.files("bpttcheck.report").joinpath("templates", _TEMPLATE).read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        seconds=summary.seconds, times=summary.times, between=summary.between
-    )
+        seconds=summary.seconds, times=summary.times, between=summary.between,
+        percent=summary.percent,
+    )  # fmt: skip
     return environment.from_string(text).render(
         benchmark=benchmark,
         subjects=[_subject(one, drawings) for one in benchmark.subjects],
         comparison=comparison,
         short=summary.SHORT,
         environment=summary.environment_line(benchmark),
+        share=summary.share,
+        peak=benchmark.environment.get("peak_gflops", {}),
     )
 
 

@@ -14,7 +14,8 @@ from bpttcheck.report.summary import SHORT, times
 INK, SOFT, LINE = "#1f2933", "#66727f", "#d5dbe1"
 COLOURS = {
     "numpy": "#0b6bcb", "fused": "#0a8a72", "on_jax": "#8250c4", "jax": "#b35c00",
-    "jax_hoisted": "#c2354a", "torch": "#7a8490", "jax_eager": "#8c6d1f", "differences": "#5c7080",
+    "jax_hoisted": "#c2354a", "jax_deferred": "#d4699b", "torch": "#7a8490",
+    "jax_eager": "#8c6d1f", "differences": "#5c7080",
 }  # fmt: skip
 STYLE = {
     "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif", "text.color": INK,

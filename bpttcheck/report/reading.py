@@ -84,7 +84,14 @@ def _record(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ContractError(f"{where} is no {kind.__name__}: the file is damaged")
     kinds = typing.get_type_hints(kind)
-    missing = [name for name in kinds if name not in value]
+    missing = [field.name for field in dataclasses.fields(kind)
+               if field.name not in value and _is_required(field)]  # fmt: skip
     if missing:
         raise ContractError(f"{where}.{missing[0]} is missing: the file is damaged")
-    return kind(**{name: _build(k, value[name], f"{where}.{name}") for name, k in kinds.items()})
+    given = {name: k for name, k in kinds.items() if name in value}
+    return kind(**{name: _build(k, value[name], f"{where}.{name}") for name, k in given.items()})
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    """False for what has a default: a file of an earlier version has no such entry."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

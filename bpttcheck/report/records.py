@@ -25,6 +25,11 @@ class Interval:
         """True inside the interval, ends included."""
         return self.low <= number <= self.high
 
+    @property
+    def half_width(self) -> float:
+        """Half of what lies between the ends."""
+        return (self.high - self.low) / 2
+
 
 @dataclass(frozen=True)
 class Size:
@@ -62,6 +67,8 @@ class Timing:
         pays_off_after: calls after which the first call has paid off against hand-written NumPy,
             the fastest form of it; None: never, or nothing to pay off.
         ratio: seconds over those of the baseline; None for the baseline, and without one.
+        floor: seconds that the form's calls of NumPy cost on arrays of one number; None where they
+            are not known.
     """
 
     form: str
@@ -73,6 +80,7 @@ class Timing:
     first_call: float | None = None
     pays_off_after: int | None = None
     ratio: Interval | None = None
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,9 @@ class Point:
         timings: one for each form.
         same: the ratio of a form to itself, measured as two: the noise floor.
         absent: for each form that was not measured here, why.
+        again: seconds of the NumPy form in each round, timed as if it were another: ``same`` is
+            these over its samples.
+        flops: the operations in the products of forward and backward; None where not known.
     """
 
     size: Size
@@ -94,6 +105,8 @@ class Point:
     timings: list[Timing]
     same: Interval
     absent: dict[str, str]
+    again: list[float] = field(default_factory=lambda: list[float]())
+    flops: int | None = None
 
     def timing(self, form: str) -> Timing | None:
         """The timing of a form, None if it was not measured."""
@@ -171,6 +184,7 @@ class Measured:
         summaries: the hand-written forms over all points.
         exponents: how the forms grow with T.
         v_curves: the error of differences against their step.
+        same: the geometric mean over all points of the ratio of a form to itself.
     """
 
     target: str
@@ -180,6 +194,7 @@ class Measured:
     summaries: list[Summary]
     exponents: list[Exponent]
     v_curves: list[VCurve]
+    same: Interval | None = None
 
 
 @dataclass(frozen=True)

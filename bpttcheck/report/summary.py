@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bpttcheck.report.compare import Comparison
 from bpttcheck.report.records import HAND, Benchmark, Interval, Measured, Point, Timing
@@ -14,6 +14,7 @@ SHORT = {
     "on_jax": "hand on JAX",
     "jax": "JAX",
     "jax_hoisted": "JAX hoisted",
+    "jax_deferred": "JAX deferred",
     "torch": "torch",
     "jax_eager": "JAX eager",
     "differences": "differences",
@@ -55,14 +56,41 @@ def terminal(subject: Measured) -> list[str]:
     return [*subject.headlines, "", *lines, "", *notes(subject)]
 
 
-def table(subject: Measured) -> list[list[str]]:
-    """A header and one row for each point."""
+def table(subject: Measured, peak: Mapping[str, float] | None = None) -> list[list[str]]:
+    """A header and one row for each point.
+
+    Args:
+        subject: what was measured.
+        peak: billions of operations a second for each dtype; with it every form of which the
+            operations are known has its share of this peak in its cell.
+    """
     forms = [form for form in SHORT if any(point.timing(form) for point in subject.points)]
-    rows = [["size", "dtype", *(SHORT[form] for form in forms), "error"]]
+    floors = any(floor_of(point) for point in subject.points)
+    rows = [["size", "dtype", *(SHORT[form] for form in forms), *["floor"] * floors, "error"]]
     for point in subject.points:
-        cells = [_cell(point, point.timing(form)) for form in forms]
+        cells = [_cell(point, point.timing(form), peak or {}) for form in forms]
+        cells += [_floor(point)] * floors
         rows.append([str(point.size), point.dtype, *cells, f"{worst_error(point):.0e}"])
     return rows
+
+
+def share(point: Point, timing: Timing, peak: Mapping[str, float]) -> float | None:
+    """The share of the machine's peak that a form reaches; None where it is not known."""
+    if point.flops is None or not peak.get(point.dtype):
+        return None
+    return point.flops / timing.seconds / 1e9 / peak[point.dtype]
+
+
+def floor_of(point: Point) -> Timing | None:
+    """The form whose calls of NumPy were counted; None where there is none."""
+    return next((timing for timing in point.timings if timing.floor), None)
+
+
+def _floor(point: Point) -> str:
+    timing = floor_of(point)
+    if timing is None or not timing.floor:
+        return "-"
+    return f"{seconds(timing.floor)} ({times(timing.seconds / timing.floor)})"
 
 
 def worst_error(point: Point) -> float:
@@ -72,14 +100,22 @@ def worst_error(point: Point) -> float:
 
 def notes(subject: Measured) -> list[str]:
     """What the ratios are relative to, and how far apart two equal things were."""
-    floor = max((half_width(point.same) for point in subject.points), default=0.0)
-    return [
+    largest = max((reach(point.same) for point in subject.points), default=0.0)
+    same = f"  noise floor: a form against itself differs by up to {largest:.0%} at a size"
+    if subject.same is not None:
+        mean = subject.same
+        same += f"; over all sizes {mean.value:.3f}x, interval half-width {mean.half_width:.1%}"
+    lines = [
         "  forward and backward; in brackets the ratio to the faster jitted JAX autodiff, marked *",
-        f"  noise floor: a form against itself differs by up to {floor:.0%} at a size",
+        same,
     ]
+    if any(floor_of(point) for point in subject.points):
+        lines.append("  floor: what the calls of NumPy of the fused form cost on arrays of one"
+                     " number; in brackets its time over that")  # fmt: skip
+    return lines
 
 
-def half_width(same: Interval) -> float:
+def reach(same: Interval) -> float:
     """How far the interval of a form against itself reaches from 1."""
     return max(abs(same.low - 1), abs(same.high - 1))
 
@@ -142,15 +178,23 @@ def _head(benchmark: Benchmark) -> Iterable[str]:
 
 
 def _points(benchmark: Benchmark) -> Iterable[str]:
+    peak: Mapping[str, float] = benchmark.environment.get("peak_gflops", {})
     for subject in benchmark.subjects:
         yield f"<details><summary>{subject.target}: every size</summary>"
         yield ""
-        yield from markdown_table(table(subject))
+        yield from markdown_table(table(subject, peak))
         yield ""
         yield from (line.strip() + "  " for line in notes(subject))
+        if peak and any(point.flops for point in subject.points):
+            yield _peak_line(peak)
         yield ""
         yield "</details>"
         yield ""
+
+
+def _peak_line(peak: Mapping[str, float]) -> str:
+    told = ", ".join(f"{value:.0f} in {dtype}" for dtype, value in peak.items())
+    return f"after the semicolon the share of the peak of NumPy's products, in GFLOP/s: {told}  "
 
 
 def _foot(benchmark: Benchmark) -> Iterable[str]:
@@ -186,10 +230,19 @@ def _comparison(comparison: Comparison) -> Iterable[str]:
         yield ""
 
 
-def _cell(point: Point, timing: Timing | None) -> str:
+def _cell(point: Point, timing: Timing | None, peak: Mapping[str, float]) -> str:
     if timing is None:
         return "-"
+    of_peak = share(point, timing, peak)
+    end = "" if of_peak is None else f"; {percent(of_peak)}"
     if timing.form == point.baseline:
-        return f"{seconds(timing.seconds)} *"
+        return f"{seconds(timing.seconds)} *{end}"
     ratio = "" if timing.ratio is None else f" ({times(timing.ratio.value)})"
-    return seconds(timing.seconds) + ratio
+    return f"{seconds(timing.seconds)}{ratio}{end}"
+
+
+def percent(part: float) -> str:
+    """A share in percent: ``37 %``, ``1.2 %``, ``< 0.1 %``."""
+    if part < 0.001:
+        return "< 0.1 %"
+    return f"{100 * part:.0f} %" if part >= 0.0995 else f"{100 * part:.2g} %"

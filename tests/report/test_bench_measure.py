@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 import bpttcheck
-from bpttcheck.bench import correct, environment, measure, sizes
+from bpttcheck.bench import correct, deferred, environment, measure, sizes, timing
 from bpttcheck.bench.by_hand import as_it_is, fused_layer
-from bpttcheck.bench.forms import FORMS
+from bpttcheck.bench.forms import BASELINES, FORMS
+from bpttcheck.bench.in_jax import weights_deferred
 from bpttcheck.bench.measure import Plan
 from bpttcheck.bptt.fused import FusedLSTM
 from bpttcheck.cells import LSTM, Elman, GRUResetAfter, GRUResetBefore, builtin
 from bpttcheck.errors import ContractError, GradientMismatch
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.report.records import Measured, Size
 from bpttcheck.verify.problem import build
 from bpttcheck.verify.results import Case
@@ -36,6 +38,13 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Any:
     return choose
 
 
+@pytest.fixture(autouse=True)
+def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is measured here is looked at, not compared.
+    monkeypatch.setattr(timing, "SHORTEST", 1e-4)
+    monkeypatch.setattr(timing, "MORE", 1)
+
+
 def forms(found: Measured) -> set[str]:
     return {timing.form for timing in found.points[0].timings}
 
@@ -50,13 +59,18 @@ def test_every_form_of_a_built_in_is_timed_and_right(only: Any) -> None:
         assert forms(found) == set(wanted), point.absent
         assert point.baseline in ("jax", "jax_hoisted")
         assert point.absent == {}
-        for timing in point.timings:
-            assert timing.error <= 1e-13
-            assert len(timing.samples) == 3
-            assert (timing.ratio is None) == (timing.form == point.baseline)
-            assert (timing.first_call is not None) == (
-                timing.form in ("jax", "jax_hoisted", "on_jax")
+        for one in point.timings:
+            assert one.error <= 1e-13
+            assert len(one.samples) == 3
+            assert (one.ratio is None) == (one.form == point.baseline)
+            assert (one.first_call is not None) == (
+                one.form in ("jax", "jax_hoisted", "jax_deferred", "on_jax")
             )
+            assert (one.floor is not None) == (one.form == "fused")
+        gates = {"elman": 1, "lstm": 4, "gru_reset_after": 3}[name]
+        assert point.flops == 6 * 3 * 2 * gates * 5 * (4 + 5)
+        assert len(point.again) == 3
+        assert found.same is not None
         assert found.headlines[0].startswith(f"{found.name}: hand-written NumPy is ")
 
 
@@ -80,8 +94,8 @@ def test_the_slow_forms_are_measured_at_the_smallest_size_only(only: Any) -> Non
 def test_float32_is_judged_by_float64_and_measured_in_float32(only: Any) -> None:
     only("numpy", "fused", "jax", "jax_hoisted", "on_jax")
     found = measure.measure("elman", Elman("relu"), Plan([SIZE], ("float32",), 3))
-    for timing in found.points[0].timings:
-        assert 1e-9 < timing.error < 1e-5, timing.form
+    for one in found.points[0].timings:
+        assert 1e-9 < one.error < 1e-5, one.form
 
 
 class Scaled(LSTM):
@@ -136,6 +150,36 @@ def test_a_foreign_form_that_is_wrong_is_left_out_with_the_reason(
     found = measure.measure("elman", Elman(), PLAN)
     assert forms(found) == {"numpy", "jax"}
     assert found.points[0].absent["torch"].startswith("not timed: ")
+
+
+@pytest.mark.parametrize("cell", [GRUResetAfter(), GRUResetBefore()])
+def test_the_deferred_weight_gradients_are_those_of_the_cell(cell: Any) -> None:
+    subject = Subject(cell)
+    problem = build(subject, Case(0, 0, 3, 2, 4, 5, "float64", "none", "ordinary"))
+    own = as_it_is(subject, problem)
+    with enable_x64():
+        ready = weights_deferred(subject, problem)
+        found = ready.blocks(ready.run())
+    for block, right in own.blocks(own.run()).items():
+        np.testing.assert_allclose(found[block], right, rtol=1e-12, atol=1e-14, err_msg=block)
+
+
+def test_a_wrong_deferred_form_is_left_out_with_the_reason(
+    only: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only("numpy", "jax", "jax_deferred")
+    # The products of the first step are left out.
+    summed = deferred.over_rows
+    monkeypatch.setattr(deferred, "over_rows", lambda d, lefts: summed(d[1:], lefts[1:]))
+    found = measure.measure("elman", Elman(), PLAN)
+    assert forms(found) == {"numpy", "jax"}
+    assert found.points[0].absent["jax_deferred"].startswith("not timed: d_params['W'] is off")
+
+
+def test_the_deferred_form_is_no_baseline_and_exists_for_the_very_cells_only() -> None:
+    assert "jax_deferred" in FORMS
+    assert "jax_deferred" not in BASELINES
+    assert deferred.of(Scaled()) is None
 
 
 class Untraceable(Elman):
@@ -254,4 +298,6 @@ def test_the_environment_is_ready_for_json_and_warns(monkeypatch: pytest.MonkeyP
     assert found["variables"]["OPENBLAS_CORETYPE"] == "Haswell"
     assert len(found["warnings"]) == 2
     monkeypatch.delenv("OPENBLAS_CORETYPE")
-    assert environment.environment([0.0, 0.0, 0.0])["warnings"] == []
+    found = environment.environment([0.0, 0.0, 0.0], {"float64": 50.0})
+    assert found["warnings"] == []
+    assert found["peak_gflops"] == {"float64": 50.0}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpttcheck.bench import statistics, timing
-from bpttcheck.bench.measure import pays_off_after
+from bpttcheck.bench.statistics import pays_off_after
 from bpttcheck.bench.summarise import compared, headline
 from bpttcheck.report.records import Interval, Summary
 
@@ -98,8 +98,9 @@ def test_everybody_takes_part_once_in_a_round_in_an_order_that_changes() -> None
     clock = Clock()
     names = ("a", "b", "c")
     timing.rounds({name: clock.worker(name, 0.01) for name in names}, 30, clock=clock)
-    orders = [tuple(clock.calls[i : i + 3]) for i in range(6, 96, 3)]
-    assert len(clock.calls) == 96
+    rounds = 30 * timing.MORE  # for they are short
+    orders = [tuple(clock.calls[i : i + 3]) for i in range(6, 6 + 3 * rounds, 3)]
+    assert len(clock.calls) == 6 + 3 * rounds
     assert {tuple(sorted(order)) for order in orders} == {names}
     assert len(set(orders)) == 6
 
@@ -115,6 +116,30 @@ def test_a_very_slow_action_takes_part_in_fewer_rounds() -> None:
     found = timed(slow=5.0, quick=0.01)
     assert len(found["slow"].seconds) == 3
     assert len(found["quick"].seconds) == 15
+
+
+@pytest.mark.parametrize(("each", "rounds"), [(0.045, 75), (0.055, 15)])
+def test_rounds_shorter_than_the_limit_are_more_and_no_others(each: float, rounds: int) -> None:
+    found = timed(a=each, b=each, c=each)
+    assert {len(samples.seconds) for samples in found.values()} == {rounds}
+
+
+def test_what_takes_part_in_few_rounds_keeps_them_and_does_not_make_the_round_long() -> None:
+    clock = Clock()
+    actions = {"slow": clock.worker("slow", 1.0), "quick": clock.worker("quick", 0.01)}
+    found = timing.rounds(actions, 15, fewer={"slow": 3}, clock=clock)
+    assert (len(found["slow"].seconds), len(found["quick"].seconds)) == (3, 75)
+
+
+def test_the_number_of_rounds_is_settled_by_the_first_calls_alone() -> None:
+    # A worker that is slow once the rounds have begun changes nothing.
+    clock = Clock()
+    seconds = iter([0.01, 0.01] + [1.0] * 100)
+
+    def work() -> None:
+        clock.now += next(seconds)
+
+    assert len(timing.rounds({"a": work}, 4, clock=clock)["a"].seconds) == 4 * timing.MORE
 
 
 def test_the_garbage_collector_is_put_back_even_after_an_error() -> None:
@@ -156,10 +181,30 @@ def test_a_compilation_that_gains_nothing_never_pays_off() -> None:
 @pytest.mark.parametrize(
     ("ratio", "words"),
     [(Interval(1.2, 1.1, 1.3), "1.20x slower than"), (Interval(0.5, 0.4, 0.6), "2.0x faster than"),
-     (Interval(1.1, 0.99, 1.2), "as fast as"), (Interval(0.9, 0.8, 1.0), "as fast as")],
+     (Interval(1.05, 0.99, 1.1), "as fast as"), (Interval(0.95, 0.91, 1.0), "as fast as"),
+     (Interval(1.05, 0.99, 1.2), "not told apart from"),
+     (Interval(0.9, 0.8, 1.0), "not told apart from")],
 )  # fmt: skip
 def test_a_ratio_is_told_in_words(ratio: Interval, words: str) -> None:
     assert compared(ratio) == words
+
+
+@given(low=st.floats(0.1, 1.0), high=st.floats(1.0, 10.0))
+def test_only_a_narrow_interval_is_called_as_fast(low: float, high: float) -> None:
+    narrow = low >= 1 / 1.1 and high <= 1.1
+    assert (compared(Interval(1.0, low, high)) == "as fast as") == narrow
+
+
+def test_a_headline_says_that_it_cannot_tell() -> None:
+    found = [
+        Summary("fused", "float64", Interval(1.05, 0.85, 1.3), 0.8, 3.0, 6, 3e-15),
+        Summary("on_jax", "float64", Interval(0.98, 0.7, 1.01), 0.5, 1.0, 6, 2e-15),
+    ]
+    assert headline("LSTM", "float64", found, []) == (
+        "LSTM: hand-written NumPy is not told apart from JAX autodiff (0.85x to 1.30x of its time),"
+        " on JAX not told apart (0.70x to 1.01x of its time); gradients agree to 3e-15 (geometric"
+        " mean of 6 sizes, float64)"
+    )
 
 
 def test_the_headline_is_one_sentence_about_the_fastest_form() -> None:

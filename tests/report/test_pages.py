@@ -116,6 +116,23 @@ def test_the_page_tells_everything_that_was_measured(page: str) -> None:
     assert "OPENBLAS_CORETYPE=Haswell" in text
 
 
+def test_the_floor_and_the_share_of_the_peak_have_columns_of_their_own(
+    drawn: list[plots.Drawing], page: str
+) -> None:
+    assert "GFLOP/s" not in page
+    subject = FOUND.subjects[0]
+    first = subject.points[0]
+    one = replace(first.timings[0], seconds=3e-3, floor=2e-3)
+    known = replace(first, timings=[one], flops=30_000_000)
+    changed = replace(subject, points=[known])
+    environment = {**FOUND.environment, "peak_gflops": {first.dtype: 50.0}}
+    text = html.page(replace(FOUND, subjects=[changed], environment=environment), drawn)
+    assert ">2 ms</td>" in text
+    assert ">1.50x</td>" in text
+    assert ">20 %</td>" in text  # 10 of 50 GFLOP/s
+    assert f"(50 GFLOP/s in {first.dtype})" in text
+
+
 def test_a_name_is_text_and_not_markup(drawn: list[plots.Drawing]) -> None:
     odd = replace(FOUND.subjects[0], target="<script>alert(1)</script>", headlines=["<b>&"])
     text = html.page(replace(FOUND, subjects=[odd]), drawn)

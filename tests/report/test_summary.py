@@ -11,7 +11,7 @@ import pytest
 from bpttcheck.report import summary
 from bpttcheck.report.compare import compare
 from bpttcheck.report.reading import load
-from bpttcheck.report.records import Benchmark, Interval
+from bpttcheck.report.records import Benchmark, Interval, Timing
 
 
 @pytest.fixture
@@ -62,6 +62,47 @@ def test_the_terminal_has_the_headline_first_and_marks_the_baseline(found: Bench
     column = header.index("  JAX  ") + 2
     assert row[column:].split("  ")[0].endswith(" *")
     assert any("a form against itself differs by up to 2%" in line for line in lines)
+
+
+def with_floor_and_operations(found: Benchmark) -> Benchmark:
+    """The benchmark with the floor of a fused form, its operations, and the peak."""
+    subject = found.subjects[0]
+
+    def of(timing: Timing) -> Timing:
+        return replace(timing, floor=timing.seconds / 4) if timing.form == "fused" else timing
+
+    points = [
+        replace(p, timings=[of(t) for t in p.timings], flops=int(1e9 * p.timings[0].seconds))
+        for p in subject.points
+    ]
+    same = Interval(1.004, 0.99, 1.02)
+    changed = replace(subject, points=points, same=same)
+    environment = {**found.environment, "peak_gflops": {"float64": 50.0, "float32": 100.0}}
+    return replace(found, subjects=[changed, *found.subjects[1:]], environment=environment)
+
+
+def test_the_floor_is_one_column_and_the_share_of_the_peak_stands_in_the_details(
+    found: Benchmark,
+) -> None:
+    known = with_floor_and_operations(found)
+    before, after = summary.terminal(found.subjects[0]), summary.terminal(known.subjects[0])
+    assert "floor" not in before[3]
+    assert len(after[3].split()) == len(before[3].split()) + 1
+    assert "(4.00x)" in after[4]
+    assert any("over all sizes 1.004x, interval half-width 1.5%" in line for line in after)
+    text = summary.markdown(known)
+    assert "; 2.0 % |" in text.replace("; 2 %", "; 2.0 %")  # 1 of 50 GFLOP/s
+    assert "in GFLOP/s: 50 in float64, 100 in float32" in text
+    assert " % |" not in summary.markdown(found)
+    assert " % " not in after[4]
+
+
+def test_a_share_needs_the_operations_and_the_peak(found: Benchmark) -> None:
+    point = with_floor_and_operations(found).subjects[0].points[0]
+    first = point.timings[0]
+    assert summary.share(point, first, {point.dtype: 50.0}) == pytest.approx(0.02, rel=1e-3)
+    assert summary.share(point, first, {}) is None
+    assert summary.share(replace(point, flops=None), first, {point.dtype: 50.0}) is None
 
 
 def test_the_ratios_are_a_file_of_github_action_benchmark(found: Benchmark) -> None:

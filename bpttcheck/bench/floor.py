@@ -1,0 +1,190 @@
+"""What a layer in NumPy cannot go below: the calls of NumPy in each step, at their own cost.
+
+A call of NumPy costs some hundred nanoseconds before it computes anything. The calls of a step are
+counted by running the layer at two lengths with a counting stand-in for ``np``, and each is timed
+on arrays of one number. What is computed, and Python itself, come on top; so do calls that do not
+go through the name ``np`` of a module, such as an operator between two arrays.
+"""
+
+from __future__ import annotations
+
+import sys
+import timeit
+from collections import Counter
+from collections.abc import Generator, Hashable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from operator import attrgetter
+from statistics import median
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.contract import Layer
+from bpttcheck.errors import Declined
+from bpttcheck.verify.problem import Problem
+
+# Lengths whose difference is taken, so that what is done once for a sequence does not count.
+_SHORT, _LONG = 2, 12
+_MEDIANS, _SAMPLES, _CALLS = 15, 9, 200
+
+
+@dataclass(frozen=True)
+class Given:
+    """One argument of a call, equal to another on which the call costs the same.
+
+    Args:
+        kind: the dtype of an array, else the type of the value: a shape that depends on the length
+            makes no other call.
+        ndim: of an array, -1 for another value.
+        value: the other value; None where it cannot be given again, such as a list of arrays.
+    """
+
+    kind: str
+    ndim: int = -1
+    value: Any = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, value: Any) -> Given:
+        """How ``value`` was given."""
+        if isinstance(value, np.ndarray):
+            return cls(value.dtype.str, value.ndim)
+        return cls(type(value).__name__, value=value if isinstance(value, Hashable) else None)
+
+    def again(self) -> Any:
+        """The value, or an array of one number.
+
+        Raises:
+            Declined: the value is not known any more.
+        """
+        if self.ndim < 0 and type(self.value).__name__ != self.kind:
+            raise Declined(f"an argument of NumPy of type {self.kind} cannot be given again")
+        return self.value if self.ndim < 0 else np.ones((1,) * self.ndim, self.kind)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One way to call a function of NumPy.
+
+    Args:
+        name: of the function, such as ``"add"`` or ``"add.reduce"``.
+        given: the arguments.
+        named: those that were given by name, such as ``out``.
+    """
+
+    name: str
+    given: tuple[Given, ...]
+    named: tuple[tuple[str, Given], ...] = ()
+
+
+def seconds(layer: Layer, problem: Problem) -> float:
+    """The floor of one forward and backward pass of ``layer`` on ``problem``.
+
+    Raises:
+        Declined: a call of the layer could not be repeated on small arrays.
+    """
+    counts = calls_per_step(layer, problem)
+    return len(problem.xs) * sum(count * cost(call) for call, count in counts.items())
+
+
+def calls_per_step(layer: Layer, problem: Problem) -> dict[Call, float]:
+    """How often each call is made in a step of ``layer``, forward and backward together.
+
+    Args:
+        layer: a layer in NumPy whose module, and those it uses, know NumPy as ``np``.
+        problem: gives rows and widths, for a layer may work on blocks of steps that depend on them;
+            its length does not matter.
+    """
+    short, long = (_counted(layer, problem, T) for T in (_SHORT, _LONG))
+    more = {call: (long[call] - short[call]) / (_LONG - _SHORT) for call in long}
+    return {call: count for call, count in more.items() if count > 0}
+
+
+@cache
+def cost(call: Call) -> float:
+    """Seconds of one such call on arrays of one number: the best of several medians.
+
+    Raises:
+        Declined: it cannot be made on them.
+    """
+    names = {f"a{i}": one.again() for i, one in enumerate(call.given)}
+    named = {f"k_{key}": one.again() for key, one in call.named}
+    arguments = [*names, *(f"{key}=k_{key}" for key, _ in call.named)]
+    known = {"f": attrgetter(call.name)(np), **names, **named}
+    # The call is written out, for a call by *args and **kwargs costs more.
+    timer = timeit.Timer(f"f({', '.join(arguments)})", globals=known)
+    try:
+        timer.timeit(1)
+    except Exception as error:
+        raise Declined(f"np.{call.name} cannot be timed on arrays of one number") from error
+    return min(
+        median(timer.timeit(_CALLS) / _CALLS for _ in range(_SAMPLES)) for _ in range(_MEDIANS)
+    )
+
+
+def _counted(layer: Layer, problem: Problem, T: int) -> Counter[Call]:
+    # A shorter problem than T steps is repeated, a longer one cut.
+    xs, d_ys = (np.resize(a, (T, *a.shape[1:])) for a in (problem.xs, problem.d_ys))
+    with _counting(layer) as counts, np.errstate(all="ignore"):
+        tape = layer.forward(problem.params, xs, problem.state0)[2]
+        layer.vjp(problem.params, tape, d_ys, problem.d_state)
+    return counts
+
+
+@contextmanager
+def _counting(layer: Layer) -> Generator[Counter[Call]]:
+    """Every ``np`` of the layer's modules counts; afterwards all are themselves again."""
+    counts: Counter[Call] = Counter()
+    modules = _modules(layer)
+    stand_in = _Counting(np, "", counts)
+    try:
+        for module in modules:
+            vars(module)["np"] = stand_in
+        yield counts
+    finally:
+        for module in modules:
+            vars(module)["np"] = np
+
+
+def _modules(layer: Layer) -> list[ModuleType]:
+    """The module of the layer, and what it uses of the same package, where NumPy is ``np``."""
+    todo = [sys.modules[type(layer).__module__]]
+    package = todo[0].__name__.partition(".")[0]
+    found: dict[str, ModuleType] = {}
+    while todo:
+        module = todo.pop()
+        if module.__name__ in found:
+            continue
+        found[module.__name__] = module
+        for value in list(vars(module).values()):
+            name = value.__name__ if isinstance(value, ModuleType) else _home(value)
+            if name.partition(".")[0] == package and name in sys.modules:
+                todo.append(sys.modules[name])
+    return [module for module in found.values() if vars(module).get("np") is np]
+
+
+def _home(value: Any) -> str:
+    name = getattr(value, "__module__", "")
+    return name if isinstance(name, str) else ""
+
+
+class _Counting:
+    """Stands for NumPy, or for one of its functions, and notes every call."""
+
+    def __init__(self, target: Any, name: str, counts: Counter[Call]) -> None:
+        self._target, self._name, self._counts = target, name, counts
+
+    def __getattr__(self, key: str) -> Any:
+        found = getattr(self._target, key)
+        if isinstance(found, type) or not callable(found):
+            return found
+        name = f"{self._name}.{key}" if self._name else key
+        return _Counting(found, name, self._counts)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = tuple(map(Given.of, args))
+        named = tuple((key, Given.of(value)) for key, value in kwargs.items())
+        self._counts[Call(self._name, given, named)] += 1
+        return self._target(*args, **kwargs)
