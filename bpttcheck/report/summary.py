@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from bpttcheck.report.compare import Comparison
 from bpttcheck.report.records import HAND, Benchmark, Interval, Measured, Point, Timing
@@ -206,12 +207,24 @@ def environment_line(benchmark: Benchmark) -> str:
     """What the figures depend on, in one line."""
     found = benchmark.environment
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
-    threads = "unknown" if found["threads"] == "unknown" else json.dumps(found["threads"])
+    cores = f"{found['cores']} core{'' if found['cores'] == 1 else 's'}"
     return (
-        f"{found['processor']}, {found['cores']} cores; Python {found['python']}, {packages};"
-        f" BLAS {found['blas']}, threads {threads}; {benchmark.settings['rounds']} rounds;"
-        f" {benchmark.created}"
+        f"{found['processor']}, {cores}; Python {found['python']}, {packages};"
+        f" BLAS {found['blas']}, threads {_threads(found['threads'])};"
+        f" {benchmark.settings['rounds']} rounds; {benchmark.created}"
     )
+
+
+def _threads(pools: Any) -> str:
+    """The thread pools of the loaded libraries: ``openblas 2 (SkylakeX), openmp 2``."""
+    if not isinstance(pools, list):
+        return str(pools)
+    told = [
+        f"{pool.get('internal_api')} {pool.get('num_threads')}"
+        + (f" ({pool['architecture']})" if pool.get("architecture") else "")
+        for pool in cast("list[dict[str, Any]]", pools)
+    ]
+    return ", ".join(dict.fromkeys(told)) or "unknown"
 
 
 def _comparison(comparison: Comparison) -> Iterable[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ class Run:
             subject: a subject whose forward pass and reference are those of this run's.
         """
         other = Run.__new__(Run)
-        other.__dict__.update(self.__dict__)
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k != "methods"})
         if self._memo is None:
             self._memo = other._memo = {}
         other.subject, other._layer, other.notes = subject, subject.layer, Notes()
@@ -285,7 +286,7 @@ class Run:
         )  # fmt: skip
         return d_params, d_xs, d_state0, ys, state
 
-    @property
+    @cached_property
     def methods(self) -> tuple[str, str]:
         """The names of the subject's forward and backward methods."""
         return ("step", "step_vjp") if self.subject.kind == "cell" else ("forward", "vjp")

@@ -36,6 +36,15 @@ def test_the_summary_has_a_row_for_each_form_and_for_each_size(found: Benchmark)
     assert "note: OPENBLAS_CORETYPE=Haswell holds" in text
 
 
+def test_the_environment_is_told_in_words(found: Benchmark) -> None:
+    pools = [{"internal_api": "openblas", "num_threads": 2, "architecture": "Zen"}]
+    pools += [*pools, {"internal_api": "openmp", "num_threads": 1, "architecture": None}]
+    alone = {**found.environment, "cores": 1, "threads": pools}
+    text = summary.environment_line(replace(found, environment=alone))
+    assert "1 core;" in text
+    assert "threads openblas 2 (Zen), openmp 1;" in text
+
+
 def test_a_summary_that_is_too_long_for_a_comment_keeps_its_headlines(found: Benchmark) -> None:
     many = [replace(found.subjects[0], target=f"cell{i}") for i in range(60)]
     text = summary.markdown(replace(found, subjects=many))

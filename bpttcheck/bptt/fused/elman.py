@@ -101,20 +101,23 @@ class FusedElman:
         hs = np.empty((T + 1, B, H), np.result_type(xs, W_T, state0))
         hs[0] = state0
         # The states of tanh overwrite their pre-activations: its slope needs only the state.
-        zs = hs[1:] if _is_tanh(f) else np.empty((T, B, H), hs.dtype)
+        in_place = _is_tanh(f)
+        zs = hs[1:] if in_place else np.empty((T, B, H), hs.dtype)
         np.matmul(sequence.rows(xs), params["U"].T, out=sequence.rows(zs))  # (1)
         zs += params["b"]
-        product = np.empty((B, H), hs.dtype)
-        for t, (h, z, h_new) in enumerate(zip(hs[:-1], zs, hs[1:], strict=True)):
+        h, product = hs[0], np.empty((B, H), hs.dtype)
+        for t, z in enumerate(zs):
             np.dot(h, W_T, out=product)
             np.add(z, product, out=z)  # (2)
-            if _is_tanh(f):
+            h_new = z if in_place else hs[t + 1]
+            if in_place:
                 np.tanh(z, out=h_new)  # (3)
             else:
                 h_new[...] = f.value(z)  # (3)
             if padded is not None:
                 np.copyto(h_new, h, where=padded[t])
-        tape = FusedElmanTape(xs, hs, None if _is_tanh(f) else zs, padded)
+            h = h_new
+        tape = FusedElmanTape(xs, hs, None if in_place else zs, padded)
         return sequence.outputs(hs, padded), hs[T].copy(), tape
 
     def vjp(

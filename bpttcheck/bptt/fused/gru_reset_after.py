@@ -116,7 +116,7 @@ class FusedGRUResetAfter:
         s, change = np.empty((B, 3 * H), dtype), np.empty((B, H), dtype)
         s_by_gate = sequence.gate_by_gate(s, 3)
         s_rz, s_n = s_by_gate[:2], s_by_gate[2]
-        pads = [None] * T if padded is None else padded
+        h, pads = hs[0], [None] * T if padded is None else padded
         for block in reversed(blocks):
             a = projected[: block.stop - block.start]
             np.matmul(sequence.rows(xs[block]), W_ih.T, out=sequence.rows(a))
@@ -124,9 +124,9 @@ class FusedGRUResetAfter:
             rzn = gates[block]
             steps = zip(
                 a, sequence.gate_by_gate(a, 3)[:, 2], rzn, rzn[:, :2], *_split(rzn), qs[block],
-                hs[:-1][block], hs[1:][block], pads[block], strict=True,
+                hs[1:][block], pads[block], strict=True,
             )  # fmt: skip
-            for own, a_n, all_gates, rz, r, z, n, q, h, h_new, pad in steps:
+            for own, a_n, all_gates, rz, r, z, n, q, h_new, pad in steps:
                 np.dot(h, W_T, out=s)  # (3)
                 np.add(s_n, b_hn, out=q)  # (5)
                 np.add(s, own, out=s)
@@ -143,6 +143,7 @@ class FusedGRUResetAfter:
                 np.subtract(h, n, out=change)
                 np.multiply(z, change, out=change)
                 np.add(n, change, out=h_new)  # (7)
+                h = h_new
         tape = FusedGRUResetAfterTape(xs, hs, gates, qs, padded)
         return sequence.outputs(hs, padded), hs[T].copy(), tape
 

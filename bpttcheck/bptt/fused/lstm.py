@@ -122,11 +122,11 @@ class FusedLSTM:
         a, i_g = np.empty((B, 4 * H), dtype), np.empty((B, H), dtype)
         a_by_gate, half = sequence.gate_by_gate(a, 4), np.array(0.5, dtype)
         steps = zip(
-            projected, gates, gates[:, 1:], *_split(gates), hs[:-1], hs[1:], cs[:-1], cs[1:],
-            tanh_cs, strict=True,
+            projected, gates, gates[:, 1:], *_split(gates), hs[1:], cs[1:], tanh_cs, strict=True
         )  # fmt: skip
+        h, c = hs[0], cs[0]
         for t, step in enumerate(steps):
-            own, all_gates, sigmoids, g, i, f, o, h, h_new, c, c_new, tanh_c = step
+            own, all_gates, sigmoids, g, i, f, o, h_new, c_new, tanh_c = step
             np.dot(h, W_T, out=a)
             np.add(a, own, out=a)  # (3)
             np.tanh(a_by_gate, out=all_gates)  # (4)
@@ -142,6 +142,7 @@ class FusedLSTM:
             np.multiply(o, tanh_c, out=h_new)  # (6)
             if padded is not None:
                 np.copyto(h_new, h, where=padded[t])
+            h, c = h_new, c_new
         tape = FusedLSTMTape(xs, hs, cs, gates, tanh_cs, padded)
         return sequence.outputs(hs, padded), (hs[T].copy(), cs[T].copy()), tape
 
