@@ -10,6 +10,10 @@ from bpttcheck.report.records import Benchmark, Interval, Point
 from bpttcheck.report.summary import between, times
 
 FUSED, OVER_FLOOR, FUSED_MEAN, ON_JAX, ON_JAX_MEAN = 1.0, 1.5, 1.5, 1.0, 0.75
+_FLOORS = {
+    "fused over its floor": "floor",
+    "fused over its calls at their sizes": "calls_at_size",
+}
 SAME, EXPONENT, PEAK, ROOT = 0.03, (0.95, 1.05), 1.2, 2.0
 
 
@@ -89,11 +93,12 @@ def _ratios(
 
 def _floors(some: Sequence[tuple[str, Point]], where: str) -> Iterator[Limit]:
     timings = [(name(cell, point), point.timing("fused")) for cell, point in some]
-    found = [(text, t.seconds / t.floor) for text, t in timings if t is not None and t.floor]
-    yield from _judged(
-        found, f"fused over its floor where B H < 4096, {where}", f"at most {OVER_FLOOR:g}x",
-        lambda value: value <= OVER_FLOOR, times,
-    )  # fmt: skip
+    for what, key in _FLOORS.items():
+        found = [(text, t.seconds / one) for text, t in timings if t and (one := getattr(t, key))]
+        yield from _judged(
+            found, f"{what} where B H < 4096, {where}", f"at most {OVER_FLOOR:g}x",
+            lambda value: value <= OVER_FLOOR, times,
+        )  # fmt: skip
 
 
 def _mean(

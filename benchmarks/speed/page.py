@@ -55,7 +55,8 @@ def _result(results: Results, found: Sequence[Limit]) -> str:
         f" within its interval, and {_count(found, 'fused over JAX where')} meet it.",
         f"Where it is less, they take {_range_over_floor(results)} times what their calls of NumPy"
         " cost on arrays of one number, asked is at most 1.5, and"
-        f" {_count(found, 'fused over its floor')} meet it.",
+        f" {_count(found, 'fused over its floor')} meet it; over the same calls on arrays of the"
+        f" sizes that they have it is {_range_over_floor(results, 'calls_at_size')}.",
         f"Over all points the fused layers take {_over(results, 'fused')} of that time, asked is"
         f" below 1.5, and the rules on JAX {_over(results, 'on_jax')}, asked is at most 0.75 and"
         f" never above 1.0 beyond the interval, which {_count(found, 'on JAX over JAX,')} meet.",
@@ -80,10 +81,10 @@ def _count(found: Sequence[Limit], what: str) -> str:
     return f"{sum(one.met for one in chosen)} of {sum(one.of for one in chosen)} points"
 
 
-def _range_over_floor(results: Results) -> str:
+def _range_over_floor(results: Results, floor: str = "floor") -> str:
     found = [
-        t.seconds / t.floor for grid in results.grids.values() for _, p in points(grid)
-        if not is_large(p) and (t := p.timing("fused")) is not None and t.floor
+        t.seconds / getattr(t, floor) for grid in results.grids.values() for _, p in points(grid)
+        if not is_large(p) and (t := p.timing("fused")) is not None and getattr(t, floor)
     ]  # fmt: skip
     return f"{times(min(found))} to {times(max(found))}".replace("x", "") if found else "unknown"
 
@@ -161,7 +162,8 @@ def _grid(where: str, grid: Benchmark) -> list[str]:
         " where a later call is not faster.",
         tables.first_calls(grid),
         f"### Floors and shares of the peak, {where}",
-        "The floor is what the fused layer's calls of NumPy cost on arrays of one number. The share"
+        "The floor is what the fused layer's calls of NumPy cost on arrays of one number; *calls at"
+        " size* is what the same calls cost on arrays of the sizes that they have. The share"
         " of the peak counts the operations in the products alone.",
         tables.floors(grid),
     ]

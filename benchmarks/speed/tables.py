@@ -63,14 +63,14 @@ def first_calls(grid: Benchmark) -> str:
 
 
 def floors(grid: Benchmark) -> str:
-    """Seconds and floor of the fused form, and the shares of the peak."""
+    """Seconds and floors of the fused form, and the shares of the peak."""
     rows = [
         [cell, _size(point), point.dtype, *_floor(point.timing("fused")),
          *(_share(grid, point, form) for form in ("fused", "on_jax", point.baseline))]
         for cell, point in points(grid)
     ]  # fmt: skip
-    header = ["cell", "size", "dtype", "fused", "floor", "over floor", "of peak: fused", "on JAX",
-              "faster JAX"]  # fmt: skip
+    header = ["cell", "size", "dtype", "fused", "floor", "over floor", "calls at size",
+              "over these", "of peak: fused", "on JAX", "faster JAX"]  # fmt: skip
     return table(header, rows)
 
 
@@ -143,9 +143,12 @@ def _between(found: Interval | None) -> str:
 
 
 def _floor(timing: Timing | None) -> list[str]:
-    if timing is None or not timing.floor:
-        return ["-"] * 3
-    return [seconds(timing.seconds), seconds(timing.floor), times(timing.seconds / timing.floor)]
+    if timing is None or not timing.floor or not timing.calls_at_size:
+        return ["-"] * 5
+    told = [seconds(timing.seconds)]
+    for one in (timing.floor, timing.calls_at_size):
+        told += [seconds(one), times(timing.seconds / one)]
+    return told
 
 
 def _share(grid: Benchmark, point: Point, form: str) -> str:

@@ -30,7 +30,10 @@ def fused(subject: Subject, problem: Problem) -> Ready:
     if layer is None:
         raise Declined("this package has no fused form of it")
     ready = _ready(layer, problem, ("forward", "vjp"))
-    return replace(ready, floor=lambda: floor.seconds(layer, problem))
+    return replace(
+        ready,
+        floor=lambda: (floor.seconds(layer, problem), floor.seconds_at_size(layer, problem)),
+    )
 
 
 def fused_layer(cell: Any) -> Layer | None:

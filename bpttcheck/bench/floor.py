@@ -2,8 +2,9 @@
 
 A call of NumPy costs some hundred nanoseconds before it computes anything. The calls of a step are
 counted by running the layer at two lengths with a counting stand-in for ``np``, and each is timed
-on arrays of one number. What is computed, and Python itself, come on top; so do calls that do not
-go through the name ``np`` of a module, such as an operator between two arrays.
+on arrays of one number, or of the size that it has. What is computed in the first case, and Python
+itself in both, come on top; so do calls that do not go through the name ``np`` of a module, such as
+an operator between two arrays.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.contract import Layer
+from bpttcheck.contract import Array, Layer
 from bpttcheck.errors import Declined
 from bpttcheck.verify.problem import Problem
 
 # Lengths whose difference is taken, so that what is done once for a sequence does not count.
 _SHORT, _LONG = 2, 12
 _MEDIANS, _SAMPLES, _CALLS = 15, 9, 200
+_LONGEST_SAMPLE = 1e-4  # seconds
 
 
 @dataclass(frozen=True)
@@ -39,29 +41,36 @@ class Given:
         kind: the dtype of an array, else the type of the value: a shape that depends on the length
             makes no other call.
         ndim: of an array, -1 for another value.
+        layout: shape and strides of an array, where they are to count; else empty.
         value: the other value; None where it cannot be given again, such as a list of arrays.
     """
 
     kind: str
     ndim: int = -1
+    layout: tuple[tuple[int, ...], ...] = ()
     value: Any = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, value: Any) -> Given:
+    def of(cls, value: Any, at_size: bool = False) -> Given:
         """How ``value`` was given."""
         if isinstance(value, np.ndarray):
-            return cls(value.dtype.str, value.ndim)
+            layout = (value.shape, value.strides) if at_size else ()
+            return cls(value.dtype.str, value.ndim, layout)
         return cls(type(value).__name__, value=value if isinstance(value, Hashable) else None)
 
     def again(self) -> Any:
-        """The value, or an array of one number.
+        """The value, or an array of one number, or of zeros where there is a layout.
 
         Raises:
             Declined: the value is not known any more.
         """
         if self.ndim < 0 and type(self.value).__name__ != self.kind:
             raise Declined(f"an argument of NumPy of type {self.kind} cannot be given again")
-        return self.value if self.ndim < 0 else np.ones((1,) * self.ndim, self.kind)
+        if self.ndim < 0:
+            return self.value
+        return (
+            _zeros(self.kind, *self.layout) if self.layout else np.ones((1,) * self.ndim, self.kind)
+        )
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,18 @@ def seconds(layer: Layer, problem: Problem) -> float:
     return len(problem.xs) * sum(count * cost(call) for call, count in counts.items())
 
 
+def seconds_at_size(layer: Layer, problem: Problem) -> float:
+    """What the calls of NumPy in all steps cost on arrays of the sizes that they have.
+
+    Raises:
+        Declined: a call of the layer could not be repeated.
+    """
+    counts = _counted(layer, problem, _LONG, at_size=True)
+    # What is called less often than there are steps is not called in every step.
+    every = {call: count / _LONG for call, count in counts.items() if count >= _LONG}
+    return len(problem.xs) * sum(count * cost(call) for call, count in every.items())
+
+
 def calls_per_step(layer: Layer, problem: Problem) -> dict[Call, float]:
     """How often each call is made in a step of ``layer``, forward and backward together.
 
@@ -104,10 +125,10 @@ def calls_per_step(layer: Layer, problem: Problem) -> dict[Call, float]:
 
 @cache
 def cost(call: Call) -> float:
-    """Seconds of one such call on arrays of one number: the best of several medians.
+    """Seconds of one such call: the best of several medians.
 
     Raises:
-        Declined: it cannot be made on them.
+        Declined: it cannot be made again.
     """
     names = {f"a{i}": one.again() for i, one in enumerate(call.given)}
     named = {f"k_{key}": one.again() for key, one in call.named}
@@ -118,27 +139,34 @@ def cost(call: Call) -> float:
     try:
         timer.timeit(1)
     except Exception as error:
-        raise Declined(f"np.{call.name} cannot be timed on arrays of one number") from error
-    return min(
-        median(timer.timeit(_CALLS) / _CALLS for _ in range(_SAMPLES)) for _ in range(_MEDIANS)
-    )
+        raise Declined(f"np.{call.name} cannot be timed on arrays of its own") from error
+    calls = max(1, min(_CALLS, int(_LONGEST_SAMPLE / max(timer.timeit(3) / 3, 1e-9))))
+    medians = _MEDIANS if calls > 1 else 1
+    return min(median(timer.timeit(calls) / calls for _ in range(_SAMPLES)) for _ in range(medians))
 
 
-def _counted(layer: Layer, problem: Problem, T: int) -> Counter[Call]:
+def _zeros(kind: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    """Zeros, which stay as they are in most calls, laid out in memory as given."""
+    last = sum(abs(step) * (count - 1) for count, step in zip(shape, strides, strict=True))
+    memory = np.zeros(last // np.dtype(kind).itemsize + 1, kind)
+    return np.lib.stride_tricks.as_strided(memory, shape, [abs(step) for step in strides])
+
+
+def _counted(layer: Layer, problem: Problem, T: int, at_size: bool = False) -> Counter[Call]:
     # A shorter problem than T steps is repeated, a longer one cut.
     xs, d_ys = (np.resize(a, (T, *a.shape[1:])) for a in (problem.xs, problem.d_ys))
-    with _counting(layer) as counts, np.errstate(all="ignore"):
+    with _counting(layer, at_size) as counts, np.errstate(all="ignore"):
         tape = layer.forward(problem.params, xs, problem.state0)[2]
         layer.vjp(problem.params, tape, d_ys, problem.d_state)
     return counts
 
 
 @contextmanager
-def _counting(layer: Layer) -> Generator[Counter[Call]]:
+def _counting(layer: Layer, at_size: bool) -> Generator[Counter[Call]]:
     """Every ``np`` of the layer's modules counts; afterwards all are themselves again."""
     counts: Counter[Call] = Counter()
     modules = _modules(layer)
-    stand_in = _Counting(np, "", counts)
+    stand_in = _Counting(np, "", counts, at_size)
     try:
         for module in modules:
             vars(module)["np"] = stand_in
@@ -173,18 +201,19 @@ def _home(value: Any) -> str:
 class _Counting:
     """Stands for NumPy, or for one of its functions, and notes every call."""
 
-    def __init__(self, target: Any, name: str, counts: Counter[Call]) -> None:
+    def __init__(self, target: Any, name: str, counts: Counter[Call], at_size: bool) -> None:
         self._target, self._name, self._counts = target, name, counts
+        self._at_size = at_size
 
     def __getattr__(self, key: str) -> Any:
         found = getattr(self._target, key)
         if isinstance(found, type) or not callable(found):
             return found
         name = f"{self._name}.{key}" if self._name else key
-        return _Counting(found, name, self._counts)
+        return _Counting(found, name, self._counts, self._at_size)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = tuple(map(Given.of, args))
-        named = tuple((key, Given.of(value)) for key, value in kwargs.items())
+        given = tuple(Given.of(value, self._at_size) for value in args)
+        named = tuple((key, Given.of(value, self._at_size)) for key, value in kwargs.items())
         self._counts[Call(self._name, given, named)] += 1
         return self._target(*args, **kwargs)

@@ -25,15 +25,15 @@ class Ready:
         blocks: the gradients in what ``run`` returned, by name, as NumPy arrays.
         compiled: True if the first call compiles.
         at: the gradients of another problem of the same sizes.
-        floor: seconds that its calls of NumPy cost on arrays of one number, or raises
-            :class:`bpttcheck.errors.Declined`.
+        floor: seconds that its calls of NumPy cost on arrays of one number, and on arrays of the
+            sizes that they have, or raises :class:`bpttcheck.errors.Declined`.
     """
 
     run: Callable[[], Any]
     blocks: Callable[[Any], Blocks]
     compiled: bool = False
     at: Callable[[Problem], Blocks] | None = None
-    floor: Callable[[], float] | None = None
+    floor: Callable[[], tuple[float, float]] | None = None
 
 
 def by_name(problem: Problem, d_params: Mapping[str, Any], d_xs: Any, d_state0: Any) -> Blocks:

@@ -225,15 +225,16 @@ def _timing(
         ratio = statistics.ratio(own.seconds, taken[baseline].seconds)
     by_hand = min(statistics.median(taken[k].seconds) for k in NUMPY if k in taken)
     pays = None if first_call is None else statistics.pays_off_after(first_call, seconds, by_hand)
+    floor, calls_at_size = _floor(ready)
     return Timing(
         form=key, seconds=seconds, samples=own.seconds, calls=own.calls, error=judged[0],
         limit=judged[1], first_call=first_call, pays_off_after=pays, ratio=ratio,
-        floor=_floor(ready),
+        floor=floor, calls_at_size=calls_at_size,
     )  # fmt: skip
 
 
-def _floor(ready: Ready) -> float | None:
+def _floor(ready: Ready) -> tuple[float, float] | tuple[None, None]:
     try:
-        return None if ready.floor is None else ready.floor()
+        return (None, None) if ready.floor is None else ready.floor()
     except Declined:
-        return None
+        return None, None

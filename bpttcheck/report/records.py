@@ -69,6 +69,7 @@ class Timing:
         ratio: seconds over those of the baseline; None for the baseline, and without one.
         floor: seconds that the form's calls of NumPy cost on arrays of one number; None where they
             are not known.
+        calls_at_size: seconds that these calls cost on arrays of the sizes that they have.
     """
 
     form: str
@@ -81,6 +82,7 @@ class Timing:
     pays_off_after: int | None = None
     ratio: Interval | None = None
     floor: float | None = None
+    calls_at_size: float | None = None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ LARGE, SMALL = Size(100, 64, 64, 64), Size(50, 1, 32, 32)
 def timing(form: str, over: float, floor: float | None = None) -> Timing:
     samples = [over * wobble for wobble in (1.0, 1.01, 0.99)]
     ratio = None if form == "jax" else Interval(over, 0.99 * over, 1.01 * over)
-    return Timing(form, over, samples, 1, 1e-15, 1e-13, 0.5, 100, ratio, floor)
+    return Timing(form, over, samples, 1, 1e-15, 1e-13, 0.5, 100, ratio, floor, floor)
 
 
 def point(size: Size, fused: float = 0.8, on_jax: float = 0.7, again: float = 1.0) -> Point:
@@ -64,7 +64,7 @@ def broken(changed: Results) -> list[Limit]:
 
 
 def test_everything_that_meets_its_limit_is_said_to() -> None:
-    assert len(limits(results())) == 9
+    assert len(limits(results())) == 10
     assert broken(results()) == []
 
 
@@ -104,6 +104,7 @@ def test_a_small_point_far_above_its_floor_is_named() -> None:
     far = point(SMALL)
     far = replace(far, timings=[replace(t, floor=t.floor and t.seconds / 1.7) for t in far.timings])
     (only,) = broken(results(grids={1: grid(point(LARGE), far)}))
+    assert only.what == "fused over its floor where B H < 4096, 1 core"
     assert only.missed == ["lstm T=50 B=1 H=32 float64 (1.70x)"]
 
 

@@ -67,6 +67,7 @@ def test_every_form_of_a_built_in_is_timed_and_right(only: Any) -> None:
                 one.form in ("jax", "jax_hoisted", "jax_deferred", "on_jax")
             )
             assert (one.floor is not None) == (one.form == "fused")
+            assert (one.calls_at_size is not None) == (one.form == "fused")
         gates = {"elman": 1, "lstm": 4, "gru_reset_after": 3}[name]
         assert point.flops == 6 * 3 * 2 * gates * 5 * (4 + 5)
         assert len(point.again) == 3

@@ -94,6 +94,7 @@ class FusedElman:
         Raises:
             ContractError: ``xs`` or ``mask`` has the wrong shape or dtype.
         """
+        add, tanh, dot = np.add, np.tanh, np.dot
         f = activations.get(self.activation)
         xs, padded = sequence.without_padding(xs, mask)
         W_T = np.ascontiguousarray(params["W"].T)
@@ -107,11 +108,11 @@ class FusedElman:
         zs += params["b"]
         h, product = hs[0], np.empty((B, H), hs.dtype)
         for t, z in enumerate(zs):
-            np.dot(h, W_T, out=product)
-            np.add(z, product, out=z)  # (2)
+            dot(h, W_T, product)
+            add(z, product, z)  # (2)
             h_new = z if in_place else hs[t + 1]
             if in_place:
-                np.tanh(z, out=h_new)  # (3)
+                tanh(z, h_new)  # (3)
             else:
                 h_new[...] = f.value(z)  # (3)
             if padded is not None:
@@ -128,6 +129,7 @@ class FusedElman:
         Raises:
             ContractError: ``d_ys`` has another shape than ``ys``.
         """
+        add, multiply, dot = np.add, np.multiply, np.dot
         xs, hs, _, padded = tape
         T, B, H = len(xs), *hs.shape[1:]
         sequence.require_cotangents(d_ys, (T, B, H))
@@ -139,9 +141,9 @@ class FusedElman:
             self._slopes(tape, steps, out=d_zs[steps])  # (4)
             pads = [None] * T if padded is None else padded
             for d_y, d_z, pad in sequence.backward(d_ys[steps], d_zs[steps], pads[steps]):
-                np.add(d_y, d_h, out=total)  # (5)
-                np.multiply(total, d_z, out=d_z)  # (6)
-                np.dot(d_z, W, out=d_h)  # (7)
+                add(d_y, d_h, total)  # (5)
+                multiply(total, d_z, d_z)  # (6)
+                dot(d_z, W, d_h)  # (7)
                 if pad is not None:
                     np.copyto(d_h, total, where=pad)
         d_rows = sequence.rows(d_zs)

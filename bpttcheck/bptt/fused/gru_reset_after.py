@@ -102,6 +102,7 @@ class FusedGRUResetAfter:
         Raises:
             ContractError: ``xs`` or ``mask`` has the wrong shape or dtype.
         """
+        add, subtract, multiply, tanh, dot = np.add, np.subtract, np.multiply, np.tanh, np.dot
         xs, padded = sequence.without_padding(xs, mask)
         T, (B, H) = len(xs), state0.shape
         dtype = np.result_type(xs, params["W_hh"], state0)
@@ -127,22 +128,22 @@ class FusedGRUResetAfter:
                 hs[1:][block], pads[block], strict=True,
             )  # fmt: skip
             for own, a_n, all_gates, rz, r, z, n, q, h_new, pad in steps:
-                np.dot(h, W_T, out=s)  # (3)
-                np.add(s_n, b_hn, out=q)  # (5)
-                np.add(s, own, out=s)
-                np.tanh(s_rz, out=rz)
-                np.multiply(rz, half, out=rz)
-                np.add(rz, half, out=rz)  # (4)
-                np.multiply(r, q, out=change)
-                np.add(a_n, change, out=n)
-                np.tanh(n, out=n)  # (6)
+                dot(h, W_T, s)  # (3)
+                add(s_n, b_hn, q)  # (5)
+                add(s, own, s)
+                tanh(s_rz, rz)
+                multiply(rz, half, rz)
+                add(rz, half, rz)  # (4)
+                multiply(r, q, change)
+                add(a_n, change, n)
+                tanh(n, n)  # (6)
                 if pad is not None:
                     np.copyto(all_gates, 0.0, where=pad)
                     np.copyto(z, 1.0, where=pad)
                     np.copyto(q, 0.0, where=pad)
-                np.subtract(h, n, out=change)
-                np.multiply(z, change, out=change)
-                np.add(n, change, out=h_new)  # (7)
+                subtract(h, n, change)
+                multiply(z, change, change)
+                add(n, change, h_new)  # (7)
                 h = h_new
         tape = FusedGRUResetAfterTape(xs, hs, gates, qs, padded)
         return sequence.outputs(hs, padded), hs[T].copy(), tape
@@ -204,6 +205,7 @@ class FusedGRUResetAfter:
         out: Array,
     ) -> None:
         """Equations (8) to (14) of a block; ``d_h`` of the steps after it becomes its own."""
+        add, multiply, dot = np.add, np.multiply, np.dot
         _, B, H = d_ys.shape
         ks = factors.reshape(len(factors), 4, B, H)
         _factors(tape, block, ks)
@@ -211,11 +213,11 @@ class FusedGRUResetAfter:
         d_by_gate, zs = sequence.gate_by_gate(out, 4), tape.gates[block][:, 1]
         steps = sequence.backward(d_ys[block], d_by_gate, out[..., H:], ks, zs)
         for d_y, d_gates, d_s, k, z in steps:
-            np.add(d_h, d_y, out=d_h)  # (12)
-            np.multiply(k, d_h, out=d_gates)  # (13)
-            np.multiply(d_h, z, out=direct)  # (14b)
-            np.dot(d_s, W_hh, out=d_h)  # (14a)
-            np.add(d_h, direct, out=d_h)
+            add(d_h, d_y, d_h)  # (12)
+            multiply(k, d_h, d_gates)  # (13)
+            multiply(d_h, z, direct)  # (14b)
+            dot(d_s, W_hh, d_h)  # (14a)
+            add(d_h, direct, d_h)
 
 
 def _blocks(T: int, B: int, H: int, dtype: Any) -> list[slice]:

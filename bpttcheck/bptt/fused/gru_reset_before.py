@@ -94,6 +94,7 @@ class FusedGRUResetBefore:
         Raises:
             ContractError: ``xs`` or ``mask`` has the wrong shape or dtype.
         """
+        add, subtract, multiply, tanh, dot = np.add, np.subtract, np.multiply, np.tanh, np.dot
         xs, padded = sequence.without_padding(xs, mask)
         T, (B, H) = len(xs), state0.shape
         dtype = np.result_type(xs, params["W_hh"], state0)
@@ -111,22 +112,22 @@ class FusedGRUResetBefore:
         a = sequence.gate_by_gate(projected, 3)
         steps = zip(*_split(a), gates, gates[:, :2], *_split(gates), hs[:-1], hs[1:], strict=True)
         for t, (a_r, a_z, a_n, all_gates, rz, r, z, n, h, h_new) in enumerate(steps):
-            np.dot(h, W_g, out=uv)
-            np.add(a_r, u, out=r)
-            np.add(a_z, v, out=z)
-            np.tanh(rz, out=rz)
-            np.multiply(rz, half, out=rz)
-            np.add(rz, half, out=rz)  # (3)
-            np.multiply(r, h, out=change)
-            np.dot(change, W_n, out=own)
-            np.add(a_n, own, out=n)
-            np.tanh(n, out=n)  # (4)
+            dot(h, W_g, uv)
+            add(a_r, u, r)
+            add(a_z, v, z)
+            tanh(rz, rz)
+            multiply(rz, half, rz)
+            add(rz, half, rz)  # (3)
+            multiply(r, h, change)
+            dot(change, W_n, own)
+            add(a_n, own, n)
+            tanh(n, n)  # (4)
             if padded is not None:
                 np.copyto(all_gates, 0.0, where=padded[t])
                 np.copyto(z, 1.0, where=padded[t])
-            np.subtract(h, n, out=change)
-            np.multiply(z, change, out=change)
-            np.add(n, change, out=h_new)  # (5)
+            subtract(h, n, change)
+            multiply(z, change, change)
+            add(n, change, h_new)  # (5)
         tape = FusedGRUResetBeforeTape(xs, hs, gates, padded)
         return sequence.outputs(hs, padded), hs[T].copy(), tape
 
@@ -172,6 +173,7 @@ class FusedGRUResetBefore:
         self, params: Params, tape: FusedGRUResetBeforeTape, d_ys: Array, d_state_T: Array
     ) -> tuple[Array, Array]:
         """Equations (6) to (13): ``(d_a, d_state0)``."""
+        add, multiply, dot = np.add, np.multiply, np.dot
         T, B, H = d_ys.shape
         dtype = tape.hs.dtype
         d_ys = sequence.zero_where(d_ys, tape.padded)
@@ -190,15 +192,15 @@ class FusedGRUResetBefore:
                 d[..., 2 * H :], d[..., : 2 * H], rs, zs,
             )  # fmt: skip
             for d_y, k_r, k_zn, d_r, d_zn, d_n, d_uv, r, z in steps:
-                np.add(d_h, d_y, out=d_h)  # (9)
-                np.multiply(k_zn, d_h, out=d_zn)  # (10)
-                np.dot(d_n, W_n, out=d_rh)  # (11)
-                np.multiply(d_rh, k_r, out=d_r)  # (12)
-                np.multiply(d_h, z, out=direct)  # (13b)
-                np.dot(d_uv, W_g, out=d_h)  # (13a)
-                np.add(d_h, direct, out=d_h)
-                np.multiply(d_rh, r, out=d_rh)  # (13c)
-                np.add(d_h, d_rh, out=d_h)
+                add(d_h, d_y, d_h)  # (9)
+                multiply(k_zn, d_h, d_zn)  # (10)
+                dot(d_n, W_n, d_rh)  # (11)
+                multiply(d_rh, k_r, d_r)  # (12)
+                multiply(d_h, z, direct)  # (13b)
+                dot(d_uv, W_g, d_h)  # (13a)
+                add(d_h, direct, d_h)
+                multiply(d_rh, r, d_rh)  # (13c)
+                add(d_h, d_rh, d_h)
         return d_a, d_h
 
 

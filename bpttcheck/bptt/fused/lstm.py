@@ -109,6 +109,7 @@ class FusedLSTM:
         Raises:
             ContractError: ``xs`` or ``mask`` has the wrong shape or dtype.
         """
+        add, multiply, tanh, dot = np.add, np.multiply, np.tanh, np.dot
         xs, padded = sequence.without_padding(xs, mask)
         T, (B, H) = len(xs), state0[0].shape
         dtype = np.result_type(xs, params["W_hh"], *state0)
@@ -127,19 +128,19 @@ class FusedLSTM:
         h, c = hs[0], cs[0]
         for t, step in enumerate(steps):
             own, all_gates, sigmoids, g, i, f, o, h_new, c_new, tanh_c = step
-            np.dot(h, W_T, out=a)
-            np.add(a, own, out=a)  # (3)
-            np.tanh(a_by_gate, out=all_gates)  # (4)
-            np.multiply(sigmoids, half, out=sigmoids)
-            np.add(sigmoids, half, out=sigmoids)  # (1)
+            dot(h, W_T, a)
+            add(a, own, a)  # (3)
+            tanh(a_by_gate, all_gates)  # (4)
+            multiply(sigmoids, half, sigmoids)
+            add(sigmoids, half, sigmoids)  # (1)
             if padded is not None:
                 np.copyto(all_gates, 0.0, where=padded[t])
                 np.copyto(f, 1.0, where=padded[t])
-            np.multiply(f, c, out=c_new)
-            np.multiply(i, g, out=i_g)
-            np.add(c_new, i_g, out=c_new)  # (5)
-            np.tanh(c_new, out=tanh_c)
-            np.multiply(o, tanh_c, out=h_new)  # (6)
+            multiply(f, c, c_new)
+            multiply(i, g, i_g)
+            add(c_new, i_g, c_new)  # (5)
+            tanh(c_new, tanh_c)
+            multiply(o, tanh_c, h_new)  # (6)
             if padded is not None:
                 np.copyto(h_new, h, where=padded[t])
             h, c = h_new, c_new
@@ -191,6 +192,7 @@ class FusedLSTM:
         d_state_T: tuple[Array, Array],
     ) -> tuple[Array, tuple[Array, Array]]:
         """Equations (7) to (16): ``(d_a, d_state0)``."""
+        add, multiply, dot = np.add, np.multiply, np.dot
         T, B, H = d_ys.shape
         dtype, padded = tape.hs.dtype, tape.padded
         d_ys = sequence.zero_where(d_ys, padded)
@@ -209,15 +211,15 @@ class FusedLSTM:
                 pads[block],
             )  # fmt: skip
             for d_y, d_all, d_gif, d_o, k_gif, k_o, k_c, f, pad in steps:
-                np.add(d_h, d_y, out=d_h)  # (12)
-                np.multiply(d_h, k_c, out=product)
-                np.add(d_c, product, out=d_c)  # (13)
-                np.multiply(k_gif, d_c, out=d_gif)
-                np.multiply(k_o, d_h, out=d_o)  # (14)
+                add(d_h, d_y, d_h)  # (12)
+                multiply(d_h, k_c, product)
+                add(d_c, product, d_c)  # (13)
+                multiply(k_gif, d_c, d_gif)
+                multiply(k_o, d_h, d_o)  # (14)
                 if pad is not None:
                     np.copyto(carried, d_h)
-                np.dot(d_all, W, out=d_h)  # (15)
-                np.multiply(d_c, f, out=d_c)  # (16)
+                dot(d_all, W, d_h)  # (15)
+                multiply(d_c, f, d_c)  # (16)
                 if pad is not None:
                     np.copyto(d_h, carried, where=pad)
         return d_a, (d_h, d_c)

@@ -1,4 +1,8 @@
-"""What the fused layers share: padding, rows of a whole sequence, blocks of steps."""
+"""What the fused layers share: padding, rows of a whole sequence, blocks of steps.
+
+In the loops of the layers NumPy's functions have local names and write to their last argument: with
+``np.`` before it and ``out=`` in it, a small call costs a quarter more.
+"""
 
 from __future__ import annotations
 
