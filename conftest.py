@@ -1,10 +1,11 @@
-"""What every test of the project shares: pytester, and the Hypothesis profiles."""
+"""What every test shares: pytester, the Hypothesis profiles, and the programs JAX compiled."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
@@ -23,6 +24,29 @@ settings.load_profile("default")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "nightly: a deeper sweep; runs under the profile nightly")
+    _share_programs(config)
+
+
+def _share_programs(config: pytest.Config) -> None:
+    """JAX writes the programs of this session down: most tests compile what another one did.
+
+    JAX reads the environment when it is imported; so do the workers and the processes of tests.
+    """
+    # Two processes may meet at one file: JAX then warns, and compiles for itself.
+    config.addinivalue_line("filterwarnings", "ignore:Error .*persistent compilation cache")
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # also that of a worker
+        return
+    folder = TemporaryDirectory(prefix="bpttcheck-programs-")
+    config.add_cleanup(folder.cleanup)
+    options = {
+        "jax_compilation_cache_dir": folder.name,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    os.environ |= {name.upper(): str(value) for name, value in options.items()}
+    if "jax" in sys.modules:  # another plugin was faster
+        for name, value in options.items():
+            sys.modules["jax"].config.update(name, value)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

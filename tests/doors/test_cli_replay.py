@@ -319,7 +319,10 @@ PYTEST_FILE = """
     """
 
 
-@pytest.mark.parametrize("options", [(), ("-n2",)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param((), id="alone"), pytest.param(("-n2",), id="xdist", marks=pytest.mark.nightly)],
+)
 def test_pytest_stores_failures_and_names_them_in_its_summary(
     project: pytest.Pytester, options: tuple[str, ...]
 ) -> None:

@@ -43,6 +43,12 @@ def no_extra(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return remove
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at no plot: drawing takes longer than all else."""
+    monkeypatch.setattr("bpttcheck.report.plots.drawings", lambda benchmark: [])
+
+
 def slow_down(path: Path, factor: float) -> None:
     """Every hand-written ratio of the first point times a factor."""
     document = json.loads(path.read_text())
@@ -73,6 +79,7 @@ def test_the_files_stand_beside_the_result_where_no_folder_is_named(cli: Cli, he
     assert load(here / "sub" / "report.json") == load(FIXTURE)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_in_a_workflow_the_summary_is_added_to_the_job(
     cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,12 +94,14 @@ def test_in_a_workflow_the_summary_is_added_to_the_job(
     assert "$GITHUB_STEP_SUMMARY cannot be written" in result.stderr
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_beside_itself_passes_every_gate(cli: Cli) -> None:
     result = cli("report", "new.json", "--compare", "old.json", "--fail-if", "ratio > 1x", "-q")
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_planted_slow_down_fails_the_gate_and_is_named(cli: Cli, here: Path) -> None:
     slow_down(here / "new.json", 1.4)
     gate = ("report", "new.json", "--compare", "old.json", "--fail-if")
@@ -110,6 +119,7 @@ def test_a_planted_slow_down_fails_the_gate_and_is_named(cli: Cli, here: Path) -
     assert cli("report", "new.json", "--compare", "old.json").exit_code == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_points_that_only_one_has_are_named(cli: Cli, here: Path) -> None:
     document = json.loads((here / "new.json").read_text())
     del document["subjects"][1]

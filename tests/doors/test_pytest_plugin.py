@@ -337,6 +337,8 @@ def test_results_of_xdist_workers_reach_the_controller(project: pytest.Pytester)
         ]
     )
     assert "bpttcheck_verdict" in (project.path / "out.xml").read_text()
+    (stored,) = [line.split()[1] for line in result.outlines if line.startswith("stored: ")]
+    assert (project.path / f"{stored}.json").exists()
 
 
 def test_programs_are_released_when_the_session_ends(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 from dataclasses import replace
@@ -68,9 +69,16 @@ def stale(text, judged):
     return faults
 
 
-def readings_that_are_stale(section, judged, formula):
+@functools.cache
+def known_of(code):
+    """The conditions that a verdict on a formula may name, by their words."""
+    (formula,) = [formula for formula in page.FORMULAS if formula.code == code]
     within = [kind for kind in kinds() if formula.within(kind)]
-    known = {condition.words: condition for condition in conditions(within)}
+    return {condition.words: condition for condition in conditions(within)}
+
+
+def readings_that_are_stale(section, judged, formula):
+    known = known_of(formula.code)
     for reading in formula.readings:
         judgement = judged[reading.words]
         if isinstance(reading, Statement):

@@ -76,7 +76,14 @@ def mask_of(row):
     return AXES["mask"][(COMPOSED.index(row) * 7 + COMPOSED.index(row) // 4) % 4]
 
 
-DEAR = ("mixed-2-both", "elman-3-both", "mixed-3-forward", "elman-3-forward")
+DEAR = (
+    "mixed-2-both",
+    "elman-3-both",
+    "mixed-3-forward",
+    "elman-3-forward",
+    "gru-2-forward",
+    "lstm-2-forward",
+)
 
 
 def words(row):

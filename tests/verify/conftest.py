@@ -19,9 +19,14 @@ def forks():
 
 
 @pytest.fixture
-def run(forks, monkeypatch):
-    """``run(subject, *checks)``: the report of ``bpttcheck.check``."""
+def shared_runs(forks, monkeypatch):
+    """All checks of one forward pass, in one module, share what JAX says of it."""
     monkeypatch.setattr(check_room, "_RUNS", forks)
+
+
+@pytest.fixture
+def run(shared_runs):
+    """``run(subject, *checks)``: the report of ``bpttcheck.check``."""
 
     def run(subject, *checks, examples=20, **options):
         return bpttcheck.check(subject, checks=checks, examples=examples, raises=False, **options)

@@ -320,17 +320,27 @@ GATES_AND_LOOPS = [
 ]  # fmt: skip
 
 
+FORWARD = ("init", "initial_state", "step", "forward", "sequence", "surrogate", "surrogate_step")
+
+
 class Forks:
-    """In the place of the kept runs: all bugs of one forward pass share what JAX says of it."""
+    """In the place of the kept runs: all bugs of one forward pass share what JAX says of it.
+
+    What is judged has the forward pass of another if all that belongs to it is inherited, and the
+    attributes of the two instances are equal: a bug changes other methods.
+    """
 
     def __init__(self):
         self._bases = {}
 
     def get(self, subject, options):
-        right = subject.reference if subject.reference is not None else subject.target
-        root = Coupled if isinstance(right, Coupled) else Tanh
-        if root not in self._bases:
-            self._bases[root] = Run(Subject(root()), options.seed, options.dtypes)
-        found = self._bases[root].fork(subject)
+        right = subject.target if subject.reference is None else subject.reference
+        if subject.sizes is not None or not hasattr(right, "init"):
+            return Run(subject, options.seed, options.dtypes)
+        forward = (getattr(type(right), name, None) for name in FORWARD)
+        key = (*forward, repr(vars(right)), options.seed)
+        if key not in self._bases:
+            self._bases[key] = Run(Subject(right), options.seed, options.dtypes)
+        found = self._bases[key].fork(subject)
         found.dtypes = options.dtypes
         return found

@@ -90,7 +90,7 @@ def evidence(base, target, mode, dtype):
     dtype=st.sampled_from(["float64", "float32"]),
 )
 @example(how="anything", size=1.0, seed=0, dtype="float64")
-@settings(max_examples=6)
+@settings(max_examples=3)
 def test_garbage_gets_no_diagnosis(name, runs, how, size, seed, dtype):
     right, mode = SUBJECTS[name]
     kind = GarbledCell if mode == STEP else GarbledLayer

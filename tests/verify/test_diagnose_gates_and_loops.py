@@ -4,8 +4,21 @@ import numpy as np
 import pytest
 from planted_bugs import GATES_AND_LOOPS, LOOP, Coupled, Loop, U, W, summed
 
+NIGHTLY = (
+    "missing-term: a loop that begins at t = T-2",
+    "doubled-term: t = T-1",
+    "truncated: zeros inside the loop",
+)
 
-@pytest.mark.parametrize("row", GATES_AND_LOOPS, ids=str)
+
+def rows():
+    """Every bug; nightly where another differs in one end of the sequence or in a number alone."""
+    for row in GATES_AND_LOOPS:
+        marks = [pytest.mark.nightly] if str(row) in NIGHTLY else []
+        yield pytest.param(row, id=str(row), marks=marks)
+
+
+@pytest.mark.parametrize("row", list(rows()))
 def test_the_first_diagnosis_names_the_bug(row, run):
     report = run(row.subject, row.check, examples=12, **row.options)
     first = {finding.block: finding.diagnoses[:1] for finding in report.findings}

@@ -87,7 +87,7 @@ def mutants():
 @pytest.mark.parametrize(
     ("right", "change", "says", "line"),
     [
-        pytest.param(*bug, marks=[pytest.mark.nightly] if i % 2 else [])
+        pytest.param(*bug, marks=[] if i in (0, 4, 6) else [pytest.mark.nightly])
         for i, bug in enumerate(BUGS)
     ],
 )

@@ -6,12 +6,13 @@ import pytest
 import bpttcheck
 from bpttcheck import cells
 
+pytestmark = pytest.mark.usefixtures("shared_runs")
+
 
 class Relu:
     """h' = max(U x + W h + b, 0) by `np.where`, with a slope of our own at exactly zero."""
 
-    def __init__(self, at_zero):
-        self.at_zero = at_zero
+    at_zero = 0.0
 
     def init(self, rng, n_in, n_hidden):
         shapes = {"U": (n_hidden, n_in), "W": (n_hidden, n_hidden), "b": (n_hidden,)}
@@ -77,6 +78,10 @@ class HardLSTM:
         return d_params, (d_a @ params["U"], d_c * f), d_a @ params["W"]
 
 
+def relu(slope):
+    return type("Relu", (Relu,), {"at_zero": slope})()
+
+
 def verdict(cell, **options):
     chosen = {"examples": 40, "checks": ["step_vjp", "sequence_vjp"], "raises": False, **options}
     return bpttcheck.check(cell, **chosen)
@@ -84,14 +89,14 @@ def verdict(cell, **options):
 
 @pytest.mark.parametrize("slope", [0.0, 0.5, 1.0])
 def test_every_slope_between_the_two_sides_passes(slope):
-    assert verdict(Relu(slope)).passed
+    assert verdict(relu(slope)).passed
 
 
 @pytest.mark.parametrize("slope", [
     5.0, np.nan, *(pytest.param(s, marks=pytest.mark.nightly) for s in (2.0, -1.0))
 ])  # fmt: skip
 def test_a_slope_beyond_both_sides_is_caught_although_only_ties_show_it(slope):
-    report = verdict(Relu(slope))
+    report = verdict(relu(slope))
     assert report.verdict is bpttcheck.Verdict.FAILED
     if np.isfinite(slope):  # a NaN shows at any tie, also one that rounding for reading makes
         assert all(finding.case.regime in ("at_kinks", "zeros") for finding in report.findings)
@@ -104,14 +109,16 @@ def test_a_slope_beyond_both_sides_is_caught_although_only_ties_show_it(slope):
     ),
 ])  # fmt: skip
 def test_edges_may_be_decided_either_way_gate_by_gate(edges):
-    report = verdict(HardLSTM(*edges))
+    report = verdict(HardLSTM(*edges), examples=20)
     assert report.verdict is not bpttcheck.Verdict.FAILED, str(report)
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "hard_tanh", "hard_sigmoid"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_the_built_in_kinks_pass(name, seed):
-    assert verdict(cells.builtin(f"elman[{name}]"), seed=seed).passed
+    # Twenty cases compile three programs and forty five; both dtypes are at kinks in forty.
+    examples = 20 if seed == 1 else 40
+    assert verdict(cells.builtin(f"elman[{name}]"), seed=seed, examples=examples).passed
 
 
 def test_a_wrong_slope_beyond_the_kink_is_caught():
@@ -122,6 +129,6 @@ def test_a_wrong_slope_beyond_the_kink_is_caught():
             d_params = {"U": d_z.T @ x, "W": d_z.T @ h_prev, "b": d_z.sum(0)}
             return d_params, d_z @ params["W"], d_z @ params["U"]
 
-    report = verdict(Steep(0.0), examples=20)
+    report = verdict(Steep(), examples=20)
     assert report.verdict is bpttcheck.Verdict.FAILED
     assert "ordinary" in {finding.case.regime for finding in report.findings}

@@ -5,6 +5,8 @@ import pytest
 
 import bpttcheck
 
+pytestmark = pytest.mark.usefixtures("shared_runs")
+
 
 class Tanh:
     """h' = tanh(U x + W h + b), right."""
