@@ -31,9 +31,10 @@ class _Footing:
 class Search:
     """Rows along one line: where they may start, and what they extrapolate to."""
 
-    def __init__(self, line: Line, limit: int) -> None:
+    def __init__(self, line: Line, limit: int, enough: float = 0.0) -> None:
         self._line = line
         self._limit = limit
+        self._enough = enough
         self._eps = line.program.eps
         # The rows that the answer is held against; set before there is an answer.
         self._probe: Row
@@ -100,7 +101,8 @@ class Search:
             best = found if best is None or improved else best
             # Rows that are all too far out do not improve either: that is no reason to stop.
             idle = 0 if improved or best.bar > _COARSE * probe.size else idle + 1
-            if best.disagreement <= best.rounding or idle >= _PATIENCE:
+            done = best.disagreement <= best.rounding or best.bar <= self._enough * probe.size
+            if done or idle >= _PATIENCE:
                 break
         return best
 

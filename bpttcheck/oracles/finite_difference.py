@@ -38,6 +38,7 @@ def finite_difference(
     weights: Sequence[Array],
     *,
     max_evaluations: int = _MAX_EVALUATIONS,
+    enough: float = 0.0,
 ) -> Estimate:
     """The derivative of the weighted outputs along ``direction``, by differences.
 
@@ -47,6 +48,7 @@ def finite_difference(
         direction: the shapes of ``point``; zero where a leaf is not perturbed.
         weights: the shapes of the outputs.
         max_evaluations: forward evaluations at most; 14 to 20 are usual.
+        enough: a bar, relative to the rough slope, at which to stop; 0: as narrow as it gets.
 
     Returns:
         A scalar estimate. It abstains, with a note, at a kink, behind values that are not finite,
@@ -60,7 +62,7 @@ def finite_difference(
     require_like("direction", direction, "the point", point)
     program = Program(function, point)
     program.require_weights(weights)
-    return _derivative(program, direction, scaled(weights), max_evaluations)
+    return _derivative(program, direction, scaled(weights), max_evaluations, enough)
 
 
 def entrywise(
@@ -99,7 +101,7 @@ def entrywise(
 
 
 def _derivative(
-    program: Program, direction: Sequence[Array], weights: Scaled, limit: int
+    program: Program, direction: Sequence[Array], weights: Scaled, limit: int, enough: float = 0.0
 ) -> Estimate:
     unit = scaled(direction)
     if unit.is_zero or weights.is_zero:
@@ -109,7 +111,7 @@ def _derivative(
     line = Line(program, unit.arrays, flat(weights.arrays))
     with np.errstate(all="ignore"):
         line.measure_noise()
-        search = Search(line, limit)
+        search = Search(line, limit, enough)
         found = search.estimate()
         if found is None:
             return _abstain(search.trouble, program)

@@ -13,7 +13,6 @@ from bpttcheck.errors import ContractError, GradientMismatch
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.coverage import hidden
-from bpttcheck.verify.diagnose.by_check import diagnosed
 from bpttcheck.verify.distance import distance_from_full
 from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.results import CheckResult, Finding, Report, Verdict
@@ -124,6 +123,7 @@ class _Runs:
 
 
 _RUNS = _Runs()
+_COMPILED = ("step_vjp", "sequence_vjp")
 
 
 def _run_all(
@@ -150,13 +150,16 @@ def _outcomes(
         ]
         return [first, *skipped]
     rest = [name for name in wanted if name != "contract"]
+    # What needs no program goes first, and is reported in its place.
+    order = sorted(rest, key=_COMPILED.count)
     if executor is None:
-        if {"step_vjp", "sequence_vjp"} & set(rest):
+        if set(_COMPILED) & set(rest):
             run.prepare(options.examples)  # compiles in the background of the first checks
-        outcomes = [check_one(run, options, name, counter) for name in rest]
+        found = {name: check_one(run, options, name, counter) for name in order}
     else:
-        with spread(run, options.examples, rest, executor) as checks:
-            outcomes = [check_one(run, options, name, counter, checks[name]) for name in rest]
+        with spread(run, options.examples, order, executor) as checks:
+            found = {n: check_one(run, options, n, counter, checks[n]) for n in order}
+    outcomes = [found[name] for name in rest]
     return [first, *outcomes] if "contract" in wanted else outcomes
 
 
@@ -177,8 +180,14 @@ def check_one(
     except ContractError as error:
         tally = Tally(name, cases=1, failures=1, findings=[exception_finding(name, error)])
     result = tally.result(time.perf_counter() - started)
-    findings = tuple(map(diagnosed, tally.findings))
+    findings = _diagnosed(tally.findings) if tally.findings else ()
     return _expected(result, findings, options.expected_failures.get(name, ""))
+
+
+def _diagnosed(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    from bpttcheck.verify.diagnose.by_check import diagnosed
+
+    return tuple(map(diagnosed, findings))
 
 
 def _expected(result: CheckResult, findings: tuple[Finding, ...], reason: str) -> Outcome:
@@ -198,7 +207,7 @@ def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float)
     checks = tuple(result for result, _ in outcomes)
     findings = tuple(finding for _, found in outcomes for finding in found)
     cases = [run.case(i) for i in range(options.examples)]
-    gradient = any(r.name in ("step_vjp", "sequence_vjp") and r.verdict for r in checks)
+    gradient = any(r.name in _COMPILED and r.verdict for r in checks)
     return Report(
         subject=run.subject.name,
         checks=checks,
@@ -262,9 +271,8 @@ class _Counter:
     def __init__(
         self, run: Run, options: Options, names: list[str], progress: Progress | None
     ) -> None:
-        heavy = {"step_vjp", "sequence_vjp"}
         laws = Context(run, options.examples).laws
-        self._share = {n: options.examples if n in heavy else laws for n in names}
+        self._share = {n: options.examples if n in _COMPILED else laws for n in names}
         self._progress, self._done = progress, 0
         self._name, self._in_check = "", 0
         self.total = sum(self._share.values())

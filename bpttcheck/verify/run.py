@@ -429,16 +429,19 @@ class Run:
         self._departure = str(operation or "")
         return self._departure
 
-    def difference(self, problem: Problem, along: Mapping[str, Array]) -> Estimate:
+    def difference(
+        self, problem: Problem, along: Mapping[str, Array], enough: float = 0.0
+    ) -> Estimate:
         """The derivative of the loss along a direction, from the forward pass alone.
 
         Args:
             problem: the point.
             along: block name -> direction; blocks left out are not moved.
+            enough: a relative bar at which to stop; 0: as narrow as it gets.
         """
         leaves = self._leaves(problem)
         point, direction, weights = leaves.difference_arguments(along)
-        return finite_difference(leaves.function(self), point, direction, weights)
+        return finite_difference(leaves.function(self), point, direction, weights, enough=enough)
 
     def _leaves(self, problem: Problem) -> _Leaves:
         return _Leaves(problem)
@@ -502,12 +505,13 @@ class _Leaves:
         named, p = self._named(), self.problem
         layer_forward = surrogate_forward(run.subject) or run.layer.forward
         mask = () if p.mask is None else (p.mask,)
+        method = run.methods[0]
 
         def forward(leaves: list[Array]) -> list[Array]:
             supply = iter(leaves)
             whole = [next(supply) if is_float(v) else v for _, v in named]
             params, state0, xs = self._rebuild(whole)
-            ys, state, *_ = call(run.methods[0], layer_forward, params, xs, state0, *mask)
+            ys, state, *_ = call(method, layer_forward, params, xs, state0, *mask)
             last = zip(trees.leaves(state), trees.leaves(p.state0), strict=True)
             return [ys, *(leaf for leaf, first in last if is_float(first))]
 

@@ -74,6 +74,22 @@ def test_bars_are_short_at_any_scale(name: str, scale: int) -> None:
     assert np.quantile(bars, 0.9) < 1e-9
 
 
+@pytest.mark.parametrize("name", sorted(SMOOTH))
+def test_a_bar_that_is_short_enough_ends_the_search_and_still_holds(name: str) -> None:
+    f, slope = SMOOTH[name]
+    x = np.array([0.3, -1.1, 0.7])
+    whole, enough = slope_of(f, x), slope_of(f, x, enough=1e-6)
+    assert enough.evaluations <= whole.evaluations
+    assert relative_bar(enough) <= 1e-6 * len(x)
+    assert covers(enough, slope(x).sum())
+
+
+def test_a_search_that_may_end_early_costs_less() -> None:
+    x = np.linspace(-1, 1, 5)
+    cost = [slope_of(np.tanh, x, enough=enough).evaluations for enough in (0.0, 1e-6)]
+    assert cost[1] < cost[0]
+
+
 def test_usual_cost_and_accuracy() -> None:
     rng = np.random.default_rng(0)
     estimates = [
