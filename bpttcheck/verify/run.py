@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck import trees
-from bpttcheck.bptt.engine import Frozen, NativeEngine, SurrogateCell
-from bpttcheck.bptt.unroll import unroll
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined
 from bpttcheck.oracles.autodiff import Autodiff, Point, Spread, Untied
@@ -25,6 +23,7 @@ from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.finite_difference import finite_difference
 from bpttcheck.oracles.paths import Paths
 from bpttcheck.verify.guard import Notes, call
+from bpttcheck.verify.leaves import Leaves
 from bpttcheck.verify.problem import (
     ROUND,
     Problem,
@@ -39,6 +38,7 @@ from bpttcheck.verify.problem import (
 )
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.subject import Subject
+from bpttcheck.verify.surrogate import surrogate_forward
 from bpttcheck.verify.verdict import rounding
 
 Array = NDArray[Any]
@@ -339,7 +339,7 @@ class Run:
     ) -> Estimate:
         """JAX's forward-mode derivative of the loss along a direction."""
         assert self._autodiff is not None
-        moved = self._leaves(problem).direction(along)
+        moved = Leaves(problem).direction(along)
         zero = self._point(problem)
         direction = Point(
             moved[0], moved[1], moved[2], zero.mask, np.zeros_like(zero.d_ys), zero.d_state
@@ -439,113 +439,16 @@ class Run:
             along: block name -> direction; blocks left out are not moved.
             enough: a relative bar at which to stop; 0: as narrow as it gets.
         """
-        leaves = self._leaves(problem)
+        leaves = Leaves(problem)
         point, direction, weights = leaves.difference_arguments(along)
-        return finite_difference(leaves.function(self), point, direction, weights, enough=enough)
-
-    def _leaves(self, problem: Problem) -> _Leaves:
-        return _Leaves(problem)
+        forward = surrogate_forward(self.subject) or self.layer.forward
+        function = leaves.function(self.methods[0], forward)
+        return finite_difference(function, point, direction, weights, enough=enough)
 
     def _point(self, problem: Problem) -> Point:
         return Point(
             problem.params, problem.state0, problem.xs, problem.real, problem.d_ys, problem.d_state
         )
-
-
-@dataclass(frozen=True)
-class _Leaves:
-    """A problem's inputs as a flat list of float leaves, the form in which they are perturbed."""
-
-    problem: Problem
-
-    def _named(self) -> list[tuple[str, Any]]:
-        """Every input leaf under its block's name, in the order params, state0, xs."""
-        p = self.problem
-        names = [f"d_params[{key!r}]" for key in p.params]
-        state = [f"state{path}" for path in trees.structure(p.state0).paths]
-        values = [*p.params.values(), *trees.leaves(p.state0), p.xs]
-        return list(zip([*names, *state, "xs"], values, strict=True))
-
-    def _rebuild(self, leaves: Sequence[Any]) -> tuple[Any, Any, Any]:
-        p, n = self.problem, len(self.problem.params)
-        params = dict(zip(p.params, leaves[:n], strict=True))
-        return params, trees.structure(p.state0).unflatten(leaves[n:-1]), leaves[-1]
-
-    def direction(self, along: Mapping[str, Array]) -> tuple[Any, Any, Any]:
-        """``along`` as trees of params, state0 and xs, zero where nothing is said."""
-        wanted = {_plain_name(name): value for name, value in along.items()}
-        leaves = [
-            np.zeros(np.shape(v)) if name not in wanted else np.reshape(wanted[name], np.shape(v))
-            for name, v in self._named()
-        ]
-        return self._rebuild(leaves)
-
-    def difference_arguments(
-        self, along: Mapping[str, Array]
-    ) -> tuple[list[Array], list[Array], list[Array]]:
-        """``(point, direction, weights)`` for the difference oracles."""
-        moved = self.direction(along)
-        flat = [*moved[0].values(), *trees.leaves(moved[1]), moved[2]]
-        named = self._named()
-        floats = [i for i, (_, v) in enumerate(named) if is_float(v)]
-        point = [np.asarray(named[i][1]) for i in floats]
-        p = self.problem
-        weights = [
-            p.d_ys * p.real[:, :, None],
-            *(
-                np.asarray(c)
-                for c, s in zip(trees.leaves(p.d_state), trees.leaves(p.state0), strict=True)
-                if is_float(s)
-            ),
-        ]
-        return point, [np.asarray(flat[i]) for i in floats], weights
-
-    def function(self, run: Run) -> Callable[[list[Array]], list[Array]]:
-        """The forward pass from float leaves to outputs and float leaves of the final state."""
-        named, p = self._named(), self.problem
-        layer_forward = surrogate_forward(run.subject) or run.layer.forward
-        mask = () if p.mask is None else (p.mask,)
-        method = run.methods[0]
-
-        def forward(leaves: list[Array]) -> list[Array]:
-            supply = iter(leaves)
-            whole = [next(supply) if is_float(v) else v for _, v in named]
-            params, state0, xs = self._rebuild(whole)
-            ys, state, *_ = call(method, layer_forward, params, xs, state0, *mask)
-            last = zip(trees.leaves(state), trees.leaves(p.state0), strict=True)
-            return [ys, *(leaf for leaf, first in last if is_float(first))]
-
-        return forward
-
-
-def surrogate_forward(subject: Subject) -> Callable[..., Any] | None:
-    """A forward pass in which what the subject freezes stays as in the first run; None: no need."""
-    sequence, step = subject.reference_sequence, subject.surrogate_step
-    frozen = Frozen()
-    if sequence is not None and subject.surrogate:
-
-        def whole(params: Any, xs: Array, state0: Any, mask: Any = None) -> Any:
-            frozen.again()
-            real = np.ones(xs.shape[:2], bool) if mask is None else mask
-            return sequence(NativeEngine(frozen), params, xs, state0, real)
-
-        return whole
-    if step is not None:
-        cell: Any = SurrogateCell(subject.surrogate_cell, frozen)
-
-        def unrolled(params: Any, xs: Array, state0: Any, mask: Any = None) -> Any:
-            frozen.again()
-            return unroll(cell, params, xs, state0, mask)
-
-        return unrolled
-    return None
-
-
-def _plain_name(block: str) -> str:
-    for prefix in ("d_previous_state", "d_state0"):
-        if block.startswith(prefix):
-            return "state" + block.removeprefix(prefix)
-    return "xs" if block in ("d_x", "d_xs") else block
 
 
 def _params_blocks(gradients: Any, params: Any) -> dict[str, Any]:

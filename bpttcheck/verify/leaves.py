@@ -1,0 +1,93 @@
+"""The inputs of a problem as a flat list of float leaves, for the oracles that move them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import trees
+from bpttcheck.contract import Array, is_float
+from bpttcheck.verify.guard import call
+from bpttcheck.verify.problem import Problem
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """A problem's inputs as a flat list of float leaves, the form in which they are perturbed."""
+
+    problem: Problem
+
+    def _named(self) -> list[tuple[str, Any]]:
+        """Every input leaf under its block's name, in the order params, state0, xs."""
+        p = self.problem
+        names = [f"d_params[{key!r}]" for key in p.params]
+        state = [f"state{path}" for path in trees.structure(p.state0).paths]
+        values = [*p.params.values(), *trees.leaves(p.state0), p.xs]
+        return list(zip([*names, *state, "xs"], values, strict=True))
+
+    def _rebuild(self, leaves: Sequence[Any]) -> tuple[Any, Any, Any]:
+        p, n = self.problem, len(self.problem.params)
+        params = dict(zip(p.params, leaves[:n], strict=True))
+        return params, trees.structure(p.state0).unflatten(leaves[n:-1]), leaves[-1]
+
+    def direction(self, along: Mapping[str, Array]) -> tuple[Any, Any, Any]:
+        """``along`` as trees of params, state0 and xs, zero where nothing is said."""
+        wanted = {_plain_name(name): value for name, value in along.items()}
+        leaves = [
+            np.zeros(np.shape(v)) if name not in wanted else np.reshape(wanted[name], np.shape(v))
+            for name, v in self._named()
+        ]
+        return self._rebuild(leaves)
+
+    def difference_arguments(
+        self, along: Mapping[str, Array]
+    ) -> tuple[list[Array], list[Array], list[Array]]:
+        """``(point, direction, weights)`` for the difference oracles."""
+        moved = self.direction(along)
+        flat = [*moved[0].values(), *trees.leaves(moved[1]), moved[2]]
+        named = self._named()
+        floats = [i for i, (_, v) in enumerate(named) if is_float(v)]
+        point = [np.asarray(named[i][1]) for i in floats]
+        p = self.problem
+        weights = [
+            p.d_ys * p.real[:, :, None],
+            *(
+                np.asarray(c)
+                for c, s in zip(trees.leaves(p.d_state), trees.leaves(p.state0), strict=True)
+                if is_float(s)
+            ),
+        ]
+        return point, [np.asarray(flat[i]) for i in floats], weights
+
+    def function(self, name: str, forward: Callable[..., Any]) -> Callable[[list[Array]], Any]:
+        """A forward pass as a function of float leaves.
+
+        Args:
+            name: of the method, for errors.
+            forward: ``forward(params, xs, state0[, mask])`` of a layer.
+
+        Returns:
+            From the leaves to ``ys`` and the float leaves of the final state.
+        """
+        named, p = self._named(), self.problem
+        mask = () if p.mask is None else (p.mask,)
+
+        def outputs(leaves: list[Array]) -> list[Array]:
+            supply = iter(leaves)
+            whole = [next(supply) if is_float(v) else v for _, v in named]
+            params, state0, xs = self._rebuild(whole)
+            ys, state, *_ = call(name, forward, params, xs, state0, *mask)
+            last = zip(trees.leaves(state), trees.leaves(p.state0), strict=True)
+            return [ys, *(leaf for leaf, first in last if is_float(first))]
+
+        return outputs
+
+
+def _plain_name(block: str) -> str:
+    for prefix in ("d_previous_state", "d_state0"):
+        if block.startswith(prefix):
+            return "state" + block.removeprefix(prefix)
+    return "xs" if block in ("d_x", "d_xs") else block
