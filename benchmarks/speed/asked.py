@@ -145,7 +145,8 @@ def _judged(
 ) -> Iterator[Limit]:
     if found:
         values = [value for _, value in found]
-        missed = [f"{text} ({told(value)})" for text, value in found if not meets(value)]
+        far = sorted((pair for pair in found if not meets(pair[1])), key=lambda pair: -pair[1])
+        missed = [f"{text} ({told(value)})" for text, value in far]
         measured = f"{told(min(values))} to {told(max(values))}"
         yield Limit(what, asked, measured, len(found) - len(missed), len(found), missed)
 

@@ -16,6 +16,8 @@ from bpttcheck.report.summary import SHORT, between, percent, seconds, share, ti
 _COMPARED = ("fused", "on_jax", "jax_deferred", "torch")
 _COMPILED = ("jax", "jax_hoisted", "jax_deferred", "on_jax")
 
+_NAMED = 6  # points that miss a limit; the others are counted
+
 
 def asked(limits: Sequence[Limit]) -> str:
     """What was asked beside what was measured."""
@@ -28,9 +30,14 @@ def asked(limits: Sequence[Limit]) -> str:
 
 
 def missed(limits: Sequence[Limit]) -> str:
-    """The points that do not meet a limit, by name."""
-    lines = [f"- {one.what}: {'; '.join(one.missed)}" for one in limits if one.missed]
+    """The points that do not meet a limit, by name; the farthest of many."""
+    lines = [f"- {one.what}: {'; '.join(_farthest(one.missed))}" for one in limits if one.missed]
     return "\n".join(lines) or "Every point meets its limit."
+
+
+def _farthest(missed: Sequence[str]) -> list[str]:
+    more = len(missed) - _NAMED
+    return [*missed[:_NAMED], *([f"and {more} more, in the tables below"] if more > 0 else [])]
 
 
 def ratios(subject: Measured) -> str:

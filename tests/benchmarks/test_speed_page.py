@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.speed import child, plan
+from benchmarks.speed import child, plan, tables
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.asked import Limit, limits
 from benchmarks.speed.growth import Growth
@@ -106,6 +106,16 @@ def test_a_small_point_far_above_its_floor_is_named() -> None:
     (only,) = broken(results(grids={1: grid(point(LARGE), far)}))
     assert only.what == "fused over its floor where B H < 4096, 1 core"
     assert only.missed == ["lstm T=50 B=1 H=32 float64 (1.70x)"]
+
+
+def test_of_many_points_that_miss_a_limit_the_farthest_are_named() -> None:
+    exponents = [1.2 + 0.01 * k for k in range(8)]
+    growth = [Growth("lstm", "fused", "float64", 8, k, [1, 2, 4], [1.0, 2.0**e, 4.0**e])
+              for k, e in enumerate(exponents)]  # fmt: skip
+    line = tables.missed(limits(results(growth=growth)))
+    assert "B=7 float64" in line or "H=7 float64" in line
+    assert "H=0" not in line
+    assert "and 2 more" in line
 
 
 def test_the_same_that_differs_from_itself_is_no_pass() -> None:
