@@ -61,7 +61,8 @@ def warnings(found: dict[str, Any]) -> list[str]:
     ]
     load, cores = found.get("load_average"), found.get("cores")
     if isinstance(load, list) and load and isinstance(cores, int) and load[0] > 0.5 * cores:
-        said.append(f"the machine was busy before the run: load {load[0]:.1f} on {cores} cores")
+        one = "core" if cores == 1 else "cores"
+        said.append(f"the machine was busy before the run: load {load[0]:.1f} on {cores} {one}")
     return said
 
 
