@@ -43,12 +43,15 @@ def _farthest(missed: Sequence[str]) -> list[str]:
 def ratios(subject: Measured) -> str:
     """One line for each point: seconds of the faster JAX autodiff, and the others over it."""
     forms = [form for form in _COMPARED if any(p.timing(form) for p in subject.points)]
+    torch = "torch" in forms
     rows = [
         [_size(point), point.dtype, _baseline(point),
-         *(_between(ratio(point, form)) for form in forms), _between(point.same)]
+         *(_between(ratio(point, form)) for form in forms), *[_over_torch(point)] * torch,
+         _between(point.same)]
         for point in subject.points
     ]  # fmt: skip
-    header = ["size", "dtype", "faster JAX", *(SHORT[form] for form in forms), "NumPy, the same"]
+    header = ["size", "dtype", "faster JAX", *(SHORT[form] for form in forms),
+              *["on JAX over torch"] * torch, "NumPy, the same"]  # fmt: skip
     return table(header, rows)
 
 
@@ -143,6 +146,13 @@ def _baseline(point: Point) -> str:
         return "-"
     hoisted = " (hoisted)" if point.baseline == BASELINES[1] else ""
     return f"{seconds(timing.seconds)}{hoisted}"
+
+
+def _over_torch(point: Point) -> str:
+    ours, theirs = point.timing("on_jax"), point.timing("torch")
+    if ours is None or theirs is None:
+        return "-"
+    return between(statistics.ratio(ours.samples, theirs.samples))
 
 
 def _between(found: Interval | None) -> str:

@@ -108,6 +108,15 @@ def test_a_small_point_far_above_its_floor_is_named() -> None:
     assert only.missed == ["lstm T=50 B=1 H=32 float64 (1.70x)"]
 
 
+def test_the_rule_on_jax_is_compared_with_torch_where_torch_was_measured() -> None:
+    with_torch = replace(point(LARGE), timings=[*point(LARGE).timings, timing("torch", 1.4)])
+    (subject,) = grid(with_torch, point(SMALL)).subjects
+    header, _, large, small = tables.ratios(subject).splitlines()
+    column = [cell.strip() for cell in header.split("|")].index("on JAX over torch")
+    assert large.split("|")[column].strip().startswith("0.50x")
+    assert small.split("|")[column].strip() == "-"
+
+
 def test_of_many_points_that_miss_a_limit_the_farthest_are_named() -> None:
     exponents = [1.2 + 0.01 * k for k in range(8)]
     growth = [Growth("lstm", "fused", "float64", 8, k, [1, 2, 4], [1.0, 2.0**e, 4.0**e])
