@@ -19,11 +19,10 @@ from bpttcheck.verify.subject import Subject
 CELLS = ("elman", "lstm", "gru_reset_after", "gru_reset_before", "peephole_lstm", "jordan")
 DTYPES = ("float64", "float32")
 SIZES = (
-    Size(20, 1, 8, 8), Size(20, 8, 32, 32), Size(100, 1, 32, 32), Size(100, 8, 32, 32),
-    Size(100, 32, 128, 128),
+    Size(20, 1, 4, 1), Size(20, 1, 8, 8), Size(20, 8, 32, 32), Size(100, 1, 32, 32),
+    Size(100, 8, 32, 32), Size(100, 32, 128, 128), Size(20, 8, 16, 1024),
 )  # fmt: skip
-# "jax" is what the hand-written forms are compared with: the scan that every cell has.
-WAYS = ("numpy", "fused", "on_jax", "jax")
+WAYS = tuple(FORMS)
 
 
 @cache

@@ -31,6 +31,7 @@ def test_a_planted_error_of_one_block_fails_and_the_right_form_does_not(
 
 
 def test_the_grid_knows_every_form_and_cell_that_it_names() -> None:
-    assert set(grid.WAYS) <= FORMS.keys()
+    assert set(grid.WAYS) == FORMS.keys()
+    assert {1, 1024} <= {size.n_hidden for size in grid.SIZES}
     assert grid.forward("jordan", grid.SIZES[0], "float64", "fused") is None
     assert grid.forward("lstm", grid.SIZES[0], "float64", "fused") is not None
