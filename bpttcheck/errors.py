@@ -41,6 +41,24 @@ class GradientMismatch(BpttcheckError, AssertionError):
         self.report = report
 
 
+class InternalError(BpttcheckError):
+    """Something in bpttcheck itself broke: no verdict on anybody's code follows from it.
+
+    Args:
+        what: what was being done, such as ``"tracing the step"``.
+        error: what was raised.
+    """
+
+    def __init__(self, what: str, error: BaseException) -> None:
+        text = (str(error).strip() or "no message").splitlines()[0]
+        super().__init__(
+            f"internal error while {what}: {type(error).__name__}: {text}; this is a defect of "
+            "bpttcheck, not of your code: please report it with the traceback "
+            "(BPTTCHECK_DEBUG=1 raises it)"
+        )
+        self.what = what
+
+
 class Declined(BpttcheckError):
     """An oracle says that it cannot judge this function: an abstention, not a verdict.
 

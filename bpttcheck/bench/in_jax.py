@@ -38,9 +38,7 @@ def hoisted(subject: Subject, problem: Problem) -> Ready:
         Declined: this is done for the package's own cells only.
     """
     split = projections.of(subject.target)
-    if split is None:
-        raise Declined("the projection is hoisted for cells of this package only")
-    return _ready(split.hoisted, problem, jax.jit)
+    return _of_this_package(None if split is None else split.hoisted, problem)
 
 
 def weights_deferred(subject: Subject, problem: Problem) -> Ready:
@@ -49,10 +47,7 @@ def weights_deferred(subject: Subject, problem: Problem) -> Ready:
     Raises:
         Declined: this is done for the package's own cells only.
     """
-    forward = deferred.of(subject.target)
-    if forward is None:
-        raise Declined("the weight gradients are deferred for cells of this package only")
-    return _ready(forward, problem, jax.jit)
+    return _of_this_package(deferred.of(subject.target), problem)
 
 
 def not_jitted(subject: Subject, problem: Problem) -> Ready:
@@ -77,6 +72,12 @@ def by_hand(subject: Subject, problem: Problem) -> Ready:
         raise Declined("this package has no hand-written form of it on JAX")
     function = layer(subject.target)
     forward: Forward = lambda params, xs, state0: function(params, xs, state0)  # noqa: E731
+    return _ready(forward, problem, jax.jit)
+
+
+def _of_this_package(forward: Forward | None, problem: Problem) -> Ready:
+    if forward is None:
+        raise Declined("this form is written for cells of this package only")
     return _ready(forward, problem, jax.jit)
 
 

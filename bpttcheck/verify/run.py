@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -96,6 +95,8 @@ class Run:
         self.templates = templates(seed, self.sizes)
         self.declined = ""
         self._layer = subject.layer
+        # The names of the subject's forward and backward methods, asked for in every case.
+        self.methods = _methods(subject)
         self._autodiff = self._reference()
         self._preparing: dict[Template, Future[None]] = {}
         self._memo: dict[Any, Any] | None = None
@@ -110,10 +111,11 @@ class Run:
             subject: a subject whose forward pass and reference are those of this run's.
         """
         other = Run.__new__(Run)
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k != "methods"})
+        other.__dict__.update(self.__dict__)
         if self._memo is None:
             self._memo = other._memo = {}
         other.subject, other._layer, other.notes = subject, subject.layer, Notes()
+        other.methods = _methods(subject)
         return other
 
     def remember(self, key: Any, problem: Problem, make: Callable[[], Any]) -> Any:
@@ -285,11 +287,6 @@ class Run:
             notes=self.notes,
         )  # fmt: skip
         return d_params, d_xs, d_state0, ys, state
-
-    @cached_property
-    def methods(self) -> tuple[str, str]:
-        """The names of the subject's forward and backward methods."""
-        return ("step", "step_vjp") if self.subject.kind == "cell" else ("forward", "vjp")
 
     def jax(
         self,
@@ -465,6 +462,10 @@ def _state_blocks(name: str, tree: Any, like: Any) -> dict[str, Any]:
     ordered = trees.map_leaves(lambda _, leaf: leaf, like, tree)
     named = zip(trees.structure(like).paths, trees.leaves(ordered), trees.leaves(like), strict=True)
     return {f"{name}{path}": leaf for path, leaf, first in named if is_float(first)}
+
+
+def _methods(subject: Subject) -> tuple[str, str]:
+    return ("step", "step_vjp") if subject.kind == "cell" else ("forward", "vjp")
 
 
 def _pad(template: Template | None) -> tuple[int, int] | None:

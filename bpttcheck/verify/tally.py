@@ -34,6 +34,8 @@ class Tally:
 
     Args:
         name: the check's name.
+        conduct: what is wrong with how the code behaves, where its gradient does not depend on it;
+            told as remarks, and failures only where they were asked for.
         null_counts: True if a gradient of exactly zero is evidence too. A law compares the code
             with itself, so it is; beside an oracle only an additive error could be seen.
     """
@@ -47,6 +49,7 @@ class Tally:
     contradictions: list[str] = field(default_factory=list)
     failures: int = 0
     findings: list[Finding] = field(default_factory=list)
+    conduct: list[Finding] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     _seen: dict[tuple[str, str], list[Judged]] = field(default_factory=lambda: defaultdict(list))
 
