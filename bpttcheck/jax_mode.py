@@ -1,7 +1,9 @@
-"""JAX's 64-bit mode, scoped: it is never switched on for the importing program."""
+"""JAX's 64-bit mode and its device, scoped: neither is ever set for the importing program."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -15,3 +17,16 @@ def enable_x64() -> Any:
 
         scoped = getattr(experimental, "enable_x64")  # noqa: B009 - its place before 0.8
     return scoped(True)
+
+
+@contextmanager
+def reference_mode() -> Generator[None]:
+    """64 bits on the CPU, in this thread only: how references and their noise are computed.
+
+    On a host with a GPU JAX would take it, whose arithmetic and compiler are not those that the
+    error bars were measured with.
+    """
+    import jax
+
+    with enable_x64(), jax.default_device(jax.devices("cpu")[0]):
+        yield

@@ -20,6 +20,7 @@ from bpttcheck.oracles._lift_run import current, decline
 from bpttcheck.oracles._lift_ufuncs import call_ufunc
 from bpttcheck.oracles._lift_watch import Call, observed, observed_method
 from bpttcheck.oracles._lift_writes import sort_in_place
+from bpttcheck.oracles.error_origin import natively
 
 METHODS = frozenset(
     "all any argmax argmin argsort choose clip compress conj conjugate cumprod cumsum diagonal dot "
@@ -278,7 +279,7 @@ class Flat:
     @observed(lambda self, i, value: Call("z.flat[...] = ...", _put, (self._array, i, value), {}))
     def __setitem__(self, index: Any, value: Any) -> None:
         array = self._array
-        places = np.arange(array.size)[index]
+        places = natively(operator.getitem, np.arange(array.size), index)
 
         def native(scratch: Any, value: Any) -> None:
             scratch.flat[index] = value

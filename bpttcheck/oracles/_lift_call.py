@@ -35,6 +35,7 @@ from bpttcheck.oracles._lift_memory import (
     owner_of,
 )
 from bpttcheck.oracles._lift_run import Run, current, decline
+from bpttcheck.oracles.error_origin import natively
 
 Native = Callable[..., Any]
 
@@ -83,7 +84,7 @@ def _on_copies(
         return made
 
     with np.errstate(all="ignore"):
-        return native(*replace(args, copy), **replace(kwargs, copy)), copies
+        return natively(native, *replace(args, copy), **replace(kwargs, copy)), copies
 
 
 def _compute(form: Native, args: Sequence[Any], kwargs: dict[str, Any], leaves: list[Any]) -> Any:
@@ -123,7 +124,7 @@ def _real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def perform_known(native: Native, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Let NumPy compute with constants, outside a run too (an array kept from an earlier one)."""
-    result = native(*shadows(args), **shadows(kwargs))
+    result = natively(native, *shadows(args), **shadows(kwargs))
     run = current()
     return result if run is None else adopt(run, result, foreign_owners(run, args, kwargs))
 
@@ -135,7 +136,7 @@ def rearrange(native: Native, args: Sequence[Any], kwargs: dict[str, Any] | None
     run = current()
     if run is None or all(item.known for item in held):
         return perform_known(native, args, kwargs)
-    result = native(*shadows(args), **shadows(kwargs))
+    result = natively(native, *shadows(args), **shadows(kwargs))
     leaves = _arrays(result)
     owners = {id(item.box.owner): item.box for item in held}
     sure = steady(native, args, kwargs, held, leaves)
@@ -169,7 +170,8 @@ def _moved(
         index = np.empty_like(held[0].shadow, np.int64)
         index[...] = np.arange(index.size).reshape(index.shape)
         swap: Native = lambda item: index if isinstance(item, Held) else item  # noqa: E731
-        places.extend(_arrays(native(*replace(args, swap), **replace(kwargs, swap))))
+        moved = natively(native, *replace(args, swap), **replace(kwargs, swap))
+        places.extend(_arrays(moved))
     where = np.asarray(places[number])
     if where.dtype != np.int64:
         decline("a rearrangement that also changes the dtype", "z.astype(dtype)")
@@ -183,7 +185,7 @@ def blind(native: Native, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Call a function that looks at shapes and dtypes only: its result is a constant."""
     run = current()
     held = collect(args, kwargs)
-    result = native(*shadows(args), **shadows(kwargs))
+    result = natively(native, *shadows(args), **shadows(kwargs))
     if run is None:
         return result
     made = adopt(run, result, set())
@@ -221,7 +223,7 @@ def steady(
 
     try:
         with np.errstate(all="ignore"):
-            again = _arrays(native(*replace(args, other), **replace(kwargs, other)))
+            again = _arrays(natively(native, *replace(args, other), **replace(kwargs, other)))
     except np.linalg.LinAlgError:
         return [False] * len(leaves)
     looks_in = {id(owner_of(item.shadow)) for item in held if isinstance(item.shadow, np.ndarray)}
@@ -325,10 +327,10 @@ def overwrite(native: Native, form: Native, target: Any, others: Sequence[Any]) 
                 "a traced value is written into an array that was made outside the step",
                 "make the array inside the step, with np.empty, np.zeros or np.array",
             )
-        native(target, *shadows(others))
+        natively(native, target, *shadows(others))
         return
     if target.known and all(item.known for item in held):
-        native(target.shadow, *shadows(others))
+        natively(native, target.shadow, *shadows(others))
         target.box.touch()
         return
     run = current()
@@ -338,6 +340,6 @@ def overwrite(native: Native, form: Native, target: Any, others: Sequence[Any]) 
     fill_with_dummies(scratch)
     scratch.flags.writeable = target.shadow.flags.writeable
     with np.errstate(all="ignore"):
-        native(scratch, *stand_ins(others))
+        natively(native, scratch, *stand_ins(others))
     whole = constant(target.shadow) if target.known else target.read()
     target.write(form(whole, *values(others)))

@@ -15,6 +15,7 @@ from bpttcheck.oracles._lift_memory import Held, Indexed, Linked, fill_with_dumm
 from bpttcheck.oracles._lift_run import Run, current, decline
 from bpttcheck.oracles._lift_ufuncs import nest
 from bpttcheck.oracles._lift_watch import Call, observed
+from bpttcheck.oracles.error_origin import natively
 
 
 @observed(lambda array, index: Call("z[...]", operator.getitem, (array, index), {}))
@@ -34,7 +35,7 @@ def get_item(array: Held, index: Any) -> Any:
     if any(isinstance(part, Held) and not part.known for part in _parts(index)):
         return _moving_view(run, array, index)
     index = shadows(index)
-    found = array.shadow[index]
+    found = natively(operator.getitem, array.shadow, index)
     if isinstance(found, np.ndarray):
         return rearrange(operator.getitem, (array, index))
     return fresh(run, found, array.read()[index], sure=True)
@@ -63,7 +64,7 @@ def put_item(array: Held, index: Any, value: Any) -> None:
 
 def _moving_view(run: Run, array: Held, index: Any) -> Any:
     """``z[k]`` for an integer ``k`` that depends on values: a view whose place is not known."""
-    found = array.shadow[stand_ins(index)]
+    found = natively(operator.getitem, array.shadow, stand_ins(index))
     place = values(index)
     if not isinstance(found, np.ndarray):
         return fresh(run, found, array.read()[place], sure=True)

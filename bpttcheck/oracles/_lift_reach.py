@@ -21,7 +21,7 @@ _LARGE = 1000
 
 
 class Reach:
-    """Where user code keeps its names: global dictionaries, closure cells, tables of functions.
+    """Where user code keeps its names: globals, closure cells, tables, lists, classes.
 
     Args:
         function: the step, as a function, a bound method, a partial or any callable object.
@@ -31,6 +31,8 @@ class Reach:
         self.namespaces: dict[int, dict[str, Any]] = {}
         self.tables: dict[int, dict[Any, Any]] = {}
         self.cells: list[CellType] = []
+        self.lists: dict[int, list[Any]] = {}
+        self.classes: dict[int, type] = {}
         self._seen: dict[int, Any] = {}
         # What the function itself is made of is user code even where it is an installed package.
         self._homes = {_top(name) for name in _makers(function, 3)} - _FOREIGN - {"bpttcheck"}
@@ -56,6 +58,8 @@ class Reach:
             if item is sys.modules or "__spec__" in item or len(item) >= _LARGE:
                 return []
             self.tables[id(item)] = item
+        if isinstance(item, list) and len(item) < _LARGE:
+            self.lists[id(item)] = item
         if isinstance(item, (*_CONTAINERS, MethodType, functools.partial)):
             return _held_by(item)
         if not self._knows(type(item)):
@@ -72,6 +76,7 @@ class Reach:
         )
 
     def _from_class(self, kind: type) -> list[Any]:
+        self.classes[id(kind)] = kind
         found: list[Any] = [*kind.__mro__, sys.modules[kind.__module__]]
         for member in vars(kind).values():
             inner = getattr(member, "__func__", None) or getattr(member, "fget", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from bpttcheck.oracles._lift_memory import Held, cast, fill_with_dummies
 from bpttcheck.oracles._lift_run import Run, current, decline
 from bpttcheck.oracles._lift_watch import Call, observed
 from bpttcheck.oracles._lift_writes import into
+from bpttcheck.oracles.error_origin import natively
 
 Form = Callable[..., Any]
 
@@ -110,7 +112,7 @@ def _call(run: Run, ufunc: np.ufunc, form: Form, inputs: Any, kwargs: dict[str, 
     rest = {} if where is True else {"where": shadows(where)}
     plain = dict(kwargs)
     with np.errstate(all="ignore"):
-        results = ufunc(*shadows(inputs), out=scratch, **rest, **plain)
+        results: Any = natively(ufunc, *shadows(inputs), out=scratch, **rest, **plain)
     results = results if ufunc.nout > 1 else (results,)
     computed = _values(run, ufunc, form, inputs, kwargs)
     computed = computed if ufunc.nout > 1 else (computed,)
@@ -226,7 +228,8 @@ def _at(ufunc: np.ufunc, target: Any, index: Any, *operand: Any) -> None:
         return
     if not isinstance(target, Held) or any(not item.known for item in collect(index)):
         decline(f"{_name(ufunc)}.at at places that depend on values", "np.add.at")
-    places = np.arange(target.shadow.size).reshape(target.shadow.shape)[shadows(index)]
+    whole = np.arange(target.shadow.size).reshape(target.shadow.shape)
+    places = natively(operator.getitem, whole, shadows(index))
     if len(np.unique(places)) < places.size:
         decline(f"{_name(ufunc)}.at with places that occur twice", "np.add.at")
     array: Any = target

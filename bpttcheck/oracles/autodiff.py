@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from bpttcheck import trees
 from bpttcheck.calibration import COPIES
 from bpttcheck.errors import Declined
-from bpttcheck.jax_mode import enable_x64
+from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles import programs
 from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.oracles.noise import PATTERN
 from bpttcheck.oracles.paths import Paths
-from bpttcheck.oracles.programs import Leaves, Program, Step, WholeSequence
+from bpttcheck.oracles.programs import Leaves, Lowered, Program, Step, WholeSequence
 
 Array = NDArray[Any]
 
@@ -101,8 +101,9 @@ class Untied:
 
 def spread_estimate(spread: Spread, unit: float) -> Estimate:
     """A value whose bar is the rms of its noisy copies, and a rounding error of its own."""
-    noise = rms(spread.copies - spread.value)
-    return Estimate(spread.value, noise + unit * np.abs(spread.value))
+    with np.errstate(all="ignore"):
+        noise = rms(spread.copies - spread.value)
+        return Estimate(spread.value, noise + unit * np.abs(spread.value))
 
 
 class Autodiff:
@@ -117,7 +118,7 @@ class Autodiff:
     def __init__(self, step: Step | None, sequence: WholeSequence | None = None) -> None:
         self._step = step
         self._sequence = sequence
-        self._programs: dict[Any, Program] = {}
+        self._programs: dict[Any, _Waiting] = {}
         self._paths: dict[Any, Paths] = {}
         self._lock = threading.Lock()
         self.compilations = 0
@@ -145,9 +146,10 @@ class Autodiff:
 
         Raises:
             Declined: if the step cannot be traced.
+            InternalError: for a defect of ours.
         """
         T, B = point.mask.shape
-        with enable_x64():
+        with reference_mode(), np.errstate(all="ignore"):
             args = (_inputs(point, pad), float(unit), _keys(seed), _copies(patterns))
             out = self._program(programs.noisy, point, *args)(*args)
         d_params, d_state0, d_xs, ys, state = trees.map_leaves(np.asarray, out)
@@ -159,15 +161,41 @@ class Autodiff:
             state_T=trees.map_leaves(lambda leaf: Spread.of(leaf[:, :B]), state),
         )
 
-    def prepare(self, point: Point, pad: tuple[int, int] | None = None) -> None:
-        """Compile the program that :meth:`gradients` will need; may run in a thread of its own.
+    def lower(self, point: Point, pad: tuple[int, int] | None = None) -> Callable[[], None]:
+        """Trace the program that :meth:`gradients` will need, here and now; compile it later.
+
+        Tracing runs the user's code, which may keep things outside that a run in another thread
+        would see; compiling does not.
+
+        Args:
+            point: the inputs.
+            pad: ``(T, B)`` of the size template.
+
+        Returns:
+            A function that compiles and keeps the program; it may be called in another thread.
 
         Raises:
             Declined: if the step cannot be traced.
+            InternalError: for a defect of ours.
         """
-        with enable_x64():
+        with reference_mode(), np.errstate(all="ignore"):
             args = (_inputs(point, pad), 1.0, _keys(0), _copies(None))
-            self._program(programs.noisy, point, *args)
+            waiting = self._lowered(programs.noisy, point, *args)
+
+        def finish() -> None:
+            with reference_mode(), np.errstate(all="ignore"):
+                waiting.program()
+
+        return finish
+
+    def prepare(self, point: Point, pad: tuple[int, int] | None = None) -> None:
+        """Compile the program that :meth:`gradients` will need.
+
+        Raises:
+            Declined: if the step cannot be traced.
+            InternalError: for a defect of ours.
+        """
+        self.lower(point, pad)()
 
     def directional(
         self,
@@ -193,7 +221,7 @@ class Autodiff:
         Raises:
             Declined: if the step cannot be traced.
         """
-        with enable_x64():
+        with reference_mode(), np.errstate(all="ignore"):
             along = _inputs(direction, pad, repeat=False)
             args = (_inputs(point, pad), float(unit), _keys(seed), along)
             out = np.asarray(self._program(programs.forward_mode, point, *args)(*args))
@@ -203,7 +231,7 @@ class Autodiff:
         """Per-step parameter contributions and the adjoint of every state, without noise."""
         self._one_step()
         T, B = point.mask.shape
-        with enable_x64():
+        with reference_mode(), np.errstate(all="ignore"):
             args = (_inputs(point, pad),)
             out = self._program(programs.untied, point, *args)(*args)
         taps, adjoints = trees.map_leaves(np.asarray, out)
@@ -227,7 +255,7 @@ class Autodiff:
         """
         self._one_step()
         T, B = point.mask.shape
-        with enable_x64():
+        with reference_mode(), np.errstate(all="ignore"):
             inputs = _inputs(point, pad)
             room = len(inputs.mask) - T
             args = (inputs, np.pad(np.asarray(keep, np.float64), (0, room), constant_values=1.0))
@@ -250,6 +278,10 @@ class Autodiff:
         return self._step
 
     def _program(self, maker: Callable[..., Any], point: Point, *args: Any) -> Program:
+        return self._lowered(maker, point, *args).program()
+
+    def _lowered(self, maker: Callable[..., Any], point: Point, *args: Any) -> _Waiting:
+        """The program that is known for these shapes, or a new one, traced in this thread."""
         inputs: Leaves = args[0]
         flat = [*inputs.params, *inputs.state0, inputs.xs, inputs.d_ys]
         key = (maker.__name__, *((leaf.shape, str(leaf.dtype)) for leaf in flat))
@@ -263,10 +295,33 @@ class Autodiff:
             traced = programs.trace_sequence(self._sequence, point.params, state, inputs.xs)
         else:
             traced = programs.trace(self._one_step(), point.params, state, inputs.xs[0])
-        made = programs.build(maker, traced, *args)
+        made = _Waiting(programs.lower(maker, traced, *args), self._count)
+        with self._lock:
+            return self._programs.setdefault(key, made)
+
+    def _count(self) -> None:
         with self._lock:
             self.compilations += 1
-            return self._programs.setdefault(key, made)
+
+
+class _Waiting:
+    """A lowered program, compiled once by whoever needs it first."""
+
+    def __init__(self, lowered: Lowered, compiled: Callable[[], None]) -> None:
+        self._lowered: Lowered | None = lowered
+        self._compiled = compiled
+        self._program: Program | None = None
+        self._lock = threading.Lock()
+
+    def program(self) -> Program:
+        """The compiled program; waits where another thread compiles it."""
+        with self._lock:
+            if self._program is None:
+                assert self._lowered is not None
+                self._program = self._lowered.compile()
+                self._lowered = None
+                self._compiled()
+            return self._program
 
 
 def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> Leaves:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.calibration import BLOCK_FLOOR, COPIES, LIMIT
-from bpttcheck.jax_mode import enable_x64
+from bpttcheck.errors import InternalError
+from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles._lift_replay import (
     Outcome,
     Replay,
@@ -73,13 +74,15 @@ def first_departure(step: Step, params: Any, state0: Any, xs: Array) -> Departur
     lifted = lift(step, watch=lookout.see)
     for x in _double(xs):
         try:
-            with enable_x64():
+            with reference_mode():
                 lifted(*(trees.map_leaves(jnp.asarray, tree) for tree in (params, state, x)))
             if lookout.found is not None:
                 return lookout.found
             with np.errstate(all="ignore"):
                 new, _ = step(*(trees.map_leaves(np.array, tree) for tree in (params, state, x)))
             state = trees.map_leaves(lambda old, leaf: np.asarray(leaf, old.dtype), state, new)
+        except InternalError:
+            raise
         except Exception:
             # The step ran both ways before: what stops it now is no matter of translation.
             return lookout.found

@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.errors import Declined
+from bpttcheck.errors import Declined, InternalError
 from bpttcheck.oracles._lift_array import Traced
 from bpttcheck.oracles._lift_call import wrap
+from bpttcheck.oracles._lift_kept import unchanged
 from bpttcheck.oracles._lift_memory import Box, Chosen, Held, constant, fill_with_dummies
 from bpttcheck.oracles._lift_reach import Reach
 from bpttcheck.oracles._lift_run import Run, decline, raised_on_purpose, running, where_raised
 from bpttcheck.oracles._lift_swap import swapped
 from bpttcheck.oracles._lift_watch import Watch
+from bpttcheck.oracles.error_origin import on_behalf, raise_defect
 
 # User modules are shared by all threads: one trace at a time. A trace inside a trace is no problem.
 _LOCK = threading.RLock()
@@ -38,7 +40,8 @@ def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[.
         The same function on trees whose leaves are JAX arrays or tracers. It must be called in
         64-bit mode, and gives leaves of the dtypes that NumPy gives. When called it raises
         :class:`bpttcheck.errors.Declined`, naming the line of user code, for what cannot be traced
-        and for any error but those that user code raises on purpose.
+        and for any error but those that user code raises on purpose, and
+        :class:`bpttcheck.errors.InternalError` for a defect of the tracer.
     """
 
     def lifted(*args: Any, **kwargs: Any) -> Any:
@@ -48,7 +51,7 @@ def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[.
             reach = Reach(function)
             run = Run(make=Traced, namespaces=reach.namespaces, watch=watch)
             try:
-                with running(run), swapped(reach):
+                with unchanged(reach), running(run), swapped(reach):
                     result = _trace(run, function, args, kwargs)
                 if run.refusal is not None:
                     raise run.refusal
@@ -65,14 +68,15 @@ def _trace(run: Run, function: Callable[..., Any], args: Any, kwargs: dict[str, 
     inputs = [trees.map_leaves(wrapped, arg) for arg in args]
     named = {name: trees.map_leaves(wrapped, arg) for name, arg in kwargs.items()}
     try:
-        return trees.map_leaves(leave, function(*inputs, **named))
-    except Declined:
+        return trees.map_leaves(leave, on_behalf(function, *inputs, **named))
+    except (Declined, InternalError):
         raise
     except Exception as error:
         if run.refusal is not None:
             return None  # user code made another error of it; the caller raises the first
         if raised_on_purpose(run, error):
             raise
+        raise_defect("tracing the step", error, run.namespaces)
         what = f"{type(error).__name__} while JAX traced the step: {_short(error)}"
         raise Declined(what, where=where_raised(run, error)) from error
 

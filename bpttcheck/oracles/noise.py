@@ -28,6 +28,7 @@ from jax.extend.core import Literal
 
 from bpttcheck.calibration import KINK_MARGIN
 from bpttcheck.errors import Declined
+from bpttcheck.oracles.error_origin import on_behalf
 
 COPIES_AXIS = "copies"
 
@@ -173,7 +174,7 @@ def _evaluate(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]
         )
     if noise is not None and _is_event(eqn):
         return [_branch(name, inputs, noise)]
-    out = eqn.primitive.bind(*inputs, **eqn.params)
+    out: Any = on_behalf(eqn.primitive.bind, *inputs, **eqn.params)
     outputs = list(out) if eqn.primitive.multiple_results else [out]
     return outputs if noise is None else [_round(name, o, inputs, noise) for o in outputs]
 
@@ -251,7 +252,9 @@ def _scan(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:
     def body(state: Any, step: Any) -> tuple[list[Any], list[Any]]:
         round_, xs = step
         out = interpret(jaxpr, captured, [*consts, *state, *xs], _turned(local(), round_, count))
-        return out[:n_carry], out[n_carry:]
+        # Noise is in float64: what the author carries in less stays in less.
+        kept = [new.astype(old.dtype) for new, old in zip(out[:n_carry], state, strict=True)]
+        return kept, out[n_carry:]
 
     rounds = jnp.arange(1, p["length"] + 1, dtype=jnp.uint32)
     last, ys = jax.lax.scan(
@@ -279,7 +282,8 @@ def _cond(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:
         local = _reserve(noise, jaxpr)
 
         def branch(*args: Any, jaxpr: Any = jaxpr, consts: Any = consts, local: Any = local) -> Any:
-            return interpret(jaxpr, consts, args, local())
+            out = interpret(jaxpr, consts, args, local())
+            return [o.astype(v.aval.dtype) for o, v in zip(out, eqn.outvars, strict=True)]
 
         branches.append(branch)
     return jax.lax.switch(inputs[0], branches, *inputs[1:])

@@ -15,8 +15,12 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.calibration import COPIES
-from bpttcheck.errors import Declined
+from bpttcheck.errors import Declined, InternalError
+from bpttcheck.oracles._lift_kept import unchanged
+from bpttcheck.oracles._lift_reach import Reach
+from bpttcheck.oracles.error_origin import on_behalf, raise_defect
 from bpttcheck.oracles.noise import COPIES_AXIS, Noise, demand, interpret, uniform
+from bpttcheck.warning_scope import silenced
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 WholeSequence = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
@@ -116,6 +120,7 @@ def trace(step: Step, params: Any, state: Any, x: Any) -> Traced:
 
     Raises:
         Declined: if the step cannot be traced, or returns a state of another structure.
+        InternalError: for a defect of the tracer.
     """
     p_shape, s_shape = trees.structure(params), trees.structure(state)
     given = [_abstract(leaf) for leaf in [*trees.leaves(params), *trees.leaves(state), x]]
@@ -123,11 +128,12 @@ def trace(step: Step, params: Any, state: Any, x: Any) -> Traced:
 
     def flat(*leaves: Any) -> list[Any]:
         old = s_shape.unflatten(leaves[n:-1])
-        new, y = step(p_shape.unflatten(leaves[:n]), old, leaves[-1])
-        ordered = trees.map_leaves(lambda _, leaf: leaf, old, new)
-        return [jnp.asarray(leaf) for leaf in [*trees.leaves(ordered), y]]
+        found = on_behalf(step, p_shape.unflatten(leaves[:n]), old, leaves[-1])
+        new, y = on_behalf(_two, found)
+        ordered = on_behalf(trees.map_leaves, lambda _, leaf: leaf, old, new)
+        return [on_behalf(jnp.asarray, leaf) for leaf in [*trees.leaves(ordered), y]]
 
-    closed = _jaxpr(flat, given, given[n:-1])
+    closed = _jaxpr(flat, given, given[n:-1], Reach(step))
     return Traced(closed.jaxpr, closed.consts, p_shape, s_shape)
 
 
@@ -136,6 +142,7 @@ def trace_sequence(sequence: WholeSequence, params: Any, state0: Any, xs: Any) -
 
     Raises:
         Declined: if it cannot be traced, or returns a state of another structure.
+        InternalError: for a defect of the tracer.
     """
     p_shape, s_shape = trees.structure(params), trees.structure(state0)
     leaves = [*trees.leaves(params), *trees.leaves(state0), xs]
@@ -145,18 +152,31 @@ def trace_sequence(sequence: WholeSequence, params: Any, state0: Any, xs: Any) -
     def flat(*leaves: Any) -> list[Any]:
         *state, x, mask = leaves[n:]
         old = s_shape.unflatten(state)
-        ys, new = sequence(p_shape.unflatten(leaves[:n]), x, old, mask)
-        ordered = trees.map_leaves(lambda o, leaf: jnp.asarray(leaf, o.dtype), old, new)
-        return [*trees.leaves(ordered), jnp.asarray(ys)]
+        found = on_behalf(sequence, p_shape.unflatten(leaves[:n]), x, old, mask)
+        ys, new = on_behalf(_two, found)
+        ordered = on_behalf(trees.map_leaves, _like, old, new)
+        return [*trees.leaves(ordered), on_behalf(jnp.asarray, ys)]
 
-    closed = _jaxpr(flat, given, given[n:-2])
+    closed = _jaxpr(flat, given, given[n:-2], Reach(sequence))
     return TracedSequence(closed.jaxpr, closed.consts, p_shape, s_shape)
 
 
-def _jaxpr(flat: Callable[..., Any], given: Sequence[Any], state: Sequence[Any]) -> Any:
+def _two(found: Any) -> tuple[Any, Any]:
+    first, second = found
+    return first, second
+
+
+def _like(old: Any, leaf: Any) -> Any:
+    return jnp.asarray(leaf, old.dtype)
+
+
+def _jaxpr(
+    flat: Callable[..., Any], given: Sequence[Any], state: Sequence[Any], reach: Reach
+) -> Any:
     try:
-        closed = jax.make_jaxpr(flat)(*given)
-    except Declined:
+        with unchanged(reach), silenced():
+            closed = jax.make_jaxpr(_told_apart(flat, "trace"))(*given)
+    except (Declined, InternalError):
         raise
     except Exception as error:
         raise _declined("trace", error) from error
@@ -166,28 +186,87 @@ def _jaxpr(flat: Callable[..., Any], given: Sequence[Any], state: Sequence[Any])
     return closed
 
 
-def build(maker: Callable[..., Any], traced: Traced | TracedSequence, *args: Any) -> Program:
-    """Compile ``maker(traced)`` for arguments like ``args``.
+def _told_apart(function: Callable[..., Any], verb: str) -> Callable[..., Any]:
+    """``function`` whose errors are declined or internal, told apart before JAX cuts tracebacks.
+
+    Only a trace runs user code; after it nothing may fail but what is done on the user's behalf.
+    """
+
+    def run(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except (Declined, InternalError):
+            raise
+        except Exception as error:
+            raise_defect(_DOING[verb], error, any_kind=verb != "trace")
+            raise _declined(verb, error) from error
+
+    return run
+
+
+_DOING = {"trace": "tracing the step", "differentiate": "differentiating the step"}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A traced and lowered program: what is left to do runs no user code.
+
+    Args:
+        lowered: JAX's own object.
+        shape: the structure of what the program returns.
+    """
+
+    lowered: Any
+    shape: trees.Structure
+
+    def compile(self) -> Program:
+        """Compile it; may run in a thread of its own.
+
+        Raises:
+            Declined: if XLA cannot compile the step.
+            InternalError: for a defect of ours.
+        """
+        try:
+            return Program(compile_cheaply(self.lowered), self.shape)
+        except Exception as error:
+            raise_defect("compiling the step", error)
+            raise _declined("compile", error) from error
+
+
+def lower(maker: Callable[..., Any], traced: Traced | TracedSequence, *args: Any) -> Lowered:
+    """Lower ``maker(traced)`` for arguments like ``args``.
 
     Raises:
         Declined: if JAX cannot differentiate the step.
+        InternalError: for a defect of ours.
     """
     shape: list[trees.Structure] = []
-    run = maker(traced)
 
     def flat(*args: Any) -> list[Any]:
-        tree = run(*args)
+        tree = maker(traced)(*args)
         shape.append(trees.structure(tree))
         return trees.leaves(tree)
 
     try:
         # A function of our own each time: once the compiled object is dropped, so is its code.
-        compiled = compile_cheaply(jax.jit(flat).lower(*args))
-    except Declined:
+        with silenced():
+            lowered = jax.jit(_told_apart(flat, "differentiate")).lower(*args)
+    except (Declined, InternalError):
         raise
     except Exception as error:
+        raise_defect("lowering the step", error)
         raise _declined("differentiate", error) from error
-    return Program(compiled, shape[0])
+    return Lowered(lowered, shape[0])
+
+
+def build(maker: Callable[..., Any], traced: Traced | TracedSequence, *args: Any) -> Program:
+    """Lower and compile ``maker(traced)`` for arguments like ``args``.
+
+    Raises:
+        Declined: if JAX cannot differentiate the step.
+        InternalError: for a defect of ours.
+    """
+    return lower(maker, traced, *args).compile()
 
 
 def compile_cheaply(lowered: Any) -> Any:
@@ -207,7 +286,9 @@ def noisy(traced: Traced | TracedSequence) -> Callable[..., Any]:
         inputs, forward = _copy(traced, exact, unit, copy, key)
         at = (inputs.params, inputs.state0, inputs.xs)
         (ys, state), pull = jax.vjp(forward, *at)
-        d_params, d_state0, d_xs = pull((inputs.d_ys, _cotangents(inputs.d_state, state)))
+        d_params, d_state0, d_xs = on_behalf(
+            pull, (inputs.d_ys, _cotangents(inputs.d_state, state))
+        )
         return (
             traced.params.unflatten(_zeroed(d_params, inputs.params)),
             traced.state.unflatten(_zeroed(d_state0, inputs.state0)),
@@ -268,7 +349,7 @@ def untied(traced: Traced) -> Callable[..., Any]:
             return ys, state
 
         (_, state), pull = jax.vjp(forward, taps, bumps)
-        d_taps, d_bumps = pull((inputs.d_ys, _cotangents(inputs.d_state, state)))
+        d_taps, d_bumps = on_behalf(pull, (inputs.d_ys, _cotangents(inputs.d_state, state)))
         last = [c if f else jnp.zeros(c.shape) for c, f in zip(inputs.d_state, floats, strict=True)]
         adjoints = [jnp.concatenate([d, c[None]]) for d, c in zip(d_bumps, last, strict=True)]
         return traced.params.unflatten(d_taps), traced.state.unflatten(adjoints)
@@ -296,7 +377,9 @@ def carried(traced: Traced) -> Callable[..., Any]:
             return ys, state
 
         (_, state), pull = jax.vjp(forward, inputs.params, inputs.state0, inputs.xs)
-        d_params, d_state0, d_xs = pull((inputs.d_ys, _cotangents(inputs.d_state, state)))
+        d_params, d_state0, d_xs = on_behalf(
+            pull, (inputs.d_ys, _cotangents(inputs.d_state, state))
+        )
         return (
             traced.params.unflatten(_zeroed(d_params, inputs.params)),
             traced.state.unflatten(_zeroed(d_state0, inputs.state0)),

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import linecache
 import sysconfig
-import threading
 import traceback
-import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.warning_scope import Heard, heard_by
 
 MOST_NOTES = 20
 _LONGEST_TEXT = 400
@@ -71,7 +70,7 @@ def call(method: str, function: Callable[..., Any], *args: Any, notes: Notes | N
             errors of :mod:`bpttcheck.errors` and ``KeyboardInterrupt`` pass unchanged.
     """
     try:
-        with np.errstate(all="ignore"), _RECORDER.listening(method, notes):
+        with heard_by(None if notes is None else _into(notes, method)):
             result = function(*args)
     except BpttcheckError:
         raise
@@ -101,69 +100,14 @@ def examining(method: str, item: str = "") -> Generator[None]:
         ) from error
 
 
-class _Recorder:
-    """Sends the warnings of user code to the notes of the thread that raised them.
+def _into(notes: Notes, method: str) -> Heard:
+    """Warnings as notes on a method."""
 
-    ``warnings.catch_warnings`` replaces the filters of the whole process; two threads that leave it
-    in the wrong order would keep each other's. Hence the first to come replaces them and the last
-    to go puts them back.
-    """
+    def heard(message: Warning | str, category: type[Warning], filename: str, lineno: int) -> None:
+        place = f"{Path(filename).name}:{lineno}"
+        notes.add(f"{method} warned: {category.__name__}: {_text(message)} ({place})")
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._catcher = warnings.catch_warnings()
-        self._outer: Callable[..., Any] = warnings.showwarning
-        self._here = threading.local()
-
-    @contextmanager
-    def listening(self, method: str, notes: Notes | None) -> Generator[None]:
-        """Record the warnings of this thread while the block runs."""
-        stack: list[tuple[str, Notes | None]] = self._here.__dict__.setdefault("stack", [])
-        self._enter()
-        stack.append((method, notes))
-        try:
-            yield
-        finally:
-            stack.pop()
-            self._leave()
-
-    def _enter(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._catcher = warnings.catch_warnings()
-                self._catcher.__enter__()
-                self._outer = warnings.showwarning
-                warnings.simplefilter("always")
-                warnings.showwarning = self._show
-            self._inside += 1
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._catcher.__exit__(None, None, None)
-
-    def _show(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: Any = None,
-        line: str | None = None,
-    ) -> None:
-        stack = self._here.__dict__.get("stack")
-        if not stack:  # another thread, which runs no user code
-            self._outer(message, category, filename, lineno, file, line)
-            return
-        method, notes = stack[-1]
-        if notes is not None:
-            place = f"{Path(filename).name}:{lineno}"
-            notes.add(f"{method} warned: {category.__name__}: {_text(message)} ({place})")
-
-
-_RECORDER = _Recorder()
+    return heard
 
 
 def _explain(method: str, error: BaseException) -> str:

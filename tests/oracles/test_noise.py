@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bpttcheck.errors import Declined
-from bpttcheck.oracles.autodiff import enable_x64
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles.noise import COPIES_AXIS, Noise, demand, interpret, uniform
 
 K = 64
