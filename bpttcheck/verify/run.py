@@ -133,6 +133,11 @@ class Run:
         return self._layer
 
     @property
+    def has_jax(self) -> bool:
+        """True if there is something that JAX could differentiate."""
+        return self._autodiff is not None
+
+    @property
     def compilations(self) -> int:
         """XLA programs compiled so far."""
         return self._autodiff.compilations if self._autodiff else 0

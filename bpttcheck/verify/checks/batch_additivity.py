@@ -70,4 +70,5 @@ LAW = Law(
         "rows that are not independent of each other"
     ),
     least=(1, 2),
+    parts=lambda _, problem: [problem, *(_row(problem, b) for b in range(problem.case.B))],
 )

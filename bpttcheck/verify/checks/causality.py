@@ -82,5 +82,6 @@ LAW = Law(
     sentence="{block} depends on what comes later: an index off by one in time?",
     least=(2, 1),
     masks=False,
+    parts=lambda _, problem: [_early_only(problem), _changed_later(problem)],
     place=_place,
 )

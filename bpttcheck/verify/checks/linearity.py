@@ -85,5 +85,6 @@ LAW = Law(
     expected=_combined_gradients,
     actual=_gradient_of_combination,
     sentence="{block} is not linear in the cotangent: clipped, or no vector-Jacobian product",
+    parts=lambda _, problem: [problem, _second(problem), _combination(problem)],
     place=lambda problem, block, entry: (_combination(problem), block, entry),
 )

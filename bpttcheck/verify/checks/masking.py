@@ -99,5 +99,6 @@ LAW = Law(
     actual=_padded,
     sentence="{block} changes when masked steps are added: is the mask ignored somewhere?",
     masks=False,
+    parts=lambda _, problem: [problem, _padding(problem)[0]],
     place=_place,
 )

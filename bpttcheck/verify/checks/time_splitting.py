@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,18 +36,44 @@ def on_problem(run: Run, problem: Problem) -> Tally:
     return obeyed_on(run, LAW, problem)
 
 
+def _halves(run: Run, problem: Problem) -> tuple[Problem, Problem, Any, Any]:
+    """Both halves as problems, and the tape of each; the early one lacks its last cotangent."""
+    p, cut = problem, problem.case.T // 2
+    step, _ = run.methods
+
+    def half(part: slice, state: Any) -> tuple[Problem, Any, Any]:
+        mask = None if p.mask is None else p.mask[part]
+        _, end, tape = call(
+            step, run.layer.forward, p.params, p.xs[part], state, *(() if mask is None else (mask,))
+        )
+        T = len(p.xs[part])
+        case = replace(p.case, T=T)
+        part_of = replace(
+            p, case=case, xs=p.xs[part], state0=state, mask=mask, d_ys=p.d_ys[part]
+        )
+        return part_of, end, tape
+
+    early, middle, first = half(slice(None, cut), p.state0)
+    late, _, second = half(slice(cut, None), middle)
+    return early, late, first, second
+
+
+def _pulled(run: Run, half: Problem, tape: Any) -> Any:
+    _, step_vjp = run.methods
+    return call(step_vjp, run.layer.vjp, half.params, tape, half.d_ys, half.d_state)
+
+
+def _parts(run: Run, problem: Problem) -> list[Problem]:
+    early, late, _, second = _halves(run, problem)
+    d_middle = _pulled(run, late, second)[2]
+    return [problem, late, replace(early, d_state=d_middle)]
+
+
 def _two_halves(run: Run, problem: Problem) -> dict[str, Any]:
-    p, layer, cut = problem, run.layer, problem.case.T // 2
-    step, step_vjp = run.methods
-
-    def mask(part: slice) -> tuple[Any, ...]:
-        return () if p.mask is None else (p.mask[part],)
-
-    early, late = slice(None, cut), slice(cut, None)
-    _, middle, first = call(step, layer.forward, p.params, p.xs[early], p.state0, *mask(early))
-    _, _, second = call(step, layer.forward, p.params, p.xs[late], middle, *mask(late))
-    one = call(step_vjp, layer.vjp, p.params, second, p.d_ys[late], p.d_state)
-    two = call(step_vjp, layer.vjp, p.params, first, p.d_ys[early], one[2])
+    early, late, first, second = _halves(run, problem)
+    one = _pulled(run, late, second)
+    two = _pulled(run, replace(early, d_state=one[2]), first)
+    p = problem
     out: dict[str, Any] = {
         f"d_params[{key!r}]": np.asarray(one[0][key]) + np.asarray(two[0][key]) for key in p.params
     }
@@ -67,4 +94,5 @@ LAW = Law(
     actual=gradients,
     sentence="{block} is not what two chained halves give: truncated, or a carry lost",
     least=(2, 1),
+    parts=_parts,
 )
