@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from bpttcheck.verify.guard import Notes, call, examining
 from bpttcheck.verify.validate import backward_items, forward_items
 
 Results = dict[str, Any]
+Conduct = Literal["", "dtype", "rounding"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,14 @@ class Impurity:
         method: the method at fault.
         item: the argument or the result at fault, such as ``"params['W']"``.
         message: what was seen and what to write instead.
+        conduct: ``"dtype"`` or ``"rounding"`` if no gradient depends on it: only the dtype is
+            another, or only the last digits; else ``""``.
     """
 
     method: str
     item: str
     message: str
+    conduct: Conduct = ""
 
 
 @dataclass(frozen=True)
@@ -121,10 +125,14 @@ class Probe:
     def __init__(self, subject: Any, kind: str, names: Names, notes: Notes | None) -> None:
         self.subject, self.kind, self.names, self.notes = subject, kind, names, notes
         self.found: dict[tuple[str, str], Impurity] = {}
+        # Whether rounding explains how a result (by its path) differs between two runs.
+        self.rounding: Callable[[str, Array, Array], bool] = lambda item, value, other: False
 
-    def add(self, method: str, item: str, message: str) -> None:
-        """Remember an impurity unless this item of this method has one already."""
-        self.found.setdefault((method, item), Impurity(method, item, f"{method}: {message}"))
+    def add(self, method: str, item: str, message: str, conduct: Conduct = "") -> None:
+        """Remember an impurity unless this item of this method has one already that is as bad."""
+        known = self.found.get((method, item))
+        if known is None or (known.conduct and not conduct):
+            self.found[method, item] = Impurity(method, item, f"{method}: {message}", conduct)
 
     def call(self, method: str, point: Point, lent: Mapping[str, Any], *opaque: Any) -> Any:
         """Call a method with arguments of ``point`` and see whether it changed them.
@@ -178,12 +186,15 @@ class Probe:
         return bool(changed)
 
     def compare(self, method: str, kept: Bits, now: Bits, why: str) -> bool:
-        """Report every result that differs in a bit; True if none does."""
+        """Report every result that differs in a bit; True if rounding explains all that does."""
         differing = different(kept, now)
+        rounded = {i for i in differing if i in now and self.rounding(i, kept[i], now[i])}
         for item, more in self._worth_saying(differing):
             size = difference(kept[item], now[item]) if item in now else "it is gone"
-            self.add(method, item, f"{item}{more} {why} ({size})")
-        return not differing
+            self.add(
+                method, item, f"{item}{more} {why} ({size})", "rounding" if item in rounded else ""
+            )
+        return len(differing) == len(rounded)
 
     @property
     def blames_cache(self) -> bool:

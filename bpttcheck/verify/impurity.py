@@ -1,11 +1,12 @@
 """Does a cell or a layer change what it is given, keep state, or share its buffers?
 
 Everything is compared bit by bit: the same arrays must give the same answer, however often and in
-whatever order the methods run.
+whatever order the methods run. What differs by no more than rounding is told apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from bpttcheck.verify._validate_bits import Bits, arrays, bits
 from bpttcheck.verify._validate_probe import NAMES, Impurity, Point, Probe, Results
 from bpttcheck.verify._validate_values import dtype_remedy
 from bpttcheck.verify.guard import Notes
+from bpttcheck.verify.passes import Arguments, Passes, Rounding
 
 __all__ = ["Impurity", "impurities"]
 
@@ -33,7 +35,9 @@ def impurities(
 
     Found: arguments that are changed (the cache too), results that depend on the number of calls or
     on the calls in between, a cache that serves only once, caches that share a buffer, results that
-    a later call overwrites, and a dtype that does not stay. Of a cell the first step is run.
+    a later call overwrites, and a dtype that does not stay. Of a cell the first step is run. Where
+    results differ by no more than rounding, and where only the dtype is another, the impurity is
+    one of conduct: no gradient depends on it.
 
     Args:
         subject: a cell or a layer that keeps its contract.
@@ -66,6 +70,7 @@ def impurities(
         if probe.found:  # what was changed in place is the likely cause
             return list(probe.found.values())
         raise
+    probe.rounding = _rounding(subject, kind, point, first)
     _dtypes(probe, first)
     _once_more(probe, first)
     _backward_again(probe, first)
@@ -109,6 +114,21 @@ def _initial_state(probe: Probe, point: Point, rows: int) -> None:
         probe.compare("initial_state", kept, again, why)
 
 
+def _rounding(
+    subject: Any, kind: str, point: Point, first: _First
+) -> Callable[[str, Array, Array], bool]:
+    """How far rounding may move the results, measured when something differs."""
+    names = point.names
+    values = {n: point.kept[n] for n in (*names.forward_arguments, *names.cotangents)}
+    bar = Rounding(
+        Passes(subject, kind), Arguments(names, values),
+        {**first.output_bits, **first.gradient_bits},
+    )  # fmt: skip
+    return lambda item, value, other: (
+        not item.startswith(names.cache) and bar.explains(item, value, other)
+    )
+
+
 def _dtypes(probe: Probe, first: _First) -> None:
     """Outputs and gradients stay in the dtype of the input."""
     names = probe.names
@@ -123,8 +143,9 @@ def _dtypes(probe: Probe, first: _First) -> None:
                 continue
             remedy = dtype_remedy(array.dtype, dtype)
             probe.add(
-                method, item, f"{item}.dtype={array.dtype}, but its inputs are {dtype}: {remedy}"
-            )
+                method, item, f"{item}.dtype={array.dtype}, but its inputs are {dtype}: {remedy}",
+                "dtype",
+            )  # fmt: skip
 
 
 def _once_more(probe: Probe, first: _First) -> None:

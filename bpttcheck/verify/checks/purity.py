@@ -5,20 +5,32 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bpttcheck.errors import ContractError
+from bpttcheck.verify.aliasing import shared_memory
 from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.diagnose import uninitialised
 from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.impurity import Impurity, impurities
+from bpttcheck.verify.passes import Arguments, Passes, small_case
 from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.repeatability import unrepeatable
 from bpttcheck.verify.results import Finding
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
+from bpttcheck.verify.uninitialised import unwritten
+
+_UNWRITTEN_SIZES = ((3, 3, 2, 3), (5, 4, 3, 2), (1, 1, 1, 1), (2, 7, 5, 4), (9, 2, 3, 5))
+"""T, B, n_in and n_hidden that leave a part of every block of 2, 3, 4 or 8 rows or units."""
+_LAST_DIGITS = "the last digits only"
 
 
 def purity(context: Context) -> Tally:
-    """Checks that forward and backward mutate nothing, repeat bit by bit and keep their dtype.
+    """Checks that methods change and keep nothing and give the same results in every call.
 
     Finds an input or cotangent that is overwritten, gradients that accumulate across calls, a
-    buffer that two tapes share, a backward pass that works only once, hidden state, random numbers.
+    buffer that two tapes share or that is used again after some calls, results that change when the
+    caller writes to earlier ones, a value kept for as long as a parameter is the same object, a
+    backward pass that works only once, counted calls, random numbers, races, memory that was never
+    written.
     """
     run, tally = context.run, Tally("purity")
     for index in range(max(4, context.examples // 10)):
@@ -29,17 +41,29 @@ def purity(context: Context) -> Tally:
         try:
             problem = run.problem(case)
             found = _impurities(run, problem)
+            if any(not one.conduct for one in found):
+                _memory(run, tally, problem)  # the better name for what varies from call to call
+            if any(not one.conduct for one in found) and not tally.findings:
+                problem = _smaller(run, problem)
+                found = _impurities(run, problem) or found
+            if not tally.findings:
+                _tell(run, tally, found, problem)
         except ContractError as error:
             tally.findings.append(exception_finding("purity", error, case))
-            tally.failures += 1
-            return tally
         finally:
             context.tick()
-        if found:
-            small = _smaller(run, problem)
-            tally.failures += 1
-            tally.findings += [_finding(one, small) for one in _impurities(run, small) or found]
-            return tally
+        if tally.findings:
+            break
+    for look, (T, B, n_in, n_hidden) in _LOOKS if not tally.findings else ():
+        case = small_case(run, T, B, n_in, n_hidden)
+        tally.cases += 1
+        try:
+            look(run, tally, run.problem(case))
+        except ContractError as error:
+            tally.findings.append(exception_finding("purity", error, case))
+        if tally.findings:
+            break
+    tally.failures += bool(tally.findings)
     return tally
 
 
@@ -47,7 +71,10 @@ def on_problem(run: Run, problem: Problem) -> Tally:
     """The check on one given problem."""
     tally = Tally("purity", cases=1)
     try:
-        tally.findings += [_finding(one, problem) for one in _impurities(run, problem)]
+        _tell(run, tally, _impurities(run, problem), problem)
+        for look in (_repeats, _aliasing, _memory):
+            if not tally.findings:
+                look(run, tally, problem)
     except ContractError as error:
         failed = exception_finding("purity", error, problem.case)
         tally.findings.append(replace(failed, problem=problem))
@@ -61,6 +88,39 @@ def _impurities(run: Run, p: Problem) -> list[Impurity]:
     )
 
 
+def _repeats(run: Run, tally: Tally, problem: Problem) -> None:
+    """Many calls with the same arguments."""
+    passes, given = _passes(run, problem)
+    found = unrepeatable(passes, given, _deterministic(run))
+    if found:  # says better what single repetitions saw
+        tally.conduct = [f for f in tally.conduct if _LAST_DIGITS not in f.message]
+    _tell(run, tally, found, problem)
+
+
+def _aliasing(run: Run, tally: Tally, problem: Problem) -> None:
+    """Results that are written to and kept, arguments that are updated in place."""
+    _tell(run, tally, shared_memory(*_passes(run, problem)), problem)
+
+
+def _memory(run: Run, tally: Tally, problem: Problem) -> None:
+    """Memory that was never written."""
+    found = unwritten(*_passes(run, problem))
+    if found is not None:
+        tally.findings.append(Finding(
+            "purity", found.method, found.item, found.message, problem.case,
+            exception=found.error, diagnoses=(uninitialised.of(found),), problem=problem,
+        ))  # fmt: skip
+
+
+def _passes(run: Run, problem: Problem) -> tuple[Passes, Arguments]:
+    kind = run.subject.kind
+    return Passes(run.subject.target, kind, run.notes), Arguments.of(kind, problem)
+
+
+def _deterministic(run: Run) -> bool:
+    return getattr(run.subject.target, "deterministic", False) is True
+
+
 def _smaller(run: Run, problem: Problem) -> Problem:
     """The smallest of a few sizes that is still impure."""
     if run.sizes is not None or run.subject.fixed_sizes:
@@ -72,19 +132,33 @@ def _smaller(run: Run, problem: Problem) -> Problem:
         )  # fmt: skip
         try:
             small = run.problem(case)
-            if _impurities(run, small):
+            if any(not one.conduct for one in _impurities(run, small)):
                 return small
         except ContractError:
             continue
     return problem
 
 
-def _finding(one: Impurity, problem: Problem) -> Finding:
-    return Finding(
-        check="purity",
-        method=one.method,
-        block=one.item,
-        message=one.message,
-        case=problem.case,
-        problem=problem,
-    )
+def _tell(run: Run, tally: Tally, found: list[Impurity], problem: Problem) -> None:
+    """Findings, and conduct: each method and item once."""
+    for one in found:
+        finding = Finding(
+            check="purity",
+            method=one.method,
+            block=one.item,
+            message=one.message,
+            case=problem.case,
+            problem=problem,
+        )
+        if not one.conduct or (one.conduct == "rounding" and _deterministic(run)):
+            tally.findings.append(finding)
+        elif all((f.method, f.block) != (one.method, one.item) for f in tally.conduct):
+            tally.conduct.append(finding)
+
+
+_LOOKS = (
+    (_repeats, (6, 4, 3, 4)),
+    (_aliasing, (2, 2, 2, 2)),
+    *((_memory, sizes) for sizes in _UNWRITTEN_SIZES),
+)
+"""What is asked once, with T, B, n_in and n_hidden."""

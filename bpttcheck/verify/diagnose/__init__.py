@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "impure",
+    "uninitialised",
     "range",
     "mask_ignored",
     "initial_state",
