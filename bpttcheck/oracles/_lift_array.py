@@ -20,7 +20,7 @@ from bpttcheck.oracles._lift_run import current, decline
 from bpttcheck.oracles._lift_ufuncs import call_ufunc
 from bpttcheck.oracles._lift_watch import Call, observed, observed_method
 from bpttcheck.oracles._lift_writes import sort_in_place
-from bpttcheck.oracles.error_origin import natively
+from bpttcheck.oracles.error_origin import as_numpy, natively
 
 METHODS = frozenset(
     "all any argmax argmin argsort choose clip compress conj conjugate cumprod cumsum diagonal dot "
@@ -65,7 +65,7 @@ class Traced(Held, NDArrayOperatorsMixin):
         """A method that NumPy also has as a function, or a refusal."""
         if name.startswith("__") or not hasattr(self.shadow, name):
             kind = type(self.shadow).__name__
-            raise AttributeError(f"{kind!r} object has no attribute {name!r}")
+            as_numpy(AttributeError(f"{kind!r} object has no attribute {name!r}"))
         if not callable(getattr(self.shadow, name)) or name == "data":
             return getattr(self.shadow, name) if self.known else refusals.refuse_attribute(name)
         return lambda *args, **kwargs: self._method(name, args, kwargs)
@@ -279,7 +279,7 @@ class Flat:
     @observed(lambda self, i, value: Call("z.flat[...] = ...", _put, (self._array, i, value), {}))
     def __setitem__(self, index: Any, value: Any) -> None:
         array = self._array
-        places = natively(operator.getitem, np.arange(array.size), index)
+        places: Any = natively(operator.getitem, np.arange(array.size), index)
 
         def native(scratch: Any, value: Any) -> None:
             scratch.flat[index] = value

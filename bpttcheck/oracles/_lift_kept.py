@@ -10,38 +10,51 @@ import contextlib
 from collections.abc import Callable, Generator
 from typing import Any
 
-import jax
+from jax.core import Tracer
 
 from bpttcheck.oracles._lift_memory import Chosen, Held
 from bpttcheck.oracles._lift_reach import Reach
 
 _ABSENT = object()
-_TRACED = (Held, Chosen, jax.core.Tracer)
+_TRACED = (Held, Chosen, Tracer)
 
 
 @contextlib.contextmanager
 def unchanged(reach: Reach) -> Generator[None, None, None]:
-    """Put names, attributes, dictionaries and lists of user code back as they were.
+    """Put globals and attributes of user code back as they were, and take tracers out of the rest.
+
+    Other dictionaries, and lists, may count calls or hold what belongs to another run.
 
     Args:
         reach: where user code keeps its names.
     """
-    tables = [
-        (table, dict(table)) for table in (*reach.namespaces.values(), *reach.tables.values())
-    ]
-    lists = [(items, list(items)) for items in reach.lists.values()]
+    whole = {**reach.namespaces, **reach.attributes}
+    names = [(table, dict(table)) for table in whole.values()]
     classes = [(kind, dict(vars(kind))) for kind in reach.classes.values()]
+    tables = [(table, dict(table)) for key, table in reach.tables.items() if key not in whole]
+    lists = [(items, list(items)) for items in reach.lists.values()]
     try:
         yield
     finally:
-        for table, before in tables:
+        for table, before in names:
             _restore(table, before, table.__setitem__, table.__delitem__)
-        for items, before in lists:
-            # A list may count calls or hold results of another check; only tracers must not stay.
-            if any(isinstance(item, _TRACED) for item in items):
-                items[:] = before
         for kind, before in classes:
             _restore(vars(kind), before, _setter(kind), _deleter(kind))
+        for table, before in tables:
+            if any(map(_is_traced, table.values())):
+                _restore(table, before, table.__setitem__, table.__delitem__)
+        for items, before in lists:
+            if any(map(_is_traced, items)):
+                items[:] = before
+
+
+def _is_traced(item: Any) -> bool:
+    """True for a tracer and for plain containers that hold one."""
+    if isinstance(item, (tuple, list)):
+        return any(map(_is_traced, item))
+    if type(item) is dict:
+        return any(map(_is_traced, item.values()))
+    return isinstance(item, _TRACED)
 
 
 def _restore(

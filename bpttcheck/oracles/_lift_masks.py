@@ -17,6 +17,7 @@ from bpttcheck.oracles._lift_call import fresh, overwrite
 from bpttcheck.oracles._lift_memory import Chosen, Held
 from bpttcheck.oracles._lift_run import current, decline, here
 from bpttcheck.oracles._lift_ufuncs import call_ufunc
+from bpttcheck.oracles.error_origin import as_numpy
 
 _REMEDY = "np.where(mask, a, b)"
 _ENTRYWISE = (np.clip, np.where, np.nan_to_num)
@@ -71,7 +72,7 @@ class Selection(Chosen, NDArrayOperatorsMixin):
     def __getattr__(self, name: str) -> Any:
         """Refuse what depends on how many entries there are."""
         if name.startswith("__"):
-            raise AttributeError(name)
+            as_numpy(AttributeError(name))
         return decline(f".{name} of z[mask] for a mask that depends on values", _REMEDY)
 
     def __len__(self) -> int:
@@ -135,9 +136,8 @@ class Selection(Chosen, NDArrayOperatorsMixin):
 def choose(array: Held, mask: Held) -> Selection:
     """``array[mask]`` for a traced mask over its leading axes."""
     if mask.shadow.shape != array.shadow.shape[: mask.shadow.ndim]:
-        raise IndexError(
-            f"boolean index has shape {mask.shadow.shape}, the array {array.shadow.shape}"
-        )
+        what = f"boolean index has shape {mask.shadow.shape}, the array {array.shadow.shape}"
+        as_numpy(IndexError(what))
     value = mask.read()
     return Selection(hide(array, value), value, mask.shadow.ndim)
 

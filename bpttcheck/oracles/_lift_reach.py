@@ -31,6 +31,7 @@ class Reach:
         self.namespaces: dict[int, dict[str, Any]] = {}
         self.tables: dict[int, dict[Any, Any]] = {}
         self.cells: list[CellType] = []
+        self.attributes: dict[int, dict[str, Any]] = {}
         self.lists: dict[int, list[Any]] = {}
         self.classes: dict[int, type] = {}
         self._seen: dict[int, Any] = {}
@@ -66,7 +67,7 @@ class Reach:
             # functools.cache and the like; asking politely could run foreign code.
             return [_own_names(item).get("__wrapped__")]
         own = _own_names(item)
-        self.tables[id(own)] = own
+        self.tables[id(own)] = self.attributes[id(own)] = own
         return [type(item), *_held_by(item)]
 
     def _leads_on(self, part: Any) -> bool:

@@ -229,7 +229,7 @@ def _at(ufunc: np.ufunc, target: Any, index: Any, *operand: Any) -> None:
     if not isinstance(target, Held) or any(not item.known for item in collect(index)):
         decline(f"{_name(ufunc)}.at at places that depend on values", "np.add.at")
     whole = np.arange(target.shadow.size).reshape(target.shadow.shape)
-    places = natively(operator.getitem, whole, shadows(index))
+    places: Any = natively(operator.getitem, whole, shadows(index))
     if len(np.unique(places)) < places.size:
         decline(f"{_name(ufunc)}.at with places that occur twice", "np.add.at")
     array: Any = target

@@ -11,7 +11,7 @@ import os
 import sysconfig
 from collections.abc import Callable, Container
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 
@@ -45,6 +45,11 @@ def on_behalf(function: Callable[..., _Result], *args: Any, **kwargs: Any) -> _R
 def natively(function: Callable[..., _Result], *args: Any, **kwargs: Any) -> _Result:
     """``function(*args, **kwargs)`` for a function of NumPy and what the user gave it."""
     return function(*args, **kwargs)
+
+
+def as_numpy(error: Exception) -> NoReturn:
+    """Raise what NumPy raises itself for these arguments."""
+    raise error
 
 
 def raise_defect(
@@ -83,7 +88,7 @@ def is_defect(error: BaseException, user: Container[int] = (), *, any_kind: bool
     inner = frames[marks[-1] + 1 :] if marks else frames
     if any_kind:
         return not marks or any(map(_is_ours, inner))
-    if not inner or codes[marks[-1] if marks else 0] is natively.__code__:
+    if not inner or (marks and codes[marks[-1]] in _NUMPYS):
         return False
     if _is_library(inner[-1]) or _cut_by_jax(error):
         return False
@@ -96,7 +101,8 @@ def is_defect(error: BaseException, user: Container[int] = (), *, any_kind: bool
     return bool(own) and not any(id(frame.f_globals) in user for frame in inner[own[-1] :])
 
 
-_MARKS = (on_behalf.__code__, natively.__code__)
+_NUMPYS = (natively.__code__, as_numpy.__code__)
+_MARKS = (on_behalf.__code__, *_NUMPYS)
 
 
 def _cut_by_jax(error: BaseException) -> bool:
