@@ -17,7 +17,7 @@ from bpttcheck.verify.guard import Notes, call, examining
 from bpttcheck.verify.validate import backward_items, forward_items
 
 Results = dict[str, Any]
-Conduct = Literal["", "dtype", "rounding"]
+Conduct = Literal["", "dtype", "rounding", "refusal"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Impurity:
         method: the method at fault.
         item: the argument or the result at fault, such as ``"params['W']"``.
         message: what was seen and what to write instead.
-        conduct: ``"dtype"`` or ``"rounding"`` if no gradient depends on it: only the dtype is
-            another, or only the last digits; else ``""``.
+        conduct: ``"dtype"``, ``"rounding"`` or ``"refusal"`` if no gradient depends on it: the
+            dtype is another, or the last digits are, or an exception says what is not taken.
     """
 
     method: str

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 NAMES = (
     "contract",
     "purity",
+    "arguments",
     "step_vjp",
     "sequence_vjp",
     "initial_state",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from bpttcheck.errors import ContractError
@@ -13,7 +14,7 @@ from bpttcheck.verify.impurity import Impurity, impurities
 from bpttcheck.verify.passes import Arguments, Passes, small_case
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.repeatability import unrepeatable
-from bpttcheck.verify.results import Finding
+from bpttcheck.verify.results import Case, Finding
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
 from bpttcheck.verify.uninitialised import unwritten
@@ -37,30 +38,12 @@ def purity(context: Context) -> Tally:
         case = run.case(index, free=True)
         if case.T > 12:
             case = replace(case, T=12, regime="ordinary")
-        tally.cases += 1
-        try:
-            problem = run.problem(case)
-            found = _impurities(run, problem)
-            if any(not one.conduct for one in found):
-                _memory(run, tally, problem)  # the better name for what varies from call to call
-            if any(not one.conduct for one in found) and not tally.findings:
-                problem = _smaller(run, problem)
-                found = _impurities(run, problem) or found
-            if not tally.findings:
-                _tell(run, tally, found, problem)
-        except ContractError as error:
-            tally.findings.append(exception_finding("purity", error, case))
-        finally:
-            context.tick()
+        _case(run, tally, _impure, case)
+        context.tick()
         if tally.findings:
             break
     for look, (T, B, n_in, n_hidden) in _LOOKS if not tally.findings else ():
-        case = small_case(run, T, B, n_in, n_hidden)
-        tally.cases += 1
-        try:
-            look(run, tally, run.problem(case))
-        except ContractError as error:
-            tally.findings.append(exception_finding("purity", error, case))
+        _case(run, tally, look, small_case(run, T, B, n_in, n_hidden))
         if tally.findings:
             break
     tally.failures += bool(tally.findings)
@@ -71,14 +54,44 @@ def on_problem(run: Run, problem: Problem) -> Tally:
     """The check on one given problem."""
     tally = Tally("purity", cases=1)
     try:
-        _tell(run, tally, _impurities(run, problem), problem)
-        for look in (_repeats, _aliasing, _memory):
+        _memory(run, tally, problem)
+        if not tally.findings:
+            _tell(run, tally, _impurities(run, problem), problem)
+        for look in (_repeats, _aliasing):
             if not tally.findings:
                 look(run, tally, problem)
     except ContractError as error:
         failed = exception_finding("purity", error, problem.case)
         tally.findings.append(replace(failed, problem=problem))
     return tally
+
+
+Look = Callable[[Run, Tally, Problem], None]
+"""One question about one problem; the answers are put into the tally."""
+
+
+def _case(run: Run, tally: Tally, look: Look, case: Case) -> None:
+    """One question about one case. Code that fails at the first call is no matter of purity."""
+    tally.cases += 1
+    try:
+        look(run, tally, run.problem(case))
+    except ContractError as error:
+        tally.skipped[f"{error.method} failed at the first call"] += 1
+        finding = exception_finding("purity", error, case)
+        if all(f.method != finding.method for f in tally.conduct):
+            tally.conduct.append(finding)
+
+
+def _impure(run: Run, tally: Tally, problem: Problem) -> None:
+    """A few calls in several orders."""
+    found = _impurities(run, problem)
+    if any(not one.conduct for one in found):
+        _memory(run, tally, problem)  # the better name for what varies from call to call
+        if tally.findings:
+            return
+        problem = _smaller(run, problem)
+        found = _impurities(run, problem) or found
+    _tell(run, tally, found, problem)
 
 
 def _impurities(run: Run, p: Problem) -> list[Impurity]:

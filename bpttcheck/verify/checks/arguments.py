@@ -1,0 +1,97 @@
+"""The same values in another layout, dtype or order give the same gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bpttcheck.errors import ContractError
+from bpttcheck.verify._validate_probe import Impurity
+from bpttcheck.verify.arguments import mixed_dtypes, other_forms, other_layouts
+from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.gradient_finding import exception_finding
+from bpttcheck.verify.passes import Arguments, Passes, small_case
+from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.results import Finding
+from bpttcheck.verify.run import Run
+from bpttcheck.verify.tally import Tally
+
+_APART = (4, 3, 2, 4)
+"""T, B, n_in and n_hidden that differ: what is read in another order has another shape."""
+
+_SQUARE = (3, 2, 3, 3)
+"""Weights that are all square: what is read by position has a shape that fits."""
+
+
+def arguments(context: Context) -> Tally:
+    """Hands in every argument in other layouts, and params in another order, with equal values.
+
+    Finds code that reads an array through its raw pointer, refuses read-only arrays, takes integers
+    of a mask for something else than a mask, reads params by position, or reads one dtype as
+    another. What it refuses by an exception is a remark.
+    """
+    run, tally = context.run, Tally("arguments")
+    first = run.dtypes[0]
+    looks = [(_layouts, small_case(run, *_APART, dtype, "holes")) for dtype in run.dtypes]
+    looks += [(_forms, small_case(run, *_APART, first, "lengths"))]
+    looks += [(_forms, small_case(run, *_SQUARE, first))]
+    if run.subject.kind == "layer" and run.subject.supports_mask:
+        looks += [(_layouts, small_case(run, *_APART, first))]  # its path without a mask
+    for look, case in looks:
+        tally.cases += 1
+        try:
+            look(run, tally, run.problem(case))
+        except ContractError as error:
+            tally.skipped[f"{error.method} failed with plain arguments"] += 1
+    tally.failures += bool(tally.findings)
+    return tally
+
+
+def on_problem(run: Run, problem: Problem) -> Tally:
+    """The check on one given problem."""
+    tally = Tally("arguments", cases=1)
+    try:
+        _layouts(run, tally, problem)
+        _forms(run, tally, problem)
+    except ContractError as error:
+        failed = exception_finding("arguments", error, problem.case)
+        tally.findings.append(replace(failed, problem=problem))
+    return tally
+
+
+def _layouts(run: Run, tally: Tally, problem: Problem) -> None:
+    """Every argument in other layouts, unless the subject says that it takes none."""
+    if getattr(run.subject.target, "contiguous", False) is True:
+        tally.remarks["layouts were left out: it says `contiguous = True`"] += 1
+        return
+    _tell(tally, other_layouts(*_passes(run, problem)), problem)
+
+
+def _forms(run: Run, tally: Tally, problem: Problem) -> None:
+    """Masks of numbers, keys in another order, mixed dtypes."""
+    passes, given = _passes(run, problem)
+    _tell(tally, other_forms(passes, given), problem)
+    if {"float32", "float64"} <= set(run.dtypes):
+        _tell(tally, mixed_dtypes(passes, given), problem)
+
+
+def _passes(run: Run, problem: Problem) -> tuple[Passes, Arguments]:
+    kind = run.subject.kind
+    return Passes(run.subject.target, kind), Arguments.of(kind, problem)
+
+
+def _tell(tally: Tally, found: list[Impurity] | None, problem: Problem) -> None:
+    """Each block, and each kind of refusal, once."""
+    if found is None:
+        tally.skipped["the results are not finite"] += 1
+        return
+    for one in found:
+        told = tally.conduct if one.conduct else tally.findings
+        if all((f.method, f.block) != (one.method, one.item) for f in told):
+            told.append(Finding(
+                check="arguments",
+                method=one.method,
+                block=one.item,
+                message=one.message,
+                case=problem.case,
+                problem=problem,
+            ))  # fmt: skip
