@@ -45,6 +45,7 @@ _REMEDIES = {
     "save savez savez_compressed savetxt": "save outside the step",
     "frompyfunc": "array expressions, np.where for branches",
     "roots poly": "a closed form",
+    "asmatrix bmat": "2-D arrays, with @ for the product",
 }
 
 
@@ -60,6 +61,9 @@ def _has(name: str) -> bool:
     return True
 
 
+# Old names of functions, which warn when they are called.
+_ALIASES = {old: new for old, new in [(vars(np).get("row_stack"), np.vstack)] if old is not None}
+
 VIEWS, FACTS, SEQUENCES = _resolve(_VIEWS), _resolve(_FACTS), _resolve(_SEQUENCES)
 REFUSED = {f: remedy for names, remedy in _REMEDIES.items() for f in _resolve(names)}
 
@@ -71,6 +75,7 @@ def _describe(function: Any, args: Any, kwargs: dict[str, Any]) -> Call:
 @observed(_describe)
 def call_function(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """``function(*args, **kwargs)`` for a function of NumPy or SciPy and arguments of ours."""
+    function = _ALIASES.get(function, function)
     chosen = next((item for item in (*args, *kwargs.values()) if isinstance(item, Chosen)), None)
     if chosen is not None and function not in FACTS:
         return _choice(chosen, function, args, kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -137,10 +138,10 @@ def _parts(index: Any) -> tuple[Any, ...]:
 
 
 def _tidy(index: Any) -> Any:
-    """Lists as arrays, constants as NumPy's own; the tuple of one mask and full slices undone."""
+    """Lists and ranges as arrays, constants as NumPy's own; the tuple of one mask and full slices undone."""
 
     def tidy(part: Any) -> Any:
-        if isinstance(part, list):
+        if isinstance(part, (list, range, tuple)):
             return perform(np.array, nest, (part,)) if collect(part) else _plain_array(part)
         if isinstance(part, slice):
             if any(not item.known for item in collect(part)):
@@ -155,7 +156,7 @@ def _tidy(index: Any) -> Any:
     return parts[0] if len(parts) > 1 and rest_is_full and _mask(parts[0]) is not None else parts
 
 
-def _plain_array(part: list[Any]) -> Any:
+def _plain_array(part: Sequence[Any]) -> Any:
     return np.array(part) if part else np.array(part, np.intp)
 
 

@@ -31,6 +31,7 @@ _NUMBERS = {
 }
 
 _CONVERSIONS = (
+    (r"\bmatrix\(", "np.matrix of a traced array", "2-D arrays, with @ for the product"),
     (r"\bvectorize\b", "np.vectorize", "array expressions, np.where for branches"),
     (r"\bnp\.float(32|64)\(", "np.float32() or np.float64() of a traced array", "z.astype(dtype)"),
     (r"\w\[.*\]\s*[-+*/@]?=(?!=)", "a traced value is written into an array that was made outside "

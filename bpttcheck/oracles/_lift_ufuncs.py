@@ -237,7 +237,7 @@ def _at(ufunc: np.ufunc, target: Any, index: Any, *operand: Any) -> None:
 
 
 def _as_index(index: Any) -> Any:
-    if isinstance(index, list):
+    if isinstance(index, (list, range)):
         return _array(index) if collect(index) else np.asarray(index)
     return tuple(_as_index(part) for part in index) if isinstance(index, tuple) else index
 

@@ -20,6 +20,7 @@ from bpttcheck.errors import Declined, InternalError
 _Result = TypeVar("_Result")
 
 DEBUG = "BPTTCHECK_DEBUG"
+_NOTE = f"a defect of bpttcheck, raised as it is because of {DEBUG}=1"
 
 _DEFECTS = (
     KeyError, IndexError, AttributeError, NameError, AssertionError, ZeroDivisionError,
@@ -72,12 +73,15 @@ def raise_defect(
     if not is_defect(error, user, any_kind=any_kind):
         return
     if os.environ.get(DEBUG) == "1":
+        error.add_note(_NOTE)
         raise error
     raise InternalError(what, error) from error
 
 
 def is_defect(error: BaseException, user: Container[int] = (), *, any_kind: bool = False) -> bool:
     """True if ``error`` was raised by code of ours: see :func:`raise_defect`."""
+    if _NOTE in _notes(error):
+        return True
     if isinstance(error, (Declined, *_jax_refusals())):
         return False
     if not (any_kind or isinstance(error, _DEFECTS)):

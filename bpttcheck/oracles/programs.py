@@ -179,6 +179,7 @@ def _jaxpr(
     except (Declined, InternalError):
         raise
     except Exception as error:
+        raise_defect(_DOING["trace"], error)
         raise _declined("trace", error) from error
     for made, old in zip(closed.out_avals[:-1], state, strict=True):
         if made.shape != old.shape:
