@@ -1,9 +1,13 @@
 """False alarms: correct cells over random problems, every built-in x dtype x regime.
 
-    python -m benchmarks.false_alarms [--cases 200] [--write]
+    python -m benchmarks.false_alarms [--cases 200] [--write] [NAME...]
+    python -m benchmarks.false_alarms --verdicts [--seeds 0 1 2 3 4] [--group builtins] [--write]
 
 Counts verdicts *wrong* (a false alarm) and *contradiction* (JAX against the differences) beside the
 cases that were blind or not judged. With ``--write`` the result replaces ``docs/false-alarms.md``.
+
+With ``--verdicts`` it counts verdicts of the whole of `check` instead, laws, purity and all, over
+the built-ins, the gallery and ``benchmarks/right_cells``; ``--write``: ``docs/false-verdicts.md``.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import time
 from collections import Counter, defaultdict
 
 from benchmarks.common import DOCS, DTYPES, environment, problems, runs, table, upper_bound
+from benchmarks.false_alarms import verdicts
 from bpttcheck.activations import ACTIVATIONS
 from bpttcheck.calibration import LIMIT
 from bpttcheck.verify.gradient import examine
@@ -26,8 +31,19 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200, help="per built-in, dtype and regime")
     parser.add_argument("--write", action="store_true", help="write docs/false-alarms.md")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verdicts", action="store_true", help="count verdicts of check")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--group", action="append", choices=verdicts.GROUPS, help="repeatable")
+    parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, for --verdicts")
     parser.add_argument("names", nargs="*", help="built-ins; none: all")
     options = parser.parse_args()
+    if options.verdicts:
+        wanted = options.names or verdicts.names(options.group or verdicts.GROUPS)
+        text = verdicts.page(verdicts.count(wanted, options.seeds, options.jobs))
+        print(text)
+        if options.write:
+            (DOCS / "false-verdicts.md").write_text(text)
+        return
     started = time.perf_counter()
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     ratios: list[float] = []
