@@ -8,16 +8,17 @@ what fresh arrays would give.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from bpttcheck import trees
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_bits import Bits, arrays, bits, difference, different
+from bpttcheck.verify._validate_bits import Bits, arrays, bits, difference, different, same
 from bpttcheck.verify._validate_probe import Impurity
+from bpttcheck.verify.guard import call
 from bpttcheck.verify.passes import Arguments, Passes, Rounding, argument_of, flat
 
 CALLS = 600
@@ -28,6 +29,7 @@ SECONDS = 0.25
 
 _STOPS = (20, 60, 200, CALLS)
 _USES = 3
+_TURNS = 24
 
 
 def shared_memory(passes: Passes, given: Arguments) -> list[Impurity]:
@@ -45,7 +47,7 @@ def shared_memory(passes: Passes, given: Arguments) -> list[Impurity]:
     """
     first = bits(passes.both(given.copy()))
     probe = _Probe(passes, given, first, Rounding(passes, given, first), [])
-    for step in (_results_written, _updated_in_place, _kept):
+    for step in (_start_written, _results_written, _updated_in_place, _replaced, _kept):
         try:
             step(probe)
         except ContractError as error:
@@ -81,19 +83,53 @@ class _Probe:
         return not self.found
 
 
+def _start_written(probe: _Probe) -> None:
+    """The caller may go on in the very arrays of the initial state."""
+    subject, given = probe.passes.subject, probe.given
+    rows = next((len(leaf) for leaf in trees.leaves(given.values[given.names.state])), 1)
+    probe.when = "after the caller wrote to the initial state"
+
+    def start() -> Bits:
+        params = given.copy().values[given.names.params]
+        return arrays(call("initial_state", subject.initial_state, params, rows), "state")
+
+    first = start()
+    kept = bits(first)
+    for array in first.values():
+        _spoil(array)
+    for item in different(kept, start()):
+        probe.found.append(Impurity("initial_state", item, (
+            f"initial_state: {item} changes when the caller writes to what an earlier call "
+            "returned: return a new array, not one that is kept"
+        )))  # fmt: skip
+
+
 def _results_written(probe: _Probe) -> None:
-    """The caller may write into what it got, once the backward pass is over."""
-    passes, given = probe.passes, probe.given
+    """The caller may write into the gradients, and into everything once backward is over."""
+    passes, given, names = probe.passes, probe.given, probe.passes.names
     probe.when = "after the caller wrote to what was returned"
+    writes = "when the caller writes to what an earlier call returned (`g += ...`): return a new "
+    writes += "array, not one that is kept"
     for write in (_increment, _spoil):
-        cache, outputs = passes.forward(given.copy())
-        gradients = passes.backward(given.copy(), cache)
-        written = {**flat(outputs), **flat(gradients)}
-        for array in written.values():
+        lent = given.copy()
+        cache, outputs = passes.forward(lent)
+        gradients = flat(passes.backward(lent, cache))
+        for array in gradients.values():
             write(array)
-        why = "changes when the caller writes to what an earlier call returned (`g += ...`): "
-        why += "return a new array, not one that is kept"
-        if not probe.compare(probe.first, passes.both(given.copy()), why):
+        for path, leaf in lent.leaves().items():
+            if argument_of(path) == names.params and not same(leaf, given.leaves()[path]):
+                probe.found.append(Impurity(names.backward, path, (
+                    f"{names.backward}: a gradient is {path} itself: what the caller adds to it "
+                    "changes the parameter; return a copy"
+                )))  # fmt: skip
+                return
+        again = flat(passes.backward(given.copy(), cache))
+        why = f"from the same {names.cache} changes {writes}"
+        if not probe.compare(_only(probe.first, again), again, why):
+            return
+        for array in flat(outputs).values():
+            write(array)
+        if not probe.compare(probe.first, passes.both(given.copy()), f"changes {writes}"):
             return
 
 
@@ -110,29 +146,50 @@ def _spoil(array: Array) -> None:
 def _updated_in_place(probe: _Probe) -> None:
     """Arguments that keep their identity and change their values are read again."""
     passes, names = probe.passes, probe.passes.names
-    # A scale keeps signs and (0, 1), in which a subject's parameters may have to stay.
     for what, chosen in (
         ("parameters are", (names.params,)),
         ("inputs and states are", (names.x, names.state)),
         ("cotangents are", names.cotangents),
     ):
         probe.when = f"after {what} updated in place"
-        updated = probe.given.copy()
-        _update(updated, chosen)
-        right = bits(passes.both(updated.copy()))
-        lent = probe.given.copy()
-        passes.both(lent)
-        _update(lent, chosen)
-        why = f"is not that of fresh arrays when {what} updated in place between two calls: "
-        why += "something is kept for as long as the object is the same"
-        if not probe.compare(right, passes.both(lent), why, Rounding(passes, updated, right)):
-            return
+        for part in (..., -1):
+            updated = probe.given.copy()
+            _update(updated, chosen, part)
+            right = bits(passes.both(updated.copy()))
+            lent = probe.given.copy()
+            passes.both(lent)
+            _update(lent, chosen, part)
+            why = f"is not that of fresh arrays when {what} updated in place between two calls: "
+            why += "something is kept for as long as the object is the same"
+            if not probe.compare(right, passes.both(lent), why, Rounding(passes, updated, right)):
+                return
 
 
-def _update(given: Arguments, chosen: tuple[str, ...]) -> None:
+def _update(given: Arguments, chosen: tuple[str, ...], part: Any) -> None:
+    """A scale keeps signs and (0, 1), in which a subject's parameters may have to stay."""
     for path, leaf in given.leaves().items():
-        if argument_of(path) in chosen and is_float(leaf):
-            leaf *= 0.875
+        if argument_of(path) in chosen and is_float(leaf) and leaf.size:
+            flat_view = leaf.reshape(-1)
+            flat_view[part] *= 0.875
+
+
+def _replaced(probe: _Probe) -> None:
+    """New arrays may lie where older ones lay, which are gone: an id is no key of a memo."""
+    passes, given = probe.passes, probe.given
+    probe.when = "with new arrays in place of others that are gone"
+    other = given.copy()
+    _update(other, (given.names.params,), ...)
+    points, results = (given, other), (probe.first, bits(passes.both(other.copy())))
+    bars = (probe.bar, Rounding(passes, other, results[1]))
+    held: list[Arguments] = []
+    why = "is that of other arrays, which are gone: something is kept under the id of an array"
+    for turn in range(_TURNS):
+        which = turn * turn % 3 % 2  # so that the two do not always follow each other
+        lent = points[which].copy()
+        if not probe.compare(results[which], passes.both(lent), why, bars[which]):
+            return
+        if turn % 4 == 0:
+            held.append(lent)  # so that memory is not given out in the same order for ever
 
 
 def _kept(probe: _Probe) -> None:
@@ -171,14 +228,14 @@ def _again(probe: _Probe, cache: Any, later: str) -> None:
     used = f"differs in a further backward pass from the same {passes.names.cache}, {later}"
     for _ in range(_USES):
         again = flat(passes.backward(probe.given.copy(), cache))
-        if not probe.compare(_only(probe.first, again.__contains__), again, used):
+        if not probe.compare(_only(probe.first, again), again, used):
             return
     counted = f"differs {later}, with the same arguments: calls are counted, or something is kept"
     probe.compare(probe.first, passes.both(probe.given.copy()), counted)
 
 
-def _only(results: Bits, wanted: Callable[[str], bool]) -> Bits:
-    return {item: a for item, a in results.items() if wanted(item)}
+def _only(results: Bits, like: Bits) -> Bits:
+    return {item: a for item, a in results.items() if item in like}
 
 
 def _elsewhere(given: Arguments, factor: float) -> Arguments:

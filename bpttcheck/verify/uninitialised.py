@@ -107,21 +107,26 @@ def _difference(
     passes: Passes, given: Arguments, filled: _Filler, plain: Bits, site: Site | None
 ) -> tuple[str, str, str] | None:
     """``(method, item, error)`` of what depends on the memory of a site; None: of all sites."""
-    with filled.filling(_ORDINARY, site):
-        try:
-            value = bits(passes.both(given.copy()))
-        except ContractError:
-            value = plain  # what the code makes of it is compared below
-    with filled.filling(_POISON, site):
-        try:
-            other = passes.both(given.copy())
-        except ContractError as error:
-            return error.method, error.item or error.method, str(error)
+    try:
+        with filled.filling(_ORDINARY, site):
+            value, again = bits(passes.both(given.copy())), bits(passes.both(given.copy()))
+    except ContractError:
+        return None  # it does not like ordinary numbers either
+    try:
+        with filled.filling(_POISON, site):
+            others = [bits(passes.both(given.copy())) for _ in range(2)]
+    except ContractError as error:
+        return error.method, error.item or error.method, str(error)
     bar = Rounding(passes, given, plain)
-    for item, one in value.items():
-        if item not in other or same(one, other[item]):
-            continue
-        if not bar.explains(item, one, other[item]):
+
+    def varies(item: str, one: Bits, other: Bits) -> bool:
+        if item not in other or same(one[item], other[item]):
+            return False
+        return not bar.explains(item, one[item], other[item])
+
+    for item in value:
+        random = varies(item, value, again)
+        if not random and all(varies(item, value, other) for other in others):
             return passes.method_of(item), item, ""
     return None
 

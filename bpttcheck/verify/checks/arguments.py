@@ -40,6 +40,8 @@ def arguments(context: Context) -> Tally:
         tally.cases += 1
         try:
             look(run, tally, run.problem(case))
+            if look is _forms and {"float32", "float64"} <= set(run.dtypes):
+                _mixed(run, tally, run.problem(case))
         except ContractError as error:
             tally.skipped[f"{error.method} failed with plain arguments"] += 1
     tally.failures += bool(tally.findings)
@@ -52,6 +54,7 @@ def on_problem(run: Run, problem: Problem) -> Tally:
     try:
         _layouts(run, tally, problem)
         _forms(run, tally, problem)
+        _mixed(run, tally, problem)
     except ContractError as error:
         failed = exception_finding("arguments", error, problem.case)
         tally.findings.append(replace(failed, problem=problem))
@@ -67,11 +70,13 @@ def _layouts(run: Run, tally: Tally, problem: Problem) -> None:
 
 
 def _forms(run: Run, tally: Tally, problem: Problem) -> None:
-    """Masks of numbers, keys in another order, mixed dtypes."""
-    passes, given = _passes(run, problem)
-    _tell(tally, other_forms(passes, given), problem)
-    if {"float32", "float64"} <= set(run.dtypes):
-        _tell(tally, mixed_dtypes(passes, given), problem)
+    """Masks of numbers, keys in another order."""
+    _tell(tally, other_forms(*_passes(run, problem)), problem)
+
+
+def _mixed(run: Run, tally: Tally, problem: Problem) -> None:
+    """Parameters of one dtype with inputs of another."""
+    _tell(tally, mixed_dtypes(*_passes(run, problem)), problem)
 
 
 def _passes(run: Run, problem: Problem) -> tuple[Passes, Arguments]:

@@ -13,14 +13,23 @@ from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.impurity import Impurity, impurities
 from bpttcheck.verify.passes import Arguments, Passes, small_case
 from bpttcheck.verify.problem import Problem
-from bpttcheck.verify.repeatability import unrepeatable
+from bpttcheck.verify.repeatability import CALLS, ENOUGH, repeated, unrepeatable
 from bpttcheck.verify.results import Case, Finding
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
 from bpttcheck.verify.uninitialised import unwritten
 
-_UNWRITTEN_SIZES = ((3, 3, 2, 3), (5, 4, 3, 2), (1, 1, 1, 1), (2, 7, 5, 4), (9, 2, 3, 5))
-"""T, B, n_in and n_hidden that leave a part of every block of 2, 3, 4 or 8 rows or units."""
+_UNWRITTEN = (
+    (3, 3, 2, 3, "none", "ordinary"),
+    (5, 4, 3, 2, "holes", "ordinary"),
+    (1, 1, 1, 1, "none", "zeros"),
+    (2, 7, 5, 4, "lengths", "zeros"),
+    (9, 2, 3, 5, "empty_rows", "ordinary"),
+    (3, 17, 9, 17, "none", "ordinary"),
+)
+"""T, B, n_in and n_hidden that leave a part of every block of 2, 3, 4, 8 or 16 rows or units;
+masked steps and zero cotangents, where work may be left out.
+"""
 _LAST_DIGITS = "the last digits only"
 
 
@@ -42,8 +51,9 @@ def purity(context: Context) -> Tally:
         context.tick()
         if tally.findings:
             break
-    for look, (T, B, n_in, n_hidden) in _LOOKS if not tally.findings else ():
-        _case(run, tally, look, small_case(run, T, B, n_in, n_hidden))
+    for look, (T, B, n_in, n_hidden, mask, regime) in _LOOKS if not tally.findings else ():
+        case = small_case(run, T, B, n_in, n_hidden, mask=mask)
+        _case(run, tally, look, replace(case, regime=regime))
         if tally.findings:
             break
     tally.failures += bool(tally.findings)
@@ -104,7 +114,10 @@ def _impurities(run: Run, p: Problem) -> list[Impurity]:
 def _repeats(run: Run, tally: Tally, problem: Problem) -> None:
     """Many calls with the same arguments."""
     passes, given = _passes(run, problem)
-    found = unrepeatable(passes, given, _deterministic(run))
+    seen = repeated(passes, given)
+    found = unrepeatable(passes, seen, _deterministic(run))
+    if seen.calls < ENOUGH:
+        tally.remarks[f"slow: repeated {seen.calls} times, not {CALLS}"] += 1
     if found:  # says better what single repetitions saw
         tally.conduct = [f for f in tally.conduct if _LAST_DIGITS not in f.message]
     _tell(run, tally, found, problem)
@@ -170,8 +183,8 @@ def _tell(run: Run, tally: Tally, found: list[Impurity], problem: Problem) -> No
 
 
 _LOOKS = (
-    (_repeats, (6, 4, 3, 4)),
-    (_aliasing, (2, 2, 2, 2)),
-    *((_memory, sizes) for sizes in _UNWRITTEN_SIZES),
+    (_repeats, (6, 4, 3, 4, "none", "ordinary")),
+    (_aliasing, (2, 2, 2, 2, "none", "ordinary")),
+    *((_memory, where) for where in _UNWRITTEN),
 )
-"""What is asked once, with T, B, n_in and n_hidden."""
+"""What is asked once, and where: T, B, n_in, n_hidden, mask and regime."""
