@@ -154,6 +154,17 @@ def _stored(node: ast.AST) -> Iterator[ast.AST]:
         yield from [*node.args, *(keyword.value for keyword in node.keywords)]
 
 
+def _what_runs(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a function, without annotations and what only an error message needs."""
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and not isinstance(child, ast.Raise):
+                yield child
+                yield from _what_runs(child)
+
+
 def _called_class(node: ast.Call) -> bool:
     return isinstance(node.func, ast.Name) and node.func.id[:1].isupper()
 
@@ -247,7 +258,7 @@ class _Search:
         later: set[ast.AST] = set()
         if not visit.backward:
             later = {node for outer in deferred(entry.tree) for node in ast.walk(outer)}
-        for node in ast.walk(entry.tree):
+        for node in _what_runs(entry.tree):
             if not isinstance(node, ast.Name | ast.Attribute):
                 continue
             if not isinstance(node.ctx, ast.Load):
@@ -322,7 +333,7 @@ class _Search:
 
     def _class(self, thing: type, depth: int) -> Iterator[tuple[FunctionType, Any, bool]]:
         """What runs when a class is called, and the two halves of a rule for torch."""
-        if not self._is_followed_class(thing):
+        if not self._is_followed_class(thing) or issubclass(thing, BaseException):
             return
         names = ("__new__", "__init__", "__post_init__")
         if lookup(thing, "apply") is not UNKNOWN:

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 from bpttcheck.verify.source.constants import best, sizes, thresholds
 from bpttcheck.verify.source.functions import UserFunction, user_code
@@ -65,7 +65,15 @@ class _Watched:
     functions: list[FunctionType]
     certain: bool
     marked: CodeType | None = None
-    numbers: frozenset[int] = field(default_factory=frozenset[int])
+    missing: frozenset[int] = field(default_factory=frozenset[int])
+
+
+class _Swap(NamedTuple):
+    """A function, its own code, and the code with marks."""
+
+    function: Any  # a FunctionType
+    original: CodeType
+    marked: CodeType
 
 
 class LineCoverage:
@@ -81,6 +89,8 @@ class LineCoverage:
         self._recorder = Recorder()
         self._reached: set[int] = set()
         self._is_recording = False
+        self._prepared = -1  # the number of reached regions when `_pending` was made
+        self._pending: list[_Swap] = []
         self.left_out: list[str] = []
         self._watched = self._plans(user_code(target).functions)
         self.reason = "" if self._watched else self._why_nothing()
@@ -97,25 +107,24 @@ class LineCoverage:
             yield
             return
         self._is_recording = True
-        swapped: list[tuple[FunctionType, CodeType]] = []
+        swapped: list[_Swap] = []
         try:
-            for watched in self._watched:
-                marked = self._marked(watched)
-                for function in watched.functions if marked is not None else ():
-                    if function.__code__ is watched.plan.code and marked is not None:
-                        function.__code__ = marked
-                        swapped.append((function, marked))
+            for swap in self._swaps():
+                if swap.function.__code__ is swap.original:
+                    swap.function.__code__ = swap.marked
+                    swapped.append(swap)
             yield
         finally:
-            for function, marked in swapped:
-                if function.__code__ is marked:
-                    function.__code__ = self._original(function)
+            for swap in swapped:
+                if swap.function.__code__ is swap.marked:
+                    swap.function.__code__ = swap.original
             self._is_recording = False
 
     def commit(self) -> None:
         """What was recorded since the last call of this or of :meth:`discard` counts."""
-        self._reached |= self._recorder
-        self._recorder.clear()
+        if self._recorder:
+            self._reached |= self._recorder
+            self._recorder.clear()
 
     def discard(self) -> None:
         """What was recorded since the last call of this or of :meth:`commit` does not count."""
@@ -159,6 +168,8 @@ class LineCoverage:
                 by_code[code].certain |= entry.certain
                 continue
             if entry.compiled:
+                if entry.backward:
+                    self.left_out.append(f"{code.co_qualname}: compiled, or its results are kept")
                 continue
             plan = Plan(entry.tree, entry.module, code, first, entry.backward)
             if not plan.regions:
@@ -175,16 +186,22 @@ class LineCoverage:
             return "; ".join(self.left_out)
         return "there is no Python source of the backward pass"
 
-    def _marked(self, watched: _Watched) -> CodeType | None:
-        """The code to run from, with marks where something is unreached; None: as it is."""
-        missing = frozenset(r.number for r in watched.plan.regions) - self._reached
-        if missing != watched.numbers:
-            watched.numbers = missing
-            watched.marked = watched.plan.marked(self._reached, self._recorder) if missing else None
-        return watched.marked
+    def _swaps(self) -> list[_Swap]:
+        """The functions with unreached regions, and the code to run them from."""
+        if self._prepared != len(self._reached):
+            self._prepared = len(self._reached)
+            self._pending = [swap for watched in self._watched for swap in self._swap(watched)]
+        return self._pending
 
-    def _original(self, function: FunctionType) -> CodeType:
-        return next(w.plan.code for w in self._watched if function in w.functions)
+    def _swap(self, watched: _Watched) -> list[_Swap]:
+        plan = watched.plan
+        missing = frozenset(region.number for region in plan.regions) - self._reached
+        if missing and missing != watched.missing:
+            watched.missing = missing
+            watched.marked = plan.marked(self._reached, self._recorder)
+        if not missing or watched.marked is None:
+            return []
+        return [_Swap(function, plan.code, watched.marked) for function in watched.functions]
 
     def _counted(self) -> list[_Watched]:
         """Not what was found by a name alone and never ran: it is likely somebody else's."""
