@@ -165,66 +165,68 @@ def _collected(
     found: dict[tuple[str, str], Impurity] = {}
     for source in sources:
         for one in source(compared):
-            found.setdefault((one.item, one.conduct), one)
+            found.setdefault((one.item, one.conduct or one.message), one)
     return list(found.values())
 
 
 def _layouts(compared: _Compared) -> Generator[Impurity]:
     """Every argument in every layout: all at once, and one by one where that goes wrong."""
-    given = compared.given
+    misread: set[str] = set()
     for layout, place in LAYOUTS.items():
-        placed = {path: place(leaf) for path, leaf in given.leaves().items()}
+        placed = {path: place(leaf) for path, leaf in compared.given.leaves().items()}
         other = {path: leaf for path, leaf in placed.items() if leaf is not None}
-        if not other:
+        if not other or not _goes_wrong(compared, other):
             continue
-        try:
-            if not compared.wrong(given.copy().with_leaves(other)):
-                continue
-        except ContractError:
-            pass
-        alone = [(path, _one(compared, path, leaf, layout)) for path, leaf in other.items()]
-        told = [one for _, one in alone if one is not None]
-        yield from told or _together(compared, other, layout)
+        alone = {path: {path: leaf} for path, leaf in other.items()}
+        wrong = {path: one for path, leaf in alone.items() if (one := _goes_wrong(compared, leaf))}
+        if not wrong and (together := _goes_wrong(compared, other)):
+            wrong = {"every argument": together}
+        if layout == READ_ONLY:
+            yield from _read_only_refused(wrong)
+        else:
+            yield from _told(compared, layout, wrong, misread)
 
 
-def _one(compared: _Compared, path: str, leaf: Array, layout: str) -> Impurity | None:
+_Wrong = ContractError | list[str]
+"""How a call went wrong: it raised, or these results are others."""
+
+
+def _goes_wrong(compared: _Compared, other: Mapping[str, Array]) -> _Wrong | None:
     try:
-        wrong = compared.wrong(compared.given.copy().with_leaves({path: leaf}))
+        return compared.wrong(compared.given.copy().with_leaves(other)) or None
     except ContractError as error:
-        return _refused(path, layout, error)
-    return _read_wrongly(compared, path, layout, wrong) if wrong else None
+        return error
 
 
-def _together(compared: _Compared, other: Mapping[str, Array], layout: str) -> Generator[Impurity]:
-    try:
-        wrong = compared.wrong(compared.given.copy().with_leaves(other))
-    except ContractError as error:
-        yield _refused("every argument", layout, error)
-        return
-    if wrong:
-        yield _read_wrongly(compared, "every argument", layout, wrong)
-
-
-def _refused(path: str, layout: str, error: ContractError) -> Impurity:
-    if layout == READ_ONLY:
-        return Impurity(error.method, path, (
-            f"{path} that is read-only is refused: {error}. Arrays of JAX, torch and "
-            "np.broadcast_to are read-only, and a function that writes to no argument has no "
-            "reason to refuse them"
+def _told(
+    compared: _Compared, layout: str, wrong: Mapping[str, _Wrong], misread: set[str]
+) -> Generator[Impurity]:
+    """One refusal, and one finding for all arguments that no other layout has named."""
+    for path, error in wrong.items():
+        if isinstance(error, ContractError):
+            kind = "aligned" if layout == UNALIGNED else "C-contiguous"
+            told = f"{error.method}: refuses arrays that are not {kind} ({path} {layout}): {error}"
+            yield Impurity(error.method, f"not {kind}", told, "refusal")
+    others = {p: i for p, i in wrong.items() if p not in misread and isinstance(i, list)}
+    misread.update(others)
+    if others:
+        items = next(iter(others.values()))
+        method = compared.passes.method_of(items[0])
+        yield Impurity(method, items[0], (
+            f"{method}: another {_listed(items)} with {' and '.join(others)} {layout}: is an array "
+            "read through its raw pointer, or reshaped in the order of its memory? Its strides "
+            "say how to read it; np.ascontiguousarray copies it where need be"
         ))  # fmt: skip
-    kind = "aligned" if layout == UNALIGNED else "C-contiguous"
-    told = f"refuses arrays that are not {kind} ({path} {layout}): {error}"
-    return Impurity(error.method, f"not {kind}", told, "refusal")
 
 
-def _read_wrongly(compared: _Compared, path: str, layout: str, wrong: list[str]) -> Impurity:
-    item = wrong[0]
-    method = compared.passes.method_of(item)
-    return Impurity(method, item, (
-        f"{path} {layout} gives another {_listed(wrong)}: is the array read through its raw "
-        f"pointer, or reshaped in the order of its memory? {path}.strides says how to read it; "
-        "np.ascontiguousarray copies it where need be"
-    ))  # fmt: skip
+def _read_only_refused(wrong: Mapping[str, _Wrong]) -> Generator[Impurity]:
+    for path, error in wrong.items():
+        if isinstance(error, ContractError):
+            yield Impurity(error.method, path, (
+                f"{error.method}: {path} that is read-only is refused: {error}. Arrays of JAX, "
+                "torch and np.broadcast_to are read-only, and a function that writes to no "
+                "argument has no reason to refuse them"
+            ))  # fmt: skip
 
 
 def _listed(items: list[str]) -> str:
@@ -259,10 +261,9 @@ def _constants(compared: _Compared) -> Generator[Impurity]:
             continue  # equal rows are not in its domain
         if twin is None:
             continue
-        for path, leaf in flat.items():
-            one = _one(twin, path, leaf, "broadcast with a stride of 0")
-            if one is not None:
-                yield one
+        alone = {path: _goes_wrong(twin, {path: leaf}) for path, leaf in flat.items()}
+        wrong = {path: one for path, one in alone.items() if one}
+        yield from _told(twin, "broadcast with a stride of 0", wrong, set())
 
 
 def _broadcast(a: Array, whole: bool) -> Array:
@@ -283,7 +284,7 @@ def _masks(compared: _Compared) -> Generator[Impurity]:
         try:
             wrong = compared.wrong(other)
         except ContractError as error:
-            told = f"refuses a mask of {dtype}, only bool is taken: {error}"
+            told = f"{error.method}: refuses a mask of {dtype}, only bool is taken: {error}"
             yield Impurity(error.method, "mask", told, "refusal")
             continue
         gradients = compared.gradients(wrong)
@@ -298,6 +299,7 @@ def _masks(compared: _Compared) -> Generator[Impurity]:
                 f"another {_listed(wrong)}: `~mask` is -1 or -2 of integers; write `mask = "
                 "mask.astype(bool)`"
             ))  # fmt: skip
+            return
 
 
 def _key_orders(compared: _Compared) -> Generator[Impurity]:
@@ -313,17 +315,22 @@ def _key_orders(compared: _Compared) -> Generator[Impurity]:
         try:
             wrong = compared.wrong(turned)
         except ContractError as error:
-            told = f"refuses the keys of params in the order {keys}, in which JAX or JSON may put "
-            yield Impurity(error.method, "params", f"{told}them: {error}", "refusal")
+            told = f"{error.method}: refuses the keys of params in the order {keys}, in which JAX "
+            told += f"or JSON may put them: {error}"
+            yield Impurity(error.method, "params", told, "refusal")
             continue
-        gradients = compared.gradients(wrong)
-        if gradients:
-            item = gradients[0]
-            method = compared.passes.method_of(item)
-            yield Impurity(method, item, (
-                f"{method}: with the keys of params in the order {keys} there is another "
-                f"{_listed(gradients)}: read params by key, not by position; JAX and JSON sort keys"
-            ))  # fmt: skip
+        if not wrong:
+            continue
+        method = compared.passes.method_of(wrong[0])
+        told = f"{method}: with the keys of params in the order {keys} there is another "
+        told += f"{_listed(wrong)}: read params by key, not by position; JAX and JSON sort keys"
+        # Where another function is computed, there is another gradient.
+        outputs = len(compared.gradients(wrong)) < len(wrong)
+        if outputs:
+            yield Impurity(method, "params", told, "refusal")
+        else:
+            yield Impurity(method, wrong[0], told)
+            return
 
 
 def _orders(params: Mapping[str, Any]) -> list[tuple[str, ...]]:

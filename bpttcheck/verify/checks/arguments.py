@@ -85,13 +85,14 @@ def _passes(run: Run, problem: Problem) -> tuple[Passes, Arguments]:
 
 
 def _tell(tally: Tally, found: list[Impurity] | None, problem: Problem) -> None:
-    """Each block, and each kind of refusal, once."""
+    """Each message, and each kind of refusal, once."""
     if found is None:
         tally.skipped["the results are not finite"] += 1
         return
     for one in found:
         told = tally.conduct if one.conduct else tally.findings
-        if all((f.method, f.block) != (one.method, one.item) for f in told):
+        known = {(f.method, f.block) if one.conduct else f.message for f in told}
+        if ((one.method, one.item) if one.conduct else one.message) not in known:
             told.append(Finding(
                 check="arguments",
                 method=one.method,
