@@ -28,6 +28,13 @@ class ContractError(BpttcheckError):
         self.item = item
 
 
+class OutsideDomain(ContractError):
+    """The subject refuses the values of a problem, although it runs at the same sizes.
+
+    Its forward pass raises there: nothing follows for its gradient.
+    """
+
+
 class GradientMismatch(BpttcheckError, AssertionError):
     """A check other than ``contract`` failed; the report says which, where and by how much.
 

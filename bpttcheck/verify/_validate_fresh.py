@@ -161,7 +161,8 @@ def _check_state_leaf(leaf: Any, place: Place, batch: int) -> None:
             f"{place.item}.dtype={leaf.dtype}, but should be floating (or integer or bool for a "
             f"leaf that is only carried): {dtype_remedy(leaf.dtype, np.dtype(float))}"
         )
-    check_finite(leaf, place)
+    # A running maximum and a log-probability start at -inf.
+    check_finite(np.where(np.isinf(leaf), 0, leaf), place)
 
 
 def _batch_hint(shape: tuple[int, ...], batch: int) -> str:
@@ -196,8 +197,9 @@ def _cast(tree: Any, dtype: DType, place: Place) -> Any:
     with np.errstate(all="ignore"):
         out = trees.map_leaves(cast, tree)
     paths = trees.structure(out).paths
-    for path, leaf in zip(paths, trees.leaves(out), strict=True):
+    given = trees.leaves(tree)
+    for path, leaf, before in zip(paths, trees.leaves(out), given, strict=True):
         at = place.at(path)
-        if not np.isfinite(leaf).all():
+        if not np.isfinite(leaf[np.isfinite(before)]).all():
             raise at.error(f"{at.item} overflows when it is cast to {dtype}")
     return out

@@ -15,6 +15,7 @@ from bpttcheck.verify._validate_values import describe, is_a
 from bpttcheck.verify.guard import examining
 
 DTYPES = ("float64", "float32")
+ORACLES = ("jax", "differences")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Options:
         seed: the run's seed, at least 0.
         checks: names of the checks to run, or None for all.
         expected_failures: check -> why it is expected to fail.
+        strict: remarks on conduct are failures.
+        require: oracles without which a gradient check is inconclusive.
     """
 
     dtypes: tuple[str, ...]
@@ -34,6 +37,8 @@ class Options:
     seed: int
     checks: tuple[str, ...] | None = None
     expected_failures: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
+    require: tuple[str, ...] = ()
 
 
 def validate_options(
@@ -43,6 +48,8 @@ def validate_options(
     seed: Any = 0,
     checks: Any = None,
     expected_failures: Any = None,
+    strict: Any = None,
+    require: Any = (),
     known_checks: Iterable[str] = (),
 ) -> Options:
     """Bring the arguments of a run into one form.
@@ -53,6 +60,8 @@ def validate_options(
         seed: any whole number from 0.
         checks: names of checks, or None for all.
         expected_failures: check -> reason, or None.
+        strict: True or False; None: True if ``checks`` names some.
+        require: oracles that must have judged, out of ``ORACLES``.
         known_checks: the names that exist; without them any name is taken.
 
     Returns:
@@ -69,6 +78,8 @@ def validate_options(
             _whole(seed, "seed", 0, ""),
             None if checks is None else _checks(checks, known),
             _expected_failures(expected_failures, known),
+            _strict(strict, checks),
+            _require(require),
         )
 
 
@@ -126,6 +137,25 @@ def _checks(given: Any, known: tuple[str, ...]) -> tuple[str, ...]:
         raise _error("checks", given, f"{should}; a report that ran no case is an error")
     for name in names:
         _require_known("checks", name, known)
+    return tuple(dict.fromkeys(names))
+
+
+def _strict(given: Any, checks: Any) -> bool:
+    if given is None:
+        return checks is not None
+    if not is_a(given, bool):
+        raise _error("strict", given, "True, False or None")
+    return given
+
+
+def _require(given: Any) -> tuple[str, ...]:
+    should = "names of oracles out of " + ", ".join(ORACLES)
+    if not is_a(given, (str, tuple, list, set, frozenset)):
+        raise _error("require", given, should)
+    names = (given,) if is_a(given, str) else tuple(given)
+    for name in names:
+        if name not in ORACLES:
+            raise _error("require", name, should)
     return tuple(dict.fromkeys(names))
 
 

@@ -6,12 +6,17 @@ Objects from user code may do anything when touched, so the type is asked, never
 from __future__ import annotations
 
 import itertools
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bpttcheck.errors import ContractError
+
+_DRIFTS: ContextVar[list[ContractError] | None] = ContextVar("_DRIFTS", default=None)
 
 Shape = tuple[int, ...]
 DType = np.dtype[Any]
@@ -115,14 +120,35 @@ def check_layout(value: Any, place: Place, expected: Expected) -> None:
         )
 
 
-def check_content(value: Any, place: Place, dtype: DType) -> None:
-    """Raise unless the array ``value`` has the dtype and is finite throughout."""
+@contextmanager
+def dtypes_noted(drifts: list[ContractError]) -> Generator[None]:
+    """Another floating dtype than the checked one is put into ``drifts`` and not raised."""
+    token = _DRIFTS.set(drifts)
+    try:
+        yield
+    finally:
+        _DRIFTS.reset(token)
+
+
+def check_content(value: Any, place: Place, dtype: DType, *, infinite: bool = False) -> None:
+    """Raise unless the array ``value`` has the dtype and is finite throughout.
+
+    Args:
+        value: the array.
+        place: where it stands.
+        dtype: the checked dtype.
+        infinite: infinities are no violation, only NaN is.
+    """
     if value.dtype != dtype:
-        raise place.error(
+        error = place.error(
             f"{place.item}.dtype={value.dtype}, but should be {dtype}: "
             + dtype_remedy(value.dtype, dtype)
         )
-    check_finite(value, place)
+        drifts = _DRIFTS.get()
+        if drifts is None or not value.dtype.kind == dtype.kind == "f":
+            raise error
+        drifts.append(error)
+    check_finite(np.nan_to_num(value, nan=np.nan, posinf=0, neginf=0) if infinite else value, place)
 
 
 def check_finite(value: Any, place: Place) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
-from bpttcheck.errors import ContractError, GradientMismatch
+from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch, InternalError
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
-from bpttcheck.verify.coverage import hidden
+from bpttcheck.verify.coverage import hidden_of, larger
 from bpttcheck.verify.distance import distance_from_full
 from bpttcheck.verify.gradient_finding import exception_finding
+from bpttcheck.verify.large import FIRST
 from bpttcheck.verify.results import CheckResult, Finding, Report, Verdict
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.spread import spread
@@ -38,6 +42,10 @@ def check(
     seed: int = 0,
     checks: Iterable[str] | None = None,
     expected_failures: Mapping[str, str] | None = None,
+    strict: bool | None = None,
+    require: Iterable[str] = (),
+    lengths: Iterable[int] | None = None,
+    batches: Iterable[int] | None = None,
     raises: bool = True,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -53,12 +61,19 @@ def check(
         subject: a cell, a layer, or a :class:`bpttcheck.Subject`.
         reference: what JAX differentiates instead of the cell's own ``step``: another cell, or a
             JAX function ``step(params, state, x) -> (state, y)``. A layer needs the cell it fuses.
-        sizes: a Hypothesis strategy of ``(n_in, n_hidden)`` if not every size will do.
+        sizes: pairs ``(n_in, n_hidden)``, or a Hypothesis strategy of them, if not every size will
+            do. Each is tried.
         dtypes: out of ``"float64"`` and ``"float32"``.
         examples: cases for each gradient check.
         seed: case i is a function of ``(seed, i)`` alone.
         checks: names of the checks to run; None: all.
         expected_failures: check name -> reason; such a check must fail, and is then no failure.
+        strict: remarks on conduct (a dtype that does not stay, T = 0 refused, ...) are failures;
+            None: in checks that were asked for by name.
+        require: ``"jax"`` or ``"differences"``: a gradient check in which that oracle did not judge
+            is inconclusive.
+        lengths: the only T to be used, each of them tried; None: any.
+        batches: the only B to be used, each of them tried; None: any.
         raises: raise on failure, rather than only say so in the report.
         executor: any :class:`concurrent.futures.Executor`: spread cases and laws over its workers,
             with the same report; None: run them here, one after another.
@@ -73,7 +88,12 @@ def check(
         GradientMismatch: with ``raises``, any other failed check.
     """
     known = Subject.of(
-        subject, reference=reference, sizes=sizes, expected_failures=expected_failures
+        subject,
+        reference=reference,
+        sizes=sizes,
+        expected_failures=expected_failures,
+        lengths=None if lengths is None else tuple(lengths),
+        batches=None if batches is None else tuple(batches),
     )
     options = validate_options(
         dtypes=dtypes,
@@ -81,6 +101,8 @@ def check(
         seed=seed,
         checks=checks,
         expected_failures=known.expected_failures,
+        strict=strict,
+        require=require if isinstance(require, str) else tuple(require),
         known_checks=CHECKS,
     )
     # No run in this frame: an exception that is kept would keep the compiled programs alive.
@@ -96,7 +118,10 @@ def release() -> None:
 
 
 class _Runs:
-    """The run of the last subject, so that checks called one by one share its programs."""
+    """The run of the last subject, so that checks called one by one share its programs.
+
+    Only for an object that is what it was: one whose attributes have changed is another subject.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -104,22 +129,38 @@ class _Runs:
         self._run: Run | None = None
 
     def get(self, subject: Subject, options: Options) -> Run:
-        """The kept run if it is for the same objects, else a new one."""
-        key = (subject.target, subject.reference, subject.sizes, options.seed, options.dtypes)
+        """A run for this call alone, with the programs of the kept one if it is for the same."""
+        objects = (subject.target, subject.reference, subject.sizes)
+        values = (options.seed, options.dtypes, subject.lengths, subject.batches, subject.masks,
+                  _contents(subject.target), _contents(subject.reference))  # fmt: skip
         with self._lock:
-            same = self._run is not None and all(
-                a is b or (i > 2 and a == b)
-                for i, (a, b) in enumerate(zip(key, self._key, strict=True))
+            same = (
+                self._run is not None
+                and None not in values[-2:]
+                and self._key[1] == values
+                and all(a is b for a, b in zip(self._key[0], objects, strict=True))
             )
             if not same or self._run is None:
                 self._run = Run(subject, options.seed, options.dtypes)
-                self._key = key
-            return self._run
+                self._key = (objects, values)
+            return self._run.anew(subject.name)
 
     def clear(self) -> None:
         """Forget it."""
         with self._lock:
             self._key = self._run = None
+
+
+def _contents(thing: Any) -> Any:
+    """What the attributes of an object hold, to tell whether it is what it was; None: unknown."""
+    try:
+        state = vars(thing)
+    except TypeError:
+        return ()
+    try:
+        return pickle.dumps(state)
+    except Exception:  # whatever an odd attribute raises
+        return None
 
 
 _RUNS = _Runs()
@@ -131,7 +172,11 @@ def _run_all(
 ) -> Report:
     started = time.perf_counter()
     run = _RUNS.get(subject, options)
-    outcomes = _outcomes(run, options, executor, progress)
+    try:
+        outcomes = _outcomes(run, options, executor, progress)
+    except _CallersError as error:
+        assert error.__cause__ is not None
+        raise error.__cause__ from None
     return _report(run, options, outcomes, time.perf_counter() - started)
 
 
@@ -179,9 +224,38 @@ def check_one(
         return CheckResult(name, None, skipped=str(reason)), ()
     except ContractError as error:
         tally = Tally(name, cases=1, failures=1, findings=[exception_finding(name, error)])
-    result = tally.result(time.perf_counter() - started)
+    except InternalError as error:
+        return _broken_off(name, error, started), ()
+    except (BpttcheckError, _CallersError):
+        raise
+    except Exception as error:  # no user code is called but through guard.call: a defect of ours
+        if os.environ.get("BPTTCHECK_DEBUG"):
+            raise
+        return _broken_off(name, InternalError(f"running the check {name}", error), started), ()
+    if options.strict:
+        tally.findings += tally.conduct
+    else:
+        run.remarks += tally.conduct
+    run.judged[name] = tally.judged
+    if tally.cases and tally.cases == tally.skipped["refused"] and not tally.findings:
+        return CheckResult(name, None, skipped="the code refuses it: see the remark"), ()
+    result = _required(tally.result(time.perf_counter() - started), options.require)
     findings = _diagnosed(tally.findings) if tally.findings else ()
     return _expected(result, findings, options.expected_failures.get(name, ""))
+
+
+def _broken_off(name: str, error: InternalError, started: float) -> CheckResult:
+    seconds = time.perf_counter() - started
+    return CheckResult(name, Verdict.INCONCLUSIVE, reason=str(error), seconds=seconds)
+
+
+def _required(result: CheckResult, oracles: Iterable[str]) -> CheckResult:
+    """Inconclusive where an oracle that was required has not judged."""
+    missing = [name for name in oracles if not result.oracles.get(name)]
+    if result.name not in _COMPILED or result.verdict is not Verdict.PASSED or not missing:
+        return result
+    reason = f"{', '.join(missing)} required, but judged no case"
+    return replace(result, verdict=Verdict.INCONCLUSIVE, reason=reason)
 
 
 def _diagnosed(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -192,12 +266,12 @@ def _diagnosed(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 def _expected(result: CheckResult, findings: tuple[Finding, ...], reason: str) -> Outcome:
     """A failure that was announced is a pass, and a pass that was not is a failure."""
-    from dataclasses import replace
-
     if not reason:
         return result, findings
     if result.verdict is Verdict.FAILED:
         return replace(result, verdict=Verdict.PASSED, expected_failure=reason), ()
+    if result.verdict is Verdict.INCONCLUSIVE:
+        return result, findings  # it neither failed nor passed
     sentence = f"expected to fail ({reason}), but passed: remove it from expected_failures"
     finding = Finding(result.name, "", "expected_failures", sentence)
     return replace(result, verdict=Verdict.FAILED), (finding,)
@@ -205,39 +279,58 @@ def _expected(result: CheckResult, findings: tuple[Finding, ...], reason: str) -
 
 def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float) -> Report:
     checks = tuple(result for result, _ in outcomes)
-    findings = tuple(finding for _, found in outcomes for finding in found)
-    cases = [run.case(i) for i in range(options.examples)]
-    gradient = any(r.name in _COMPILED and r.verdict for r in checks)
+    findings = sorted((f for _, found in outcomes for f in found), key=_severity)
+    gradient = {
+        case.index: case
+        for name in _COMPILED
+        for case in run.judged.get(name, ())
+        if case.index < FIRST
+    }
+    cases = list(gradient.values())
+    asked = options.examples if any(r.name in _COMPILED and r.verdict for r in checks) else 0
+    unreached = run.unreached()
     return Report(
         subject=run.subject.name,
         checks=checks,
-        findings=findings,
+        findings=tuple(findings),
+        remarks=tuple(run.remarks),
         seed=options.seed,
         examples=options.examples,
-        dtypes=options.dtypes,
-        sizes=tuple(sorted({(c.n_in, c.n_hidden) for c in cases})) if gradient else (),
-        lengths=(min(c.T for c in cases), max(c.T for c in cases)) if gradient else None,
-        batches=(min(c.B for c in cases), max(c.B for c in cases)) if gradient else None,
-        regimes=dict(Counter(c.regime for c in cases)) if gradient else {},
-        masks=dict(Counter(c.mask for c in cases)) if gradient else {},
+        dtypes=tuple(d for d in run.dtypes if not cases or any(c.dtype == d for c in cases)),
+        sizes=tuple(sorted({(c.n_in, c.n_hidden) for c in cases})),
+        lengths=(min(c.T for c in cases), max(c.T for c in cases)) if cases else None,
+        batches=(min(c.B for c in cases), max(c.B for c in cases)) if cases else None,
+        regimes=dict(Counter(c.regime for c in cases)),
+        masks=dict(Counter(c.mask for c in cases)),
+        larger=larger(run.judged),
+        judged=(len(cases), asked),
+        lines=run.lines.share() if run.lines.available and asked else None,
+        unreached=unreached if asked else (),
         unchecked=_unchecked(run, checks),
-        hidden=hidden(cases) if gradient else (),
+        hidden=hidden_of(run, cases) if asked else (),
         notes=_notes(run),
         seconds=seconds,
     )
 
 
+def _severity(finding: Finding) -> tuple[bool, float]:
+    """The worst first: what broke the contract, then by the ratio of error to bar."""
+    ratio = finding.ratio
+    return (ratio is not None, -ratio if ratio is not None and ratio == ratio else 0.0)
+
+
 def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
     """Parameters without any gradient in the recurrence, and what no oracle judged."""
     found: list[str] = []
+    absent = tuple(f"{block} (the code returns None)" for block in sorted(run.absent))
     if callable(getattr(run.subject.target, "initial_state_vjp", None)):
-        return ()
+        return absent
     for result in checks:
         if result.name == "sequence_vjp" and result.verdict is Verdict.PASSED:
             names = {b.block for b in result.blocks}
             seen = {b.block for b in result.blocks if b.judged or b.blind}
             found = sorted(name for name in names - seen if name.startswith("d_params"))
-    return tuple(
+    return absent + tuple(
         f"{name.removeprefix('d_')} (its gradient is zero in every case; if only initial_state "
         "reads it, write initial_state_vjp)"
         for name in found
@@ -286,4 +379,11 @@ class _Counter:
     def _tick(self) -> None:
         self._in_check = min(self._in_check + 1, self._share.get(self._name, 0))
         if self._progress is not None:
-            self._progress(self._done + self._in_check, self.total, self._name)
+            try:
+                self._progress(self._done + self._in_check, self.total, self._name)
+            except Exception as error:
+                raise _CallersError from error
+
+
+class _CallersError(Exception):
+    """The caller's own ``progress`` raised; ``__cause__`` is what."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+
+from bpttcheck.verify.filled import unfilled
+from bpttcheck.verify.large import FIRST
 from bpttcheck.verify.results import Case
+from bpttcheck.verify.run import Run
 
 _SHORT = 12
 
@@ -44,6 +50,34 @@ _BLIND_SPOTS: tuple[tuple[Callable[[Sequence[Case]], bool], str], ...] = (
         "no value at a kink: a wrong branch there cannot show",
     ),
     (
+        lambda cases: max(c.B for c in cases) < 8,
+        "B <= {B} only: what begins at larger batches cannot show",
+    ),
+    (
+        lambda cases: max(c.n_hidden for c in cases) < 32,
+        "n_hidden <= {H} only: what begins at wider states (tiles of 32 or 64) cannot show",
+    ),
+    (
+        lambda cases: _SHORT < max(c.T for c in cases) < 1000,
+        "T <= {T} only: what begins at longer sequences cannot show",
+    ),
+    (
+        lambda cases: not any(c.regime == "large_inputs" for c in cases),
+        "no inputs beyond 5: thresholds on inputs cannot show",
+    ),
+    (
+        lambda cases: not any(c.regime == "one_sign" for c in cases),
+        "no cotangents of one sign: a sign test on cotangents cannot show",
+    ),
+    (
+        lambda cases: not any(c.regime == "silent_outputs" for c in cases),
+        "no output without a cotangent: a skipped step or row cannot show",
+    ),
+    (
+        lambda cases: not any(c.regime in ("sparse_inputs", "tokens") for c in cases),
+        "no zero rows and no one-hot inputs: what treats them as padding cannot show",
+    ),
+    (
         lambda cases: all(c.mask == "none" for c in cases),
         "no masks: a mask that is ignored cannot show",
     ),
@@ -62,9 +96,68 @@ def hidden(cases: Sequence[Case]) -> tuple[str, ...]:
     """One sentence for each kind of bug that none of the cases could have shown.
 
     Args:
-        cases: the cases of a run.
+        cases: the judged cases of a run.
     """
     if not cases:
-        return ()
-    longest = max(c.T for c in cases)
-    return tuple(text.format(T=longest) for blind, text in _BLIND_SPOTS if blind(cases))
+        return ("no case could be judged: nothing could show",)
+    sizes = {
+        "T": max(c.T for c in cases),
+        "B": max(c.B for c in cases),
+        "H": max(c.n_hidden for c in cases),
+    }
+    return tuple(text.format(**sizes) for blind, text in _BLIND_SPOTS if blind(cases))
+
+
+def hidden_of(run: Run, cases: Sequence[Case]) -> tuple[str, ...]:
+    """What the judged cases of a run could not show: also sizes left out, lines, threads.
+
+    Args:
+        run: the run.
+        cases: the judged cases of its gradient checks.
+    """
+    beyond = [case for name in run.judged for case in run.judged[name] if case.index >= FIRST]
+    found = list(hidden([*cases, *beyond]))
+    found += [f"lines that no judged case ran: {line}" for line in run.unreached()]
+    if run.untried:
+        found.append(f"larger sizes left out, for they take too long: {_sizes(run.untried)}")
+    if _keeps_buffers(unfilled(run.subject.target)):
+        found.append(
+            "it keeps arrays on the instance and ran in one thread: what two threads do to them "
+            "cannot show"
+        )
+    return tuple(found)
+
+
+def larger(judged: Mapping[str, Sequence[Case]]) -> tuple[str, ...]:
+    """The sizes judged beyond those of the schedule, and by which check.
+
+    Args:
+        judged: check's name -> its judged cases.
+    """
+    told: list[str] = []
+    for name, axis in (("time_splitting", "T"), ("batch_additivity", "B")):
+        sizes = sorted({getattr(c, axis) for c in judged.get(name, ()) if c.index >= FIRST})
+        if sizes:
+            told.append(f"{axis} {sizes[0]}..{sizes[-1]} ({len(sizes)} sizes) by {name}")
+    wide = {
+        (c.n_in, c.n_hidden)
+        for name in ("step_vjp", "sequence_vjp")
+        for c in judged.get(name, ())
+        if c.index >= FIRST
+    }
+    if wide:
+        most = (max(n for n, _ in wide), max(n for _, n in wide))
+        told.append(f"n_in x n_hidden up to {most[0]}x{most[1]} ({len(wide)} sizes) by differences")
+    return tuple(told)
+
+
+def _sizes(cases: Sequence[Case]) -> str:
+    texts = dict.fromkeys(f"T={c.T} B={c.B} {c.n_in}x{c.n_hidden}" for c in cases)
+    some = list(texts)[:6]
+    return ", ".join(some) + (f" and {len(texts) - 6} more" if len(texts) > 6 else "")
+
+
+def _keeps_buffers(target: Any) -> bool:
+    held = getattr(target, "__dict__", {})
+    return any(isinstance(v, (np.ndarray, list, dict)) and len(v) for v in held.values()
+               if np.ndim(v) or not isinstance(v, np.ndarray))  # fmt: skip

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.calibration import BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LIMIT
+from bpttcheck import trees
+from bpttcheck.calibration import BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LAW_COPIES, LIMIT
 from bpttcheck.errors import BpttcheckError, Declined
 from bpttcheck.oracles.autodiff import Spread
 from bpttcheck.oracles.estimate import Estimate, rms
+from bpttcheck.verify.noisy_array import copies as noisy_copies
 from bpttcheck.verify.problem import Problem, Template, in_float64
 from bpttcheck.verify.run import Hand, Reference, Run
 from bpttcheck.verify.verdict import Judged, Vote, Witness, judge, rounding, vote
@@ -38,6 +40,8 @@ class CaseOutcome:
         spoke: the oracles that spoke.
         skipped: why the case was not judged at all, or ``""``.
         declined: why JAX was silent, or ``""``.
+        forward: outputs of the forward pass that are not those of a reference that was given.
+        doubtful: why JAX was not believed in this case, or ``""``.
     """
 
     problem: Problem
@@ -48,6 +52,8 @@ class CaseOutcome:
     spoke: set[str] = field(default_factory=set)
     skipped: str = ""
     declined: str = ""
+    forward: list[Judged] = field(default_factory=list)
+    doubtful: str = ""
 
     @property
     def wrong(self) -> list[Judged]:
@@ -82,7 +88,7 @@ def examine(
         ContractError: if the subject's own code fails.
     """
     hand = run.hand(mode, problem)
-    broken = [name for name, value in hand.forward.items() if not np.isfinite(value).all()]
+    broken = [name for name, value in hand.forward.items() if _broken(name, value, problem)]
     if broken:
         return CaseOutcome(problem, skipped=_first_nonfinite(hand, broken))
     outcome = CaseOutcome(problem, hand)
@@ -95,8 +101,12 @@ def examine(
         outcome.declined = str(declined)
         _without_jax(run, mode, outcome)
         return outcome
-    differs = _forward_difference(hand, reference, problem)
+    outcome.forward = _forward_differences(hand, reference, problem)
+    if any(j.wrong for j in outcome.forward) and run.subject.reference is not None:
+        return outcome  # the reference was given: a layer that is not what it claims to be
+    differs = _told(outcome.forward)
     if differs:
+        outcome.forward = []
         operation = run.departure(mode, problem)
         leaves = f"the traced forward pass leaves the native one at {operation}"
         outcome.declined = f"{leaves}; pass `reference=`" if operation else differs
@@ -124,7 +134,43 @@ def examine(
         )
     if confirm and not wrong and not known:
         _spot_check(run, outcome, reference)
+    _doubts(outcome)
     return outcome
+
+
+def _doubts(outcome: CaseOutcome) -> None:
+    """Where JAX contradicts itself or the differences, and these agree with the code: no evidence.
+
+    JAX's own derivative can overflow to zero or NaN where the code is right.
+    """
+    for block, told in list(outcome.votes.items()):
+        witness = outcome.witnesses.get(block)
+        if told is not Vote.CONTRADICTION or witness is None:
+            continue
+        forward = witness.forward_mode
+        lost = forward is not None and not np.isfinite(forward)
+        if lost or (witness.speaks and witness.covers(witness.hand)):
+            outcome.votes[block] = Vote.ABSTAIN
+            outcome.doubtful = (
+                f"JAX's derivative of {block} was not believed: "
+                + ("its forward mode is not finite" if lost else "the differences agree with the code")
+            )
+            outcome.judged = [
+                replace(j, usable=False) if j.block == block else j for j in outcome.judged
+            ]
+
+
+def _broken(name: str, value: Array, problem: Problem) -> bool:
+    """True for what is not finite, unless the state started at an infinity, as a maximum does."""
+    if np.isfinite(value).all():
+        return False
+    if name.startswith(("state_T", "new_state")) and not np.isnan(value).any():
+        path = name.removeprefix("state_T").removeprefix("new_state")
+        start = dict(
+            zip(trees.structure(problem.state0).paths, trees.leaves(problem.state0), strict=True)
+        ).get(path)
+        return start is None or not np.isinf(start).any()
+    return True
 
 
 def _unblinded(
@@ -221,10 +267,23 @@ def _spot_check(run: Run, outcome: CaseOutcome, reference: Reference) -> None:
         outcome.spoke.add("differences")
         if witnesses[-1].covers(witnesses[-1].jax):
             return
-    # Twice contradicted: the two oracles cannot both be right.
+    # Twice contradicted: ask along each block alone, for one of another scale may have misled both.
     for block in chosen:
-        outcome.votes[block] = Vote.CONTRADICTION
-        outcome.witnesses[block] = witnesses[-1]
+        witness = _alone(run, outcome, block, reference)
+        if witness is not None:
+            outcome.votes[block] = Vote.CONTRADICTION
+            outcome.witnesses[block] = witness
+
+
+def _alone(run: Run, outcome: CaseOutcome, block: str, reference: Reference) -> Witness | None:
+    """What contradicts JAX along two directions of one block, or None."""
+    found: list[Witness] = []
+    for attempt in range(2, 5):
+        along = _random_direction(outcome, [block], attempt)
+        witness = _witness(run, outcome, along, reference.gradients)
+        if np.isfinite(witness.bar) and not witness.covers(witness.jax):
+            found.append(witness)
+    return found[-1] if len(found) > 1 else None
 
 
 def _without_jax(run: Run, mode: str, outcome: CaseOutcome) -> None:
@@ -234,6 +293,7 @@ def _without_jax(run: Run, mode: str, outcome: CaseOutcome) -> None:
         outcome.skipped = "JAX declined, and the sequence is too long for differences"
         return
     rounding_error = _own_rounding(run, mode, outcome)
+    noise = _own_noise(run, mode, outcome)
     for block in outcome.hand.gradients:
         witnesses: list[Witness] = []
         for attempt in range(3):
@@ -242,6 +302,9 @@ def _without_jax(run: Run, mode: str, outcome: CaseOutcome) -> None:
             if block in rounding_error:
                 more = abs(float((rounding_error[block] * along[block]).sum()))
                 witness = replace(witness, noise=witness.noise + more)
+            if block in noise:
+                moved = (noise[block] * along[block]).reshape(len(noise[block]), -1).sum(axis=1)
+                witness = replace(witness, noise=witness.noise + float(rms(moved)))
             witnesses.append(witness)
             if not np.isfinite(witnesses[-1].bar) or witnesses[-1].covers(witnesses[-1].hand):
                 break
@@ -254,6 +317,23 @@ def _without_jax(run: Run, mode: str, outcome: CaseOutcome) -> None:
         outcome.judged.append(j)
         if usable and len(witnesses) == 3:
             outcome.votes[block] = Vote.WRONG
+
+
+def _own_noise(run: Run, mode: str, outcome: CaseOutcome) -> dict[str, Array]:
+    """How far noise in every operation of the code itself moves its gradient, copy by copy."""
+    assert outcome.hand is not None
+    exact = outcome.hand.gradients
+    case = outcome.problem.case
+    found = noisy_copies(
+        lambda p: dict(run.hand(mode, p).gradients), outcome.problem,
+        (case.seed, abs(case.index), 31), LAW_COPIES,
+    )  # fmt: skip
+    if found is None:
+        return {}
+    return {
+        block: np.nan_to_num(np.stack([copy[block] for copy in found]) - np.asarray(g, np.float64))
+        for block, g in exact.items()
+    }
 
 
 def _own_rounding(run: Run, mode: str, outcome: CaseOutcome) -> dict[str, Array]:
@@ -302,7 +382,7 @@ def _witness(
 ) -> Witness:
     hand = outcome.hand
     assert hand is not None
-    unit, _ = rounding(outcome.problem.dtype)
+    unit, tiny = rounding(outcome.problem.dtype)
     mine = theirs = magnitude = 0.0
     noise = np.zeros(1)
     with np.errstate(all="ignore"):
@@ -319,7 +399,9 @@ def _witness(
         difference = run.difference(outcome.problem, along, enough)
     except BpttcheckError as silent:
         difference = Estimate(np.float64(np.nan), np.float64(np.inf), note=str(silent))
-    total = float(rms(noise)) + 4 * unit * magnitude
+    # Below the smallest normal number rounding is absolute.
+    smallest = tiny * sum(float(np.abs(v).sum()) for v in along.values())
+    total = float(rms(noise)) + 4 * unit * magnitude + smallest
     if not np.isfinite(total):
         total = 0.0
     return Witness(difference, mine, theirs if spreads else np.nan, total)
@@ -337,19 +419,33 @@ def _random_direction(outcome: CaseOutcome, blocks: list[str], attempt: int) -> 
     return out
 
 
-def _forward_difference(hand: Hand, reference: Reference, problem: Problem) -> str:
-    """Why the traced forward pass is not the native one, or ``""``."""
+def _forward_differences(hand: Hand, reference: Reference, problem: Problem) -> list[Judged]:
+    """The outputs in which the reference's forward pass is not the native one, the worst first."""
     unit, tiny = rounding(problem.dtype)
+    found: list[Judged] = []
     for name, spread in reference.forward.items():
-        j = judge(name, hand.forward[name], spread.value, spread.copies, unit, tiny)
-        if not j.usable:
-            return f"the traced forward pass is not finite in {name} where the native one is"
-        if j.wrong:
-            return (
-                f"the traced forward pass differs from the native one in {name}; does the step "
-                "change its arguments, mix its rows, or draw random numbers? Else pass `reference=`"
-            )
-    return ""
+        native = np.asarray(hand.forward[name], np.float64)
+        # What is infinite on both sides, as a running maximum of nothing, is equal.
+        same = np.isinf(native) & (native == spread.value)
+        value = np.where(same, 0.0, spread.value)
+        copies = np.where(same, 0.0, spread.copies)
+        j = judge(name, np.where(same, 0.0, native), value, copies, unit, tiny)
+        if j.wrong or not j.usable:
+            found.append(j)
+    return sorted(found, key=lambda j: -np.nan_to_num(j.ratio, nan=np.inf))
+
+
+def _told(differences: Sequence[Judged]) -> str:
+    """Why the traced forward pass is not the native one, or ``""``."""
+    if not differences:
+        return ""
+    j = differences[0]
+    if not j.usable:
+        return f"the traced forward pass is not finite in {j.block} where the native one is"
+    return (
+        f"the traced forward pass differs from the native one in {j.block}; does the step "
+        "change its arguments, mix its rows, or draw random numbers? Else pass `reference=`"
+    )
 
 
 def _beyond_range(reference: Reference, problem: Problem) -> bool:

@@ -2,61 +2,138 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient import CaseOutcome, examine
-from bpttcheck.verify.gradient_finding import count, exception_finding, finding_of
-from bpttcheck.verify.problem import Problem, Template
-from bpttcheck.verify.results import Finding
+from bpttcheck.verify.gradient_finding import (
+    count,
+    exception_finding,
+    finding_of,
+    forward_finding,
+    plain_finding,
+)
+from bpttcheck.verify.large import Budget, in_one_step
+from bpttcheck.verify.problem import Problem, Template, build
+from bpttcheck.verify.results import Case, Finding
 from bpttcheck.verify.run import STEP, Run
 from bpttcheck.verify.shrink import smallest
 from bpttcheck.verify.tally import Tally
+from bpttcheck.verify.values import REACHED
 from bpttcheck.verify.verdict import Judged
 
 # Failing cases that are explained in full; later ones are only counted.
 _EXPLAINED = 3
 # Every so many cases one is drawn at any size and judged by differences alone.
 _FREE = 10
+# States reached by a sequence, at which a wrong gradient is asked for again.
+_REACHED = 3
+
+Origin = tuple[Problem, Template | None]
+"""Where a finding was first seen, and the compiled shape in which it was."""
 
 
 def gradient_cases(context: Context, name: str, mode: str) -> Tally:
     """Run the cases of one gradient check."""
     run, tally = context.run, Tally(name)
-    origins: dict[str, tuple[Problem, Template | None]] = {}
+    origins: dict[str, Origin] = {}
     run.prepare(context.examples)
     for index in range(context.examples):
         free = mode != STEP and index % _FREE == _FREE - 1 and not run.subject.fixed_sizes
         case = run.case(index, free=free, steps=1 if mode == STEP else None)
         template = None if free or run.subject.fixed_sizes else run.template(index)
-        tally.cases += 1
-        problem = None
         try:
-            problem = run.problem(case)
-            explain = len(tally.findings) < _EXPLAINED
-            known = frozenset(f.block for f in tally.findings if f.jax is not None)
-            outcome = examine(
-                run, mode, problem, template, confirm=explain, differences_only=free, known=known
-            )
-        except ContractError as error:
-            tally.failures += 1
-            if not tally.findings:
-                tally.findings.append(exception_finding(name, error, case, problem))
-            continue
+            _one(run, mode, tally, origins, case, template, free)
         finally:
             context.tick()
-        count(run, tally, outcome)
-        if outcome.wrong and explain:
-            before = len(tally.findings)
-            _explain(run, mode, tally, outcome, template)
-            new = tally.findings[before:]
-            origins.update({finding.block: (outcome.problem, template) for finding in new})
+    for case in Budget().spend(run.plan.widths, run.untried):
+        one = in_one_step(case) if mode == STEP else case
+        _one(run, mode, tally, origins, one, None, True)
     tally.findings = [
         _diagnosed(run, mode, tally, finding, origins.get(finding.block))
         for finding in tally.findings
     ]
+    tally.findings = [_placed(run, mode, f, origins) for f in tally.findings]
+    return _with_all_blocks(run, name, tally)
+
+
+def _one(
+    run: Run,
+    mode: str,
+    tally: Tally,
+    origins: dict[str, Origin],
+    case: Case,
+    template: Template | None,
+    differences_only: bool,
+) -> None:
+    """One case: judged, counted, and the first failures explained."""
+    tally.cases += 1
+    problem = None
+    explain = len(tally.findings) < _EXPLAINED
+    try:
+        problem = run.problem(case)
+        known = frozenset(f.block for f in tally.findings if f.jax is not None)
+        outcome = examine(
+            run, mode, problem, template, confirm=explain, differences_only=differences_only,
+            known=known,
+        )  # fmt: skip
+    except OutsideDomain as error:
+        tally.outside(error, case)
+        return
+    except ContractError as error:
+        if tally.refused(error, case, mode != STEP and case.T <= 1):
+            return
+        tally.failures += 1
+        if not tally.findings:
+            tally.findings.append(exception_finding(tally.name, error, case, problem))
+        return
+    count(run, tally, outcome)
+    if outcome.spoke:
+        run.lines.commit()
+    else:
+        run.lines.discard()
+    if outcome.forward:
+        if not any(f.block == outcome.forward[0].block for f in tally.findings):
+            tally.findings.append(forward_finding(run, tally.name, outcome))
+    elif outcome.wrong and explain:
+        before = len(tally.findings)
+        _explain(run, mode, tally, outcome, template)
+        new = tally.findings[before:]
+        origins.update({finding.block: (outcome.problem, template) for finding in new})
+
+
+def _with_all_blocks(run: Run, name: str, tally: Tally) -> Tally:
+    """A finding for every block that was wrong in any case, explained or not; the worst first."""
+    told = {finding.block for finding in tally.findings}
+    for block, (judged, case, by_jax) in tally.worst.items():
+        if block not in told:
+            tally.findings.append(plain_finding(run, name, judged, case, by_jax))
     return tally
+
+
+def _placed(run: Run, mode: str, finding: Finding, origins: Mapping[str, Origin]) -> Finding:
+    """Says so where the gradient is wrong only at states that no sequence reaches."""
+    origin = origins.get(finding.block)
+    if origin is None or origin[0].case.regime == "own_initial_state":
+        return finding
+    case = origin[0].case
+    for index in range(_REACHED):
+        try:
+            reached = build(run.subject, replace(case, index=max(case.index, 0) + index, mask="none"),
+                            0, REACHED)  # fmt: skip
+            outcome = examine(run, mode, reached, None, confirm=False)
+        except BpttcheckError:
+            return finding
+        if not outcome.spoke or outcome.forward or outcome.wrong:
+            return finding
+    sentence = (
+        f"{finding.message}; wrong only off the reachable states: right at {_REACHED} states that a "
+        "sequence led to from the initial one. If states are always of that form, declare "
+        'domain = {"state": "reached"}'
+    )
+    return replace(finding, message=sentence)
 
 
 def _diagnosed(
@@ -64,7 +141,7 @@ def _diagnosed(
     mode: str,
     tally: Tally,
     finding: Finding,
-    origin: tuple[Problem, Template | None] | None,
+    origin: Origin | None,
 ) -> Finding:
     """The finding with what fits its pattern; nothing is guessed where JAX did not speak."""
     if origin is None or finding.jax is None:

@@ -35,18 +35,69 @@ def count(run: Run, tally: Tally, outcome: CaseOutcome) -> None:
     if outcome.skipped:
         tally.skipped[outcome.skipped] += 1
         return
-    tally.add(outcome.judged, outcome.problem.case.dtype)
+    case, by_jax = outcome.problem.case, "jax" in outcome.spoke
+    if outcome.forward:
+        tally.failures += 1
+        return
+    tally.add(outcome.judged, case)
+    for j in outcome.wrong:
+        if j.block not in tally.worst or tally.worst[j.block][0].ratio < j.ratio:
+            tally.worst[j.block] = (j, case, by_jax)
     clear = [j for j in outcome.judged if j.usable and not j.blind and not j.null]
     wrong = tuple(j.block for j in outcome.wrong)
     tally.seen.append(Seen(outcome.problem.case, wrong, tuple(j.block for j in clear)))
     tally.oracles.update(outcome.spoke)
     if outcome.declined and outcome.declined != run.declined:
         tally.remarks[f"JAX declined: {outcome.declined}"] += 1
+    if outcome.doubtful:
+        tally.doubtful += 1
+        tally.remarks[outcome.doubtful] += 1
     if outcome.wrong:
         tally.failures += 1
     for block, vote in outcome.votes.items():
         if vote is Vote.CONTRADICTION:
             tally.contradictions.append(_contradiction(block, outcome.witnesses[block], outcome))
+
+
+def forward_finding(run: Run, name: str, outcome: CaseOutcome) -> Finding:
+    """What is told where a layer does not compute what its reference computes."""
+    j = outcome.forward[0]
+    return Finding(
+        check=name,
+        method=run.methods[0],
+        block=j.block,
+        message=(
+            f"the forward passes differ: {j.block} is {j.hand:.6g} by {run.methods[0]}, "
+            f"{j.value:.6g} by the reference, so no gradient could be compared with it"
+        ),
+        case=outcome.problem.case,
+        entry=j.entry,
+        hand=j.hand,
+        comparison=Measured(j.value, j.width),
+        ratio=j.ratio,
+        limit=LIMIT,
+        relative_error=j.relative,
+        problem=outcome.problem,
+    )
+
+
+def plain_finding(run: Run, name: str, j: Judged, case: Case, by_jax: bool) -> Finding:
+    """A block that was wrong in some case which nobody made small or explained."""
+    value = Measured(j.value, j.width)
+    return Finding(
+        check=name,
+        method=run.methods[1],
+        block=j.block,
+        message=_message(j, by_jax),
+        case=case,
+        entry=j.entry if by_jax else None,
+        hand=j.hand,
+        jax=value if by_jax else None,
+        finite_difference=None if by_jax else value,
+        ratio=j.ratio,
+        limit=LIMIT,
+        relative_error=j.relative,
+    )
 
 
 def _contradiction(block: str, w: Witness, outcome: CaseOutcome) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bpttcheck.errors import ContractError
 from bpttcheck.verify.gradient import examine
-from bpttcheck.verify.gradient_finding import count, exception_finding, finding_of
+from bpttcheck.verify.gradient_finding import count, exception_finding, finding_of, forward_finding
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
@@ -27,5 +27,7 @@ def gradient_problem(run: Run, name: str, mode: str, problem: Problem) -> Tally:
         tally.findings.append(exception_finding(name, error, problem.case, problem))
         return tally
     count(run, tally, outcome)
+    if outcome.forward:
+        tally.findings.append(forward_finding(run, name, outcome))
     tally.findings += [finding_of(run, name, outcome, wrong) for wrong in outcome.wrong]
     return tally

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck.activity import about_to
 from bpttcheck.errors import BpttcheckError, ContractError
 from bpttcheck.warning_scope import Heard, heard_by
 
@@ -69,6 +70,7 @@ def call(method: str, function: Callable[..., Any], *args: Any, notes: Notes | N
         ContractError: ``function`` raised anything (``SystemExit`` too), or is a coroutine. The
             errors of :mod:`bpttcheck.errors` and ``KeyboardInterrupt`` pass unchanged.
     """
+    about_to(method, *args)
     try:
         with heard_by(None if notes is None else _into(notes, method)):
             result = function(*args)

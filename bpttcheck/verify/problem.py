@@ -19,6 +19,7 @@ from bpttcheck.contract import is_float
 from bpttcheck.verify.guard import call
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.subject import Subject
+from bpttcheck.verify.values import FREE, Values
 
 Array = NDArray[Any]
 
@@ -34,20 +35,31 @@ REGIMES = {
     "tiny_gradients": "cotangents of 1e-6 to 1e-25",
     "own_initial_state": "the initial state is exactly the cell's own",
     "zeros": "zero initial state, zero first input, zero biases, one cotangent at the last step",
+    "sparse_inputs": "exact zeros among the inputs (entries, rows, half a sequence), equal rows",
+    "tokens": "one-hot inputs, or whole numbers up to 50",
+    "large_inputs": "inputs up to some 30, beyond the thresholds in the code's own source",
+    "small_inputs": "inputs of 1e-4 to 3e-2",
+    "one_sign": "cotangents all negative, or all positive",
+    "silent_outputs": "outputs, steps or whole rows that take no part in the loss",
+    "biased_gates": "vectors of parameters of 6 to 10, of either sign: gates saturated in pairs",
+    "overflowing": "parameters times 1000: exponentials overflow",
 }
 
-# One round of the schedule: every regime within 20 cases, the ordinary one most often.
+# One round of the schedule: the ordinary regime most often, and the eleven that show most bugs of
+# real code within the first 20 cases.
 _SCHEDULE = (
-    "ordinary", "saturated", "ordinary", "at_kinks", "large_cotangents", "ordinary", "long",
-    "own_initial_state", "ordinary", "tiny_gradients", "vanishing", "ordinary", "near_kinks",
-    "exploding", "ordinary", "long", "zeros", "ordinary", "large_cotangents", "own_initial_state",
+    "ordinary", "saturated", "ordinary", "at_kinks", "large_cotangents", "silent_outputs", "long",
+    "own_initial_state", "ordinary", "tiny_gradients", "vanishing", "one_sign", "near_kinks",
+    "exploding", "ordinary", "long", "zeros", "sparse_inputs", "large_cotangents",
+    "own_initial_state", "large_inputs", "biased_gates", "ordinary", "tokens", "small_inputs",
+    "overflowing", "ordinary", "silent_outputs", "one_sign", "large_inputs",
 )  # fmt: skip
 
 ROUND = len(_SCHEDULE)
+# Cases that share two compiled shapes: a short run then compiles three programs and not five.
+FEW = 20
 LENGTHS_BEYOND_TRUNCATION = (35, 70, 300)
 MASKS = ("none", "lengths", "holes", "empty_rows")
-# So coarse that sums of products often meet a kink exactly.
-_GRID = np.array([-1.0, 0.0, 1.0])
 
 
 class Source(Protocol):
@@ -127,6 +139,12 @@ def scheduled_regime(index: int) -> str:
     return _SCHEDULE[index % len(_SCHEDULE)]
 
 
+def _turn(case: Case) -> int:
+    """How many cases of the same regime the schedule has before this one."""
+    rounds, place = divmod(max(case.index, 0), len(_SCHEDULE))
+    return rounds * _SCHEDULE.count(case.regime) + _SCHEDULE[:place].count(case.regime)
+
+
 def scheduled_dtype(index: int, dtypes: Sequence[str]) -> str:
     """The dtype of case ``index``: every regime meets every dtype."""
     return dtypes[(index + index // len(_SCHEDULE)) % len(dtypes)]
@@ -139,7 +157,9 @@ def draw_case(
     dtype: str,
     sizes: Sequence[tuple[int, int]] | None = None,
     template: Template | None = None,
-    masks: bool = True,
+    masks: bool | Sequence[str] = True,
+    lengths: Sequence[int] | None = None,
+    batches: Sequence[int] | None = None,
     seed: int = 0,
     index: int = 0,
 ) -> Case:
@@ -151,7 +171,9 @@ def draw_case(
         dtype: ``"float64"`` or ``"float32"``.
         sizes: allowed ``(n_in, n_hidden)``; None: 1 to 5 and 1 to 6.
         template: a compiled shape that the structure must fit; None: any size.
-        masks: False if the subject has no masks.
+        masks: False if the subject has no masks; the kinds that it takes if not all.
+        lengths: the only T allowed; None: any.
+        batches: the only B allowed; None: any.
         seed: seed of the values.
         index: number of the case.
     """
@@ -165,44 +187,59 @@ def draw_case(
     if template is not None and template.exact:
         T, B = T_max, B_max
     else:
-        fitting = [T for T in LENGTHS_BEYOND_TRUNCATION if T <= T_max]
-        long = regime == "long" and bool(fitting)
-        T = source.choice(fitting) if long else source.integer(1, T_max)
-        B = source.integer(1, B_max)
-    mask = source.choice(("none", "none", *MASKS)) if masks and T * B > 1 else "none"
+        long = regime == "long"
+        fitting = [T for T in lengths or LENGTHS_BEYOND_TRUNCATION if T <= T_max]
+        if lengths is not None:
+            fitting = (fitting[-3:] if long else fitting[:4]) or [min(lengths)]
+            T = source.choice(fitting)
+        else:
+            T = source.choice(fitting) if long and fitting else source.integer(1, T_max)
+        allowed = [B for B in batches or () if B <= B_max]
+        B = source.choice(allowed or [min(batches)]) if batches else source.integer(1, B_max)
+    kinds = MASKS if masks is True else tuple(masks or ())
+    mask = source.choice(("none", "none", *kinds)) if kinds and T * B > 1 else "none"
     return Case(seed, index, T, B, n_in, n_hidden, dtype, mask, regime)
 
 
-def build(subject: Subject, case: Case, stream: int = 0) -> Problem:
+def build(subject: Subject, case: Case, stream: int = 0, freedom: str = FREE) -> Problem:
     """Fill a structure with numbers: a function of the case alone.
+
+    Args:
+        subject: what is under test.
+        case: the structure.
+        stream: other values for the same structure.
+        freedom: how far values may be from those that the subject makes for itself; one of
+            :data:`bpttcheck.verify.values.FREEDOMS`.
 
     Raises:
         ContractError: if the subject's own code fails on the way.
     """
     rng = generator(case.seed, max(case.index, 0) + (case.index < 0) * 10**6, stream)
     dtype, layer = np.dtype(case.dtype), subject.layer
+    values = Values(case, rng, subject.domain, subject.thresholds, freedom, _turn(case))
     natural = call("init", layer.init, rng, case.n_in, case.n_hidden)
-    params = {key: _regime_values(case, _spread_out(rng, np.asarray(value)), rng, dtype, 1.0)
-              for key, value in natural.items()}  # fmt: skip
-    xs = _regime_values(case, rng.standard_normal((case.T, case.B, case.n_in)), rng, dtype, 0.0)
+    params = {key: values.parameter(key, np.asarray(value)) for key, value in natural.items()}
+    xs = values.inputs()
     own = call("initial_state", layer.initial_state, params, case.B)
-    # Where every new shape is dear, the warm-up has the case's own.
-    steps = case.T if subject.fixed_sizes else 2
-    warm = rng.standard_normal((steps, case.B, case.n_in)).astype(dtype)
+    # Where every new shape is expensive, the warm-up has the case's own; as where T is restricted.
+    steps = case.T if subject.fixed_sizes or subject.lengths is not None else 2
+    warm = values.warm_up(steps)
     ys, reached, _ = call("forward", layer.forward, params, warm, own)
     n_out = int(np.shape(ys)[-1])
-    state0 = _initial(case, own, reached, rng, dtype)
-    d_ys = rng.standard_normal((case.T, case.B, n_out))
-    d_state = trees.map_leaves(lambda leaf: _cotangent(leaf, rng), state0)
-    problem = Problem(case, params, xs, state0, draw_mask(case, rng), d_ys.astype(dtype), d_state)
-    problem = _scaled(problem, rng, dtype)
-    object.__setattr__(problem, "original", stream == 0)
+    state0 = values.state(own, reached)
+    d_ys = rng.standard_normal((case.T, case.B, n_out)).astype(dtype)
+    d_state = values.state_cotangent(state0)
+    d_ys, d_state = values.scaled(d_ys, d_state)
+    problem = Problem(case, params, xs, state0, draw_mask(case, rng, subject.masks), d_ys, d_state)
+    object.__setattr__(problem, "original", stream == 0 and freedom == FREE)
     return problem
 
 
-def draw_mask(case: Case, rng: np.random.Generator) -> Array | None:
-    """A mask ``(T, B)`` of the case's kind; None if every step is real."""
-    if case.mask == "none":
+def draw_mask(
+    case: Case, rng: np.random.Generator, kinds: Sequence[str] = MASKS
+) -> Array | None:
+    """A mask ``(T, B)`` of the case's kind, one of ``kinds``; None if every step is real."""
+    if case.mask == "none" or case.mask not in kinds:
         return None
     shape = (case.T, case.B)
     if case.mask == "lengths":
@@ -213,7 +250,12 @@ def draw_mask(case: Case, rng: np.random.Generator) -> Array | None:
     return mask
 
 
-def templates(seed: int, sizes: Sequence[tuple[int, int]] | None) -> tuple[Template, ...]:
+def templates(
+    seed: int,
+    sizes: Sequence[tuple[int, int]] | None,
+    lengths: Sequence[int] | None = None,
+    batches: Sequence[int] | None = None,
+) -> tuple[Template, ...]:
     """The compiled shapes of a run, the long one last.
 
     Sizes that differ pairwise and sizes that coincide, one of each as small as can be, and one
@@ -236,7 +278,17 @@ def templates(seed: int, sizes: Sequence[tuple[int, int]] | None) -> tuple[Templ
         Template(*pairs[3], T=5, B=4, exact=True),
         Template(*pairs[4], T=max(LENGTHS_BEYOND_TRUNCATION), B=2),
     ]
-    return tuple(made)
+    return tuple(
+        replace(one, T=nearest(one.T, lengths), B=nearest(one.B, batches)) for one in made
+    )
+
+
+def nearest(size: int, allowed: Sequence[int] | None) -> int:
+    """``size``, or the smallest allowed one above it, or the largest of all."""
+    if allowed is None or size in allowed:
+        return size
+    above = [one for one in allowed if one > size]
+    return min(above) if above else max(allowed)
 
 
 def in_float64(problem: Problem) -> Problem:
@@ -262,79 +314,4 @@ def each_leaf(problem: Problem, change: Callable[[Any], Any]) -> Problem:
         state0=trees.map_leaves(change, problem.state0),
         d_ys=change(problem.d_ys),
         d_state=trees.map_leaves(change, problem.d_state),
-    )
-
-
-def _spread_out(rng: np.random.Generator, natural: Array) -> Array:
-    """The cell's own initial values, moved so that none is special (a zero bias hides bugs)."""
-    rms = float(np.sqrt(np.mean(natural.astype(np.float64) ** 2))) if natural.size else 0.0
-    width = rms or 1 / np.sqrt(natural.shape[-1] if natural.ndim else 1)
-    return natural + 0.3 * width * rng.standard_normal(natural.shape)
-
-
-def _regime_values(
-    case: Case, values: Array, rng: np.random.Generator, dtype: Any, is_parameter: float
-) -> Array:
-    if case.regime in ("at_kinks", "near_kinks"):
-        values = rng.choice(_GRID, values.shape)
-        if case.regime == "near_kinks":
-            values = values * (1 + np.finfo(dtype).eps * rng.integers(-4, 5, values.shape))
-    if is_parameter:
-        scale = {"saturated": 30.0, "vanishing": 1e-3, "exploding": 3.0}.get(case.regime, 1.0)
-        values = values * scale
-        if case.regime == "zeros" and values.ndim == 1:
-            values = np.zeros_like(values)
-    elif case.regime == "zeros" and len(values):
-        values = np.concatenate([np.zeros_like(values[:1]), values[1:]])
-    return values.astype(dtype)
-
-
-def _initial(case: Case, own: Any, reached: Any, rng: np.random.Generator, dtype: Any) -> Any:
-    """A state that the network can really reach: a normaliser, say, stays positive."""
-
-    def one(first: Any, later: Any) -> Any:
-        first = np.asarray(first)
-        if not is_float(first) and case.index % 2:
-            return np.array(later)  # a counter that has counted
-        if not is_float(first) or case.regime == "own_initial_state":
-            return np.array(first)
-        if case.regime == "zeros":
-            return np.zeros(first.shape, dtype)
-        if case.regime in ("at_kinks", "near_kinks"):
-            return rng.choice(_GRID, first.shape).astype(dtype)
-        later = np.nan_to_num(np.asarray(later, np.float64), posinf=1.0, neginf=-1.0)
-        return (np.clip(later, -1e3, 1e3) + 0.5 * rng.standard_normal(first.shape)).astype(dtype)
-
-    return trees.map_leaves(one, own, reached)
-
-
-def _cotangent(leaf: Any, rng: np.random.Generator) -> Array:
-    if not is_float(leaf):
-        return np.zeros(np.shape(leaf))
-    return rng.standard_normal(np.shape(leaf)).astype(np.asarray(leaf).dtype)
-
-
-def _scaled(problem: Problem, rng: np.random.Generator, dtype: Any) -> Problem:
-    case = problem.case
-    d_ys, d_state = problem.d_ys, problem.d_state
-    scale: Callable[[Any], Any] = lambda leaf: leaf  # noqa: E731
-    if case.regime == "large_cotangents":
-        factor = 10 ** rng.uniform(2, 6)
-        scale = lambda leaf: (leaf * factor).astype(leaf.dtype)  # noqa: E731
-    elif case.regime == "tiny_gradients":
-        factor = 10 ** rng.uniform(-25, -6)
-        scale = lambda leaf: (leaf * factor).astype(leaf.dtype)  # noqa: E731
-    elif case.regime == "zeros":
-        d_ys = d_ys * (np.arange(case.T) == case.T - 1)[:, None, None].astype(dtype)
-        scale = np.zeros_like
-    elif case.regime == "long" and case.index % 2 == 0:
-        # Only early outputs matter: nothing of the gradient is left for a truncated pass. The other
-        # half of these cases shows a carry that is cut at intervals.
-        d_ys = d_ys * (np.arange(case.T) < 5)[:, None, None].astype(dtype)
-        scale = np.zeros_like
-    keep = case.regime in ("zeros", "long")
-    return replace(
-        problem,
-        d_ys=d_ys if keep else scale(d_ys),
-        d_state=trees.map_leaves(scale, d_state),
     )

@@ -192,14 +192,19 @@ class Report:
         subject: the subject's name.
         checks: one entry for each named check, in the order of running.
         findings: one entry for each mismatch, worst first.
+        remarks: what is wrong with how the code behaves where its gradient does not depend on it.
         seed: the run's seed.
         examples: cases asked for in each check.
         dtypes: the dtypes checked.
-        sizes: the (n_in, n_hidden) pairs covered.
-        lengths: the smallest and largest T covered.
-        batches: the smallest and largest B covered.
-        regimes: regime -> number of cases.
-        masks: kind of mask -> number of cases.
+        sizes: the (n_in, n_hidden) pairs of judged gradient cases.
+        lengths: the smallest and largest T of judged gradient cases.
+        batches: the smallest and largest B of judged gradient cases.
+        regimes: regime -> number of judged cases.
+        masks: kind of mask -> number of judged cases.
+        larger: sizes judged beyond those, and by what.
+        judged: the judged gradient cases, and all of them.
+        lines: the lines of the backward pass that judged cases ran, and all of them; None: unknown.
+        unreached: lines of the backward pass that no judged case ran, and what guards them.
         unchecked: what nothing checked, by name.
         hidden: which bugs none of the cases could have shown, a sentence each.
         notes: remarks on the whole run.
@@ -209,6 +214,7 @@ class Report:
     subject: str
     checks: tuple[CheckResult, ...]
     findings: tuple[Finding, ...] = ()
+    remarks: tuple[Finding, ...] = ()
     seed: int = 0
     examples: int = 0
     dtypes: tuple[str, ...] = ()
@@ -217,6 +223,10 @@ class Report:
     batches: tuple[int, int] | None = None
     regimes: Mapping[str, int] = field(default_factory=dict)
     masks: Mapping[str, int] = field(default_factory=dict)
+    larger: tuple[str, ...] = ()
+    judged: tuple[int, int] = (0, 0)
+    lines: tuple[int, int] | None = None
+    unreached: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -239,13 +249,14 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON-ready values, with a ``schema_version``."""
-        rest = asdict(replace(self, findings=()))
+        rest = asdict(replace(self, findings=(), remarks=()))
         return {
             "schema_version": SCHEMA_VERSION,
             "verdict": self.verdict.value,
             "passed": self.passed,
             **{key: _plain(value) for key, value in rest.items()},
             "findings": [finding.to_dict() for finding in self.findings],
+            "remarks": [remark.to_dict() for remark in self.remarks],
         }
 
     def store(self, directory: str | Path = ".bpttcheck", target: str | None = None) -> list[Any]:

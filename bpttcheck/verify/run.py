@@ -6,9 +6,11 @@ says with noisy copies beside it, and what finite differences say along a direct
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,17 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
-from bpttcheck.errors import ContractError, Declined
+from bpttcheck.errors import ContractError, Declined, OutsideDomain
 from bpttcheck.oracles.autodiff import Autodiff, Point, Spread, Untied
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.finite_difference import finite_difference
 from bpttcheck.oracles.paths import Paths
+from bpttcheck.verify import large, preconditions
+from bpttcheck.verify.filled import unfilled
 from bpttcheck.verify.guard import Notes, call
 from bpttcheck.verify.leaves import Leaves
 from bpttcheck.verify.problem import (
-    ROUND,
+    FEW,
     Problem,
     Seeded,
     Template,
@@ -35,9 +39,11 @@ from bpttcheck.verify.problem import (
     scheduled_regime,
     templates,
 )
-from bpttcheck.verify.results import Case
+from bpttcheck.verify.results import Case, Finding
+from bpttcheck.verify.source import LineCoverage
 from bpttcheck.verify.subject import Subject
 from bpttcheck.verify.surrogate import surrogate_forward
+from bpttcheck.verify.values import FREE, FREEDOMS, NATURAL, SCALED_PARAMETERS
 from bpttcheck.verify.verdict import rounding
 
 Array = NDArray[Any]
@@ -49,6 +55,11 @@ _SUFFIXES = 40
 
 # Searches for the operation at fault in one run.
 _SEARCHES = 3
+
+# Declared widths that are compiled; the others are judged without a program.
+_COMPILED_SIZES = 8
+# Cases of one regime that the subject could not live with, after which values stay closer.
+_LESSONS = 2
 
 _NAMES = {
     SEQUENCE: ("d_state0", "d_xs", "ys", "state_T"),
@@ -87,13 +98,24 @@ class Run:
     """
 
     def __init__(self, subject: Subject, seed: int, dtypes: Sequence[str]) -> None:
-        self.subject = subject
         self.seed = seed
-        self.dtypes = tuple(dtypes)
         self.notes = Notes()
-        self.sizes = _collect_sizes(subject.sizes, seed)
-        self.templates = templates(seed, self.sizes)
+        self.refusals: list[Finding] = []
+        self.absent: set[str] = set()
+        self.subject = subject
+        self.dtypes = tuple(dtypes)
+        declared = _collect_sizes(subject.sizes, seed)
+        self._find_preconditions(declared)
+        subject = self.subject
+        self.sizes = declared and declared[:_COMPILED_SIZES]
+        self.templates = templates(seed, self.sizes, subject.lengths, subject.batches)
+        self.declared_sizes = declared
         self.declined = ""
+        self.tamed: Counter[tuple[str, str]] = Counter()
+        self.untried: list[Case] = []
+        self.remarks: list[Finding] = []
+        self.judged: dict[str, list[Case]] = {}
+        self.lines = LineCoverage(unfilled(self.subject.target))
         self._layer = subject.layer
         # The names of the subject's forward and backward methods, asked for in every case.
         self.methods = _methods(subject)
@@ -101,6 +123,14 @@ class Run:
         self._preparing: dict[Template, Future[None]] = {}
         self._memo: dict[Any, Any] | None = None
         self._departure, self._searches = "", 0
+
+    def _find_preconditions(self, declared: Sequence[tuple[int, int]] | None) -> None:
+        """Keep out of the cases what the subject refuses, and say so."""
+        found = preconditions.find(
+            self.subject, self.dtypes, (declared or ((3, 4),))[0], self.seed
+        )
+        self.subject, self.dtypes = found.subject, found.dtypes
+        self.refusals, self.absent = found.remarks, set(found.absent)
 
     def fork(self, subject: Subject) -> Run:
         """A run of another subject with the same forward pass, which shares what JAX says.
@@ -112,11 +142,25 @@ class Run:
         """
         other = Run.__new__(Run)
         other.__dict__.update(self.__dict__)
+        other.tamed, other.untried, other.remarks, other.judged = Counter(), [], [], {}
         if self._memo is None:
             self._memo = other._memo = {}
         other.subject, other._layer, other.notes = subject, subject.layer, Notes()
         other.methods = _methods(subject)
         return other
+
+    def anew(self, name: str) -> Run:
+        """The same run for another call: programs are shared, notes and counts are its own."""
+        other = Run.__new__(Run)
+        other.__dict__.update(self.__dict__)
+        other.notes, other.subject = Notes(), replace(self.subject, name=name)
+        other.tamed, other.untried, other.remarks, other.judged = Counter(), [], [], {}
+        other.lines = LineCoverage(unfilled(self.subject.target))
+        return other
+
+    def unreached(self) -> tuple[str, ...]:
+        """Lines of the backward pass that no judged case ran, and what guards them."""
+        return tuple(map(str, self.lines.unreached())) if self.lines.available else ()
 
     def remember(self, key: Any, problem: Problem, make: Callable[[], Any]) -> Any:
         """``make()``, kept for the forks of this run if it is a function of the problem's case."""
@@ -173,24 +217,30 @@ class Run:
         return None
 
     def prepare(self, examples: int) -> None:
-        """Start compiling the templates of the first cases, side by side in threads."""
+        """Trace the programs of the first cases here, and compile them side by side in threads.
+
+        Tracing runs the user's code, which must not run in two threads at once; compiling does not.
+        """
         if self._autodiff is None or self.subject.fixed_sizes:
             return
         needed = dict.fromkeys(self.template(index) for index in range(examples))
         pool = ThreadPoolExecutor(2, thread_name_prefix="bpttcheck-compile")
         for template in needed:
             if template not in self._preparing:
-                self._preparing[template] = pool.submit(self._prepare, template)
+                compiling = self._traced(template)
+                if compiling is not None:
+                    self._preparing[template] = pool.submit(compiling)
         pool.shutdown(wait=False)
 
-    def _prepare(self, template: Template) -> None:
+    def _traced(self, template: Template) -> Callable[[], None] | None:
+        """What compiles the program of a template; None: said again when the template is used."""
         assert self._autodiff is not None
         case = Case(self.seed, 0, template.T, template.B, template.n_in, template.n_hidden,
-                    "float64", "none", "ordinary")  # fmt: skip
+                    self.dtypes[0], "none", "ordinary")  # fmt: skip
         try:
-            self._autodiff.prepare(self._point(build(self.subject, case)), _pad(template))
-        except Declined:
-            return  # said again, and counted, when the template is used
+            return self._autodiff.lower(self._point(self.problem(case)), _pad(template))
+        except (Declined, ContractError):
+            return None
 
     def template(self, index: int) -> Template:
         """The template of case ``index``: the long one for long cases, else one of the others.
@@ -200,7 +250,7 @@ class Run:
         """
         if scheduled_regime(index) == "long":
             return self._exact(self.templates[-1])
-        few = index < ROUND or self.subject.fixed_sizes
+        few = index < FEW or self.subject.fixed_sizes
         short = self.templates[2:-1] if few else self.templates[:-1]
         return self._exact(short[int(generator(self.seed, index, 1).integers(len(short)))])
 
@@ -225,7 +275,9 @@ class Run:
             dtype=dtype,
             sizes=self.sizes,
             template=None if fixed else self.template(index),
-            masks=self.subject.supports_mask,
+            masks=self.subject.masks if self.subject.supports_mask else False,
+            lengths=self.subject.lengths,
+            batches=self.subject.batches,
             seed=self.seed,
             index=index,
         )
@@ -235,9 +287,54 @@ class Run:
             self.seed, index, steps, case.B, case.n_in, case.n_hidden, dtype, "none", regime
         )
 
+    @cached_property
+    def plan(self) -> large.Plan:
+        """Sizes beyond those of the schedule, judged without a program."""
+        return large.plan(self.subject, self.seed, self.dtypes, self.declared_sizes,
+                          self.sizes or ())  # fmt: skip
+
     def problem(self, case: Case, stream: int = 0) -> Problem:
-        """The case with its values."""
-        return build(self.subject, case, stream)
+        """The case with values that the subject can live with.
+
+        Values are drawn freely. Where its forward pass then raises, or is not finite, the state is
+        one that a sequence reaches, and at last the parameters are the subject's own too.
+
+        Raises:
+            OutsideDomain: its forward pass raises there, but not for ordinary values.
+            ContractError: it raises for ordinary values, too.
+        """
+        first: Problem | ContractError | None = None
+        least = next((f for f in FREEDOMS if self.tamed[case.regime, f] < _LESSONS), FREEDOMS[-1])
+        for freedom in FREEDOMS[FREEDOMS.index(least) :]:
+            if freedom == NATURAL and case.regime in SCALED_PARAMETERS:
+                break
+            found = self._lives(case, stream, freedom)
+            if isinstance(found, Problem) and self._finite:
+                for tighter in FREEDOMS[: FREEDOMS.index(freedom)]:
+                    self.tamed[case.regime, tighter] += 1
+                return found
+            first = found if first is None else first
+        if isinstance(first, Problem):
+            return first
+        assert first is not None
+        ordinary = replace(case, regime="ordinary", mask="none")
+        if isinstance(self._lives(ordinary, stream, NATURAL), Problem):
+            raise OutsideDomain(str(first), method=first.method, item=first.item) from first
+        raise first
+
+    def _lives(self, case: Case, stream: int, freedom: str) -> Problem | ContractError:
+        """The problem, or what its forward pass raises; ``_finite`` tells what became of it."""
+        self._finite = False
+        try:
+            problem = build(self.subject, case, stream, freedom)
+            mask = () if problem.mask is None else (problem.mask,)
+            args = (problem.params, problem.xs, problem.state0, *mask)
+            ys, state, _ = call(self.methods[0], self._layer.forward, *args)
+        except ContractError as error:
+            return error
+        leaves = (ys, *(leaf for leaf in trees.leaves(state) if is_float(leaf)))
+        self._finite = all(bool(np.isfinite(leaf).all()) for leaf in leaves)
+        return problem
 
     def hand(self, mode: str, problem: Problem) -> Hand:
         """Run the hand-written code forward and backward.
@@ -251,10 +348,11 @@ class Run:
             state, ys, cache = call(
                 "step", cell.step, problem.params, problem.state0, problem.xs[0], notes=self.notes
             )
-            d_params, d_state0, d_xs = call(
-                "step_vjp", cell.step_vjp, problem.params, cache, problem.d_state, problem.d_ys[0],
-                notes=self.notes,
-            )  # fmt: skip
+            with self.lines.recording():
+                d_params, d_state0, d_xs = call(
+                    "step_vjp", cell.step_vjp, problem.params, cache, problem.d_state,
+                    problem.d_ys[0], notes=self.notes,
+                )  # fmt: skip
         else:
             d_params, d_xs, d_state0, ys, state = self.run_layer(problem)
         blocks = _params_blocks(d_params, problem.params)
@@ -263,7 +361,15 @@ class Run:
         forward = {y_name: np.asarray(ys)}
         forward.update(_state_blocks(new_name, state, problem.state0))
         self._require_shapes(mode, problem, blocks)
-        return Hand(forward, blocks)
+        return Hand(forward, {b: g for b, g in blocks.items() if not self.is_absent(b)})
+
+    def is_absent(self, block: str) -> bool:
+        """True if the subject returns None for this block, in a step or in a sequence."""
+        state, x, _, _ = _NAMES[STEP]
+        for step, sequence in ((state, _NAMES[SEQUENCE][0]), (x, _NAMES[SEQUENCE][1])):
+            if block.startswith(step) and (block + " ")[len(step)] in " [.":
+                block = sequence + block.removeprefix(step)
+        return block in self.absent
 
     def _require_shapes(self, mode: str, problem: Problem, blocks: Mapping[str, Any]) -> None:
         """A shape that is wrong at this size only would otherwise be broadcast."""
@@ -287,10 +393,11 @@ class Run:
         layer, args = self._layer, (problem.params, problem.xs, problem.state0)
         mask = () if problem.mask is None else (problem.mask,)
         ys, state, tape = call(step, layer.forward, *args, *mask, notes=self.notes)
-        d_params, d_xs, d_state0 = call(
-            step_vjp, layer.vjp, problem.params, tape, problem.d_ys, problem.d_state,
-            notes=self.notes,
-        )  # fmt: skip
+        with self.lines.recording():
+            d_params, d_xs, d_state0 = call(
+                step_vjp, layer.vjp, problem.params, tape, problem.d_ys, problem.d_state,
+                notes=self.notes,
+            )  # fmt: skip
         return d_params, d_xs, d_state0, ys, state
 
     def jax(
@@ -329,6 +436,7 @@ class Run:
         blocks.update(_state_blocks(state_name, found.d_state0, problem.state0))
         first = (lambda s: Spread(s.value[0], s.copies[:, 0])) if mode == STEP else (lambda s: s)
         blocks[x_name] = first(found.d_xs)
+        blocks = {name: g for name, g in blocks.items() if not self.is_absent(name)}
         forward = {y_name: first(found.ys)}
         forward.update(_state_blocks(new_name, found.state_T, problem.state0))
         reference = Reference(forward, blocks)

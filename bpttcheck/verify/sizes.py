@@ -9,18 +9,23 @@ from hypothesis import HealthCheck, Phase
 
 from bpttcheck.errors import ContractError
 
-_DRAWS = 30
-_KEPT = 8
+_DRAWS = 60
 _UNHURRIED: Any = list(HealthCheck)
 
 
-def collect(strategy: Any, seed: int) -> tuple[tuple[int, int], ...]:
-    """Distinct ``(n_in, n_hidden)`` from ``strategy``, small ones first, a function of ``seed``.
+def collect(given: Any, seed: int) -> tuple[tuple[int, int], ...]:
+    """Distinct ``(n_in, n_hidden)``, small ones first, a function of ``seed``.
+
+    Args:
+        given: a strategy of pairs, or the pairs themselves.
+        seed: the run's seed.
 
     Raises:
         ContractError: if the strategy yields anything but pairs of positive integers.
     """
     found: set[Any] = set()
+    if not hasattr(given, "example"):
+        return _ordered({_checked(tuple(pair)) for pair in given})
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -30,12 +35,17 @@ def collect(strategy: Any, seed: int) -> tuple[tuple[int, int], ...]:
         phases=[Phase.generate],
         suppress_health_check=_UNHURRIED,
     )
-    @hypothesis.given(strategy)
+    @hypothesis.given(given)
     def draw(pair: Any) -> None:
         found.add(_checked(pair))
 
     draw()
-    return tuple(sorted(found, key=lambda pair: (pair[0] + pair[1], pair))[:_KEPT])
+    return _ordered(found)
+
+
+def _ordered(found: set[Any]) -> tuple[tuple[int, int], ...]:
+    """Small ones first, so that those are compiled; the others are judged without a program."""
+    return tuple(sorted(found, key=lambda pair: (pair[0] + pair[1], pair)))
 
 
 def _checked(pair: Any) -> tuple[int, int]:

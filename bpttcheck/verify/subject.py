@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import Layer, is_cell
 from bpttcheck.errors import ContractError
+from bpttcheck.verify.filled import unfilled
 from bpttcheck.verify.validate import validate_subject
+
+
+_MASKS = ("none", "lengths", "holes", "empty_rows")
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,14 @@ class Subject:
         target: the cell or layer.
         reference: what JAX differentiates instead of the cell's own ``step``: another cell, or a
             JAX function ``step(params, state, x) -> (state, y)``. A layer needs the cell it fuses.
-        sizes: a Hypothesis strategy of ``(n_in, n_hidden)``; None: the target's own ``sizes`` if it
-            has one, else any.
+        sizes: a Hypothesis strategy of ``(n_in, n_hidden)``, or the pairs themselves; None: the
+            target's own ``sizes`` if it has one, else any.
         expected_failures: check name -> why it is expected to fail.
         name: what to call it; empty: its class, with the options that are not the default ones.
+        lengths: the only T to be used; None: the target's own ``lengths`` if it has one, else any.
+        batches: the only B to be used, in the same way.
+        masks: the kinds of mask that it takes, out of ``"lengths"``, ``"holes"`` and
+            ``"empty_rows"``, in the same way.
 
     Raises:
         ContractError: if the target is neither a cell nor a layer, or an option is malformed.
@@ -34,6 +43,9 @@ class Subject:
     sizes: Any = None
     expected_failures: Mapping[str, str] | None = field(default=None)
     name: str = ""
+    lengths: Any = None
+    batches: Any = None
+    masks: Any = None
 
     def __post_init__(self) -> None:
         validate_subject(self.target)
@@ -41,28 +53,33 @@ class Subject:
         if self.reference is None:
             object.__setattr__(self, "reference", getattr(target, "reference", None))
         if self.sizes is None:
-            object.__setattr__(self, "sizes", getattr(target, "sizes", None))
+            object.__setattr__(self, "sizes", _own_sizes(target))
         if not self.name:
             object.__setattr__(self, "name", _name(target))
+        for trait in ("lengths", "batches"):
+            given = getattr(self, trait)
+            own = _whole_numbers(getattr(target, trait, None))
+            object.__setattr__(self, trait, own if given is None else _require_whole(trait, given))
+        object.__setattr__(self, "masks", self._mask_kinds())
         _validate_reference(self.reference)
         _validate_sizes(self.sizes)
         _validate_expected(self.expected_failures)
 
     @classmethod
-    def of(
-        cls,
-        candidate: Any,
-        *,
-        reference: Any = None,
-        sizes: Any = None,
-        expected_failures: Mapping[str, str] | None = None,
-    ) -> Subject:
+    def of(cls, candidate: Any, **options: Any) -> Subject:
         """``candidate`` as a subject; options given here replace those that it carries."""
+        changes = {key: value for key, value in options.items() if value is not None}
         if not isinstance(candidate, cls):
-            return cls(candidate, reference, sizes, expected_failures)
-        given = {"reference": reference, "sizes": sizes, "expected_failures": expected_failures}
-        changes = {key: value for key, value in given.items() if value is not None}
+            return cls(candidate, **changes)
         return replace(candidate, **changes) if changes else candidate
+
+    def _mask_kinds(self) -> tuple[str, ...]:
+        if not getattr(self.target, "supports_mask", True):
+            return ()
+        found = getattr(self.target, "masks", None) if self.masks is None else self.masks
+        if not isinstance(found, (tuple, list, set, frozenset)) or not set(found) <= set(_MASKS):
+            return _MASKS
+        return tuple(kind for kind in _MASKS if kind in found or kind == "none")
 
     @property
     def kind(self) -> str:
@@ -76,8 +93,8 @@ class Subject:
 
     @property
     def supports_mask(self) -> bool:
-        """False only for a layer that says so."""
-        return bool(getattr(self.target, "supports_mask", True))
+        """True if it takes masks of some kind."""
+        return len(self.masks) > 1
 
     @property
     def fixed_sizes(self) -> bool:
@@ -87,7 +104,7 @@ class Subject:
     @property
     def _judge(self) -> Any:
         """Whose forward pass, or declared surrogate, the backward pass is compared with."""
-        return self.target if self.reference is None else self.reference
+        return unfilled(self.target) if self.reference is None else self.reference
 
     @property
     def surrogate(self) -> str:
@@ -130,10 +147,34 @@ class Subject:
         return bool(getattr(self.target, "exact_length", False))
 
     @property
+    def domain(self) -> Mapping[str, Any]:
+        """Where values must stay: a parameter's name, ``"x"`` or ``"state"`` to what is allowed.
+
+        An interval ``(low, high)``, a function ``(rng, array) -> array``, or, for the state,
+        ``"reached"``: only states that a sequence reaches.
+        """
+        found = getattr(self.target, "domain", None)
+        return found if isinstance(found, Mapping) else {}
+
+    @cached_property
+    def thresholds(self) -> tuple[float, ...]:
+        """Constants with which the hand-written code compares or clips, of either magnitude."""
+        from bpttcheck.verify.source import float_constants
+
+        return tuple(dict.fromkeys(abs(c) for c in float_constants(unfilled(self.target)) if c))
+
+    @cached_property
+    def size_constants(self) -> tuple[int, ...]:
+        """Whole numbers in the hand-written code that may be sizes, such as that of a block."""
+        from bpttcheck.verify.source import integer_constants
+
+        return integer_constants(unfilled(self.target))
+
+    @property
     def reference_step(self) -> tuple[str, Callable[..., Any]] | None:
         """``("numpy" | "jax", step(params, state, x) -> (state, y))``, or None if there is none."""
         adapt: Callable[[Any], Any] = getattr(self.target, "to_reference", lambda params: params)
-        reference: Any = self.target if self.reference is None else self.reference
+        reference: Any = unfilled(self.target) if self.reference is None else self.reference
         step: Callable[..., Any]
         if is_cell(reference):
             # An adapted cell brings the JAX function that it stands for.
@@ -144,6 +185,25 @@ class Subject:
         else:
             kind, step = "jax", reference
         return kind, lambda p, s, x: step(adapt(p), s, x)[:2]
+
+
+def _whole_numbers(given: Any) -> tuple[int, ...] | None:
+    """Sorted positive integers; None for anything else, which is then no trait."""
+    if not isinstance(given, (tuple, list, range, set, frozenset)) or not given:
+        return None
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in given):
+        return None
+    return tuple(sorted(set(given)))
+
+
+def _require_whole(name: str, given: Any) -> tuple[int, ...]:
+    found = _whole_numbers(given)
+    if found is None:
+        raise ContractError(
+            f"{name}={_short(given)}, but should be positive whole numbers, such as (1, 16, 300)",
+            item=name,
+        )
+    return found
 
 
 def _name(target: Any) -> str:
@@ -171,11 +231,25 @@ def _validate_reference(reference: Any) -> None:
         )
 
 
+def _own_sizes(target: Any) -> Any:
+    """The target's ``sizes`` if it is a strategy or pairs; its own attribute of that name if not."""
+    own = getattr(target, "sizes", None)
+    try:
+        _validate_sizes(own)
+    except ContractError:
+        return None
+    return own
+
+
 def _validate_sizes(sizes: Any) -> None:
-    if sizes is not None and not hasattr(sizes, "example"):
+    pairs = isinstance(sizes, (tuple, list)) and all(
+        isinstance(pair, (tuple, list)) and _whole_numbers(pair) is not None and len(pair) == 2
+        for pair in sizes
+    )
+    if sizes is not None and not hasattr(sizes, "example") and not (pairs and sizes):
         raise ContractError(
-            f"sizes={_short(sizes)}, but should be a Hypothesis strategy of (n_in, n_hidden), such "
-            "as st.tuples(st.integers(1, 4), st.sampled_from([2, 4]))",
+            f"sizes={_short(sizes)}, but should be pairs (n_in, n_hidden), or a Hypothesis strategy "
+            "of them, such as st.tuples(st.integers(1, 4), st.sampled_from([2, 4]))",
             item="sizes",
         )
 

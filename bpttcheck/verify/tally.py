@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bpttcheck.calibration import JUDGED_SHARE, LIMIT
+from bpttcheck.errors import ContractError
+from bpttcheck.verify.refusals import is_refusal
 from bpttcheck.verify.results import BlockSummary, Case, CheckResult, Finding, Verdict
 from bpttcheck.verify.verdict import Judged
 
@@ -34,6 +36,9 @@ class Tally:
 
     Args:
         name: the check's name.
+        doubtful: cases in which the differences agreed with the code and not with JAX.
+        worst: for each block that was wrong in some case, where it was worst, and whether JAX said so.
+        judged: the cases of which a block could be judged.
         conduct: what is wrong with how the code behaves, where its gradient does not depend on it;
             told as remarks, and failures only where they were asked for.
         null_counts: True if a gradient of exactly zero is evidence too. A law compares the code
@@ -51,12 +56,48 @@ class Tally:
     findings: list[Finding] = field(default_factory=list)
     conduct: list[Finding] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
+    judged: list[Case] = field(default_factory=list)
+    doubtful: int = 0
+    worst: dict[str, tuple[Judged, Case, bool]] = field(default_factory=dict)
     _seen: dict[tuple[str, str], list[Judged]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, judged: Sequence[Judged], dtype: str) -> None:
+    def add(self, judged: Sequence[Judged], case: Case) -> None:
         """Count the blocks of one case."""
         for j in judged:
-            self._seen[j.block, dtype].append(j)
+            self._seen[j.block, case.dtype].append(j)
+        if any(j.usable and not j.blind for j in judged):
+            self.judged.append(case)
+
+    def outside(self, error: ContractError, case: Case) -> None:
+        """Count a case whose values the subject refuses."""
+        self.skipped["outside the domain"] += 1
+        self._remark(error, f"raises for some values ({case.regime}): {error}")
+
+    def refused(self, error: ContractError, case: Case, smallest: bool) -> bool:
+        """Count a case that the subject refuses on purpose, or that is as small as can be.
+
+        Args:
+            error: what it raised.
+            case: where.
+            smallest: True if a loop of no step, or of one, was part of the problem.
+
+        Returns:
+            False if it is neither: then it is a failure.
+        """
+        cause = error.__cause__
+        if cause is None or not (smallest or is_refusal(cause)):
+            return False
+        self.skipped["refused"] += 1
+        self._remark(error, f"{error} (T={case.T}, B={case.B}, n_in={case.n_in}, "
+                     f"n_hidden={case.n_hidden}, {case.dtype})")  # fmt: skip
+        return True
+
+    def _remark(self, error: ContractError, text: str) -> None:
+        if not any(f.method == error.method and f.check == self.name for f in self.conduct):
+            self.conduct.append(
+                Finding(self.name, error.method, error.item or error.method, text,
+                        exception=str(error.__cause__ or ""))
+            )  # fmt: skip
 
     def blocks(self) -> tuple[BlockSummary, ...]:
         """One summary for each block and dtype."""
@@ -96,6 +137,11 @@ class Tally:
             return Verdict.FAILED, ""
         if self.contradictions:
             return Verdict.INCONCLUSIVE, self.contradictions[0]
+        if self.doubtful > max(1, JUDGED_SHARE * self.cases):
+            return Verdict.INCONCLUSIVE, (
+                f"in {self.doubtful} of {self.cases} cases the differences agree with the code and "
+                "contradict JAX: pass `reference=`, or report it"
+            )
         if self.cases == 0:
             return Verdict.INCONCLUSIVE, "no case could be run"
         null = set(self.null_blocks())

@@ -36,6 +36,7 @@ def render(report: Report, width: int = WIDTH) -> str:
         last line the counts.
     """
     lines = _wrapped(headline(report), "", width, hang="  ")
+    lines += [line for text in first_lines(report) for line in _wrapped(text, "  ", width, "    ")]
     lines += ["", *_table(report, width), *_findings(report, width), ""]
     for remark in _remarks(report):
         lines += _wrapped(remark, "", width, hang="  ")
@@ -73,6 +74,17 @@ def headline(report: Report) -> str:
         return start + plural(len(passed), "check") + more
     unclear = [check.name for check in ran if check.verdict is Verdict.INCONCLUSIVE]
     return start + (", ".join(unclear) or "no check ran")
+
+
+def first_lines(report: Report) -> Iterable[str]:
+    """What stands under the verdict: remarks, and lines of the backward pass that never ran."""
+    if report.remarks:
+        names = dict.fromkeys(remark.check for remark in report.remarks)
+        yield f"with {plural(len(report.remarks), 'remark')} ({', '.join(names)}): see below"
+    if report.unreached:
+        shown = "; ".join(report.unreached[:2])
+        more = f" and {len(report.unreached) - 2} more" if len(report.unreached) > 2 else ""
+        yield f"lines of the backward pass that never ran: {shown}{more}"
 
 
 def outcome(check: CheckResult) -> str:
@@ -338,6 +350,8 @@ def _values(finding: Finding) -> list[str]:
 
 def _remarks(report: Report) -> Iterable[str]:
     """Everything below the findings but the counts."""
+    for remark in report.remarks:
+        yield f"remark ({remark.check}): {remark.message}"
     if report.unchecked:
         yield "not checked: " + ", ".join(report.unchecked)
     for check in report.checks:
@@ -364,6 +378,12 @@ def _covered(report: Report) -> Iterable[str]:
     sizes = [f"{n_in}x{n_hidden}" for n_in, n_hidden in report.sizes]
     if sizes:
         yield plural(len(sizes), "size") if brief else f"n_in x n_hidden {_some(sizes, 8)}"
+    if not brief:
+        yield from report.larger
+        if report.lines is not None and report.lines[1]:
+            yield "lines of the backward pass {} of {}".format(*report.lines)
+        if report.judged[1] > report.judged[0]:
+            yield "{} of {} gradient cases judged".format(*report.judged)
     if report.regimes:
         regimes = ", ".join(f"{name} {count}" for name, count in report.regimes.items())
         yield plural(len(report.regimes), "regime") if brief else f"regimes {regimes}"

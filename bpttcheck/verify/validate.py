@@ -90,6 +90,7 @@ def validate_layer(
     dtype: DTypeLike,
     rng: np.random.Generator,
     notes: Notes | None = None,
+    masks: tuple[str, ...] | None = None,
 ) -> None:
     """Run ``init``, ``initial_state``, ``forward`` and ``vjp`` and check what they return.
 
@@ -104,6 +105,7 @@ def validate_layer(
         dtype: float64 or float32; parameters, state and ``xs`` are cast to it.
         rng: source of the parameters' seed and of the inputs.
         notes: where warnings of the layer go.
+        masks: the kinds of mask that it takes; None: what it says of itself.
 
     Raises:
         ContractError: the first violation, with ``.method`` and ``.item``.
@@ -112,10 +114,10 @@ def validate_layer(
     params = fresh_params(layer, n_in, n_hidden, number, rng, notes)
     state = fresh_state(layer, params, batch_size, number, notes)
     xs = rng.standard_normal((T, batch_size, n_in)).astype(number)
-    masks: list[tuple[Array, ...]] = [()]
-    if _supports_mask(layer):
-        masks.append((rng.random((T, batch_size)) < 0.7,))
-    for mask in masks:
+    given_masks: list[tuple[Array, ...]] = [()]
+    if _supports_mask(layer) if masks is None else "holes" in masks:
+        given_masks.append((rng.random((T, batch_size)) < 0.7,))
+    for mask in given_masks:
         given = _copy(params), _copy(xs), _copy(state)
         result = call("forward", layer.forward, *given, *mask, notes=notes)
         ys, _, tape = check_result(result, "forward", forward_items("layer", state, xs))

@@ -22,6 +22,8 @@ def causality(context: Context) -> Tally:
     """
     if not context.run.subject.causal:
         raise NotApplicable("causal is False")
+    if "d_xs" in context.run.absent:
+        raise NotApplicable("it returns no d_xs")
     return obey(context, LAW)
 
 

@@ -7,6 +7,8 @@ import numpy as np
 from bpttcheck.errors import ContractError
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient_finding import exception_finding
+from bpttcheck.verify._validate_values import dtypes_noted
+from bpttcheck.verify.problem import nearest
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
 from bpttcheck.verify.validate import validate_cell, validate_layer
@@ -18,32 +20,38 @@ _SIZES = ((3, 4, 2), (4, 2, 3), (2, 2, 2), (1, 1, 1), (1, 3, 1), (5, 1, 4))
 def contract(context: Context) -> Tally:
     """Checks what every method returns: structure, keys, shapes, dtypes, finite values.
 
-    Finds a missing key, a transposed or unreduced gradient, a float32 cell that turns float64, a
-    ``None``, a list, a NaN, an exception. No other check runs on such a subject.
+    Finds a missing key, a transposed or unreduced gradient, a list, a NaN, an exception. No other
+    check runs on such a subject. Told as remarks: a float32 cell that turns float64, a gradient that
+    is None, sizes, masks and dtypes that are refused.
     """
-    tally = Tally("contract")
+    tally = Tally("contract", conduct=list(context.run.refusals))
+    drifts: list[ContractError] = []
     for n_in, n_hidden, batch_size in _sizes(context.run):
         for dtype in context.run.dtypes:
             tally.cases += 1
             try:
-                _validate(context.run, n_in, n_hidden, batch_size, dtype)
+                with dtypes_noted(drifts):
+                    _validate(context.run, n_in, n_hidden, batch_size, dtype)
             except ContractError as error:
                 tally.findings.append(exception_finding("contract", error))
                 tally.failures += 1
                 return tally
             finally:
                 context.tick()
+    first = {(error.method, error.item): error for error in reversed(drifts)}
+    tally.conduct += [exception_finding("contract", error) for error in reversed(first.values())]
     return tally
 
 
 def _sizes(run: Run) -> list[tuple[int, int, int]]:
     if run.subject.fixed_sizes:
         return [(t.n_in, t.n_hidden, t.B) for t in run.templates[1:3]]
+    allowed = run.subject.batches
     if run.sizes is None:
-        return list(_SIZES)
+        return [(n_in, n_hidden, nearest(B, allowed)) for n_in, n_hidden, B in _SIZES]
     batches = (2, 3, 1, 4)
     ordered = sorted(run.sizes[:4], key=lambda pair: pair[0] == pair[1])
-    return [(*pair, batches[i]) for i, pair in enumerate(ordered)]
+    return [(*pair, nearest(batches[i], allowed)) for i, pair in enumerate(ordered)]
 
 
 def _validate(run: Run, n_in: int, n_hidden: int, batch_size: int, dtype: str) -> None:
@@ -53,4 +61,5 @@ def _validate(run: Run, n_in: int, n_hidden: int, batch_size: int, dtype: str) -
     if run.subject.kind == "cell":
         validate_cell(target, **sizes, dtype=dtype, rng=rng, notes=run.notes)
     else:
-        validate_layer(target, T=5, **sizes, dtype=dtype, rng=rng, notes=run.notes)
+        T = nearest(5, run.subject.lengths)
+        validate_layer(target, T=T, masks=run.subject.masks, **sizes, dtype=dtype, rng=rng, notes=run.notes)

@@ -78,7 +78,7 @@ def _compare(run: Run, tally: Tally, problem: Problem, key: str) -> None:
         bar / abs(value) if value else np.inf, null=value == 0 and hand == 0,
         usable=bool(np.isfinite(bar)),
     )  # fmt: skip
-    tally.add([judged], case.dtype)
+    tally.add([judged], case)
     if judged.wrong:
         tally.failures += 1
         if block not in {finding.block for finding in tally.findings}:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bpttcheck.errors import ContractError
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
-from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.problem import Problem, nearest
+from bpttcheck.verify.results import Finding
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.tally import Tally
 
@@ -24,13 +26,16 @@ def masking(context: Context) -> Tally:
     parameters or inputs. Finds a mask that is ignored, or applied on one side only.
     """
     _require(context.run)
-    return obey(context, LAW)
+    tally = obey(context, _of(context.run))
+    if context.run.subject.kind == "layer" and not tally.findings:
+        _garbage(context.run, tally)
+    return tally
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:
     """The law on one given problem."""
     _require(run)
-    return obeyed_on(run, LAW, problem)
+    return obeyed_on(run, _of(run), problem)
 
 
 def _require(run: Run) -> None:
@@ -46,18 +51,19 @@ def _plain(run: Run, problem: Problem) -> dict[str, Any]:
     return {
         **hand.gradients,
         **hand.forward,
-        "d_xs of masked steps": np.zeros((_PADDING, B, n_in)),
+        **({"d_xs of masked steps": np.zeros((_PADDING, B, n_in))} if "d_xs" in hand.gradients else {}),
         "ys of masked steps": np.zeros((_PADDING, B, n_out)),
     }
 
 
-def _padding(problem: Problem) -> tuple[Problem, NDArray[np.bool_]]:
-    """The problem with masked steps between its own, and which steps are its own."""
+def _padding(problem: Problem, at_end: bool) -> tuple[Problem, NDArray[np.bool_]]:
+    """The problem with masked steps between or after its own, and which steps are its own."""
     case = problem.case
     rng = np.random.default_rng([case.seed, abs(case.index), 17])
     T = case.T + _PADDING
-    real = np.ones(T, bool)
-    real[rng.choice(T, _PADDING, replace=False)] = False
+    real = np.arange(T) < case.T
+    if not at_end:
+        rng.shuffle(real)
 
     def grown(sequence: Any) -> Any:
         out = rng.standard_normal((T, *sequence.shape[1:])).astype(sequence.dtype)
@@ -74,31 +80,66 @@ def _padding(problem: Problem) -> tuple[Problem, NDArray[np.bool_]]:
     return padded, real
 
 
-def _place(problem: Problem, block: str, entry: Entry) -> Place:
-    padded, real = _padding(problem)
-    name, _, masked = block.partition(" of masked")
-    if entry and name in ("d_xs", "ys"):
-        steps = np.flatnonzero(~real if masked else real)
-        entry = (int(steps[entry[0]]), *entry[1:])
-    return padded, name, entry
+def _law(at_end: bool) -> Law:
+    """Padding between the steps; only after them, for code that takes lengths."""
+
+    def place(problem: Problem, block: str, entry: Entry) -> Place:
+        padded, real = _padding(problem, at_end)
+        name, _, masked = block.partition(" of masked")
+        if entry and name in ("d_xs", "ys"):
+            steps = np.flatnonzero(~real if masked else real)
+            entry = (int(steps[entry[0]]), *entry[1:])
+        return padded, name, entry
+
+    def padded_side(run: Run, problem: Problem) -> dict[str, Any]:
+        padded, real = _padding(problem, at_end)
+        hand = run.hand(SEQUENCE, padded)
+        out = {**hand.gradients, **hand.forward}
+        if "d_xs" in out:
+            out["d_xs of masked steps"] = out["d_xs"][~real]
+            out["d_xs"] = out["d_xs"][real]
+        out["ys of masked steps"] = out["ys"][~real]
+        out["ys"] = out["ys"][real]
+        return out
+
+    return Law(
+        "masking",
+        expected=_plain,
+        actual=padded_side,
+        sentence="{block} changes when masked steps are added: is the mask ignored somewhere?",
+        masks=False,
+        parts=lambda _, problem: [problem, _padding(problem, at_end)[0]],
+        place=place,
+    )
 
 
-def _padded(run: Run, problem: Problem) -> dict[str, Any]:
-    padded, real = _padding(problem)
-    hand = run.hand(SEQUENCE, padded)
-    out = {**hand.gradients, **hand.forward}
-    out["d_xs of masked steps"] = out["d_xs"][~real]
-    out["ys of masked steps"] = out["ys"][~real]
-    out["d_xs"], out["ys"] = out["d_xs"][real], out["ys"][real]
-    return out
+def _of(run: Run) -> Law:
+    return LAW if "holes" in run.subject.masks else LAW_AT_END
 
 
-LAW = Law(
-    "masking",
-    expected=_plain,
-    actual=_padded,
-    sentence="{block} changes when masked steps are added: is the mask ignored somewhere?",
-    masks=False,
-    parts=lambda _, problem: [problem, _padding(problem)[0]],
-    place=_place,
-)
+def _garbage(run: Run, tally: Tally) -> None:
+    """Padding of NaN: cotangents of masked steps must be ignored; inputs had better be."""
+    case = replace(run.case(0, free=True), regime="ordinary", mask="none", dtype=run.dtypes[0])
+    case = replace(case, T=nearest(4, run.subject.lengths), B=nearest(2, run.subject.batches))
+    padded, real = _padding(run.problem(case), True)
+    for name, told in (("d_ys", tally.findings), ("xs", tally.conduct)):
+        spoiled = getattr(padded, name).copy()
+        spoiled[~real] = np.nan
+        try:
+            hand = run.hand(SEQUENCE, replace(padded, **{name: spoiled}))
+        except ContractError:
+            continue
+        tally.cases += 1
+        lost = [b for b, g in hand.gradients.items() if not np.isfinite(np.asarray(g)).all()]
+        if lost:
+            told.append(Finding(
+                tally.name, run.methods[1], lost[0],
+                f"{lost[0]} is not finite where {name} of masked steps is NaN: a product with a mask "
+                "of zero keeps NaN, np.where does not",
+                padded.case,
+            ))  # fmt: skip
+            tally.failures += name == "d_ys"
+
+
+LAW = _law(at_end=False)
+LAW_AT_END = _law(at_end=True)

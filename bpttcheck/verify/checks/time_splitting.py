@@ -28,7 +28,7 @@ def time_splitting(context: Context) -> Tally:
         raise NotApplicable("causal is False")
     if not subject.splits_in_time:
         raise NotApplicable("splits_in_time is False")
-    return obey(context, LAW)
+    return obey(context, LAW, context.run.plan.lengths)
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:

@@ -1,4 +1,4 @@
-"""A sequence of no steps."""
+"""A sequence of no steps, and a batch of no rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
+from bpttcheck.errors import ContractError
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.law import Law, obey, obeyed_on
-from bpttcheck.verify.problem import Problem
+from bpttcheck.verify.problem import Problem, nearest
+from bpttcheck.verify.results import Case, Finding
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.tally import Tally
 
@@ -19,9 +21,51 @@ from bpttcheck.verify.tally import Tally
 def zero_length(context: Context) -> Tally:
     """Checks T = 0: no output, zero parameter gradients, state and its cotangent passed through.
 
-    Finds loops that assume a first step, and gradients that are None or missing when nothing ran.
+    And B = 0: arrays of no rows, zero parameter gradients. Finds loops that assume a first step, a
+    mean over no rows, and gradients that are missing when nothing ran. Code that raises there is
+    told as a remark.
     """
-    return obey(context, LAW)
+    tally = obey(context, LAW)
+    if context.run.subject.batches is None and not tally.findings:
+        _no_rows(context.run, tally)
+    return tally
+
+
+def _no_rows(run: Run, tally: Tally) -> None:
+    """One batch of no rows in each dtype."""
+    for dtype in run.dtypes:
+        case = Case(run.seed, 0, nearest(3, run.subject.lengths), 1,
+                    *(run.sizes or ((2, 3),))[0], dtype, "none", "ordinary")  # fmt: skip
+        problem = _without_rows(run.problem(case))
+        tally.cases += 1
+        try:
+            hand = run.hand(SEQUENCE, problem)
+        except ContractError as error:
+            tally.refused(error, problem.case, True)
+            return
+        for block, gradient in hand.gradients.items():
+            if np.asarray(gradient).size and not np.all(np.asarray(gradient) == 0):
+                tally.failures += 1
+                tally.findings.append(Finding(
+                    tally.name, run.methods[1], block,
+                    f"{block} of a batch of no rows is not zero: a mean over no rows?",
+                    problem.case, problem=problem,
+                ))  # fmt: skip
+                return
+
+
+def _without_rows(problem: Problem) -> Problem:
+    def no_rows(leaf: Any) -> Any:
+        return np.asarray(leaf)[:0]
+
+    return replace(
+        problem,
+        case=replace(problem.case, B=0),
+        xs=problem.xs[:, :0],
+        state0=trees.map_leaves(no_rows, problem.state0),
+        d_ys=problem.d_ys[:, :0],
+        d_state=trees.map_leaves(no_rows, problem.d_state),
+    )
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:

@@ -1,0 +1,161 @@
+"""Sizes around the blocks of real kernels: which T, B and widths are tried without a program.
+
+Compiling a program for every size would cost more than all else. Here the oracles need none: time
+splitting and batch additivity compare a large problem with parts of sizes already judged, and
+differences along random directions judge the widths.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bpttcheck.verify.results import Case
+from bpttcheck.verify.subject import Subject
+
+EDGES = (7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 256)
+"""Sizes at and around the block sizes of real kernels."""
+
+LONGEST, MOST_ROWS, WIDEST = 1030, 300, 600
+FIRST = 10_000
+"""Numbers of these cases begin here: no case of the schedule has one."""
+
+# The loop over time of a cell is not the cell's: fewer lengths show what it keeps between calls.
+_LENGTHS_OF_A_CELL = (17, 33, 65, 129, 257)
+_SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes to be tried beyond the schedule's.
+
+    Args:
+        lengths: cases of many steps.
+        batches: cases of many rows.
+        widths: cases of wide inputs and states.
+    """
+
+    lengths: tuple[Case, ...]
+    batches: tuple[Case, ...]
+    widths: tuple[Case, ...]
+
+
+def plan(
+    subject: Subject,
+    seed: int,
+    dtypes: Sequence[str],
+    sizes: Sequence[tuple[int, int]] | None,
+    compiled: Sequence[tuple[int, int]],
+) -> Plan:
+    """Every edge once, and the whole numbers in the subject's own source with their neighbours.
+
+    Args:
+        subject: what is under test.
+        seed: the run's seed.
+        dtypes: the dtypes checked.
+        sizes: all sizes that the subject declares; None: any.
+        compiled: the widths that the schedule uses.
+    """
+    rng = np.random.default_rng([seed, 0x512E])
+    constants = _neighbours(subject.size_constants)
+    dtype = "float64" if "float64" in dtypes else dtypes[0]
+    pairs = list(sizes) if sizes is not None else [(1, 1), (2, 3), (3, 2), (3, 4), (4, 4)]
+    narrow = [pair for pair in pairs if max(pair) <= 8] or pairs[:1]
+
+    def case(number: int, T: int, B: int, width: tuple[int, int]) -> Case:
+        return Case(seed, FIRST + number, T, B, *width, dtype, "none", "ordinary")
+
+    def any_of(options: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        return options[int(rng.integers(len(options)))]
+
+    if subject.fixed_sizes:
+        left = [pair for pair in sizes or () if pair not in compiled]
+        return Plan((), (), tuple(case(i, 3, 2, pair) for i, pair in enumerate(left)))
+    lengths = _allowed(subject.lengths, _lengths(subject, constants), LONGEST)
+    batches = _allowed(subject.batches, {5, *EDGES, MOST_ROWS, *constants}, MOST_ROWS)
+    rows = [B for B in subject.batches or (1, 2, 3) if B <= 4] or [min(subject.batches or (1,))]
+    long = [(T, rows[int(rng.integers(len(rows)))]) for T in lengths]
+    if subject.batches is None and subject.lengths is None:
+        long.append((MOST_ROWS, 4))  # many rows of the flattened sequence
+    few = [T for T in subject.lengths or (1, 2, 3)][:3]
+    many = [(few[int(rng.integers(len(few)))], B) for B in batches]
+    if subject.batches is None and subject.lengths is None:
+        many.append((64, 17))
+    return Plan(
+        tuple(case(i, T, B, any_of(narrow)) for i, (T, B) in enumerate(long)),
+        tuple(case(100 + i, T, B, any_of(narrow)) for i, (T, B) in enumerate(many)),
+        tuple(
+            case(200 + i, few[-1], min(2, max(rows)), pair)
+            for i, pair in enumerate(_widths(rng, sizes, compiled, constants))
+        ),
+    )
+
+
+@dataclass
+class Budget:
+    """Hands out cases until their time is up; what is left over is told.
+
+    Args:
+        seconds: what all cases together may take.
+        clock: seconds, for tests.
+    """
+
+    seconds: float = _SECONDS
+    clock: Callable[[], float] = time.perf_counter
+
+    def spend(self, cases: Sequence[Case], left: list[Case]) -> Iterator[Case]:
+        """The cases, cheap ones first; those that time does not allow go to ``left``."""
+        started, dearest = self.clock(), 0.0
+        for case in sorted(cases, key=lambda c: c.T * c.B * c.n_in * c.n_hidden):
+            before = self.clock()
+            # The next one is larger than the dearest so far.
+            if before - started + dearest > self.seconds and dearest:
+                left.append(case)
+                continue
+            yield case
+            dearest = max(dearest, self.clock() - before)
+
+
+def chunks(B: int, most: int = 4) -> list[slice]:
+    """The rows of a batch in parts of sizes that other oracles have judged."""
+    return [slice(start, min(start + most, B)) for start in range(0, B, most)]
+
+
+def in_one_step(case: Case) -> Case:
+    """The same widths for a single step."""
+    return replace(case, T=1)
+
+
+def _lengths(subject: Subject, constants: Sequence[int]) -> set[int]:
+    own = _LENGTHS_OF_A_CELL if subject.kind == "cell" else (*EDGES, 300, 513)
+    return {*own, LONGEST, *constants}
+
+
+def _neighbours(constants: Sequence[int]) -> tuple[int, ...]:
+    near = {n for c in constants for n in (c - 1, c, c + 1, 2 * c)}
+    return tuple(sorted(n for n in near if n > 4))
+
+
+def _allowed(declared: Sequence[int] | None, wanted: set[int], most: int) -> list[int]:
+    """The sizes wanted; all those declared where some are."""
+    if declared is not None:
+        return list(declared)
+    return sorted(n for n in wanted if 4 < n <= most)
+
+
+def _widths(
+    rng: np.random.Generator,
+    sizes: Sequence[tuple[int, int]] | None,
+    compiled: Sequence[tuple[int, int]],
+    constants: Sequence[int],
+) -> list[tuple[int, int]]:
+    """Each edge once as the width of the input and once as that of the state."""
+    if sizes is not None:
+        return [pair for pair in sizes if pair not in compiled]
+    wanted = [n for n in dict.fromkeys((*EDGES, *constants)) if n <= WIDEST]
+    other = list(wanted)
+    rng.shuffle(other)
+    return list(zip(other, wanted, strict=True))

@@ -1,0 +1,260 @@
+"""The numbers that fill a case: what each regime makes of parameters, inputs, states, cotangents.
+
+Where a subject cannot live with any number (a covariance that must stay positive, a rate between 0
+and 1), its ``domain`` says so, or it is found out: values then keep closer to those that the
+subject makes for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck import trees
+from bpttcheck.contract import is_float
+from bpttcheck.verify.results import Case
+
+Array = NDArray[Any]
+
+FREE, REACHED, NATURAL = "free", "reached", "natural"
+FREEDOMS = (FREE, REACHED, NATURAL)
+"""``free``: states and parameters are moved off what the subject makes. ``reached``: states are
+those of a short run from the initial state. ``natural``: so are the parameters."""
+
+SCALED_PARAMETERS = {"saturated": 30.0, "vanishing": 1e-3, "exploding": 3.0, "overflowing": 1e3}
+"""Regimes that multiply every parameter: a subject with a domain may not live with them."""
+
+# So coarse that sums of products often meet a kink exactly.
+_GRID = np.array([-1.0, 0.0, 1.0])
+# States of a size within these are moved by an absolute amount, others in proportion.
+_ORDINARY_SIZES = (0.02, 50.0)
+# A counter that has counted this often.
+_FAR = 1000
+
+
+@dataclass(frozen=True)
+class Values:
+    """Draws the numbers of one case.
+
+    Args:
+        case: the structure.
+        rng: the case's generator.
+        domain: what the subject says of its values: parameter's name, ``"x"`` or ``"state"`` to an
+            interval ``(low, high)``, a function ``(rng, array) -> array``, or ``"reached"``.
+        thresholds: constants of the subject's own source, as values to go beyond.
+        freedom: one of :data:`FREEDOMS`.
+        turn: how many cases of the same regime came before: kinds of it take turns.
+    """
+
+    case: Case
+    rng: np.random.Generator
+    domain: Mapping[str, Any]
+    thresholds: Sequence[float]
+    freedom: str
+    turn: int
+
+    @property
+    def _dtype(self) -> Any:
+        return np.dtype(self.case.dtype)
+
+    def parameter(self, key: str, natural: Array) -> Array:
+        """One parameter, from the subject's own initial value."""
+        case, rng = self.case, self.rng
+        if not is_float(natural) or self.freedom == NATURAL:
+            return natural.astype(self._dtype) if is_float(natural) else natural
+        values = _moved(rng, natural)
+        if case.regime in ("at_kinks", "near_kinks"):
+            values = self._on_grid(values.shape)
+        values = values * SCALED_PARAMETERS.get(case.regime, 1.0)
+        if case.regime == "zeros" and values.ndim == 1:
+            values = np.zeros_like(values)
+        if case.regime == "biased_gates" and values.ndim == 1:
+            values = rng.choice([-1.0, 1.0], values.shape) * rng.uniform(6, 10, values.shape)
+        if case.regime == "large_inputs" and self.turn % 2:
+            values = values * 0.05  # so that large inputs do not saturate every unit
+        return self._within(key, values).astype(self._dtype)
+
+    def inputs(self) -> Array:
+        """``xs (T, B, n_in)``."""
+        case, rng = self.case, self.rng
+        values = rng.standard_normal((case.T, case.B, case.n_in))
+        if case.regime in ("at_kinks", "near_kinks"):
+            values = self._on_grid(values.shape)
+        elif case.regime == "zeros" and len(values):
+            values[0] = 0.0
+        elif case.regime == "sparse_inputs":
+            values = self._sparse(values)
+        elif case.regime == "tokens":
+            values = self._tokens(values.shape)
+        elif case.regime == "large_inputs":
+            values = values * self._scale(0.5, 1.5, lambda c: c > 1.0)
+        elif case.regime == "small_inputs":
+            values = values * self._scale(-4.0, -1.5, lambda c: 1e-6 < c < 1.0)
+        return self._within("x", values).astype(self._dtype)
+
+    def warm_up(self, steps: int) -> Array:
+        """Inputs of the steps that lead from the initial state to one that is reached."""
+        shape = (steps, self.case.B, self.case.n_in)
+        return self._within("x", self.rng.standard_normal(shape)).astype(self._dtype)
+
+    def state(self, own: Any, reached: Any) -> Any:
+        """A state that the subject can live with: a normaliser, say, stays positive."""
+        declared = self.domain.get("state")
+        stay = self.freedom != FREE or declared == "reached"
+
+        def one(first: Any, later: Any) -> Any:
+            first = np.asarray(first)
+            if not is_float(first):
+                return self._carried(first, np.asarray(later))
+            if self.case.regime == "own_initial_state" or not np.isfinite(later).all():
+                return np.array(first)
+            if stay:
+                return np.array(later)
+            return self._within("state", self._float_state(first, later)).astype(self._dtype)
+
+        return trees.map_leaves(one, own, reached)
+
+    def state_cotangent(self, state: Any) -> Any:
+        """A cotangent of every float leaf of a state; zeros for what is only carried."""
+
+        def one(leaf: Any) -> Array:
+            if not is_float(leaf):
+                return np.zeros(np.shape(leaf))
+            return self.rng.standard_normal(np.shape(leaf)).astype(np.asarray(leaf).dtype)
+
+        return trees.map_leaves(one, state)
+
+    def scaled(self, d_ys: Array, d_state: Any) -> tuple[Array, Any]:
+        """The cotangents as the regime wants them."""
+        case, regime = self.case, self.case.regime
+        steps = np.arange(case.T)
+        zero: Callable[[Any], Any] = np.zeros_like
+        if regime == "zeros":
+            return _times(d_ys, (steps == case.T - 1)[:, None, None]), trees.map_leaves(zero, d_state)
+        if regime == "long" and case.index % 2 == 0:
+            # Only early outputs matter: nothing of the gradient is left for a truncated pass. The
+            # other half of these cases shows a carry that is cut at intervals.
+            return _times(d_ys, (steps < 5)[:, None, None]), trees.map_leaves(zero, d_state)
+        if regime == "silent_outputs":
+            return self._silent(d_ys, d_state)
+        factor: Any = None
+        if regime == "large_cotangents":
+            factor = self._cotangent_scale(2, 6, 14 if case.dtype == "float64" else 10)
+        elif regime == "tiny_gradients":
+            factor = self._cotangent_scale(-25, -6, -60 if case.dtype == "float64" else -30)
+        if factor is not None:
+            return _times(d_ys, factor), trees.map_leaves(lambda leaf: _times(leaf, factor), d_state)
+        if regime == "one_sign":
+            sign = -1.0 if self.turn % 2 else 1.0
+            return sign * np.abs(d_ys), trees.map_leaves(lambda leaf: sign * np.abs(leaf), d_state)
+        return d_ys, d_state
+
+    def _on_grid(self, shape: tuple[int, ...]) -> Array:
+        values = self.rng.choice(_GRID, shape)
+        if self.case.regime == "near_kinks":
+            ulps = self.rng.integers(-4, 5, shape)
+            values = values * (1 + np.finfo(self._dtype).eps * ulps)
+        return values
+
+    def _sparse(self, values: Array) -> Array:
+        T, B, _ = values.shape
+        variant = self.turn % 3
+        if variant == 0:
+            values = values * (self.rng.random(values.shape) < 0.5)
+            return values * (self.rng.random((T, B, 1)) < 0.6)  # and whole rows
+        if variant == 1:
+            values[T // 2 :] = 0.0
+            return values
+        values[:] = values[:, :1]  # every row of the batch is the same
+        return values
+
+    def _tokens(self, shape: tuple[int, ...]) -> Array:
+        if self.turn % 2:
+            return self.rng.integers(0, 51, shape).astype(float)
+        return np.eye(shape[2])[self.rng.integers(0, shape[2], shape[:2])]
+
+    def _scale(self, low: float, high: float, fits: Callable[[float], bool]) -> float:
+        """A power of ten between two exponents, or beyond a threshold of the source."""
+        known = [c for c in self.thresholds if fits(c) and c < 1e4]
+        if known and self.turn % 3 != 1:
+            threshold = known[self.turn % len(known)]
+            return threshold * (1.5 if low > 0 else 0.3)
+        return float(10 ** self.rng.uniform(low, high))
+
+    def _cotangent_scale(self, low: float, high: float, far: float) -> float:
+        if self.turn % 2:
+            low, high = (high, far) if far > high else (far, low)
+        return float(10 ** self.rng.uniform(low, high))
+
+    def _silent(self, d_ys: Array, d_state: Any) -> tuple[Array, Any]:
+        variant = self.turn % 3
+        if variant == 0:  # whole rows of the batch
+            silent = np.arange(self.case.B) == self.rng.integers(max(self.case.B, 1))
+            return _rows(d_ys, silent, axis=1), trees.map_leaves(
+                lambda leaf: _rows(leaf, silent), d_state
+            )
+        if variant == 1:  # only the final state matters
+            return np.zeros_like(d_ys), d_state
+        d_ys = d_ys * (self.rng.random(len(d_ys)) < 0.5)[:, None, None].astype(d_ys.dtype)
+        if d_ys.shape[2] > 1:
+            d_ys[..., self.rng.integers(d_ys.shape[2])] = 0.0
+        return d_ys, trees.map_leaves(np.zeros_like, d_state)
+
+    def _carried(self, first: Array, later: Array) -> Array:
+        """An integer leaf: as it was, counted, or counted far."""
+        if self.case.index % 2 == 0:
+            return first.copy()
+        if self.case.index % 4 == 3 and first.dtype.kind in "iu":
+            return later + _FAR * (later - first)
+        return later.copy()
+
+    def _float_state(self, first: Array, later: Any) -> Array:
+        if self.case.regime == "zeros":
+            return np.zeros(first.shape)
+        if self.case.regime in ("at_kinks", "near_kinks"):
+            return self._on_grid(first.shape) if _is_ordinary(later) else np.array(later)
+        later = np.asarray(later, np.float64)
+        size = float(np.sqrt(np.mean(later**2))) if later.size else 0.0
+        width = 0.5 if size == 0 or _is_ordinary(later) else 0.5 * size
+        return later + width * self.rng.standard_normal(first.shape)
+
+    def _within(self, name: str, values: Array) -> Array:
+        """``values`` moved into the declared domain of ``name``."""
+        allowed = self.domain.get(name)
+        if allowed is None or isinstance(allowed, str):
+            return values
+        if callable(allowed):
+            return np.asarray(allowed(self.rng, values))
+        low, high = (float(end) for end in allowed)
+        outside = (values <= low) | (values >= high)
+        low, high = max(low, -1e3), min(high, 1e3)
+        return np.where(outside, self.rng.uniform(low, high, values.shape), values)
+
+
+def _moved(rng: np.random.Generator, natural: Array) -> Array:
+    """The cell's own initial values, moved so that none is special (a zero bias hides bugs)."""
+    rms = float(np.sqrt(np.mean(natural.astype(np.float64) ** 2))) if natural.size else 0.0
+    width = rms or 1 / np.sqrt(natural.shape[-1] if natural.ndim else 1)
+    return natural + 0.3 * width * rng.standard_normal(natural.shape)
+
+
+def _is_ordinary(leaf: Any) -> bool:
+    size = float(np.sqrt(np.mean(np.asarray(leaf, np.float64) ** 2))) if np.size(leaf) else 0.0
+    return size == 0 or _ORDINARY_SIZES[0] <= size <= _ORDINARY_SIZES[1]
+
+
+def _times(leaf: Any, factor: Any) -> Any:
+    return (leaf * factor).astype(leaf.dtype)
+
+
+def _rows(leaf: Array, silent: Array, axis: int = 0) -> Array:
+    """``leaf`` with zeros in the rows that are silent, where it has such an axis."""
+    if leaf.ndim <= axis or leaf.shape[axis] != len(silent):
+        return leaf
+    shape = [1] * leaf.ndim
+    shape[axis] = len(silent)
+    return np.where(silent.reshape(shape), np.zeros_like(leaf), leaf)
