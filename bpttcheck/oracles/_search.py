@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from bpttcheck.oracles._doubts import (
+    crosses_kink,
+    jump_at_point,
+    plateau_bar,
+    stair_height,
+    unresolved_bar,
+    unsettled,
+)
 from bpttcheck.oracles._extrapolation import Extrapolated, Tableau
-from bpttcheck.oracles._line import Line, Row
+from bpttcheck.oracles._line import Line, Row, Vector
 from bpttcheck.oracles._weighted import norm
 
 # All steps are in units of the direction's largest entry.
 _FIRST_STEP = 0.5  # of the extrapolation, unless the program's curvature or noise say otherwise
 _RATIO = 1.7  # from row to row: near 1 the noise grows, far above the rows run into it
 _SHRINK = 16.0  # after a probe that failed
+_PART = 0.05  # of its own size by which a leaf may move, after a probe that failed
 _BACK = 2.5  # after a row that is too far out
 _FAR_BACK = 6.0  # after a probe that was
 _ENOUGH = 100.0  # relative rounding, in units of eps, at which longer steps bring little more
@@ -29,9 +38,20 @@ class _Footing:
 
 
 class Search:
-    """Rows along one line: where they may start, and what they extrapolate to."""
+    """Rows along one line: where they may start, and what they extrapolate to.
 
-    def __init__(self, line: Line, limit: int, enough: float = 0.0) -> None:
+    Attributes:
+        trouble: why there is no estimate.
+        hull: the one-sided slopes, if a jump of the slope at the point is why.
+        stair: the height of a step in the outputs that the rows ran into; 0 without one.
+        hidden: what constant or noisy outputs may hide, a part of the bar.
+        longest: steps beyond it cross a kink; the search must start below.
+        unsettled: the outputs, if any, that the rows do not resolve although their sum is.
+    """
+
+    def __init__(
+        self, line: Line, limit: float, enough: float = 0.0, longest: float = math.inf
+    ) -> None:
         self._line = line
         self._limit = limit
         self._enough = enough
@@ -40,20 +60,39 @@ class Search:
         self._probe: Row
         self._rows: list[Row]
         self.trouble = "no step is both large enough and small enough"
+        self.hull: tuple[float, float] | None = None
+        self.stair = 0.0
+        self.hidden = 0.0
+        self.unsettled: Vector | None = None
+        self.longest = longest
 
     def estimate(self) -> Extrapolated | None:
         """The derivative at the point, or ``None`` with ``trouble`` set."""
         footing = self._footing()
         found = None if footing is None else self._refined(footing)
-        if found is None or self._slope_jumps():
+        if found is None:
+            self._look_for_jump()
             return None
+        self.stair = stair_height(self._line, self._rows)
+        if self.stair > self._line.noise:
+            return None
+        loose = unsettled(self._rows)
+        if loose.any():
+            self.unsettled = loose
+            return None
+        if self._slope_jumps() or self._crosses_kink():
+            return None
+        self.hidden = max(
+            plateau_bar(self._line, self._rows), unresolved_bar(self._line, self._rows)
+        )
         return replace(found, disagreement=max(found.disagreement, self._contradiction(found)))
 
     def _footing(self) -> _Footing | None:
         """Probe with short steps, then longer ones where rounding asks for it."""
         first, last = self._line.reaches()
         # Beyond the rounding of every entry at the start; it need not be so of all in the end.
-        step, ceiling = max(self._eps**0.25, self._eps**0.5 * first), math.inf
+        step = min(self.longest, max(self._eps**0.25, self._eps**0.5 * first))
+        ceiling = 2 * self.longest
         smallest = 1e3 * self._eps * (min(1.0, last) or 1.0)
         probe: Row | None = None
         bent: Row | None = None
@@ -66,8 +105,10 @@ class Search:
                 if probe is not None:
                     return _Footing(probe, _between(probe, row, step))
                 if row is not None and bent is not None and _is_parabola(bent, row):
-                    return _Footing(bent, max(bent.step, min(_FIRST_STEP, _reach(bent, row))))
-                bent, step = row, step / _SHRINK
+                    return _Footing(
+                        bent, max(bent.step, min(_FIRST_STEP, ceiling / 2, _reach(bent, row)))
+                    )
+                bent, step = row, self._shorter(step)
                 continue
             probe = row
             goal, is_certain = self._goal(row)
@@ -91,6 +132,8 @@ class Search:
                 best, rows, tableau = None, [], Tableau()
                 step /= _FAR_BACK if misled else _BACK
                 continue
+            if rows and row.step >= rows[-1].step:
+                break  # the steps are as short as the spacing of the point
             rows.append(row)
             self._probe, self._rows = probe, rows
             step = row.step / _RATIO
@@ -114,17 +157,34 @@ class Search:
         return gap if gap > 4 * (probe.blur + curved) else 0.0
 
     def _slope_jumps(self) -> bool:
-        """True if the two one-sided slopes at the point differ.
-
-        Their difference tends to zero with the step on a smooth line; the shortest step shows what
-        is left of it, the others how much of that is curvature.
-        """
+        """True if the two one-sided slopes at the point differ."""
         known = [self._probe, *(row for row in self._rows if row is not self._probe)]
-        near, *others = sorted(known, key=lambda row: row.step)
-        curvature = max(row.bend / row.step for row in others)
-        if near.bend <= 8 * (curvature * near.step + near.blur):
+        self.hull = jump_at_point(self._line, known)
+        if self.hull is None:
             return False
         self.trouble = "the slope jumps at the point, on a branch that was not recorded"
+        return True
+
+    def _look_for_jump(self) -> None:
+        """Say what the one-sided slopes are if it was their difference that no step got over."""
+        known = sorted(self._line.rows, key=lambda row: row.step)
+        departure = self._line.program.departure
+        if len(known) > 1 and departure is None:
+            self._probe, self._rows = known[0], known[1:]
+            self._slope_jumps()
+
+    def _crosses_kink(self) -> bool:
+        """True if the rows do, and a row of shorter steps does not, or less."""
+        if not crosses_kink(self._rows):
+            return False
+        shortest = min(self._probe.step, self._rows[-1].step)
+        row = self._row(shortest / _SHRINK)
+        if row is None or row.step > shortest / 2:
+            return False
+        self._probe = row
+        if not self._slope_jumps():
+            self.longest = row.step
+            self.trouble = "the slope jumps near the point, on a branch that was not recorded"
         return True
 
     def _row(self, step: float) -> Row | None:
@@ -132,6 +192,11 @@ class Search:
         if row is None and self._line.program.trouble:
             self.trouble = f"no step is small enough: {self._line.program.trouble}"
         return row
+
+    def _shorter(self, step: float) -> float:
+        """After a probe that is too long: down to the next leaf for which it is."""
+        scales = (_PART * scale for scale in self._line.scales())
+        return min(step / _SHRINK, next((scale for scale in scales if scale < step), step))
 
     def _affordable(self) -> bool:
         return self._line.program.evaluations + 2 <= self._limit

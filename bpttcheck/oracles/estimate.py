@@ -31,12 +31,15 @@ class Estimate:
             oracle abstains.
         evaluations: forward evaluations spent.
         note: why the bar is wide or infinite, or ``""``.
+        hull: at a kink, the interval between the one-sided slopes where both could be measured:
+            every subgradient of the outputs along the direction lies in it. None elsewhere.
     """
 
     value: NDArray[Any] | np.floating[Any] | float
     error: NDArray[Any] | np.floating[Any] | float
     evaluations: int = 0
     note: str = ""
+    hull: tuple[float, float] | None = None
 
     @property
     def abstains(self) -> bool:

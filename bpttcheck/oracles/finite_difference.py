@@ -14,21 +14,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.oracles._line import Line
+from bpttcheck.oracles._line import Line, leaf_scale
 from bpttcheck.oracles._program import Program
 from bpttcheck.oracles._search import Search
-from bpttcheck.oracles._weighted import Scaled, flat, require_like, rescale, scaled
+from bpttcheck.oracles._weighted import Scaled, flat, norm, require_like, rescale, scaled
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.recording import Function
 
 Array = NDArray[Any]
 
-_MAX_EVALUATIONS = 48
+Vector = NDArray[np.float64]
+
+_MAX_EVALUATIONS = 160
+_A_SEARCH = 48  # of them, at most
+_AGAIN = 3  # searches, each with the noise that the one before has found
+_PRECISE = 1e-6  # relative bar at which a common step is good enough for all leaves
+_APART = 1e4  # between the scales of leaves that get steps of their own
+_SHORT = 1e-5  # the interval on which the rounding of compiled code is measured
+_LIFT = 1000  # the largest power of two that weights are multiplied by
+_JITTER = 1e-4  # of the outputs: what differs more between runs is no rounding
 
 
 def finite_difference(
@@ -62,7 +72,8 @@ def finite_difference(
     require_like("direction", direction, "the point", point)
     program = Program(function, point)
     program.require_weights(weights)
-    return _derivative(program, direction, scaled(weights), max_evaluations, enough)
+    program.limit = max_evaluations
+    return _derivative(program, direction, scaled(weights), enough)
 
 
 def entrywise(
@@ -93,35 +104,142 @@ def entrywise(
     for entry in np.ndindex(shape) if entries is None else entries:
         direction = [np.zeros(np.shape(leaf)) for leaf in point]
         direction[leaf_index][entry] = 1.0
-        limit = program.evaluations + _MAX_EVALUATIONS
-        found = _derivative(program, direction, scaled(weights), limit)
+        program.limit = program.evaluations + _MAX_EVALUATIONS
+        found = _derivative(program, direction, scaled(weights))
         value[entry], error[entry] = found.value, found.error
         notes.setdefault(found.note)
     return Estimate(value, error, program.evaluations, "; ".join(filter(None, notes)))
 
 
 def _derivative(
-    program: Program, direction: Sequence[Array], weights: Scaled, limit: int, enough: float = 0.0
+    program: Program, direction: Sequence[Array], weights: Scaled, enough: float = 0.0
 ) -> Estimate:
-    unit = scaled(direction)
-    if unit.is_zero or weights.is_zero:
+    pairs = zip(direction, program.point, strict=True)
+    unit = scaled([np.where(np.isfinite(at), d, 0.0) for d, at in pairs])
+    if weights.is_zero or not any(np.any(d) for d in direction):
         return Estimate(np.asarray(0.0), np.asarray(0.0), program.evaluations)
-    if not np.isfinite(program.outputs).all():
+    if unit.is_zero:
+        return _abstain("the point is not finite where it would be moved", program)
+    w, lift = _near_one(flat(weights.arrays), program.outputs)
+    program.matters = w != 0
+    if not np.isfinite(program.outputs[program.matters]).all():
         return _abstain("the outputs at the point are not finite", program)
-    line = Line(program, unit.arrays, flat(weights.arrays))
     with np.errstate(all="ignore"):
-        line.measure_noise()
-        search = Search(line, limit, enough)
-        found = search.estimate()
-        if found is None:
-            return _abstain(search.trouble, program)
-    exponent = weights.exponent + unit.exponent
+        answer = _along(program, unit.arrays, w, enough)
+    exponent = weights.exponent + unit.exponent - lift
+    if not np.isfinite(answer.bar):
+        return _abstain(answer.trouble, program, answer.hull, exponent)
     # The spacing of the smallest numbers: nothing below it can be told from zero.
-    error = rescale(found.bar, exponent) + math.ulp(0.0)
-    value = np.asarray(rescale(found.value, exponent))
+    error = rescale(answer.bar, exponent) + math.ulp(0.0)
+    value = np.asarray(rescale(answer.value, exponent))
+    if not np.isfinite(value):
+        return _abstain("the derivative overflows", program)
     return Estimate(value, np.asarray(error), program.evaluations, program.note)
 
 
-def _abstain(why: str, program: Program) -> Estimate:
+def _near_one(weights: Vector, outputs: Vector) -> tuple[Vector, int]:
+    """Weights times the power of two that brings the weighted outputs near one."""
+    with np.errstate(all="ignore"):
+        largest = float(np.max(np.abs(weights * outputs), initial=0.0, where=weights != 0))
+    if not 0 < largest < math.inf:
+        return weights, 0
+    lift = min(-math.frexp(largest)[1], _LIFT)
+    return np.ldexp(weights, lift), lift
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A slope and its bar, or an infinite bar and why."""
+
+    value: float
+    bar: float
+    trouble: str = ""
+    hull: tuple[float, float] | None = None
+
+
+def _along(program: Program, direction: Sequence[Array], weights: Vector, enough: float) -> _Answer:
+    """The slope along one direction; leaf by leaf where the leaves have no common step."""
+    whole = _on_line(program, direction, weights, enough)
+    parts = _groups(program.point, direction)
+    precise = whole.bar <= _PRECISE * abs(whole.value)
+    if precise or whole.hull or len(parts) < 2:
+        return whole
+    found = [_on_line(program, part, weights, enough) for part in parts]
+    bar = math.fsum(answer.bar for answer in found)
+    if not bar < whole.bar:
+        return whole
+    return _Answer(math.fsum(answer.value for answer in found), bar)
+
+
+def _on_line(
+    program: Program, direction: Sequence[Array], weights: Vector, enough: float
+) -> _Answer:
+    line = Line(program, direction, weights)
+    line.measure_noise()
+    answer = _searched(line, enough)
+    if not np.isfinite(answer.bar):
+        return answer
+    if answer.bar > _PRECISE * abs(answer.value) and line.measure_floor(_SHORT):
+        answer = _searched(line, enough)
+    if line.measure_spread():
+        if line.noise > _JITTER * norm(weights * program.outputs):
+            return _Answer(0.0, math.inf, "the code gives other outputs when it is run again")
+        answer = _searched(line, enough)
+    elif program.trouble and program.evaluations < program.limit:
+        return _Answer(0.0, math.inf, f"a second run at the point differs: {program.trouble}")
+    return answer
+
+
+def _searched(line: Line, enough: float, depth: int = 0, longest: float = math.inf) -> _Answer:
+    """The slope of a line: again with the noise that was found, and in parts if it takes them."""
+    program = line.program
+    search = Search(line, min(program.evaluations + _A_SEARCH, program.limit), enough, longest)
+    found = search.estimate()
+    if search.stair > line.noise:
+        if depth >= _AGAIN:
+            return _Answer(0.0, math.inf, "the outputs change in jumps")
+        # Each of the two values that make a difference is off by up to a step of the staircase.
+        line.expect(2 * search.stair)
+        return _searched(line, enough, depth + 1)
+    if search.longest < longest and depth < _AGAIN:
+        return _searched(line, enough, depth + 1, search.longest)
+    if search.unsettled is not None:
+        masks = (search.unsettled, ~search.unsettled & (line.weights != 0))
+        if depth >= _AGAIN or (not all(mask.any() for mask in masks) and depth):
+            return _Answer(0.0, math.inf, "the outputs change on scales too far apart")
+        parts = [
+            _searched(line.restricted(to=mask), enough, _AGAIN) for mask in masks if mask.any()
+        ]
+        trouble = next((part.trouble for part in parts if part.trouble), "")
+        return _Answer(
+            math.fsum(part.value for part in parts), math.fsum(part.bar for part in parts), trouble
+        )
+    if found is None:
+        return _Answer(0.0, math.inf, search.trouble, search.hull)
+    return _Answer(found.value, math.hypot(found.bar, search.hidden))
+
+
+def _groups(point: Sequence[Array], direction: Sequence[Array]) -> list[list[Array]]:
+    """The direction in parts that move leaves of similar scale; leaves of zeros join any."""
+    scales = [leaf_scale(x, d) if d.any() else 0.0 for x, d in zip(point, direction, strict=True)]
+    order = sorted((k for k, scale in enumerate(scales) if scale), key=lambda k: scales[k])
+    groups: list[list[int]] = []
+    for k in order:
+        if groups and scales[k] <= _APART * scales[groups[-1][0]]:
+            groups[-1].append(k)
+        else:
+            groups.append([k])
+    rest = [k for k, d in enumerate(direction) if d.any() and not scales[k]]
+    if groups:
+        groups[-1] += rest
+    return [
+        [d if k in group else np.zeros_like(d) for k, d in enumerate(direction)] for group in groups
+    ]
+
+
+def _abstain(
+    why: str, program: Program, hull: tuple[float, float] | None = None, exponent: int = 0
+) -> Estimate:
     note = "; ".join(filter(None, (why, program.note)))
-    return Estimate(np.asarray(0.0), np.asarray(np.inf), program.evaluations, note)
+    ends = None if hull is None else (rescale(hull[0], exponent), rescale(hull[1], exponent))
+    return Estimate(np.asarray(0.0), np.asarray(np.inf), program.evaluations, note, ends)
