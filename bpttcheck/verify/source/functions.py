@@ -12,6 +12,7 @@ import ast
 import functools
 import linecache
 import os
+import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ from bpttcheck.verify.source.names import UNKNOWN, Bound, Scope, Super, lookup
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
-# Wrappers of bpttcheck around somebody's code: followed, and never part of that code.
-_WRAPPERS = ("bpttcheck.adapt.", "bpttcheck.mutants.", "bpttcheck.verify.")
+# Wrappers around somebody's code: followed, and never part of that code.
+_WRAPPERS = ("bpttcheck.adapt.",)
+# What these are given runs when JAX traces it, which is not whenever the backward pass runs.
+_TRACING = ("bpttcheck.adapt.jax_rule", "bpttcheck.adapt.custom_vjp")
 # Where objects that compile or memorise a Python function keep it: JAX and functools, Numba,
 # jax.custom_vjp.
 _INSIDE = ("__wrapped__", "py_func", "fun", "fwd", "bwd")
@@ -75,9 +78,15 @@ class UserFunction:
 
 @dataclass(frozen=True)
 class UserCode:
-    """The functions of the hand-written code, those of the backward pass first."""
+    """The functions of the hand-written code, those of the backward pass first.
+
+    Args:
+        functions: the functions.
+        reason: what stopped the reading, or ``""``.
+    """
 
     functions: tuple[UserFunction, ...] = ()
+    reason: str = ""
 
     @property
     def backward(self) -> tuple[UserFunction, ...]:
@@ -97,11 +106,18 @@ def user_code(target: Any) -> UserCode:
         target: a cell or a layer.
 
     Returns:
-        The functions; none where there is no source.
+        The functions; none where there is no source, or where the target cannot be read.
     """
+    try:
+        return _read_code(target)
+    except Exception as error:  # an object may raise whatever it is asked
+        return UserCode(reason=f"the code cannot be read ({type(error).__name__}: {error})")
+
+
+def _read_code(target: Any) -> UserCode:
     search = _Search(_top_package(type(target).__module__))
     search.keep(target, _DEPTH)
-    one_step = is_cell(target)
+    one_step = is_cell(target) or lookup(target, "vjp") is UNKNOWN
     for name in ("step_vjp" if one_step else "vjp", "initial_state_vjp"):
         search.method(target, name, backward=True)
     search.finish()
@@ -110,8 +126,8 @@ def user_code(target: Any) -> UserCode:
     search.finish()
     found = [entry for entry in search.found.values() if entry is not None]
     own = [entry for entry in found if not _is_ours(entry.function)]
-    if not own:
-        own = [f for f in found if not str(f.function.__module__).startswith(_WRAPPERS)]
+    if not own and not type(target).__module__.startswith(_WRAPPERS):  # a built-in
+        own = found
     return UserCode(tuple(sorted(own, key=lambda entry: not entry.backward)))
 
 
@@ -258,17 +274,23 @@ class _Search:
         later: set[ast.AST] = set()
         if not visit.backward:
             later = {node for outer in deferred(entry.tree) for node in ast.walk(outer)}
-        for node in _what_runs(entry.tree):
-            if not isinstance(node, ast.Name | ast.Attribute):
-                continue
+        nodes = [n for n in _what_runs(entry.tree) if isinstance(n, ast.Name | ast.Attribute)]
+        bases = {node.value for node in nodes if isinstance(node, ast.Attribute)}
+        for node in nodes:
             if not isinstance(node.ctx, ast.Load):
                 continue
             thing = scope.resolve(node)
+            if node in bases:  # it is asked for an attribute, and not called
+                self.keep(thing, _DEPTH)
+                continue
             certain = thing is not UNKNOWN
             things = [thing]
             if not certain and isinstance(node, ast.Attribute):
                 known = scope.resolve(node.value) is not UNKNOWN
                 things = [] if known else self._methods(node.attr)
+            elif isinstance(node, ast.Attribute) and node.attr == "apply":
+                rule = scope.resolve(node.value)
+                things += [lookup(rule, name) for name in _WRITTEN_BY_HAND]
             for function, owner, compiled in (f for t in things for f in self._functions(t)):
                 if _is_ours(function) and not _is_ours(visit.function):
                     continue
@@ -278,7 +300,7 @@ class _Search:
                         owner,
                         visit.backward or node in later,
                         visit.certain and certain,
-                        visit.compiled or compiled,
+                        visit.compiled or compiled or visit.function.__module__ in _TRACING,
                         (visit.function, node),
                     )
                 )
@@ -332,13 +354,10 @@ class _Search:
                     yield inner, owner, compiled
 
     def _class(self, thing: type, depth: int) -> Iterator[tuple[FunctionType, Any, bool]]:
-        """What runs when a class is called, and the two halves of a rule for torch."""
+        """What runs when a class is called."""
         if not self._is_followed_class(thing) or issubclass(thing, BaseException):
             return
-        names = ("__new__", "__init__", "__post_init__")
-        if lookup(thing, "apply") is not UNKNOWN:
-            names += _WRITTEN_BY_HAND
-        for name in names:
+        for name in ("__new__", "__init__", "__post_init__"):
             yield from self._functions(lookup(thing, name), depth - 1)
 
     def _is_followed(self, function: FunctionType) -> bool:
@@ -351,8 +370,12 @@ class _Search:
         package = _top_package(str(cls.__module__))
         if package in (self.package, "bpttcheck"):
             return True
-        methods = [value for value in vars(cls).values() if isinstance(value, FunctionType)]
-        return any(not _is_installed(method.__code__.co_filename) for method in methods)
+        file = getattr(sys.modules.get(str(cls.__module__)), "__file__", None)
+        if isinstance(file, str):
+            return not _is_installed(file)
+        methods = [getattr(value, "__func__", value) for value in vars(cls).values()]
+        files = [m.__code__.co_filename for m in methods if isinstance(m, FunctionType)]
+        return any(not _is_installed(file) for file in files)
 
     def _definition(self, function: FunctionType) -> tuple[Definition, ast.Module] | None:
         code = function.__code__

@@ -92,8 +92,9 @@ class LineCoverage:
         self._prepared = -1  # the number of reached regions when `_pending` was made
         self._pending: list[_Swap] = []
         self.left_out: list[str] = []
-        self._watched = self._plans(user_code(target).functions)
-        self.reason = "" if self._watched else self._why_nothing()
+        code = user_code(target)
+        self._watched = self._plans(code.functions)
+        self.reason = "" if self._watched else code.reason or self._why_nothing()
 
     @property
     def available(self) -> bool:
