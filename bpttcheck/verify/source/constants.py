@@ -35,6 +35,7 @@ _ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq, ast.In, ast.NotI
 _RANGES = {"range", "arange", "min", "max", "minimum", "maximum", "islice", "divmod"}
 _SHAPES = {"zeros", "ones", "empty", "full"}
 _CLIPS = {"clip": 1, "minimum": 0, "maximum": 0, "fmin": 0, "fmax": 0, "min": 0, "max": 0}
+_NUMBERS = {"float", "int", "float16", "float32", "float64", "int32", "int64", "abs"}
 _COUNTING = {"range", "reversed", "arange"}
 _NO_SIZE = {"axis", "axes", "dtype", "ndmin", "seed", "decimals", "ord", "ddof", "keepdims", "name"}
 _OF_VALUES = {"abs", "fabs", "absolute", "max", "min", "amax", "amin", "norm", "sum", "mean", "any"}
@@ -202,7 +203,7 @@ def _number(node: ast.AST, scope: Scope) -> int | float | None:
     if isinstance(node, ast.BinOp):
         return _folded(node, scope)
     if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
-        if _called(node) in ("float", "int", "float32", "float64"):
+        if _called(node) in _NUMBERS:
             return _number(node.args[0], scope)
         return None
     if isinstance(node, ast.Attribute) and not scope.is_constant(node):
