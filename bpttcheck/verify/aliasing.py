@@ -7,7 +7,6 @@ what fresh arrays would give.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +18,12 @@ from bpttcheck.errors import ContractError
 from bpttcheck.verify._validate_bits import Bits, arrays, bits, difference, different, same
 from bpttcheck.verify._validate_probe import Impurity
 from bpttcheck.verify.guard import call
-from bpttcheck.verify.passes import Arguments, Passes, Rounding, argument_of, flat
+from bpttcheck.verify.passes import Arguments, Budget, Passes, Rounding, argument_of, flat
 
 CALLS = 600
 """Calls over which results are kept: beyond a ring of 512 buffers."""
 
-SECONDS = 0.25
+SECONDS = 0.4
 """For a slow subject there are fewer calls, but no fewer than 20."""
 
 _STOPS = (20, 60, 200, CALLS)
@@ -152,10 +151,15 @@ def _updated_in_place(probe: _Probe) -> None:
         ("cotangents are", names.cotangents),
     ):
         probe.when = f"after {what} updated in place"
+        elsewhere = probe.given.copy()
+        _update(elsewhere, chosen, ...)
+        _update(elsewhere, chosen, ...)
         for part in (..., -1):
             updated = probe.given.copy()
             _update(updated, chosen, part)
+            passes.both(elsewhere)  # what is kept for one set of values alone is of others now
             right = bits(passes.both(updated.copy()))
+            passes.both(elsewhere)
             lent = probe.given.copy()
             passes.both(lent)
             _update(lent, chosen, part)
@@ -201,10 +205,10 @@ def _kept(probe: _Probe) -> None:
     cache_bits = bits(arrays(cache, names.cache))
     gradients = passes.backward(probe.given.copy(), cache)
     kept: list[Any] = []
-    started, calls = time.perf_counter(), 0
+    budget, calls = Budget(SECONDS), 0
     waiting = passes.forward(others[0])
     for stop in _STOPS:
-        while calls < stop and (calls < _STOPS[0] or time.perf_counter() - started < SECONDS):
+        while calls < stop and (calls < _STOPS[0] or budget.left):
             calls += 1
             # The next forward pass comes before the backward pass of this one.
             at, following = others[(calls - 1) % 3], passes.forward(others[calls % 3])

@@ -7,6 +7,7 @@ as ``"d_params['W']"``, so that the order of a dict's keys does not matter.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -203,6 +204,23 @@ def small_case(
 def argument_of(path: str) -> str:
     """The argument's name in a path: ``"params"`` of ``"params['W']"``."""
     return re.split(r"[\[.]", path, maxsplit=1)[0]
+
+
+class Budget:
+    """Time for repetitions: of this thread's own work, and four times as long by the clock.
+
+    A busy machine then changes nothing; a subject that waits (for a device, say) is waited for.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._worked, self._started = time.thread_time(), time.perf_counter()
+
+    @property
+    def left(self) -> bool:
+        """True as long as neither is spent."""
+        worked, waited = time.thread_time() - self._worked, time.perf_counter() - self._started
+        return worked < self._seconds and waited < 4 * self._seconds
 
 
 def flat(results: Mapping[str, Any]) -> Bits:

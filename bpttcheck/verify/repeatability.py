@@ -7,7 +7,6 @@ and belongs into the bars of everything that is compared with such gradients.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +15,7 @@ from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
 from bpttcheck.verify._validate_bits import Bits, bits, same
 from bpttcheck.verify._validate_probe import Impurity
-from bpttcheck.verify.passes import Arguments, Passes, Rounding, flat
+from bpttcheck.verify.passes import Arguments, Budget, Passes, Rounding, flat
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run
 
@@ -62,7 +61,7 @@ def repeated(
         passes: the subject.
         given: the point.
         calls: how often, unless it takes longer than ``seconds``.
-        seconds: time after which no further call is begun.
+        seconds: work after which no further call is begun.
 
     Returns:
         What was seen, with the number of calls that were made.
@@ -70,11 +69,11 @@ def repeated(
     Raises:
         ContractError: the first call failed.
     """
-    started = time.perf_counter()
+    budget = Budget(seconds)
     first = bits(passes.both(given.copy()))
     seen, bar = Repeats(calls=1), Rounding(passes, given, first)
     lent = given.copy()
-    while seen.calls < calls and time.perf_counter() - started < seconds:
+    while seen.calls < calls and budget.left:
         seen.calls += 1
         try:
             cache, outputs = passes.forward(lent)

@@ -147,7 +147,7 @@ class _Filler:
 
     @contextmanager
     def filling(self, values: dict[str, Any], only: Site | None) -> Generator[None]:
-        """Fill what is asked for, by kind of dtype, at one call site or at all."""
+        """Fill by kind of dtype at one call site or at all; the others have ordinary numbers."""
         self._values, self._only = values, only
         try:
             yield
@@ -192,9 +192,8 @@ class _Filler:
         if filename not in self._own and _is_library(filename):
             return
         self.sites.setdefault(site, function)
-        wanted = self._values is not None and self._only in (None, site)
-        if wanted and self._values and isinstance(made, np.ndarray):
-            _write(made, self._values)
+        if self._values is not None and isinstance(made, np.ndarray):
+            _write(made, self._values if self._only in (None, site) else _ORDINARY)
 
 
 def _write(made: Array, values: dict[str, Any]) -> None:

@@ -1,0 +1,57 @@
+"""A right cell and a right layer, which the tests of purity and arguments spoil."""
+
+import numpy as np
+
+
+class Plain:
+    """h' = tanh(U x + W h + b), y = h', right."""
+
+    def init(self, rng, n_in, n_hidden):
+        shapes = {"W": (n_hidden, n_hidden), "U": (n_hidden, n_in), "b": (n_hidden,)}
+        return {k: rng.standard_normal(s) / np.sqrt(s[-1]) for k, s in shapes.items()}
+
+    def initial_state(self, params, batch_size):
+        return np.zeros((batch_size, len(params["b"])), params["b"].dtype)
+
+    def step(self, params, state, x):
+        h = np.tanh(x @ params["U"].T + state @ params["W"].T + params["b"])
+        return h, h, (x, state, h)
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, h_prev, h = cache
+        d_z = (d_state + d_y) * (1 - h**2)
+        d_params = {"U": d_z.T @ x, "W": d_z.T @ h_prev, "b": d_z.sum(axis=0)}
+        return d_params, d_z @ params["W"], d_z @ params["U"]
+
+
+class PlainLayer(Plain):
+    """The same over time, right; a masked step keeps the state and puts out zero."""
+
+    step = step_vjp = None
+
+    def forward(self, params, xs, state0, mask=None):
+        mask = np.ones(xs.shape[:2], bool) if mask is None else np.asarray(mask, bool)
+        hs = [state0]
+        for x, real in zip(xs, mask[:, :, None], strict=True):
+            new = np.tanh(x @ params["U"].T + hs[-1] @ params["W"].T + params["b"])
+            hs.append(np.where(real, new, hs[-1]))
+        hs = np.stack(hs)
+        return hs[1:] * mask[:, :, None], hs[-1].copy(), (xs, hs, mask)
+
+    def vjp(self, params, tape, d_ys, d_state_T):
+        xs, hs, mask = tape
+        d_zs, d_h = np.zeros_like(hs[1:]), d_state_T
+        for t in reversed(range(len(xs))):
+            d_zs[t] = (d_h + d_ys[t]) * (1 - hs[t + 1] ** 2) * mask[t][:, None]
+            d_h = np.where(mask[t][:, None], d_zs[t] @ params["W"], d_h)
+        d_params = {
+            "U": np.einsum("tbi,tbj->ij", d_zs, xs),
+            "W": np.einsum("tbi,tbj->ij", d_zs, hs[:-1]),
+            "b": d_zs.sum(axis=(0, 1)),
+        }
+        return d_params, d_zs @ params["U"], d_h
+
+
+def in_memory_order(array):
+    """What code sees that takes the pointer and believes in C order."""
+    return np.ravel(array, order="K").reshape(array.shape)
