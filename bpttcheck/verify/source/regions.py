@@ -277,14 +277,16 @@ class Plan:
             end = max(node.lineno, min(heads) - 1)
         region.last = max(region.last, end)
 
-    def _mark(self, region: Region, at: ast.AST) -> list[ast.Expr]:
+    def _mark(self, region: Region, at: ast.stmt | ast.expr) -> list[ast.Expr]:
         """``recorder.add(number)``, where a mark is asked for."""
         if self._marks is None or region.number not in self._marks:
             return []
         add = ast.Attribute(ast.Constant(_MARK), "add", ast.Load())
         mark = ast.Expr(ast.Call(add, [ast.Constant(region.number)], []))
-        for node in ast.walk(mark):
-            ast.copy_location(node, at)
+        for node in ast.walk(mark):  # one line, or a tracer would see others as well
+            if isinstance(node, ast.stmt | ast.expr):
+                node.lineno = node.end_lineno = at.lineno
+                node.col_offset = node.end_col_offset = at.col_offset
         return [mark]
 
     def _compiled(self, definition: Definition) -> CodeType | None:
