@@ -16,6 +16,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -222,10 +223,10 @@ class _Search:
     def keep(self, thing: Any, depth: int) -> None:
         """Note the objects of the user's classes that ``thing`` holds."""
         if isinstance(thing, tuple | list | set | frozenset):
-            for item in list(thing)[:_AT_MOST]:
+            for item in islice(thing, _AT_MOST):
                 self.keep(item, depth)
         elif isinstance(thing, dict):
-            for item in list(thing.values())[:_AT_MOST]:
+            for item in islice(thing.values(), _AT_MOST):
                 self.keep(item, depth)
         elif depth and self._is_followed_class(type(thing)) and id(thing) not in self._objects:
             self._objects[id(thing)] = thing
