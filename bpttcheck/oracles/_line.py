@@ -17,6 +17,7 @@ Array = NDArray[Any]
 Vector = NDArray[np.float64]
 
 # Repeated runs of a program that is not reproducible, to measure by how much.
+_PROBES = 2  # runs with rounding errors added: one alone can be lucky
 _REPEATS = 6
 _HIDDEN = 1.0  # what compiled code is taken to have added, when it does not show its numbers
 _POINTS = 7  # of a short interval on which rounding is measured
@@ -132,20 +133,17 @@ class Line:
         """Find how far rounding moves ``L``: assumed at least, and measured.
 
         Assumed is one ``eps`` of every term, ``eps·sqrt(Σ (w·o)²)``. Measured is the change of
-        ``L`` when every entry that the line moves is itself moved by about one rounding error, and
-        when every operation of the program is. That also shows how much the inside of the program
-        amplifies rounding: with large weights it is far more than the outputs tell.
+        ``L`` when every argument and every operation is off by about one rounding error. That also
+        shows how much the inside of the program amplifies rounding: with large weights, or where
+        large numbers cancel, it is far more than the outputs tell.
         """
         self._take(self._assumed(self._at_point))
-        values = self.program.run(self._jittered())
-        if values is not None:
-            self._take(self.weights * (values - self._at_point))
-        found = self.program.run_shaken(1)
-        if found is None:
-            self.traced = np.zeros(self.weights.shape, bool)
-        else:
-            self._take(self.weights * (found[0] - self._at_point))
-            self.traced = found[1]
+        self.traced = np.zeros(self.weights.shape, bool)
+        for seed in range(_PROBES):
+            found = self.program.run_shaken(seed)
+            if found is not None:
+                self._take(self.weights * (found[0] - self._at_point))
+                self.traced |= found[1]
         hidden = np.where(self.traced, 0.0, _HIDDEN * np.abs(self.weights))
         self.floor = self.program.eps * hidden
         self._take(self.floor)
@@ -227,17 +225,6 @@ class Line:
         # Not a sum with zero where nothing moves: infinity times zero is none.
         return self.program.rounded(
             [np.where(d != 0, leaf + step * d, leaf) for leaf, d in pairs],
-        )
-
-    def _jittered(self) -> list[Array]:
-        rng = np.random.default_rng(0)
-        pairs = zip(self.program.point, self.direction, strict=True)
-        eps = self.program.eps
-        return self.program.rounded(
-            [
-                np.where(d != 0, leaf * (1 + eps * rng.choice((-1, 1), leaf.shape)), leaf)
-                for leaf, d in pairs
-            ]
         )
 
     def _realised(self, above: list[Array], below: list[Array], step: float) -> float:

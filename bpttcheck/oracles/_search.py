@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from bpttcheck.oracles._doubts import (
+    Flags,
     crosses_kink,
     jump_at_point,
     plateau_bar,
@@ -14,7 +15,7 @@ from bpttcheck.oracles._doubts import (
     unsettled,
 )
 from bpttcheck.oracles._extrapolation import Extrapolated, Tableau
-from bpttcheck.oracles._line import Line, Row, Vector
+from bpttcheck.oracles._line import Line, Row
 from bpttcheck.oracles._weighted import norm
 
 # All steps are in units of the direction's largest entry.
@@ -63,7 +64,7 @@ class Search:
         self.hull: tuple[float, float] | None = None
         self.stair = 0.0
         self.hidden = 0.0
-        self.unsettled: Vector | None = None
+        self.unsettled: Flags | None = None
         self.longest = longest
 
     def estimate(self) -> Extrapolated | None:

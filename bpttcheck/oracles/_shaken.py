@@ -116,11 +116,11 @@ class _Signs:
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self._pool = rng.integers(0, 2, _POOL) * 2.0 - 1.0
+        self._pool = rng.choice(np.array([-1.0, 1.0]), _POOL)
         self._next = 0
         self.used = 0
 
-    def signs(self, count: int) -> NDArray[np.float64]:
+    def signs(self, count: int) -> Array:
         """The next ``count`` signs."""
         self.used += 1
         end = self._next + count

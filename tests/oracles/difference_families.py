@@ -82,8 +82,9 @@ def scales(rng: Rng) -> Trap:
     def truth() -> Any:
         total = mpmath.mpf(0)
         for j in range(3):
-            u = mpmath.fsum(mpmath.mpf(float(f[j])) * float(x[j]) for f, x in zip(factors, point))
-            du = mpmath.fsum(mpmath.mpf(float(f[j])) * float(v[j]) for f, v in zip(factors, d))
+            f = [mpmath.mpf(float(factor[j])) for factor in factors]
+            u = mpmath.fsum(a * float(x[j]) for a, x in zip(f, point, strict=True))
+            du = mpmath.fsum(a * float(v[j]) for a, v in zip(f, d, strict=True))
             total += float(w[j]) * slope(u) * du
         return total
 
@@ -313,9 +314,14 @@ def extremes(rng: Rng) -> Trap:
         return [np.tanh(leaves[0] / s) * y]
 
     point = [x * s]
-    truth = exactly(
-        lambda: dot(d, [mpmath.sech(v / s) ** 2 * y * u / s for v, u in zip(mp(x * s), mp(w))])
-    )
+
+    def exact() -> Any:
+        return mpmath.fsum(
+            mpmath.sech(v / s) ** 2 * y * weight * along / s
+            for v, weight, along in zip(mp(point[0]), mp(w), mp(d), strict=True)
+        )
+
+    truth = exactly(exact)
     return Trap(maybe_opaque(rng, function), point, [d], [w], truth)
 
 
