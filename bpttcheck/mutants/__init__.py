@@ -39,12 +39,19 @@ FAMILIES = (
     "precision",
     "activation",
     "conditional",
+    "sizes",
+    "values",
+    "magnitudes",
+    "layouts",
+    "public",
     "impure",
+    "aliasing",
+    "uninitialised",
 )
 """The families that wrap a backward pass, by the names of their files."""
 
 # These run a layer step by step, which is another layer where later steps or windows matter.
-_OF_THE_LOOP = ("truncated", "terms", "records", "masks")
+_OF_THE_LOOP = ("truncated", "terms", "records", "masks", "public")
 
 SOURCE = "source"
 """The family that changes the text of a cell's ``step_vjp``; only where its source can be read."""

@@ -122,6 +122,19 @@ def times(factor: float) -> Edit:
     return lambda array: array * factor
 
 
+def rows_before(d_state: Any, d_y: Array, count: int) -> tuple[Any, Array]:
+    """The cotangents with zeros in every row of the batch from number ``count`` on."""
+
+    def keep(leaf: Array, axis: int) -> Array:
+        kept = np.zeros_like(leaf)
+        at = (slice(None),) * axis + (slice(count),)
+        kept[at] = leaf[at]
+        return kept
+
+    state = trees.map_leaves(lambda leaf: keep(leaf, 0) if np.ndim(leaf) else leaf, d_state)
+    return state, keep(d_y, d_y.ndim - 2)
+
+
 def only_row(d_state: Any, d_y: Array, row: int) -> tuple[Any, Array]:
     """The cotangents with zeros in every row of the batch but one."""
 

@@ -85,7 +85,7 @@ def once(*, raises: bool) -> Callable[[Any], Any]:
         d_params = {key: np.zeros_like(value) for key, value in right.d_params.items()}
         return Pulled(d_params, zero_state(right.d_state), np.zeros_like(right.d_x))
 
-    return lambda target: _recording(target, lambda record, _: Used(record), read)
+    return lambda target: recording(target, lambda record, _: Used(record), read)
 
 
 def latest_only(target: Any) -> Any:
@@ -101,9 +101,10 @@ def latest_only(target: Any) -> Any:
     def read(record: Any, pull: Callable[[Any], Pulled]) -> Pulled:
         return pull(latest[0] if latest else record)
 
-    return _recording(target, wrap, read)
+    return recording(target, wrap, read)
 
 
-def _recording(target: Any, wrap: Wrap, read: Read) -> Any:
+def recording(target: Any, wrap: Wrap, read: Read) -> Any:
+    """``target`` with its own form of records: ``wrap(record, x)``, ``read(wrapped, pull)``."""
     kind = RecordingCell if is_cell(target) else RecordingLayer
     return kind(target, wrap, read)

@@ -32,6 +32,7 @@ from bpttcheck.mutants._stepwise import Loop, in_layer, stepped
 __all__ = [
     "ANY_REGIME",
     "LIVELY",
+    "VALUES",
     "Anatomy",
     "Call",
     "Change",
@@ -69,6 +70,24 @@ Not so where units saturate, where gradients vanish, or where most values are ze
 """
 
 
+VALUES = {
+    "zero_row": "a row of x is zero",
+    "large_x": "an entry of x exceeds 5",
+    "far_x": "an entry of x exceeds 10",
+    "one_hot": "every row of x is a token: a single 1, else 0",
+    "equal_rows": "two rows of x are equal",
+    "one_sign": "no entry of d_y is negative",
+    "no_d_y": "d_y is zero, d_state is not",
+    "no_d_state": "d_state is zero, d_y is not",
+    "one_output": "d_y has entries for a single output, d_state has none",
+    "fortran": "arrays are in Fortran order",
+    "read_only": "arrays are read-only",
+    "huge": "gradients exceed 1e9",
+    "tiny": "gradients are below 1e-30",
+}
+"""What the arrays of a problem must be like to show a bug that nothing ordinary shows."""
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One planted bug: what it does, where it can be seen, and what must be said about it.
@@ -90,6 +109,10 @@ class Mutant:
         least_T: the shortest sequence that shows it for what it is.
         least_B: the smallest batch that shows it.
         sizes: ``(n_in, n_hidden)`` that show it; empty: every size.
+        least_n_in: the smallest ``n_in`` that shows it.
+        least_H: the smallest ``n_hidden`` that shows it.
+        every_T: only a ``T`` that is a multiple of this shows it.
+        values: what arrays must be like to show it, a key of :data:`VALUES`; ``""``: anything.
         error: the relative error of its block where it is a plain factor, else ``inf``; it can be
             seen where the resolution is finer than this.
         time_step: which step's contribution is wrong, counted from the start if not negative, or
@@ -111,6 +134,10 @@ class Mutant:
     least_T: int = 1
     least_B: int = 1
     sizes: tuple[Size, ...] = ()
+    least_n_in: int = 1
+    least_H: int = 1
+    every_T: int = 1
+    values: str = ""
     error: float = np.inf
     time_step: int | None = None
     note: str = ""

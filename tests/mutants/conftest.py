@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,47 @@ class Case:
                 *trees.leaves(self.d_state)]  # fmt: skip
 
 
+def special(values, case) -> Case:
+    """A problem whose arrays are as a rare mutant needs them: a key of ``VALUES``.
+
+    A condition on a row or an entry holds at every step: of a cell only the first one is run.
+    """
+    xs, d_ys = case.xs.copy(), case.d_ys.copy()
+    d_state = trees.map_leaves(np.copy, case.d_state)
+    nothing = trees.map_leaves(np.zeros_like, d_state)
+    if values == "zero_row":
+        xs[:, -1] = 0
+    elif values in ("large_x", "far_x"):
+        xs[:, 0, 0] = {"large_x": 6.0, "far_x": 11.0}[values]
+    elif values == "one_hot":
+        xs[:] = 0
+        xs[..., -1] = 1
+    elif values == "equal_rows":
+        xs[:, -1] = xs[:, 0]
+    elif values == "one_sign":
+        d_ys = np.abs(d_ys)
+    elif values == "no_d_y":
+        d_ys[:] = 0
+    elif values in ("no_d_state", "one_output"):
+        d_state = nothing
+        if values == "one_output":
+            d_ys[..., :-1] = 0
+    elif values in ("huge", "tiny"):
+        by = {"huge": 1e12, "tiny": 1e-33}[values]
+        d_ys, d_state = by * d_ys, trees.map_leaves(lambda leaf: by * leaf, d_state)
+    elif values == "fortran":
+        turned = {key: np.asfortranarray(value) for key, value in case.params.items()}
+        d_state = trees.map_leaves(np.asfortranarray, d_state)
+        # Every step alone in Fortran order: a cell is handed one of them.
+        d_ys = np.asfortranarray(d_ys.transpose(1, 2, 0)).transpose(2, 0, 1)
+        return replace(case, params=turned, d_ys=d_ys, d_state=d_state)
+    elif values == "read_only":
+        d_ys.flags.writeable = False
+    else:
+        raise ValueError(values)
+    return replace(case, xs=xs, d_ys=d_ys, d_state=d_state)
+
+
 class Bench:
     """Subjects by name, their catalogues, and problems to try them on."""
 
@@ -85,8 +126,8 @@ class Bench:
         return self._catalogues[name]
 
     def case(self, target, seed=0, T=3, B=3, size=(4, 3), dtype="float64", regime="ordinary",
-             masked=False) -> Case:  # fmt: skip
-        """Random values; of a regime only what a mutant may look at."""
+             masked=False, values="") -> Case:  # fmt: skip
+        """Random values; of a regime only what a mutant may look at, and ``values`` of VALUES."""
         rng = np.random.default_rng(seed)
         scale = 30.0 if regime == "saturated" else 1.0
         # Far beyond any clip even where a unit is nearly saturated.
@@ -109,7 +150,8 @@ class Bench:
             mask[T // 2, 0], mask[-1, -1] = False, True
         layer = CellLayer(target) if is_cell(target) else target
         ys, state, _ = layer.forward(params, xs, state0)
-        return Case(params, xs, state0, mask, cotangent(ys), trees.map_leaves(cotangent, state))
+        plain = Case(params, xs, state0, mask, cotangent(ys), trees.map_leaves(cotangent, state))
+        return special(values, plain) if values else plain
 
     def forward(self, target, case):
         """``(outputs, record)`` of a cell's first step or of a layer's whole sequence."""

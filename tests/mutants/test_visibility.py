@@ -12,14 +12,16 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import BUILTINS
 from bpttcheck.contract import is_cell
 from bpttcheck.mutants import anatomy
+from bpttcheck.mutants.base import VALUES
 
 CELLS = [*BUILTINS, "elman[relu]", "counting"]
 NAMES = [*CELLS, "layer of lstm", "layer of counting"]
 SEEDS = range(3)
+IMPURE = ("impure", "aliasing", "uninitialised")
 
 
 def pure(bench, name):
-    return [mutant for mutant in bench.catalogue(name) if mutant.family != "impure"]
+    return [mutant for mutant in bench.catalogue(name) if mutant.family not in IMPURE]
 
 
 def fitting(mutant, **more):
@@ -27,11 +29,20 @@ def fitting(mutant, **more):
     return {
         "T": max(mutant.least_T, 3),
         "B": max(mutant.least_B, 3),
-        "size": mutant.sizes[-1] if mutant.sizes else (4, 3),
+        "size": mutant.sizes[-1] if mutant.sizes else beyond(mutant),
         "regime": mutant.regimes[0] if mutant.regimes else "ordinary",
         "masked": mutant.needs_mask,
+        "values": mutant.values,
         **more,
     }
+
+
+IMPLIED = {"equal_rows": ("one_hot",), "large_x": ("far_x",), "fortran": ("read_only",)}
+"""What other rare values show a bug of some as well."""
+
+
+def beyond(mutant):
+    return max(mutant.least_n_in, 4), max(mutant.least_H, 3)
 
 
 def largest_gaps(bench, name, mutant, **structure):
@@ -123,16 +134,48 @@ def test_a_mutant_is_right_at_every_size_that_it_does_not_name(name, bench):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mutant_of_the_batch_is_right_for_one_row(name, bench):
     found = [mutant for mutant in pure(bench, name) if mutant.least_B > 1]
-    assert {mutant.family for mutant in found} == {"batch"}
+    families = {mutant.family for mutant in found}
+    # Rows of a single output lie in memory in one way only.
+    assert families | {"layouts"} == {"batch", "sizes", "values", "layouts"}
     for mutant in found:
         assert is_right(bench, name, mutant, **fitting(mutant, B=1)), mutant.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mutant_of_sizes_is_right_up_to_its_size(name, bench):
+    found = [mutant for mutant in pure(bench, name) if mutant.family == "sizes"]
+    assert len(found) >= 9
+    wide = [mutant for mutant in found if mutant.least_H > 1 or mutant.least_n_in > 1]
+    assert bool(wide) == (bench.sizes(name) is None)
+    for mutant in found:
+        n_in, n_hidden = beyond(mutant)
+        smaller = n_in - (mutant.least_n_in > 1), n_hidden - (mutant.least_H > 1)
+        below = {"size": smaller, "B": max(mutant.least_B - 1, 3), "T": max(mutant.least_T - 1, 3)}
+        assert is_right(bench, name, mutant, **fitting(mutant, **below)), mutant.name
+        if mutant.every_T > 1:
+            structure = fitting(mutant, T=mutant.least_T + 1)
+            assert is_right(bench, name, mutant, **structure), mutant.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mutant_of_rare_values_is_right_for_ordinary_ones(name, bench):
+    found = [mutant for mutant in pure(bench, name) if mutant.values]
+    assert {mutant.family for mutant in found} == {"values", "magnitudes", "layouts"}
+    for mutant in found:
+        structure = fitting(mutant, values="", B=5)
+        assert is_right(bench, name, mutant, **structure), mutant.name
+        others = set(VALUES) - {mutant.values, *IMPLIED.get(mutant.values, ())}
+        for values in others & {"zero_row", "one_sign", "huge", "fortran"}:
+            structure = fitting(mutant, values=values, B=5)
+            assert is_right(bench, name, mutant, **structure), (mutant.name, values)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mutant_of_the_loop_is_right_for_a_sequence_that_is_too_short(name, bench):
     # A single step is the first and the last: its term is missing there too.
     found = [m for m in pure(bench, name) if m.least_T > 1 and m.time_step is None]
-    assert {mutant.family for mutant in found} == {"truncated", "terms", "records"}
+    families = {"truncated", "terms", "records", "sizes", "public"}
+    assert {mutant.family for mutant in found} == families
     for mutant in found:
         structure = fitting(mutant, T=mutant.least_T - 1, regime="ordinary")
         assert is_right(bench, name, mutant, **structure), mutant.name
