@@ -16,9 +16,9 @@ from bpttcheck.oracles._weighted import norm, total
 Array = NDArray[Any]
 Vector = NDArray[np.float64]
 
-# Repeated runs of a program that is not reproducible, to measure by how much.
+# Repeated runs of a program that may not be reproducible, and of one that is not.
 _PROBES = 2  # runs with rounding errors added: one alone can be lucky
-_REPEATS = 6
+_REPEATS, _MANY = 7, 32
 _HIDDEN = 1.0  # what compiled code is taken to have added, when it does not show its numbers
 _POINTS = 7  # of a short interval on which rounding is measured
 _SHARE = 0.1  # of the whole noise that each output may have: few samples show it too small
@@ -177,16 +177,24 @@ class Line:
         self.noise = max(norm(self.noises), abs(total(self._seen)), self._expected)
         return True
 
-    def measure_spread(self) -> bool:
-        """Run again at the point, often if that differs; true if it differs more than known."""
+    def measure_spread(self, *, often: bool) -> bool:
+        """Run again at the point, more often if that differs; true if it differs more than known.
+
+        Args:
+            often: run often at once; a spread that shows in some runs only is found so.
+        """
         known = self.program.spread
-        if not self.program.repeat():
-            return False
+        runs = _REPEATS if often else 1
+        done = 0
+        while done < runs:
+            if not self.program.repeat():
+                return False
+            done += 1
+            # Of a spread that shows in some runs only, few runs show little.
+            runs = _MANY if self.program.spread.any() else runs
         if not (self.weights * (self.program.spread - known)).any():
             return False
-        for _ in range(_REPEATS):
-            self.program.repeat()
-        self._take(self.weights * self.program.spread)
+        self._take(2 * self.weights * self.program.spread)
         return True
 
     def expect(self, noise: float) -> None:

@@ -22,11 +22,12 @@ from bpttcheck.oracles._weighted import norm
 _FIRST_STEP = 0.5  # of the extrapolation, unless the program's curvature or noise say otherwise
 _RATIO = 1.7  # from row to row: near 1 the noise grows, far above the rows run into it
 _SHRINK = 16.0  # after a probe that failed
-_PART = 0.05  # of its own size by which a leaf may move, after a probe that failed
+_PART = 0.5  # of its own size by which a leaf may move, after a probe that failed
 _BACK = 2.5  # after a row that is too far out
 _FAR_BACK = 6.0  # after a probe that was
 _ENOUGH = 100.0  # relative rounding, in units of eps, at which longer steps bring little more
 _PATIENCE = 2  # rows without progress
+_ERRATIC = 30.0  # times the rounding: a disagreement with another reason
 _COARSE = 1e-3  # relative bar that is not worth stopping for
 
 
@@ -47,6 +48,7 @@ class Search:
         stair: the height of a step in the outputs that the rows ran into; 0 without one.
         hidden: what constant or noisy outputs may hide, a part of the bar.
         longest: steps beyond it cross a kink; the search must start below.
+        erratic: true if the rows agree far less well than rounding lets them.
         unsettled: the outputs, if any, that the rows do not resolve although their sum is.
     """
 
@@ -57,13 +59,14 @@ class Search:
         self._limit = limit
         self._enough = enough
         self._eps = line.program.eps
-        # The rows that the answer is held against; set before there is an answer.
+        # The rows that the answer rests on; set before there is one.
         self._probe: Row
         self._rows: list[Row]
         self.trouble = "no step is both large enough and small enough"
         self.hull: tuple[float, float] | None = None
         self.stair = 0.0
         self.hidden = 0.0
+        self.erratic = False
         self.unsettled: Flags | None = None
         self.longest = longest
 
@@ -86,6 +89,9 @@ class Search:
         self.hidden = max(
             plateau_bar(self._line, self._rows), unresolved_bar(self._line, self._rows)
         )
+        self.erratic = found.disagreement > _ERRATIC * max(
+            found.rounding, self._enough * self._probe.size
+        )
         return replace(found, disagreement=max(found.disagreement, self._contradiction(found)))
 
     def _footing(self) -> _Footing | None:
@@ -106,9 +112,8 @@ class Search:
                 if probe is not None:
                     return _Footing(probe, _between(probe, row, step))
                 if row is not None and bent is not None and _is_parabola(bent, row):
-                    return _Footing(
-                        bent, max(bent.step, min(_FIRST_STEP, ceiling / 2, _reach(bent, row)))
-                    )
+                    goal = min(_FIRST_STEP, self.longest, _reach(bent, row))
+                    return _Footing(bent, max(bent.step, goal))
                 bent, step = row, self._shorter(step)
                 continue
             probe = row
@@ -136,13 +141,13 @@ class Search:
             if rows and row.step >= rows[-1].step:
                 break  # the steps are as short as the spacing of the point
             rows.append(row)
-            self._probe, self._rows = probe, rows
             step = row.step / _RATIO
             found = tableau.add(row.step, row.slope, row.blur)
             if len(rows) < 2:
                 continue
             improved = best is None or found.bar < best.bar
-            best = found if best is None or improved else best
+            if best is None or improved:
+                best, self._probe, self._rows = found, probe, rows.copy()
             # Rows that are all too far out do not improve either: that is no reason to stop.
             idle = 0 if improved or best.bar > _COARSE * probe.size else idle + 1
             done = best.disagreement <= best.rounding or best.bar <= self._enough * probe.size

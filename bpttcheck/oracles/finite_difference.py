@@ -128,7 +128,7 @@ def _derivative(
         answer = _along(program, unit.arrays, w, enough)
     exponent = weights.exponent + unit.exponent - lift
     if not np.isfinite(answer.bar):
-        return _abstain(answer.trouble, program, answer.hull, exponent)
+        return _abstain(answer.trouble or "no two steps agree", program, answer.hull, exponent)
     # The spacing of the smallest numbers: nothing below it can be told from zero.
     error = rescale(answer.bar, exponent) + math.ulp(0.0)
     value = np.asarray(rescale(answer.value, exponent))
@@ -154,6 +154,7 @@ class _Answer:
     value: float
     bar: float
     trouble: str = ""
+    is_erratic: bool = False
     hull: tuple[float, float] | None = None
 
 
@@ -177,11 +178,12 @@ def _on_line(
     line = Line(program, direction, weights)
     line.measure_noise()
     answer = _searched(line, enough)
-    if not np.isfinite(answer.bar):
+    if program.departure is not None and program.departure.from_tie:
         return answer
-    if answer.bar > _PRECISE * abs(answer.value) and line.measure_floor(_SHORT):
+    is_wide = np.isfinite(answer.bar) and answer.bar > _PRECISE * abs(answer.value)
+    if is_wide and line.measure_floor(_SHORT):
         answer = _searched(line, enough)
-    if line.measure_spread():
+    if line.measure_spread(often=answer.is_erratic):
         if line.noise > _JITTER * norm(weights * program.outputs):
             return _Answer(0.0, math.inf, "the code gives other outputs when it is run again")
         answer = _searched(line, enough)
@@ -215,8 +217,9 @@ def _searched(line: Line, enough: float, depth: int = 0, longest: float = math.i
             math.fsum(part.value for part in parts), math.fsum(part.bar for part in parts), trouble
         )
     if found is None:
-        return _Answer(0.0, math.inf, search.trouble, search.hull)
-    return _Answer(found.value, math.hypot(found.bar, search.hidden))
+        return _Answer(0.0, math.inf, search.trouble, hull=search.hull)
+    bar = math.hypot(found.bar, search.hidden)
+    return _Answer(found.value, bar, is_erratic=search.erratic)
 
 
 def _groups(point: Sequence[Array], direction: Sequence[Array]) -> list[list[Array]]:
