@@ -81,6 +81,15 @@ class Accumulates(Cell):
         return {**d_params, "b": self.total.copy()}, d_h, d_x
 
 
+class RawCotangent(Cell):
+    """Reads d_y in the order of its memory."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        raw = np.ravel(d_y, order="K").reshape(d_y.shape)
+        return d_params, d_h + (raw - d_y) @ params["W"], d_x
+
+
 class PreActivation(Cell):
     """The slope of tanh taken at its value, not at its argument."""
 
@@ -217,6 +226,7 @@ class Row:
 TABLE = [
     Row("contract", TransposedInput(), Cell(), "d_x", "transposed"),
     Row("purity", Accumulates(), Cell(), "d_params['b']"),
+    Row("arguments", RawCotangent(), Cell(), "d_previous_state", "d_y in Fortran order"),
     Row("step_vjp", PreActivation(), Cell(), "d_params['W']"),
     Row("sequence_vjp", ForgetsTheLastState(), Layer(), "d_state0"),
     Row("initial_state", FirstRowOfTheState(), Trainable(), "d_params['h0']"),
