@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -197,8 +197,16 @@ def small_case(
     case = replace(run.case(0, free=True), regime="ordinary", dtype=dtype or run.dtypes[0])
     if run.subject.fixed_sizes:
         return case
-    case = replace(case, T=T, B=B, mask=mask if run.subject.supports_mask else "none", index=-1)
+    subject = run.subject
+    T, B = _nearest(T, subject.lengths), _nearest(B, subject.batches)
+    # A kind of mask that it does not take is left out; so is one that has nothing to mask.
+    masked = mask in subject.masks and T * B > 1
+    case = replace(case, T=T, B=B, mask=mask if masked else "none", index=-1)
     return case if run.sizes is not None else replace(case, n_in=n_in, n_hidden=n_hidden)
+
+
+def _nearest(wanted: int, allowed: Sequence[int] | None) -> int:
+    return min(allowed, key=lambda size: (abs(size - wanted), size)) if allowed else wanted
 
 
 def argument_of(path: str) -> str:

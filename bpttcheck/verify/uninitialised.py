@@ -25,6 +25,7 @@ import numpy as np
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
 from bpttcheck.verify._validate_bits import Bits, bits, same
+from bpttcheck.verify.filled import unfilled
 from bpttcheck.verify.passes import Arguments, Passes, Rounding
 
 Site = tuple[str, int]
@@ -207,7 +208,7 @@ def _write(made: Array, values: dict[str, Any]) -> None:
 
 def _files_of(subject: Any) -> frozenset[str]:
     """The files that hold the subject's classes: user code wherever it is installed."""
-    modules = [sys.modules.get(base.__module__) for base in type(subject).__mro__]
+    modules = [sys.modules.get(base.__module__) for base in type(unfilled(subject)).__mro__]
     files = [getattr(module, "__file__", None) for module in modules]
     return frozenset(file for file in files if file)
 

@@ -366,3 +366,14 @@ def test_sizes_that_a_subject_declares_are_kept():
     run = Run(Subject(Plain(), sizes=st.just((2, 6))), 0, BOTH)
     case = small_case(run, 4, 3, 2, 4, "float32", "holes")
     assert (case.T, case.B, case.n_in, case.n_hidden, case.dtype) == (4, 3, 2, 6, "float32")
+
+
+def test_lengths_batches_and_masks_that_a_subject_declares_are_kept():
+    class Kernel(PlainLayer):
+        lengths, batches, masks = (16, 32), (1, 8), ("lengths",)
+
+    run = Run(Subject(Kernel()), 0, BOTH)
+    case = small_case(run, 4, 3, 2, 4, mask="holes")
+    assert (case.T, case.B, case.mask) == (16, 1, "none")
+    assert small_case(run, 30, 9, 2, 4, mask="lengths").mask == "lengths"
+    assert tally(Kernel()).findings == []
