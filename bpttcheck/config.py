@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bpttcheck.errors import ContractError
 
 TABLE = "[tool.bpttcheck]"
 DTYPES = ("float64", "float32")
+ORACLES = ("jax",)
 RANDOM = "random"
 FAILURES = ".bpttcheck"
 
@@ -26,6 +27,14 @@ class Settings:
         checks: names of the checks to run; None for all.
         inconclusive: what an inconclusive check does under pytest, ``"fail"`` or ``"skip"``.
         store: the folder in which failures are stored, relative to the project; None for nowhere.
+        strict: whether remarks on conduct are failures.
+        require: oracles whose loss makes a check inconclusive, such as ``("jax",)``.
+        lengths: values of T to try in any case; None for none but the usual ones.
+        batches: values of B likewise.
+        sizes: ``(n_in, n_hidden)`` pairs that are used alone; None for any.
+        isolate: whether ``bpttcheck verify`` checks each target in a process of its own; None: if
+            there are several.
+        timeout: seconds after which a target in a process of its own is given up; None: never.
     """
 
     examples: int = 100
@@ -34,6 +43,18 @@ class Settings:
     checks: tuple[str, ...] | None = None
     inconclusive: str = "fail"
     store: str | None = FAILURES
+    strict: bool = False
+    require: tuple[str, ...] = ()
+    lengths: tuple[int, ...] | None = None
+    batches: tuple[int, ...] | None = None
+    sizes: tuple[tuple[int, int], ...] | None = None
+    isolate: bool | None = None
+    timeout: float | None = None
+
+    def check_options(self) -> dict[str, Any]:
+        """Those of the newer options of :func:`bpttcheck.check` that are not its defaults."""
+        names = ("strict", "require", "lengths", "batches", "sizes")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
 def find(folder: Path) -> Path | None:
@@ -52,7 +73,8 @@ def read(path: Path | None) -> Settings:
         path: the file, or None.
 
     Raises:
-        ContractError: the file is no TOML, a key is unknown, or a value has the wrong type.
+        ContractError: the file is not TOML, the table is not a table, a key is unknown, or a value
+            has the wrong type.
     """
     if path is None:
         return Settings()
@@ -65,8 +87,20 @@ def read(path: Path | None) -> Settings:
         document = tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise ContractError(f"{path}: cannot be read as TOML: {error}", item=TABLE) from error
-    table = document.get("tool", {}).get("bpttcheck", {})
+    table = _table(_table(document, "tool", path), "bpttcheck", path)
     return Settings(**{key: _value(key, value, path) for key, value in table.items()})
+
+
+def _table(inside: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    found = inside.get(key, {})
+    if not isinstance(found, dict):
+        kind = "a list of tables" if isinstance(found, list) else type(found).__name__
+        raise ContractError(
+            f"{path}: {key} = {str(found)[:40]} is {kind}, but should be a table: write {TABLE} "
+            "on a line of its own, and keys such as `examples = 100` below it",
+            item=TABLE,
+        )
+    return cast("dict[str, Any]", found)
 
 
 def failures(settings: Settings, project: Path | None) -> Path | None:
@@ -168,6 +202,92 @@ def _store(value: Any) -> str | None:
     return value
 
 
+def _flag(key: str) -> Callable[[Any], bool]:
+    def reader(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ContractError(f"{key}={value!r}, expected true or false")
+        return value
+
+    return reader
+
+
+def parse_require(value: Any) -> tuple[str, ...]:
+    """Names of oracles.
+
+    Raises:
+        ContractError: it is not a list of names, or a name is unknown.
+    """
+    names = _names("require", list(value) if isinstance(value, tuple) else value)
+    for name in names:
+        if name not in ORACLES:
+            raise ContractError(
+                f"require={name!r}, expected some of {', '.join(map(repr, ORACLES))}"
+                + near(name, ORACLES),
+                item="require",
+            )
+    return names
+
+
+def parse_counts(key: str, value: Any) -> tuple[int, ...]:
+    """Values of T or of B: a list of integers, or ``"1,16,300"``.
+
+    Args:
+        key: what they are, for messages.
+        value: what was written.
+
+    Raises:
+        ContractError: it is anything else.
+    """
+    items: Any = value.split(",") if isinstance(value, str) else value
+    found = [_count(item) for item in items] if isinstance(items, list) else []
+    if not found or None in found:
+        raise ContractError(
+            f"{key}={value!r}, expected integers of at least 0, such as 1,16,300 on a command line "
+            "or [1, 16, 300] in a file",
+            item=key,
+        )
+    return tuple(count for count in found if count is not None)
+
+
+def parse_sizes(value: Any) -> tuple[tuple[int, int], ...]:
+    """Pairs of n_in and n_hidden: a list of pairs, or ``"3x4,8x32"``.
+
+    Raises:
+        ContractError: it is anything else.
+    """
+    items: Any = value.split(",") if isinstance(value, str) else value
+    found = [_pair(item) for item in items] if isinstance(items, list) else []
+    if not found or None in found:
+        raise ContractError(
+            f"sizes={value!r}, expected pairs of n_in and n_hidden of at least 1, such as 3x4,8x32 "
+            "on a command line or [[3, 4], [8, 32]] in a file",
+            item="sizes",
+        )
+    return tuple(pair for pair in found if pair is not None)
+
+
+def _pair(item: Any) -> tuple[int, int] | None:
+    parts: Any = item.lower().split("x") if isinstance(item, str) else item
+    if not isinstance(parts, list) or len(parts) != 2:
+        return None
+    n_in, n_hidden = (_count(part) for part in parts)
+    return (n_in, n_hidden) if n_in and n_hidden else None
+
+
+def _count(item: Any) -> int | None:
+    if isinstance(item, str):
+        text = item.strip()
+        return int(text) if text.isascii() and text.isdigit() else None
+    whole = isinstance(item, int) and not isinstance(item, bool) and item >= 0
+    return item if whole else None
+
+
+def _timeout(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ContractError(f"timeout={value!r}, expected a number of seconds above 0")
+    return float(value)
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "examples": _examples,
     "seed": parse_seed,
@@ -175,6 +295,13 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "checks": lambda value: _names("checks", value),
     "inconclusive": _inconclusive,
     "store": _store,
+    "strict": _flag("strict"),
+    "require": parse_require,
+    "lengths": lambda value: parse_counts("lengths", value),
+    "batches": lambda value: parse_counts("batches", value),
+    "sizes": parse_sizes,
+    "isolate": _flag("isolate"),
+    "timeout": _timeout,
 }
 
 

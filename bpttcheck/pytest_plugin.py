@@ -24,13 +24,19 @@ from bpttcheck.config import (
     draw_seed,
     failures,
     near,
+    parse_require,
     parse_seed,
     read,
 )
 from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
-_OPTIONS = ("reference", "sizes", "dtypes", "examples", "seed", "checks", "executor")
+_OPTIONS = (
+    "reference", "sizes", "dtypes", "examples", "seed", "checks", "executor", "strict", "require",
+    "lengths", "batches",
+)  # fmt: skip
+_ELSEWHERE = ("store", "isolate", "timeout")  # settings that are none of the core's options
+_INTERNAL = "internal error"
 _RUN = "bpttcheck-run"  # the name under which pytest knows the part that collects results
 _SEED = "bpttcheck_seed"  # what a worker of xdist is told
 _RECORDS = (
@@ -54,7 +60,7 @@ class NamedCheck:
     Args:
         name: the check's name.
         options: passed on to :func:`bpttcheck.check`.
-        inconclusive: ``"fail"`` or ``"skip"``.
+        inconclusive: ``"fail"`` or ``"skip"``; what an internal error stopped fails in any case.
     """
 
     def __init__(self, name: str, options: Mapping[str, Any], inconclusive: str = "fail") -> None:
@@ -124,7 +130,8 @@ def parametrize_with_checks(
         subjects: cells, layers or :class:`bpttcheck.Subject`.
         expected_failures: check name -> why it is known to fail; one that passes is an error.
         **options: as for :func:`bpttcheck.check`, and ``inconclusive="skip"`` to skip rather than
-            fail a check that could not decide. The command line outweighs them. ``selftest=True``
+            fail a check that could not decide (one that an internal error stopped fails in any
+            case). The command line outweighs them. ``selftest=True``
             adds one test for each subject that plants known bugs in it (minutes, not seconds).
 
     Returns:
@@ -163,6 +170,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--bpttcheck-report", metavar="PATH", help="write the reports of all checks as JSON"
     )
+    group.addoption(
+        "--bpttcheck-strict", action="store_true", help="remarks on conduct are failures"
+    )
+    group.addoption(
+        "--bpttcheck-require", action="append", metavar="ORACLE",
+        help="without this oracle (jax) nothing is decided; repeatable",
+    )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -240,7 +254,7 @@ class _Run:
         names = check_names(options.pop("checks"), NAMES)
         check_names(tuple(request.expected_failures), NAMES)
         inconclusive = options.pop("inconclusive")
-        del options["store"]
+        options = {k: v for k, v in options.items() if k not in _ELSEWHERE and not _unset(k, v)}
         planted = options.pop("selftest", False)
         if request.expected_failures:
             options["expected_failures"] = request.expected_failures
@@ -321,7 +335,7 @@ def _conclude(check: NamedCheck, report: Any) -> None:
         pytest.skip(result.skipped)
     if ending == "expected failure":
         pytest.xfail(result.expected_failure)
-    if ending != "passed" and check.inconclusive == "skip":
+    if ending != "passed" and check.inconclusive == "skip" and _INTERNAL not in result.reason:
         pytest.skip(f"inconclusive: {result.reason}")
     if ending != "passed":
         pytest.fail(str(report), pytrace=False)
@@ -338,7 +352,18 @@ def _given(config: pytest.Config) -> dict[str, Any]:
     seed = config.getoption("--bpttcheck-seed")
     if seed is not None:
         given["seed"] = parse_seed(seed)
+    if config.getoption("--bpttcheck-strict"):
+        given["strict"] = True
+    require = config.getoption("--bpttcheck-require")
+    if require:
+        given["require"] = parse_require(require)
     return given
+
+
+def _unset(key: str, value: Any) -> bool:
+    """True for an option that the core takes for granted."""
+    empty = value is None or value is False or (isinstance(value, tuple) and not value)
+    return empty and key not in ("examples", "seed", "dtypes")
 
 
 def _merged(settings: Settings, *layers: Mapping[str, Any]) -> dict[str, Any]:

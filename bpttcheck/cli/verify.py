@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from bpttcheck.cli.stored import keep
+from bpttcheck.cli import github
+from bpttcheck.cli.judged import Judged, Order, judge
 from bpttcheck.cli.terminal import Progress, columns, paint, stdout_kept_clean
 from bpttcheck.config import (
     DTYPES,
@@ -20,10 +21,12 @@ from bpttcheck.config import (
     draw_seed,
     failures,
     find,
+    parse_counts,
+    parse_require,
     parse_seed,
+    parse_sizes,
     read,
 )
-from bpttcheck.errors import ContractError
 
 PASSED, FAILED, USAGE, INCONCLUSIVE = 0, 1, 2, 3
 QUICK = 20
@@ -40,19 +43,25 @@ Exit codes:
 
 @dataclass
 class _Outcome:
-    """What became of every target, and where its failures are stored."""
+    """What became of every target."""
 
-    failures: Path | None = None
-    stored: list[list[str]] = field(default_factory=list)  # ids, for each report
-    reports: list[tuple[str, Any]] = field(default_factory=list)
-    errors: list[tuple[str, str]] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
+
+    @property
+    def reports(self) -> list[Judged]:
+        """Those that were checked."""
+        return [one for one in self.judged if not one.error]
+
+    @property
+    def errors(self) -> list[Judged]:
+        """Those that could not be."""
+        return [one for one in self.judged if one.error]
 
     @property
     def exit_code(self) -> int:
         """2 if a target could not be checked, else 1 if one failed, else 3, else 0."""
-        verdicts = {report.verdict.value for _, report in self.reports}
-        ran = all(any(check.verdict for check in report.checks) for _, report in self.reports)
-        if self.errors or not self.reports or not ran:
+        verdicts = {one.verdict for one in self.reports}
+        if self.errors or not self.reports or not all(one.ran for one in self.reports):
             return USAGE
         if "failed" in verdicts:
             return FAILED
@@ -72,115 +81,167 @@ class _Outcome:
 @click.option(
     "--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Only this; repeatable."
 )
+@click.option("--strict", is_flag=True, default=None, help="Remarks on conduct are failures.")
+@click.option(
+    "--require",
+    multiple=True,
+    metavar="ORACLE",
+    help="Without this oracle (jax) nothing is decided; repeatable.",
+)
+@click.option("--lengths", metavar="1,16,300", help="Values of T to try in any case.")
+@click.option("--batches", metavar="1,2,8", help="Values of B to try in any case.")
+@click.option("--sizes", metavar="3x4,8x32", help="Only these pairs of n_in and n_hidden.")
+@click.option(
+    "--isolate/--no-isolate",
+    default=None,
+    envvar="BPTTCHECK_ISOLATE",
+    help="Check each target in a process of its own (default: if there are several).",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Give a target up after so long; implies --isolate.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing about what passed.")
 @click.pass_context
 def verify(
-    ctx: click.Context,
-    targets: Sequence[str],
-    examples: int | None,
-    quick: bool,
-    seed: str | None,
-    checks: Sequence[str],
-    dtypes: Sequence[str],
-    as_json: bool,
-    quiet: bool,
+    ctx: click.Context, targets: Sequence[str], as_json: bool, quiet: bool, **given: Any
 ) -> None:
     """Check the backward pass of each TARGET.
 
     A TARGET is the name of a built-in cell (lstm, elman[relu]), module:object or
     path/file.py:object; without any, every built-in is checked. The object may be a cell, a layer,
     a Subject, or a class or factory that makes one without arguments.
+
+    In a process of its own (--isolate) a target that crashes or hangs is inconclusive, with the
+    case that did it, and the others are checked.
     """
-    if quick and examples is not None:
+    if given["quick"] and given["examples"] is not None:
         raise click.UsageError("--quick and --examples exclude each other")
+    if given["isolate"] is False and given["timeout"] is not None:
+        raise click.UsageError("--timeout needs a process of its own: leave --no-isolate out")
     place = find(Path.cwd())
     settings = read(place)
-    options = _options(settings, QUICK if quick else examples, seed, checks, dtypes)
+    options = _options(settings, given)
     if not targets:
         from bpttcheck import cells
 
         targets = cells.every_name()
-    outcome = _Outcome(failures(settings, place and place.parent))
-    with stdout_kept_clean(as_json):
-        for target in targets:
-            _one(target, options, outcome, silent=as_json, quiet=quiet, alone=len(targets) == 1)
-    if as_json:
-        click.echo(json.dumps(_document(outcome, options["seed"]), indent=2))
-    elif len(targets) > 1:
-        _tally(outcome, options["seed"])
+    folder = failures(settings, place and place.parent)
+    orders = [
+        Order(
+            target,
+            options,
+            None if folder is None else str(folder),
+            columns(),
+            len(targets) == 1,
+            github.wanted() and not as_json,
+        )
+        for target in targets
+    ]
+    outcome = _Outcome()
+    try:
+        with stdout_kept_clean(as_json):
+            _all(orders, settings, given, outcome, silent=as_json, quiet=quiet)
+    except KeyboardInterrupt:
+        _conclude(outcome, options["seed"], as_json, len(targets), 130)
+        raise
+    _conclude(outcome, options["seed"], as_json, len(targets), outcome.exit_code)
     ctx.exit(outcome.exit_code)
 
 
-def _options(
-    settings: Settings,
-    examples: int | None,
-    seed: str | None,
-    checks: Sequence[str],
-    dtypes: Sequence[str],
-) -> dict[str, Any]:
+def _options(settings: Settings, given: dict[str, Any]) -> dict[str, Any]:
     """What was typed, over what pyproject.toml says, over the defaults."""
     from bpttcheck.verify.checks import NAMES
 
-    chosen = checks or settings.checks
-    return {
-        "examples": examples or settings.examples,
-        "seed": draw_seed(settings.seed if seed is None else parse_seed(seed)),
+    chosen = given["checks"] or settings.checks
+    options = {
+        "examples": (QUICK if given["quick"] else given["examples"]) or settings.examples,
+        "seed": draw_seed(settings.seed if given["seed"] is None else parse_seed(given["seed"])),
         "checks": None if chosen is None else check_names(chosen, NAMES),
-        "dtypes": tuple(dtypes) or settings.dtypes,
+        "dtypes": tuple(given["dtypes"]) or settings.dtypes,
+        **settings.check_options(),
     }
+    if given["strict"]:
+        options["strict"] = True
+    if given["require"]:
+        options["require"] = parse_require(given["require"])
+    for key in ("lengths", "batches"):
+        if given[key] is not None:
+            options[key] = parse_counts(key, given[key])
+    if given["sizes"] is not None:
+        options["sizes"] = parse_sizes(given["sizes"])
+    return options
 
 
-def _one(
-    text: str, options: dict[str, Any], outcome: _Outcome, *, silent: bool, quiet: bool, alone: bool
+def _all(
+    orders: Sequence[Order],
+    settings: Settings,
+    given: dict[str, Any],
+    outcome: _Outcome,
+    *,
+    silent: bool,
+    quiet: bool,
 ) -> None:
-    """Check one target and, unless silent, print what came of it."""
-    import bpttcheck
-    from bpttcheck.cli import github
-    from bpttcheck.cli.targets import load
-
-    try:
-        target = load(text)
-        if target.note and not quiet:
-            click.echo(f"note: {target.note}", err=True)
-        with Progress(text, enabled=not quiet) as progress:
-            report = bpttcheck.check(target.subject, raises=False, progress=progress, **options)
-    except ContractError as error:
-        outcome.errors.append((text, str(error)))
-        click.echo(f"error: {error}", err=True)
+    """Check the targets one after another, and say what came of each."""
+    asked = settings.isolate if given["isolate"] is None else given["isolate"]
+    timeout = settings.timeout if given["timeout"] is None else given["timeout"]
+    if asked is False and given["isolate"] is False:
+        timeout = None
+    isolate = timeout is not None or (len(orders) > 1 if asked is None else asked)
+    if not isolate:
+        for order in orders:
+            with Progress(order.target, enabled=not quiet) as progress:
+                judged = judge(order, progress)
+            _tell(judged, outcome, silent=silent, quiet=quiet)
         return
-    outcome.reports.append((text, report))
-    ids, lines = keep(report, outcome.failures, text)
-    outcome.stored.append(ids)
-    if not silent and not (quiet and report.passed):
-        _print(report, alone)
-    for line in lines:
+    from bpttcheck.cli.isolated import Children
+
+    with Children(clean=silent, timeout=timeout) as children:
+        for number, order in enumerate(orders, 1):
+            with Progress(order.target, enabled=not quiet) as progress:
+                judged = children.judge(order, progress, more=number < len(orders))
+            _tell(judged, outcome, silent=silent, quiet=quiet)
+
+
+def _tell(judged: Judged, outcome: _Outcome, *, silent: bool, quiet: bool) -> None:
+    """Remember what became of a target and, unless silent, print it."""
+    outcome.judged.append(judged)
+    if judged.note and not quiet:
+        click.echo(f"note: {judged.note}", err=True)
+    if judged.error:
+        click.echo(f"error: {judged.error}", err=True)
+        return
+    if not silent and not (quiet and judged.verdict == "passed"):
+        click.echo(paint(judged.text))
+    for line in judged.lines:
         click.echo(line, err=True)
-    if github.wanted() and not silent:
-        for line in github.annotate(target.subject, report):
+    if not silent:
+        for line in judged.annotations:
             click.echo(line)
 
 
-def _print(report: Any, alone: bool) -> None:
-    """The whole report, or a few lines for a pass among others."""
-    from bpttcheck.verify.text import brief, render
-
-    if alone or not report.passed:
-        click.echo(paint(render(report, columns())) + ("" if alone else "\n"))
-        return
-    click.echo(paint(brief(report, columns())))
+def _conclude(outcome: _Outcome, seed: int, as_json: bool, asked: int, code: int) -> None:
+    """The document, or the count of several targets."""
+    if as_json:
+        click.echo(json.dumps(_document(outcome, seed, code), indent=2))
+    elif asked > 1:
+        _tally(outcome, seed, asked)
 
 
-def _tally(outcome: _Outcome, seed: int) -> None:
-    verdicts = [report.verdict.value for _, report in outcome.reports]
+def _tally(outcome: _Outcome, seed: int, asked: int) -> None:
+    verdicts = [one.verdict for one in outcome.reports]
     parts = [f"{verdicts.count(word)} {word}" for word in ("passed", "failed", "inconclusive")]
     if outcome.errors:
         parts.append(f"{len(outcome.errors)} not checked")
-    total = len(outcome.reports) + len(outcome.errors)
-    click.echo(f"{total} subjects: {', '.join(parts)}; seed {seed}")
+    done = len(outcome.judged)
+    count = f"{done}" if done == asked else f"{done} of {asked}"
+    click.echo(f"{count} subjects: {', '.join(parts)}; seed {seed}")
 
 
-def _document(outcome: _Outcome, seed: int) -> dict[str, Any]:
+def _document(outcome: _Outcome, seed: int, code: int) -> dict[str, Any]:
     from bpttcheck import __version__
     from bpttcheck.verify.results import SCHEMA_VERSION
 
@@ -188,12 +249,12 @@ def _document(outcome: _Outcome, seed: int) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "bpttcheck": __version__,
-        "outcome": words[outcome.exit_code],
-        "exit_code": outcome.exit_code,
+        "outcome": words.get(code, "interrupted"),
+        "exit_code": code,
         "seed": seed,
         "reports": [
-            {"target": text, "stored": ids, **report.to_dict()}
-            for (text, report), ids in zip(outcome.reports, outcome.stored, strict=True)
+            {"target": one.target, "stored": list(one.stored), **(one.report or {})}
+            for one in outcome.reports
         ],
-        "errors": [{"target": text, "message": message} for text, message in outcome.errors],
+        "errors": [{"target": one.target, "message": one.error} for one in outcome.errors],
     }

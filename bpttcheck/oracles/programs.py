@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.activity import about_to
 from bpttcheck.calibration import COPIES
 from bpttcheck.errors import Declined, InternalError
 from bpttcheck.oracles._lift_kept import unchanged
@@ -173,6 +174,7 @@ def _like(old: Any, leaf: Any) -> Any:
 def _jaxpr(
     flat: Callable[..., Any], given: Sequence[Any], state: Sequence[Any], reach: Reach
 ) -> Any:
+    about_to(_DOING["trace"], *given)
     try:
         with unchanged(reach), silenced():
             closed = jax.make_jaxpr(_told_apart(flat, "trace"))(*given)

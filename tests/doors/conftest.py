@@ -22,6 +22,7 @@ def fake_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The stand-in as a module, installed for one test; the working directory is new."""
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("BPTTCHECK_ISOLATE", "0")  # another process would not have the stand-in
     shutil.copy(HERE / "fake_core.py", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

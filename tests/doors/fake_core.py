@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import bpttcheck
+from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.results import (
     Case,
     CheckResult,
@@ -19,8 +20,7 @@ from bpttcheck.verify.results import (
     Verdict,
 )
 
-ALL = ("contract", "purity", "step_vjp", "sequence_vjp", "initial_state", "linearity",
-       "batch_additivity", "time_splitting", "causality", "masking", "zero_length")  # fmt: skip
+ALL = tuple(CHECKS)
 
 
 @dataclass
@@ -78,7 +78,13 @@ def check(
         results.append(result)
         findings += found
     report = Report(
-        known.name, tuple(results), tuple(findings), seed, examples, ("float64",), seconds=0.5
+        subject=known.name,
+        checks=tuple(results),
+        findings=tuple(findings),
+        seed=seed,
+        examples=examples,
+        dtypes=("float64",),
+        seconds=0.5,
     )
     if raises and not report.passed:
         raise bpttcheck.GradientMismatch(str(report), report)
@@ -94,6 +100,9 @@ def _one(
         return CheckResult(name, None, skipped="the contract is broken"), []
     if word == "inconclusive":
         reason = "everything was blind"
+        return CheckResult(name, Verdict.INCONCLUSIVE, examples, reason=reason), []
+    if word == "internal":
+        reason = "internal error while tracing the step: KeyError: 'x'"
         return CheckResult(name, Verdict.INCONCLUSIVE, examples, reason=reason), []
     if word == "failed" and expected:
         return CheckResult(name, Verdict.PASSED, examples, expected_failure=expected), []

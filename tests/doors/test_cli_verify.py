@@ -128,6 +128,20 @@ def test_options_reach_the_core(cli: Cli, mine: str, fake_core: Any) -> None:
     }
 
 
+def test_what_is_asked_of_a_verdict_reaches_the_core(cli: Cli, mine: str, fake_core: Any) -> None:
+    cli("verify", f"{mine}:good")
+    assert set(fake_core.CALLS[-1]) == {"checks", "examples", "seed", "dtypes"}
+    Path("pyproject.toml").write_text("[tool.bpttcheck]\nstrict = true\nlengths = [4]\n")
+    cli("verify", f"{mine}:good", "--require", "jax", "--lengths", "1,16,300", "--batches", "0,8",
+        "--sizes", "3x4,8x32")  # fmt: skip
+    call = fake_core.CALLS[-1]
+    assert call["strict"] is True
+    assert call["require"] == ("jax",)
+    assert call["lengths"] == (1, 16, 300)
+    assert call["batches"] == (0, 8)
+    assert call["sizes"] == ((3, 4), (8, 32))
+
+
 def test_the_settings_of_the_project_are_the_defaults(cli: Cli, mine: str, fake_core: Any) -> None:
     Path("pyproject.toml").write_text("[tool.bpttcheck]\nexamples = 11\nchecks = ['purity']\n")
     cli("verify", f"{mine}:good")
@@ -157,6 +171,12 @@ def test_the_settings_of_the_project_are_the_defaults(cli: Cli, mine: str, fake_
         (["lstm", "--examples", "0"], "0 is not in the range x>=1"),
         (["lstm", "--examples", "5", "--quick"], "--quick and --examples exclude each other"),
         (["lstm", "--sead", "1"], "No such option"),
+        (["lstm", "--require", "jacks"], "require='jacks', expected some of 'jax'"),
+        (["lstm", "--lengths", "1,x"], "lengths='1,x', expected integers of at least 0"),
+        (["lstm", "--batches", "-1"], "batches='-1', expected integers of at least 0"),
+        (["lstm", "--sizes", "3"], "sizes='3', expected pairs of n_in and n_hidden"),
+        (["lstm", "--timeout", "0"], "0.0 is not in the range x>0"),
+        (["lstm", "--timeout", "1", "--no-isolate"], "needs a process of its own"),
     ],
 )
 def test_wrong_usage_is_told_in_a_few_lines(

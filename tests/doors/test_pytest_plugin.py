@@ -110,6 +110,47 @@ def test_undecided_checks_are_skipped_where_that_is_asked_for(project: pytest.Py
     result.stdout.fnmatch_lines(["SKIPPED*inconclusive: everything was blind"])
 
 
+def test_what_an_internal_error_stopped_fails_in_any_case(project: pytest.Pytester) -> None:
+    write(project, "Faked('A', {'purity': 'internal', 'masking': 'inconclusive'})",
+          ", inconclusive='skip'")  # fmt: skip
+    result = project.runpytest("-rs")
+    result.assert_outcomes(passed=CHECK_COUNT - 2, skipped=1, failed=1)
+    result.stdout.fnmatch_lines(["INCONCLUSIVE  A: purity", "*why: internal error while*"])
+
+
+def test_what_is_asked_of_a_verdict_reaches_the_core(project: pytest.Pytester) -> None:
+    project.makepyprojecttoml(
+        "[tool.bpttcheck]\nlengths = [1, 16]\nisolate = true\ntimeout = 5\nstrict = true"
+    )
+    write(project, "Faked('A')", ", checks=['purity'], batches=(3,), strict=False")
+    project.makepyfile(
+        test_what_was_asked="""
+        from fake_core import CALLS
+
+        def test_call(request):
+            strict = {"strict": True} if request.config.getoption("--bpttcheck-strict") else {}
+            given = request.config.getoption("--bpttcheck-require")
+            require = {"require": tuple(given)} if given else {}
+            assert CALLS[-1] == {
+                "checks": ("purity",), "examples": 100, "seed": 0,
+                "dtypes": ("float64", "float32"), "lengths": (1, 16), "batches": (3,),
+                **strict, **require,
+            }
+        """
+    )
+    for options in ((), ("--bpttcheck-strict", "--bpttcheck-require=jax")):
+        project.runpytest(*options).assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("text", ["[tool]\nbpttcheck = 3\n", "[[tool.bpttcheck]]\nseed = 1\n"])
+def test_a_table_that_is_none_is_a_usage_error(project: pytest.Pytester, text: str) -> None:
+    (project.path / "pyproject.toml").write_text(text)
+    result = project.runpytest()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *pyproject.toml: bpttcheck = * should be a table*"])
+    assert "INTERNALERROR" not in result.stderr.str() + result.stdout.str()
+
+
 def test_settings_come_from_the_command_line_then_the_decorator_then_the_file(
     project: pytest.Pytester,
 ) -> None:
@@ -147,6 +188,7 @@ def test_a_random_seed_is_named(project: pytest.Pytester) -> None:
     [
         ("exmples = 5", (), "unknown key 'exmples'*did you mean 'examples'?*"),
         ("", ("--bpttcheck-seed=x",), "seed='x', expected a natural number*"),
+        ("", ("--bpttcheck-require=torch",), "require='torch', expected some of 'jax'*"),
         ("", ("--bpttcheck-examples=0",), "*--bpttcheck-examples=0, expected at least 1"),
     ],
 )

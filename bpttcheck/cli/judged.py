@@ -1,0 +1,140 @@
+"""One target judged: everything that is printed of it, in values that can leave the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bpttcheck.errors import ContractError
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for.
+
+    Args:
+        target: what was typed.
+        options: for :func:`bpttcheck.check`.
+        folder: where failures are stored, or None.
+        width: columns to write for.
+        alone: whether it is the only target, whose report is printed in full.
+        annotate: whether GitHub's annotations are wanted.
+    """
+
+    target: str
+    options: Mapping[str, Any]
+    folder: str | None
+    width: int
+    alone: bool
+    annotate: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Order:
+        """From what :meth:`to_dict` gave."""
+        options: Any = {key: _tuples(value) for key, value in values["options"].items()}
+        known: dict[str, Any] = {**values, "options": options}
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of one target.
+
+    Args:
+        target: what was typed.
+        verdict: ``"passed"``, ``"failed"``, ``"inconclusive"``, or ``""``: not checked.
+        ran: whether any check ran.
+        text: the report as it is printed, without colours.
+        report: the report as plain values.
+        stored: ids of its stored failures.
+        lines: what is said about these.
+        annotations: GitHub's lines.
+        note: a remark on how the subject was made, or ``""``.
+        error: why it was not checked, or ``""``.
+    """
+
+    target: str
+    verdict: str = ""
+    ran: bool = False
+    text: str = ""
+    report: Mapping[str, Any] | None = None
+    stored: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    annotations: tuple[str, ...] = ()
+    note: str = ""
+    error: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Judged:
+        """From what :meth:`to_dict` gave."""
+        lists: dict[str, Any] = {k: tuple(values[k]) for k in ("stored", "lines", "annotations")}
+        return cls(**{**values, **lists})
+
+
+def judge(order: Order, progress: Progress | None = None) -> Judged:
+    """Check one target here, in this process.
+
+    Args:
+        order: what is asked for.
+        progress: called as ``progress(done, total, what)``.
+    """
+    import bpttcheck
+    from bpttcheck.cli import github
+    from bpttcheck.cli.stored import keep
+    from bpttcheck.cli.targets import load
+
+    note = ""
+    try:
+        target = load(order.target)
+        note = target.note
+        report = bpttcheck.check(
+            target.subject, raises=False, progress=progress, **dict(order.options)
+        )
+    except ContractError as error:
+        return Judged(order.target, note=note, error=str(error))
+    folder = None if order.folder is None else Path(order.folder)
+    ids, lines = keep(report, folder, order.target)
+    annotations = github.annotate(target.subject, report) if order.annotate else []
+    return of_report(order, report, tuple(ids), tuple(lines), tuple(annotations), note)
+
+
+def of_report(
+    order: Order,
+    report: Any,
+    stored: tuple[str, ...] = (),
+    lines: tuple[str, ...] = (),
+    annotations: tuple[str, ...] = (),
+    note: str = "",
+) -> Judged:
+    """A report as it leaves the process."""
+    from bpttcheck.verify.text import brief, render
+
+    full = order.alone or not report.passed
+    text = render(report, order.width) if full else brief(report, order.width)
+    return Judged(
+        order.target,
+        report.verdict.value,
+        any(check.verdict for check in report.checks),
+        text + ("\n" if full and not order.alone else ""),
+        report.to_dict(),
+        stored,
+        lines,
+        annotations,
+        note,
+    )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
