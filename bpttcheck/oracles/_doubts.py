@@ -21,6 +21,7 @@ Vector = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 _WIDTHS = 8.0  # of rounding that a change must exceed to mean anything
+_OWN_WIDTHS = 32.0  # of a noise that was measured on few samples
 _SPAN = 16.0  # between the steps that tell curvature from a jump of the slope
 _STEEP = 0.1  # of the curvature: a slope that is not a stationary point's
 _NEXT = 1.3  # between two steps that show how a one-sided slope changes
@@ -45,7 +46,8 @@ def unsettled(rows: Sequence[Row]) -> Flags:
     """
     longer, shorter = rows[-2:]
     growth = math.sqrt(longer.step / shorter.step)
-    noise = _WIDTHS * (shorter.blurs + longer.blurs)
+    # Each output's own noise: beside a large output that of the sum would hide the small one.
+    noise = _OWN_WIDTHS * (shorter.own + longer.own)
     slopes = np.abs(shorter.slopes) > growth * np.abs(longer.slopes) + noise
     bends = np.abs(shorter.bends) > growth * np.abs(longer.bends) + noise
     moving = np.abs(shorter.slopes - longer.slopes) > noise

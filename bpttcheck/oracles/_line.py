@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ class Row:
         slopes: ``w·(o(+h) - o(-h)) / 2h``, one for each output entry.
         bends: ``w·(o(+h) - 2·o(0) + o(-h)) / h``: vanishes with ``h`` unless the slope jumps.
         blur: the standard width of the rounding in ``slope``.
-        blurs: the same for each of ``slopes``; the measured part rests on few samples.
+        blurs: the same for each of ``slopes``, with a share of the whole.
+        own: the same for each alone; the measured part rests on few samples.
     """
 
     step: float
@@ -42,6 +43,7 @@ class Row:
     bends: Vector
     blur: float
     blurs: Vector
+    own: Vector
 
     @property
     def slope(self) -> float:
@@ -112,8 +114,9 @@ class Line:
         # Two values, each this noisy, over twice the step.
         share = math.sqrt(0.5) / step
         blur = max(self.noise, norm(assumed))
-        blurs = np.maximum(np.maximum(self.noises, assumed), _SHARE * norm(self.noises))
-        row = Row(step, slopes, bends, share * blur, share * blurs)
+        own = np.maximum(self.noises, assumed)
+        blurs = np.maximum(own, _SHARE * norm(self.noises))
+        row = Row(step, slopes, bends, share * blur, share * blurs, share * own)
         if not np.isfinite([row.size, row.bend, row.blur]).all():
             self.program.trouble = "the differences overflow"
             return None
@@ -139,14 +142,25 @@ class Line:
         """
         self._take(self._assumed(self._at_point))
         self.traced = np.zeros(self.weights.shape, bool)
-        for seed in range(_PROBES):
+        self.measure_rounding(range(_PROBES))
+        hidden = np.where(self.traced, 0.0, _HIDDEN * np.abs(self.weights))
+        self.floor = self.program.eps * hidden
+        self._take(self.floor)
+
+    @property
+    def never_moved(self) -> bool:
+        """True if no row has seen any change of the outputs."""
+        return bool(self.rows) and all(row.size == 0 and row.bend == 0 for row in self.rows)
+
+    def measure_rounding(self, seeds: Iterable[int]) -> bool:
+        """Run with rounding errors added, once for each seed; true if that shows more noise."""
+        before = self.noise
+        for seed in seeds:
             found = self.program.run_shaken(seed)
             if found is not None:
                 self._take(self.weights * (found[0] - self._at_point))
                 self.traced |= found[1]
-        hidden = np.where(self.traced, 0.0, _HIDDEN * np.abs(self.weights))
-        self.floor = self.program.eps * hidden
-        self._take(self.floor)
+        return self.noise > before
 
     def measure_floor(self, step: float) -> bool:
         """Measure what ``floor`` assumes, by third differences within a short ``step``.

@@ -37,7 +37,7 @@ _LAYOUT = frozenset({
 
 
 class Shaken(np.ndarray):
-    """An array whose floating results are moved by 3/4 of a unit, up or down by lot."""
+    """An array whose floating results are moved by about 3/4 of a unit, up or down by lot."""
 
     __array_priority__: Any = 1.0  # pyright: ignore[reportIncompatibleMethodOverride]
 
@@ -112,11 +112,12 @@ def shaken(
 
 
 class _Signs:
-    """Random signs from a pool: drawing them one array at a time would be most of the cost."""
+    """Random signs and sizes near one, from a pool: drawing them anew is most of the cost."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self._pool = rng.choice(np.array([-1.0, 1.0]), _POOL)
+        # Sizes differ: errors of one size cancel too often, exactly.
+        self._pool = rng.choice(np.array([-1.0, 1.0]), _POOL) * rng.uniform(0.7, 1.7, _POOL)
         self._next = 0
         self.used = 0
 
@@ -167,7 +168,7 @@ def _off(array: Array, unit: float | None = None) -> Array:
     rng = getattr(_running, "rng", None)
     if rng is None or not array.size:
         return array
-    # Less than one spacing, and enough that a number just at a power of two moves both ways.
+    # Enough that a number just above a power of two moves both ways, most of the time.
     size = 0.75 * (_unit(array.dtype) if unit is None else unit)
     signs = rng.signs(array.size).reshape(array.shape)
     wide = np.asarray(array, np.result_type(array.dtype, np.float64))

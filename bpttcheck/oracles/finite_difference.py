@@ -36,6 +36,7 @@ _A_SEARCH = 48  # of them, at most
 _AGAIN = 3  # searches, each with the noise that the one before has found
 _PRECISE = 1e-6  # relative bar at which a common step is good enough for all leaves
 _APART = 1e4  # between the scales of leaves that get steps of their own
+_CAREFULLY = range(2, 7)  # further runs with rounding errors, of what seems to be constant
 _SHORT = 1e-5  # the interval on which the rounding of compiled code is measured
 _LIFT = 1000  # the largest power of two that weights are multiplied by
 _JITTER = 1e-4  # of the outputs: what differs more between runs is no rounding
@@ -163,7 +164,7 @@ def _along(program: Program, direction: Sequence[Array], weights: Vector, enough
     whole = _on_line(program, direction, weights, enough)
     parts = _groups(program.point, direction)
     precise = whole.bar <= _PRECISE * abs(whole.value)
-    if precise or whole.hull or len(parts) < 2:
+    if precise or _is_at_tie(program) or len(parts) < 2:
         return whole
     found = [_on_line(program, part, weights, enough) for part in parts]
     bar = math.fsum(answer.bar for answer in found)
@@ -178,8 +179,10 @@ def _on_line(
     line = Line(program, direction, weights)
     line.measure_noise()
     answer = _searched(line, enough)
-    if program.departure is not None and program.departure.from_tie:
+    if _is_at_tie(program):
         return answer
+    if line.never_moved and line.measure_rounding(_CAREFULLY):
+        answer = _searched(line, enough)
     is_wide = np.isfinite(answer.bar) and answer.bar > _PRECISE * abs(answer.value)
     if is_wide and line.measure_floor(_SHORT):
         answer = _searched(line, enough)
@@ -220,6 +223,11 @@ def _searched(line: Line, enough: float, depth: int = 0, longest: float = math.i
         return _Answer(0.0, math.inf, search.trouble, hull=search.hull)
     bar = math.hypot(found.bar, search.hidden)
     return _Answer(found.value, bar, is_erratic=search.erratic)
+
+
+def _is_at_tie(program: Program) -> bool:
+    """True if the last run left a branch on whose threshold the point lies."""
+    return program.departure is not None and program.departure.from_tie
 
 
 def _groups(point: Sequence[Array], direction: Sequence[Array]) -> list[list[Array]]:

@@ -273,6 +273,141 @@ def test_float32_only_code_gets_a_float32_bar_and_a_note(narrow: Any) -> None:
     assert 1e-7 < np.median(bars) < 1e-4
 
 
+def single_only(x: np.ndarray) -> np.ndarray:
+    if x.dtype != np.float32:
+        raise TypeError("only float32 is supported")
+    return np.tanh(x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_code_that_refuses_float64_is_differentiated_in_float32(dtype: Any) -> None:
+    x = np.array([0.25, -0.5], dtype)
+    found = finite_difference(
+        lambda leaves: [single_only(leaves[0])], [x], [np.ones(2)], [np.ones(2)]
+    )
+    assert covers(found, float(np.sum(1 / np.cosh(x.astype(float)) ** 2)))
+    assert found.error < 1e-4
+    assert "float32-only code" in found.note
+
+
+def test_code_that_fails_in_both_precisions_raises_the_error_of_the_given_one() -> None:
+    def broken(leaves: list[np.ndarray]) -> list[np.ndarray]:
+        raise KeyError(str(leaves[0].dtype))
+
+    for dtype in ("float32", "float64"):
+        with pytest.raises(KeyError, match=dtype):
+            finite_difference(broken, [np.ones(1, dtype)], [np.ones(1)], [np.ones(1)])
+
+
+def test_entries_that_are_not_finite_are_not_moved_and_the_rest_is_differentiated() -> None:
+    s, u = np.array([-np.inf, 0.3]), np.array([0.5, -0.2])
+    d = np.array([0.7, 1.1])
+    found = finite_difference(
+        lambda leaves: [np.logaddexp(leaves[0], leaves[1])], [s, u], [np.ones(2), d], [np.ones(2)]
+    )
+    share = 1 / (1 + np.exp(u[1] - s[1]))
+    assert covers(found, 0.7 + share + 1.1 * (1 - share))
+    assert found.error < 1e-12
+    assert "not moved" in found.note
+
+
+def test_an_output_without_weight_may_be_infinite() -> None:
+    found = slope_of(lambda x: np.array([x[0], np.inf]) + 0 * x[0], [1.0], None, [2.0, 0.0])
+    assert covers(found, 2.0)
+    assert slope_of(lambda x: np.log(x), [0.0, 1.0], [0.0, 1.0], [1.0, 1.0]).abstains
+
+
+def test_a_random_forward_pass_has_no_narrow_bar() -> None:
+    source = np.random.default_rng(0)
+    told = 0
+    for seed in range(30):
+        x, d = np.random.default_rng(seed).standard_normal((2, 3))
+        found = finite_difference(
+            lambda leaves: [np.tanh(leaves[0] * (source.random(3) < 0.8) / 0.8)],
+            [x], [d], [np.ones(3)],
+        )  # fmt: skip
+        told += "run" in found.note
+        assert found.abstains or found.error > 0.01 * abs(found.value)
+    assert told >= 15
+
+
+def test_a_random_branch_abstains() -> None:
+    source = np.random.default_rng(0)
+    for _ in range(20):
+        found = slope_of(lambda x: np.maximum(x, source.standard_normal(2)), [0.3, -0.2])
+        assert found.abstains
+
+
+def test_a_spread_of_a_few_units_in_the_last_place_is_in_the_bar() -> None:
+    source = np.random.default_rng(0)
+    found = slope_of(lambda x: np.tanh(x) * (1 + 1e-12 * source.standard_normal(2)), [0.4, 1.1])
+    assert covers(found, float(np.sum(1 / np.cosh([0.4, 1.1]) ** 2)))
+    assert 1e-13 < found.error < 1e-9
+    assert "repeated runs" in found.note
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: lambda x: f(np.array(x))])
+def test_a_saturated_softmax_loss_is_no_slope_of_zero_with_a_tiny_bar(wrap: Any) -> None:
+    def loss(b: np.ndarray) -> np.ndarray:
+        e = np.exp(b)
+        return -np.log(e[:1] / e.sum())
+
+    for low in (-36.0, -37.0, -40.0, -45.0):
+        found = slope_of(wrap(loss), [0.0, low], [0.0, 1.0])
+        assert covers(found, float(np.exp(low)))
+        assert found.abstains or found.error > 1e-17
+
+
+def test_a_leaf_that_nothing_depends_on_has_slope_zero_with_a_bar() -> None:
+    for traced in (True, False):
+        found = slope_of(
+            lambda x, t=traced: (x if t else np.array(x))[:1] * 3.0, [1.3, 2.0], [0.0, 1.0]
+        )
+        assert float(found.value) == 0.0
+        assert 0 < found.error < 1e-13
+
+
+def test_a_kink_in_opaque_code_gives_the_interval_of_the_slopes() -> None:
+    def relu(x: np.ndarray) -> np.ndarray:
+        return np.maximum(np.array(x), 0) + np.sin(x)
+
+    found = slope_of(relu, [0.0], [2.0], [3.0])
+    assert found.abstains
+    assert "slope jumps" in found.note
+    assert found.hull == pytest.approx((6.0, 12.0), rel=1e-2)
+    assert slope_of(np.tanh, [0.3]).hull is None
+
+
+@pytest.mark.parametrize("distance", [1e-3, -1e-5, 1e-6, -1e-7])
+def test_beside_a_kink_in_opaque_code_it_stays_on_its_side_or_abstains(distance: float) -> None:
+    found = slope_of(lambda x: np.exp(0.1 * x) + np.maximum(np.array(x), 0), [distance])
+    truth = 0.1 * np.exp(0.1 * distance) + (distance > 0)
+    assert found.abstains or covers(found, truth)
+
+
+def test_leaves_of_scales_sixteen_orders_apart() -> None:
+    pos, rate = np.array([1e8, 2e8]), np.array([1e-8, -2e-8])
+
+    def function(leaves: list[np.ndarray]) -> list[np.ndarray]:
+        pos, rate = leaves
+        return [1e16 * np.sin(1e-8 * pos), np.tanh(1e8 * rate)]
+
+    d = [np.ones(2), np.ones(2)]
+    found = finite_difference(function, [pos, rate], d, [np.ones(2), np.ones(2)])
+    truth = np.sum(1e8 * np.cos(1e-8 * pos)) + np.sum(1e8 / np.cosh(1e8 * rate) ** 2)
+    assert covers(found, float(truth))
+    assert relative_bar(found) < 1e-6
+
+
+def test_cotangents_at_both_ends_of_the_format() -> None:
+    for cotangent in (1e-300, 1e300, 1e-320):
+        found = slope_of(np.tanh, [0.5], None, [cotangent])
+        assert covers(found, float(cotangent / np.cosh(0.5) ** 2))
+    beyond = slope_of(lambda x: 1e200 * np.tanh(x), [0.5], None, [1e200])
+    assert beyond.abstains
+    assert "overflows" in beyond.note
+
+
 def test_not_finite_at_the_point_abstains() -> None:
     for function, x in ((np.log, [-1.0]), (np.exp, [1e9]), (np.tanh, [np.nan])):
         with np.errstate(all="ignore"):
