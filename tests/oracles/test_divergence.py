@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bpttcheck import trees
 from bpttcheck.cells import LSTM, GRUResetAfter
+from bpttcheck.errors import InternalError
 from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles import _lift_functions, _lift_index, _lift_routes, _lift_ufuncs
 from bpttcheck.oracles._lift_special import SPECIAL
@@ -291,3 +292,9 @@ def test_a_search_that_fails_keeps_nothing_of_its_caller_alive():
         assert caller()() is None
     finally:
         gc.enable()
+
+
+def test_a_defect_of_the_tracer_does_not_end_the_search_in_silence(monkeypatch):
+    monkeypatch.delattr(_lift_ufuncs, "fresh")
+    with pytest.raises(InternalError, match="NameError: .*'fresh'"):
+        first_departure(lambda p, s, x: (s * x, s), {}, np.ones((2, 3)), np.ones((1, 2, 3)))

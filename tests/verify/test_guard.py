@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import pytest
 
+from bpttcheck import activity
 from bpttcheck.errors import ContractError, Declined
 from bpttcheck.verify.guard import MOST_NOTES, Notes, call, examining
 
@@ -239,3 +240,63 @@ def test_looking_at_an_odd_object_ends_in_a_contract_error(method, item, what):
             raise KeyError("shape")
     assert str(caught.value).startswith(what)
     assert (caught.value.method, caught.value.item) == (method, item)
+
+
+class Waiting:
+    """User code in another thread, held until it is let go."""
+
+    def __init__(self) -> None:
+        self.inside, self.go = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=call, args=("init", self.wait))
+        self.thread.start()
+        assert self.inside.wait(30)
+
+    def wait(self) -> None:
+        self.inside.set()
+        assert self.go.wait(30)
+
+    def end(self) -> None:
+        self.go.set()
+        self.thread.join()
+
+
+def settings_of_warnings():
+    return warnings.showwarning, list(warnings.filters)
+
+
+def test_a_thread_that_outlives_the_callers_filters_does_not_keep_them():
+    before = settings_of_warnings()
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("error")
+        waiting = Waiting()
+    waiting.end()
+    assert settings_of_warnings() == before
+
+
+def test_filters_that_the_caller_restores_after_such_a_thread_are_undone_by_the_next_call():
+    before = settings_of_warnings()
+    waiting = Waiting()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        waiting.end()
+        assert warnings.filters[0][0] == "error"
+    call("init", lambda: None)
+    assert settings_of_warnings() == before
+
+
+def test_warnings_of_a_thread_that_runs_no_user_code_go_where_they_went_before():
+    waiting = Waiting()
+    with pytest.warns(UserWarning, match="from outside"):
+        warnings.warn("from outside", UserWarning, stacklevel=1)
+    waiting.end()
+    call("init", lambda: None)
+
+
+def test_who_listens_hears_of_each_call_before_it_begins(monkeypatch):
+    heard = []
+    monkeypatch.setattr(activity, "_listeners", [])
+    activity.listen(lambda what, args: heard.append((what, args)))
+    with pytest.raises(ContractError):
+        call("step", raises, ValueError("no"))
+    assert [what for what, _ in heard] == ["step"]
+    assert isinstance(heard[0][1][0], ValueError)
