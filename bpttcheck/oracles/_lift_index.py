@@ -138,7 +138,7 @@ def _parts(index: Any) -> tuple[Any, ...]:
 
 
 def _tidy(index: Any) -> Any:
-    """Lists, ranges as arrays, constants as NumPy's own; a tuple of one mask and full slices undone."""
+    """Lists and ranges as arrays, constants as NumPy's own; a mask with full slices alone."""
 
     def tidy(part: Any) -> Any:
         if isinstance(part, (list, range, tuple)):

@@ -296,5 +296,5 @@ def test_a_search_that_fails_keeps_nothing_of_its_caller_alive():
 
 def test_a_defect_of_the_tracer_does_not_end_the_search_in_silence(monkeypatch):
     monkeypatch.delattr(_lift_ufuncs, "fresh")
-    with pytest.raises(InternalError, match="NameError: .*'fresh'"):
+    with pytest.raises(InternalError, match=r"NameError: .*'fresh'"):
         first_departure(lambda p, s, x: (s * x, s), {}, np.ones((2, 3)), np.ones((1, 2, 3)))
