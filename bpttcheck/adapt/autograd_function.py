@@ -9,7 +9,8 @@ from bpttcheck import trees
 from bpttcheck.adapt.arguments import given, name_of, require_function, require_reference
 from bpttcheck.adapt.parameters import Init, parameters
 from bpttcheck.adapt.subjects import AdaptedCell, AdaptedLayer
-from bpttcheck.adapt.torch_rule import TorchRule, to_array
+from bpttcheck.adapt.torch_gradients import to_array
+from bpttcheck.adapt.torch_rule import TorchRule
 from bpttcheck.errors import ContractError
 
 
@@ -56,11 +57,12 @@ def from_autograd_function(
     return (AdaptedLayer if sequence else AdaptedCell)(
         name_of(name, function),
         "from_autograd_function",
-        _on_numpy(fresh),
+        engine.remembering(_on_numpy(fresh)),
         _on_numpy(start),
         engine.forward if sequence else engine.step,
         engine.vjp if sequence else engine.step_vjp,
         require_reference(reference),
+        state_gradient=engine.final_state_gradient,
     )
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from bpttcheck.contract import Array, Cache, Params, State, Tape
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True, repr=False)
 class AdaptedCell:
     """A cell made of functions.
@@ -30,6 +34,8 @@ class AdaptedCell:
         fixed_sizes: True if each new shape costs a compilation, so that few shapes should be used.
         rules_inside: a function that returns the names of the custom rules that were met inside the
             reference; none is known before the first call of ``step``.
+        state_gradient: a function that returns False once a call of ``step`` has shown that the
+            state is marked as not differentiable.
     """
 
     name: str
@@ -41,6 +47,7 @@ class AdaptedCell:
     reference: Any = None
     fixed_sizes: bool = False
     rules_inside: Callable[[], tuple[str, ...]] = tuple
+    state_gradient: Callable[[], bool] = _always
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:
         """Fresh parameters for the given sizes."""
@@ -65,6 +72,11 @@ class AdaptedCell:
         """Names of the custom rules inside the reference; autodiff must use their primals."""
         return self.rules_inside()
 
+    @property
+    def final_state_gradient(self) -> bool:
+        """False once a forward run has shown that no gradient flows through the final state."""
+        return self.state_gradient()
+
     def __repr__(self) -> str:
         return f"<cell {self.name!r} {self.source}, reference={_short(self.reference)}>"
 
@@ -87,6 +99,8 @@ class AdaptedLayer:
         fixed_sizes: True if each new shape costs a compilation, so that few shapes should be used.
         rules_inside: a function that returns the names of the custom rules that were met inside the
             reference; none is known before the first call of ``forward``.
+        state_gradient: a function that returns False once a call of ``forward`` has shown that the
+            state is marked as not differentiable.
     """
 
     name: str
@@ -99,6 +113,7 @@ class AdaptedLayer:
     supports_mask: bool = False
     fixed_sizes: bool = False
     rules_inside: Callable[[], tuple[str, ...]] = tuple
+    state_gradient: Callable[[], bool] = _always
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:
         """Fresh parameters for the given sizes."""
@@ -137,6 +152,11 @@ class AdaptedLayer:
     def nested_rules(self) -> tuple[str, ...]:
         """Names of the custom rules inside the reference; autodiff must use their primals."""
         return self.rules_inside()
+
+    @property
+    def final_state_gradient(self) -> bool:
+        """False once a forward run has shown that no gradient flows through the final state."""
+        return self.state_gradient()
 
     def __repr__(self) -> str:
         return f"<layer {self.name!r} {self.source}, reference={_short(self.reference)}>"

@@ -2,67 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from bpttcheck import trees
 from bpttcheck.adapt.arguments import given
-from bpttcheck.contract import Array, is_float
+from bpttcheck.adapt.torch_gradients import Graph, pulled_back, to_array
+from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined
+
+
+@dataclass
+class Seen:
+    """What forward runs have shown of the function.
+
+    Args:
+        final_state_gradient: False if the output carries a gradient and no leaf of the state does.
+        names: the names of the parameters in the order of ``init``, by the set of them.
+    """
+
+    final_state_gradient: bool = True
+    names: dict[frozenset[str], tuple[str, ...]] = field(
+        default_factory=dict[frozenset[str], tuple[str, ...]]
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class TorchRule:
-    """The function runs forward without a graph; the graph is built anew for each pull-back.
+    """The function runs forward as in training; the graph is built anew for each pull-back.
 
     Args:
         function: the ``torch.autograd.Function`` under test.
         arguments: ``(params, state, x) -> tuple`` for ``function.apply``, or None for the default.
         sequence: whether ``x`` is a whole sequence, and so the first result.
+        seen: what its runs have shown.
     """
 
     function: Any
     arguments: Callable[..., Any] | None = None
     sequence: bool = False
+    seen: Seen = field(default_factory=Seen)
+
+    def remembering(self, init: Callable[..., Any]) -> Callable[..., Any]:
+        """``init``, the order of whose names is that of the arguments from then on."""
+
+        def run(*arguments: Any) -> Any:
+            params = init(*arguments)
+            if isinstance(params, Mapping):
+                names: tuple[str, ...] = tuple(params)
+                self.seen.names.setdefault(frozenset(names), names)
+            return params
+
+        return run
+
+    def final_state_gradient(self) -> bool:
+        """False once a run has shown that the output carries a gradient and the state does not."""
+        return self.seen.final_state_gradient
 
     def step(self, params: Any, state: Any, x: Any) -> tuple[Any, Any, Any]:
         """``(new_state, y, cache)``; the cache is what the pull-back is built from."""
-        import torch
-
-        with torch.no_grad():
-            inputs = trees.map_leaves(_tensor, (params, state, x))
-            new_state, y = trees.map_leaves(to_array, self._results(self._passed(inputs), inputs))
-        return new_state, y, (state, x)
+        arrays, shape = trees.flatten((params, state, x))
+        inputs = shape.unflatten(_tensors(arrays))
+        new_state, y = self._run(inputs)[1]
+        leaves = [leaf for leaf in trees.leaves(new_state) if leaf.is_floating_point()]
+        if leaves and _carries_gradient(y) and not any(map(_carries_gradient, leaves)):
+            self.seen.final_state_gradient = False
+        return trees.map_leaves(to_array, new_state), to_array(y), (state, x)
 
     def step_vjp(self, params: Any, cache: Any, d_state: Any, d_y: Any) -> tuple[Any, Any, Any]:
         """``(d_params, d_previous_state, d_x)`` by the function's ``backward``.
 
+        A gradient is None where ``backward`` returned None for something that it was given.
+
         Raises:
-            ContractError: ``backward`` returned None for an input that carries a gradient, or no
-                result of the function does.
+            ContractError: no result of the function carries a gradient, ``backward`` fails just
+                where a result takes no part in the loss, or it overwrites what it saved.
         """
         import numpy as np
-        import torch
 
         arrays, shape = trees.flatten((params, *cache))
-        tensors = [_tensor(array).requires_grad_(is_float(array)) for array in arrays]
-        inputs = shape.unflatten(tensors)
-        with torch.enable_grad():
-            passed = self._passed(inputs)
-            results = self._results(passed, inputs)
-        sources = [tensor for tensor in tensors if tensor.requires_grad]
-        live = [tensor for tensor in passed if _carries_gradient(tensor)]
-        reached = _gradients(live, [torch.ones_like(tensor) for tensor in live], sources)
-        found = self._pulled_back(results, (d_state, d_y), sources)
-
-        pairs = iter(zip(reached, found, strict=True))
-        gradients: list[Array] = []
-        for array, label in zip(arrays, _labels(shape), strict=True):
-            reach, gradient = next(pairs) if is_float(array) else (None, None)
-            if reach is not None and gradient is None:
-                raise self._no_gradient(label)
-            gradients.append(np.zeros_like(array) if gradient is None else to_array(gradient))
+        source = iter(
+            pulled_back(lambda: self._graph(arrays, shape, (d_state, d_y)), self.function.__name__)
+        )
+        gradients = [next(source) if is_float(array) else np.zeros_like(array) for array in arrays]
         return shape.unflatten(gradients)
 
     def forward(self, params: Any, xs: Any, state0: Any) -> tuple[Any, Any, Any]:
@@ -75,10 +99,49 @@ class TorchRule:
         d_params, d_state0, d_xs = self.step_vjp(params, tape, d_state_T, d_ys)
         return d_params, d_xs, d_state0
 
+    def _run(self, inputs: tuple[Any, Any, Any]) -> tuple[tuple[Any, ...], tuple[Any, Any]]:
+        """What the function was given, and ``(new_state, y)`` out of what it returned."""
+        import torch
+
+        with torch.enable_grad():
+            passed = self._passed(inputs)
+            return passed, self._results(passed, inputs)
+
+    def _graph(self, arrays: list[Any], shape: trees.Structure, cotangents: Any) -> Graph:
+        tensors = _tensors(arrays)
+        passed, results = self._run(shape.unflatten(tensors))
+        wanted = [tensor.requires_grad for tensor in tensors]
+        labels = _labels(("d_params", "d_state", "d_x"), shape)
+        graph = Graph(
+            list(itertools.compress(tensors, wanted)),
+            list(itertools.compress(labels, wanted)),
+            list(filter(_carries_gradient, passed)),
+        )
+        names = ("state_T", "ys") if self.sequence else ("state", "y")
+        paths = iter(_labels(names, trees.structure(results)))
+
+        def collect(result: Any, cotangent: Any) -> None:
+            name = next(paths)
+            if _carries_gradient(result):
+                graph.results.append(result)
+                graph.slopes.append(_tensor(cotangent).to(result.device, result.dtype))
+                graph.names.append(name)
+
+        trees.map_leaves(collect, results, cotangents)
+        if not graph.results:
+            raise ContractError(
+                f"no result of {self.function.__name__}.apply carries a gradient, expected that of "
+                "the output and the state; are all marked non-differentiable, or integers?",
+                method="backward",
+            )
+        return graph
+
     def _passed(self, inputs: tuple[Any, Any, Any]) -> tuple[Any, ...]:
         if self.arguments is None:
             params, state, x = inputs
-            return (x, *trees.leaves(state), *trees.leaves(params))
+            # JAX and JSON sort keys: the order of init is the one that the function knows.
+            names = self.seen.names.get(frozenset(params), tuple(params))
+            return (x, *trees.leaves(state), *(params[name] for name in names))
         passed = self.arguments(*inputs)
         if not isinstance(passed, tuple):
             raise ContractError(
@@ -109,35 +172,16 @@ class TorchRule:
             )
         return shape.unflatten(out[1:]), out[0]
 
-    def _pulled_back(self, results: Any, cotangents: Any, sources: list[Any]) -> list[Any]:
-        outputs: list[Any] = []
-        slopes: list[Any] = []
 
-        def collect(result: Any, cotangent: Any) -> None:
-            if _carries_gradient(result):
-                outputs.append(result)
-                slopes.append(_tensor(cotangent).to(result.device, result.dtype))
-
-        trees.map_leaves(collect, results, cotangents)
-        if not outputs:
-            raise ContractError(
-                f"no result of {self.function.__name__}.apply carries a gradient, expected that of "
-                "the output and the state; are all marked non-differentiable, or integers?",
-                method="backward",
-            )
-        return _gradients(outputs, slopes, sources)
-
-    def _no_gradient(self, label: str) -> ContractError:
-        return ContractError(
-            f"{self.function.__name__}.backward returned None for {label}, expected its gradient; "
-            "return zeros if it has none",
-            method="backward",
-            item=label,
-        )
+def _tensors(arrays: list[Any]) -> list[Any]:
+    return [_tensor(array).requires_grad_(is_float(array)) for array in arrays]
 
 
 def _tensor(array: Any) -> Any:
-    """A tensor on the array's own memory where torch can, so that a mutation stays visible."""
+    """A tensor on the array's own memory where torch can, so that a mutation stays visible.
+
+    Its strides are the array's, as long as torch has such: an axis that is broadcast stays one.
+    """
     import numpy as np
     import torch
 
@@ -148,33 +192,21 @@ def _tensor(array: Any) -> Any:
             "code of torch cannot be traced",
             remedy="pass `reference=`, a JAX function step(params, state, x) -> (state, y)",
         )
-    if not whole.flags.writeable or min(whole.strides, default=0) < 0:
-        whole = whole.copy()
-    return torch.from_numpy(whole)
-
-
-def to_array(tensor: Any) -> Array:
-    """The tensor's numbers in memory of their own."""
-    import numpy as np
-
-    return np.array(tensor.detach().cpu().numpy())
+    is_odd = min(whole.strides, default=0) < 0 or not whole.flags.aligned
+    if whole.flags.writeable and not is_odd:
+        return torch.from_numpy(whole)
+    single = tuple(
+        slice(0, 1) if stride == 0 and size > 1 else slice(None)
+        for stride, size in zip(whole.strides, whole.shape, strict=True)
+    )
+    return torch.from_numpy(whole[single].copy(order="K")).expand(whole.shape)
 
 
 def _carries_gradient(tensor: Any) -> bool:
     return bool(getattr(tensor, "requires_grad", False))
 
 
-def _gradients(outputs: Sequence[Any], slopes: Sequence[Any], sources: list[Any]) -> list[Any]:
-    import torch
-
-    if not outputs:
-        return [None] * len(sources)
-    found = torch.autograd.grad(outputs, sources, slopes, retain_graph=True, allow_unused=True)
-    return list(found)
-
-
-def _labels(shape: trees.Structure) -> list[str]:
-    names = ("d_params", "d_state", "d_x")
+def _labels(names: tuple[str, ...], shape: trees.Structure) -> list[str]:
     return [
         name + path
         for name, child in zip(names, shape.children, strict=True)

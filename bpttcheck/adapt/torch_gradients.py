@@ -1,0 +1,195 @@
+"""The gradients of a graph of torch, asked for as training code asks for them.
+
+A result that takes no part in a loss gets no cotangent there: torch hands in zeros of its own, or
+None after ``ctx.set_materialize_grads(False)``. And one graph serves several losses, with
+``retain_graph=True``: the second backward pass must find what the first one has found.
+"""
+
+from __future__ import annotations
+
+import itertools
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bpttcheck.contract import Array
+from bpttcheck.errors import ContractError
+
+Gradients = list[Array | None]
+
+# Where sums come in another order each time, the second pass may depart from the first by this
+# many times what passes over this many graphs of their own depart from it.
+_FRESH = 4
+_SPREADS = 16.0
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What was computed, and what it was computed from.
+
+    Args:
+        sources: the tensors whose gradients are wanted.
+        labels: what the gradient of each of them is called.
+        passed: what the function was given, as far as it carries a gradient.
+        results: the results that carry a gradient.
+        slopes: the cotangent of each of them.
+        names: what each of them is called.
+    """
+
+    sources: list[Any]
+    labels: list[str]
+    passed: list[Any]
+    results: list[Any] = field(default_factory=list[Any])
+    slopes: list[Any] = field(default_factory=list[Any])
+    names: list[str] = field(default_factory=list[str])
+
+    def used(self) -> list[bool]:
+        """The results that take part in the loss; all where every cotangent is zero."""
+        used = [slope.numel() == 0 or bool(slope.any()) for slope in self.slopes]
+        return used if any(used) else [True] * len(used)
+
+    def reached(self) -> list[bool]:
+        """Which of the sources lie before what the function was given."""
+        import torch
+
+        if not self.passed:
+            return [False] * len(self.sources)
+        ones = [torch.ones_like(tensor) for tensor in self.passed]
+        found = torch.autograd.grad(
+            self.passed, self.sources, ones, retain_graph=True, allow_unused=True
+        )
+        return [gradient is not None for gradient in found]
+
+    def gradients(self, used: Sequence[bool]) -> Gradients:
+        """The gradients of the sum of ``result * slope`` over the results that are used."""
+        import torch
+
+        results, slopes = (
+            list(itertools.compress(tensors, used)) for tensors in (self.results, self.slopes)
+        )
+        found = torch.autograd.grad(
+            results, self.sources, slopes, retain_graph=True, allow_unused=True
+        )
+        return [None if gradient is None else to_array(gradient) for gradient in found]
+
+
+def pulled_back(build: Callable[[], Graph], function: str) -> Gradients:
+    """The gradients of the sources, None where ``backward`` returned None.
+
+    A result whose cotangent is exactly zero is left out of the loss. None stands for zeros then, as
+    it does in torch.
+
+    Args:
+        build: makes the graph anew.
+        function: its name.
+
+    Returns:
+        One gradient for each source.
+
+    Raises:
+        ContractError: ``backward`` fails just where a result is left out, or gives another gradient
+            the second time over the same graph.
+    """
+    import numpy as np
+
+    graph = build()
+    used = graph.used()
+    kept = [slope.clone() for slope in graph.slopes]
+    try:
+        found = graph.gradients(used)
+    except Exception as error:
+        if all(used) or not _succeeds(build):
+            raise
+        raise _fails_where_unused(graph, used, function, error) from error
+    if _are_equal(kept, graph.slopes):  # a cotangent that is written to is found by its own check
+        _require_the_same_again(build, graph, used, found, function)
+    whole: Gradients = []
+    for source, reached, gradient in zip(graph.sources, graph.reached(), found, strict=True):
+        if gradient is None and not (reached and all(used)):
+            gradient = np.zeros_like(to_array(source))
+        whole.append(gradient)
+    return whole
+
+
+def to_array(tensor: Any) -> Array:
+    """The tensor's numbers in memory of their own."""
+    import numpy as np
+
+    return np.array(tensor.detach().cpu().numpy())
+
+
+def _succeeds(build: Callable[[], Graph]) -> bool:
+    graph = build()
+    try:
+        graph.gradients([True] * len(graph.results))
+    except Exception:
+        return False
+    return True
+
+
+def _fails_where_unused(
+    graph: Graph, used: list[bool], function: str, error: Exception
+) -> ContractError:
+    unused = list(itertools.compress(graph.names, [not one for one in used]))
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}".rstrip(": ")
+    return ContractError(
+        f"{function}.backward raised {type(error).__name__}: {error} ({place}) where "
+        f"{' and '.join(unused)} takes no part in the loss, expected the gradient of the rest; "
+        "after ctx.set_materialize_grads(False) torch hands in None for such a result, else zeros",
+        method="backward",
+        item=f"d_{unused[0]}",
+    )
+
+
+def _require_the_same_again(
+    build: Callable[[], Graph], graph: Graph, used: list[bool], first: Gradients, function: str
+) -> None:
+    try:
+        second = graph.gradients(used)
+    except Exception:
+        # What cannot be used twice says so to whoever tries: no gradient is wrong.
+        return
+    label = _departing(graph.labels, first, second, [])
+    if label is None:
+        return
+    fresh = [build().gradients(used) for _ in range(_FRESH)]
+    label = _departing(graph.labels, first, second, fresh)
+    if label is not None:
+        raise ContractError(
+            f"{function}.backward gives another gradient the second time over the same graph "
+            f"(retain_graph=True, as for several losses): another {label}, expected the same; it "
+            "overwrites what it saved: compute into new memory instead of in place",
+            method="backward",
+            item=label,
+        )
+
+
+def _departing(
+    labels: list[str], first: Gradients, second: Gradients, fresh: list[Gradients]
+) -> str | None:
+    """The first block that departs by more than passes over graphs of their own do."""
+    for i, label in enumerate(labels):
+        spread = max((_gap(first[i], one[i]) for one in fresh), default=0.0)
+        if _gap(first[i], second[i]) > _SPREADS * spread:
+            return label
+    return None
+
+
+def _gap(a: Array | None, b: Array | None) -> float:
+    import numpy as np
+
+    if a is None or b is None:
+        return 0.0 if a is b else float("inf")
+    if np.array_equal(a, b, equal_nan=True):
+        return 0.0
+    with np.errstate(all="ignore"):
+        return float(np.nan_to_num(np.abs(a - b).max(), nan=np.inf))
+
+
+def _are_equal(these: Sequence[Any], those: Sequence[Any]) -> bool:
+    import torch
+
+    return all(torch.equal(a, b) for a, b in zip(these, those, strict=True))
