@@ -19,7 +19,7 @@ Vector = NDArray[np.float64]
 # Repeated runs of a program that may not be reproducible, and of one that is not.
 _PROBES = 2  # runs with rounding errors added: one alone can be lucky
 _REPEATS, _MANY = 7, 32
-_HIDDEN = 1.0  # what compiled code is taken to have added, when it does not show its numbers
+_HIDDEN = 1.0  # numbers that a program is taken to have added where it does not show them
 _POINTS = 7  # of a short interval on which rounding is measured
 _SHARE = 0.1  # of the whole noise that each output may have: few samples show it too small
 _MARGIN = 4.0  # of a measurement that rests on few of them
@@ -35,7 +35,7 @@ class Row:
         bends: ``w·(o(+h) - 2·o(0) + o(-h)) / h``: vanishes with ``h`` unless the slope jumps.
         blur: the standard width of the rounding in ``slope``.
         blurs: the same for each of ``slopes``, with a share of the whole.
-        own: the same for each alone; the measured part rests on few samples.
+        own: the same for each alone, but no less than numbers near one inside make it.
     """
 
     step: float
@@ -114,8 +114,10 @@ class Line:
         # Two values, each this noisy, over twice the step.
         share = math.sqrt(0.5) / step
         blur = max(self.noise, norm(assumed))
-        own = np.maximum(self.noises, assumed)
-        blurs = np.maximum(own, _SHARE * norm(self.noises))
+        measured = np.maximum(self.noises, assumed)
+        blurs = np.maximum(measured, _SHARE * norm(self.noises))
+        # An output that is zero because large numbers cancel need not show how large they are.
+        own = np.maximum(measured, _HIDDEN * self.program.eps * np.abs(w))
         row = Row(step, slopes, bends, share * blur, share * blurs, share * own)
         if not np.isfinite([row.size, row.bend, row.blur]).all():
             self.program.trouble = "the differences overflow"
@@ -154,9 +156,9 @@ class Line:
 
     def measure_rounding(self, seeds: Iterable[int]) -> bool:
         """Run with rounding errors added, once for each seed; true if that shows more noise."""
-        before = self.noise
+        before, moving = self.noise, [d != 0 for d in self.direction]
         for seed in seeds:
-            found = self.program.run_shaken(seed)
+            found = self.program.run_shaken(seed, moving)
             if found is not None:
                 self._take(self.weights * (found[0] - self._at_point))
                 self.traced |= found[1]

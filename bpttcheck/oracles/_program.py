@@ -111,7 +111,9 @@ class Program:
             self.trouble = "the outputs near the point are not finite"
         return values
 
-    def run_shaken(self, seed: int) -> tuple[Vector, NDArray[np.bool_]] | None:
+    def run_shaken(
+        self, seed: int, moving: Sequence[NDArray[np.bool_]]
+    ) -> tuple[Vector, NDArray[np.bool_]] | None:
         """The outputs when every operation is off by rounding, and which outputs show it.
 
         An output that is no longer an array of the class that does so may have come from code that
@@ -120,7 +122,7 @@ class Program:
         if self.evaluations >= self.limit:
             return None
         self.evaluations += 1
-        found = shaken(self._function, self._as_handed(self.point), seed, self.eps)
+        found = shaken(self._function, self._as_handed(self.point), seed, self.eps, moving)
         values = None if found is None else self._usable(found[0])
         if found is None or values is None:
             return None

@@ -20,7 +20,7 @@ from bpttcheck.oracles.recording import Function
 Array = NDArray[Any]
 
 _running = threading.local()
-_SMALL_INTEGERS = 1024  # arguments that are counts, labels, zeros and ones have no rounding error
+_SMALL_INTEGERS = 1024
 _POOL = 4099  # a prime: signs that come again meet other entries
 _ULPS = 64  # a number this near an integer is meant to be one
 _SNAP = frozenset({"floor", "ceil", "trunc", "floor_divide"})
@@ -82,7 +82,11 @@ class Shaken(np.ndarray):
 
 
 def shaken(
-    function: Function, point: Sequence[Array], seed: int, unit: float
+    function: Function,
+    point: Sequence[Array],
+    seed: int,
+    unit: float,
+    moving: Sequence[NDArray[np.bool_]],
 ) -> tuple[list[Array], list[bool], bool] | None:
     """The outputs of a run in which the arguments and all results are off by rounding.
 
@@ -91,6 +95,8 @@ def shaken(
         point: the arrays to run it on; never written to.
         seed: of the signs.
         unit: the spacing at one of the format in which the arguments are given.
+        moving: the entries that are to be moved. The others have no rounding error where they are
+            small integers: counts, labels, zeros and ones.
 
     Returns:
         The outputs, for each whether it still is an array of this class, and whether any result
@@ -99,7 +105,9 @@ def shaken(
     _running.rng = _Signs(seed)
     try:
         with np.errstate(all="ignore"):
-            outputs = function([_argument(leaf, unit) for leaf in point])
+            outputs = function(
+                [_argument(leaf, unit, moves) for leaf, moves in zip(point, moving, strict=True)]
+            )
             return (
                 [np.asarray(output).view(np.ndarray) for output in outputs],
                 [isinstance(output, Shaken) for output in outputs],
@@ -134,11 +142,11 @@ class _Signs:
         return found
 
 
-def _argument(leaf: Array, unit: float) -> Any:
+def _argument(leaf: Array, unit: float, moves: NDArray[np.bool_]) -> Any:
     values = np.array(leaf)
     if not values.size:
         return values.view(Shaken)
-    is_count = (values == np.rint(values)) & (np.abs(values) <= _SMALL_INTEGERS)
+    is_count = (values == np.rint(values)) & (np.abs(values) <= _SMALL_INTEGERS) & ~moves
     return np.where(is_count, values, _off(values, unit)).astype(values.dtype).view(Shaken)
 
 

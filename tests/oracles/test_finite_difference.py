@@ -385,6 +385,17 @@ def test_beside_a_kink_in_opaque_code_it_stays_on_its_side_or_abstains(distance:
     assert found.abstains or covers(found, truth)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_an_output_that_is_zero_by_cancelling_integers_is_no_kink(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    U, x = rng.integers(-1, 2, (3, 5)).astype(float), rng.integers(-1, 2, (4, 5)).astype(float)
+    d, w = rng.standard_normal((3, 5)), rng.standard_normal((4, 3))
+    found = finite_difference(lambda leaves: [np.tanh(x @ leaves[0].T)], [U], [d], [w])
+    truth = float(np.sum(w * (x @ d.T) / np.cosh(x @ U.T) ** 2))
+    assert covers(found, truth)
+    assert found.error < 1e-11
+
+
 def test_leaves_of_scales_sixteen_orders_apart() -> None:
     pos, rate = np.array([1e8, 2e8]), np.array([1e-8, -2e-8])
 
