@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class JaxRule:
         wrapped: True if ``rule`` is plain code that is said to call the hand-derived rule.
         programs: the compiled programs.
         nested: names of the custom rules met inside ``primal``.
+        zeros: whether ``rule`` asks for symbolic zeros, once that has been looked up.
     """
 
     rule: Callable[..., Any]
@@ -33,6 +35,7 @@ class JaxRule:
     wrapped: bool = False
     programs: Programs = field(default_factory=Programs)
     nested: set[str] = field(default_factory=set[str])
+    zeros: dict[str, bool] = field(default_factory=dict[str, bool])
 
     def forward(self, *arguments: Any) -> tuple[Any, Any, Any]:
         """The two results of the primal and, as the cache, the arguments and the results."""
@@ -60,11 +63,11 @@ class JaxRule:
         arguments = (params, *others)
         leaves, tree = jax.tree.flatten(_as_arrays(arguments))
         slopes = self._slopes(cotangents, results)
+        used = self._used(slopes, results)
         with precision(leaves):
-            program = self.programs.get(
-                ("pull_back", tree, _shapes(leaves), _shapes(slopes), _mode()),
-                lambda: self._compile_pull_back(leaves, slopes, tree),
-            )
+            if not all(used) and not self._asks_for_zeros(leaves, tree):
+                used = [True] * len(slopes)
+            program = self._pull_back(leaves, slopes, tree, used)
             values, gradients = jax.tree.map(_own, program(leaves, slopes))
         check_forward_value(
             values,
@@ -103,7 +106,53 @@ class JaxRule:
         self.nested.update(custom_rules(traced.jaxpr))
         return compiled(traced)
 
-    def _compile_pull_back(self, leaves: list[Array], slopes: list[Array], tree: Any) -> Any:
+    def _used(self, slopes: list[Array], results: tuple[Any, Any]) -> list[bool]:
+        """The results that take part in the loss: not the one of the two without any cotangent."""
+        first = len(self._floats((results[0], ())))
+        takes_part = [
+            not any(slope.size for slope in part) or any(slope.any() for slope in part)
+            for part in (slopes[:first], slopes[first:])
+        ]
+        used = [takes_part[i >= first] for i in range(len(slopes))]
+        return used if any(used) else [True] * len(slopes)
+
+    def _asks_for_zeros(self, leaves: list[Array], tree: Any) -> bool:
+        """True if a rule tells a result that takes no part in the loss from one with zeros."""
+        if "asked" not in self.zeros:
+            rules = _rule_calls(self._traced(leaves, tree))
+            asked = any(rule.params.get("symbolic_zeros", False) for rule in rules)
+            self.zeros["asked"] = asked
+        return self.zeros["asked"]
+
+    def _pull_back(
+        self, leaves: list[Array], slopes: list[Array], tree: Any, used: list[bool]
+    ) -> Any:
+        def program(used: list[bool]) -> Any:
+            return self.programs.get(
+                ("pull_back", tree, _shapes(leaves), _shapes(slopes), tuple(used), _mode()),
+                lambda: self._compile_pull_back(leaves, slopes, tree, used),
+            )
+
+        try:
+            return program(used)
+        except Exception as error:
+            everything = [True] * len(used)
+            if used == everything:
+                raise
+            program(everything)  # what raises here says so itself
+            names = ("state", "y") if not self.sequence else ("ys", "state_T")
+            unused = names[0] if not used[0] else names[1]
+            raise ContractError(
+                f"the rule's bwd raised {type(error).__name__}: {error} where {unused} takes no "
+                "part in the loss, expected the gradient of the rest; with symbolic_zeros=True "
+                "JAX hands in a SymbolicZero for such a result",
+                method="bwd",
+                item=f"d_{unused}",
+            ) from error
+
+    def _compile_pull_back(
+        self, leaves: list[Array], slopes: list[Array], tree: Any, used: list[bool]
+    ) -> Any:
         import jax
         import jax.numpy as jnp
 
@@ -111,7 +160,7 @@ class JaxRule:
         differentiated = [is_float(leaf) for leaf in leaves]
 
         def pull_back(leaves: list[Any], slopes: list[Any]) -> tuple[Any, Any]:
-            def of_floats(floats: list[Any]) -> list[Any]:
+            def of_floats(floats: list[Any]) -> tuple[list[Any], list[Any]]:
                 source = iter(floats)
                 whole = [
                     next(source) if is_diff else leaf
@@ -119,12 +168,13 @@ class JaxRule:
                 ]
                 results = _pair(rule(*jax.tree.unflatten(tree, whole)), sequence)
                 flat = [jnp.asarray(leaf) for leaf in jax.tree.leaves(results)]
-                return [leaf for leaf in flat if jnp.issubdtype(leaf.dtype, jnp.floating)]
+                values = [leaf for leaf in flat if jnp.issubdtype(leaf.dtype, jnp.floating)]
+                return list(itertools.compress(values, used)), values
 
             floats = [x for x, is_diff in zip(leaves, differentiated, strict=True) if is_diff]
-            values, pull = jax.vjp(of_floats, floats)
+            _, pull, values = jax.vjp(of_floats, floats, has_aux=True)
             cast = [d.astype(value.dtype) for d, value in zip(slopes, values, strict=True)]
-            return values, pull(cast)[0]
+            return values, pull(list(itertools.compress(cast, used)))[0]
 
         traced = jax.jit(pull_back).trace(leaves, slopes)
         if self.wrapped:
@@ -132,18 +182,18 @@ class JaxRule:
         return compiled(traced)
 
     def _require_rule(self, leaves: list[Array], tree: Any) -> None:
-        import jax
-
-        # A fresh function: JAX remembers the traces of one that it has seen.
-        traced = jax.make_jaxpr(lambda *leaves: self.rule(*jax.tree.unflatten(tree, leaves)))(
-            *leaves
-        )
-        if not custom_rules(traced):
+        if not custom_rules(self._traced(leaves, tree)):
             raise ContractError(
                 f"f={self.rule!r} calls no jax.custom_vjp function, so that no hand-derived rule "
                 "would be tested; expected a jax.custom_vjp function or code that calls one",
                 item="f",
             )
+
+    def _traced(self, leaves: list[Array], tree: Any) -> Any:
+        import jax
+
+        # A fresh function: JAX remembers the traces of one that it has seen.
+        return jax.make_jaxpr(lambda *leaves: self.rule(*jax.tree.unflatten(tree, leaves)))(*leaves)
 
     def _slopes(self, cotangents: tuple[Any, ...], results: tuple[Any, Any]) -> list[Array]:
         import jax
@@ -177,20 +227,27 @@ class JaxRule:
 def custom_rules(jaxpr: Any) -> set[str]:
     """Names of the ``jax.custom_vjp`` functions called anywhere inside a jaxpr."""
     found: set[str] = set()
-    inner = getattr(jaxpr, "jaxpr", jaxpr)
-    for equation in inner.eqns:
-        parts = [
-            part
-            for value in equation.params.values()
-            for part in (value if isinstance(value, (tuple, list)) else (value,))
-            if hasattr(getattr(part, "jaxpr", part), "eqns")
-        ]
-        if equation.primitive.name.startswith("custom_vjp_call"):
-            debug_info = getattr(getattr(parts[0], "jaxpr", None), "debug_info", None)
-            found.add(getattr(debug_info, "func_name", None) or "custom_vjp")
-        for part in parts:
-            found |= custom_rules(part)
+    for equation in _rule_calls(jaxpr):
+        debug_info = getattr(getattr(_inside(equation)[0], "jaxpr", None), "debug_info", None)
+        found.add(getattr(debug_info, "func_name", None) or "custom_vjp")
     return found
+
+
+def _rule_calls(jaxpr: Any) -> Generator[Any]:
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        if equation.primitive.name.startswith("custom_vjp_call"):
+            yield equation
+        for part in _inside(equation):
+            yield from _rule_calls(part)
+
+
+def _inside(equation: Any) -> list[Any]:
+    return [
+        part
+        for value in equation.params.values()
+        for part in (value if isinstance(value, (tuple, list)) else (value,))
+        if hasattr(getattr(part, "jaxpr", part), "eqns")
+    ]
 
 
 def _pair(results: Any, sequence: bool) -> tuple[Any, Any]:

@@ -57,7 +57,7 @@ class Graph:
         if not self.passed:
             return [False] * len(self.sources)
         ones = [torch.ones_like(tensor) for tensor in self.passed]
-        found = torch.autograd.grad(
+        found: tuple[Any, ...] = torch.autograd.grad(
             self.passed, self.sources, ones, retain_graph=True, allow_unused=True
         )
         return [gradient is not None for gradient in found]
@@ -69,7 +69,7 @@ class Graph:
         results, slopes = (
             list(itertools.compress(tensors, used)) for tensors in (self.results, self.slopes)
         )
-        found = torch.autograd.grad(
+        found: tuple[Any, ...] = torch.autograd.grad(
             results, self.sources, slopes, retain_graph=True, allow_unused=True
         )
         return [None if gradient is None else to_array(gradient) for gradient in found]
