@@ -149,6 +149,10 @@ def selftest(
     return SelfTest(right.name, tuple(planted), options.seed, options.examples, seconds)
 
 
+# Families whose bugs change how the code behaves: the checks of that see them first.
+_BY_CONDUCT = ("impure", "aliasing", "uninitialised", "layouts")
+
+
 def _passes(base: Run, options: Options) -> dict[tuple[str, str], float]:
     """The best resolution of each block and dtype, if the right subject passes."""
     seen: dict[tuple[str, str], float] = {}
@@ -182,7 +186,7 @@ def _plant(
     run = base.fork(wrong)
     findings: tuple[Finding, ...] = ()
     check = ""
-    for name in NAMES:
+    for name in _order(bug):
         result, findings = check_one(run, options, name)
         if result.verdict is Verdict.FAILED:
             check = name
@@ -205,6 +209,12 @@ def _plant(
         right_step=_names_step(findings, bug.time_step) if bug.time_step is not None else None,
         characters=sum(len(f.message) for f in findings), seconds=seconds,
     )  # fmt: skip
+
+
+def _order(bug: Mutant) -> Sequence[str]:
+    """The checks; those of conduct last, for bugs that are likely found by others."""
+    late = () if bug.family in _BY_CONDUCT else ("purity", "arguments")
+    return sorted(NAMES, key=lambda name: name in late)
 
 
 def _names_step(findings: Sequence[Finding], step: int) -> bool:

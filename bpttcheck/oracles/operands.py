@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.jax_mode import enable_x64
+from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.graph import Graph, Op
 from bpttcheck.oracles.programs import compile_cheaply
 from bpttcheck.oracles.spelling import gradient_of, spelled
@@ -226,7 +226,7 @@ class Operands:
 
     def _run(self, leaves: Any, cotangents: Any, on: Array, nudges: dict[int, Array]) -> Any:
         args = (list(leaves), list(cotangents), on, nudges)
-        with enable_x64():
+        with reference_mode():
             if self._compiled is None:
                 over = jax.vmap(self._one, in_axes=(None, None, 0, 0), out_axes=(None, 0, 0))
                 self._compiled = compile_cheaply(jax.jit(over).lower(*args))

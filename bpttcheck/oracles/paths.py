@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck import trees
-from bpttcheck.jax_mode import enable_x64
+from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.graph import Graph, Op, edges, functions, products
 from bpttcheck.oracles.operands import Operands, Shift
 from bpttcheck.oracles.programs import compile_cheaply, trace
@@ -68,7 +68,7 @@ class Paths:
     """
 
     def __init__(self, step: Callable[..., Any], params: Any, state: Any, x: Array) -> None:
-        with enable_x64():
+        with reference_mode():
             traced = trace(step, params, state, x)
         self._params, self._state = traced.params, traced.state
         flat = Graph(traced.jaxpr, traced.consts)
@@ -152,7 +152,7 @@ class Paths:
         Returns:
             ``(d_params, d_state, d_x)`` for each change.
         """
-        with enable_x64():
+        with reference_mode():
             leaves = self._leaves(*point)
             *d_state, d_y = self._given(cotangents)
             given = (leaves, d_state, d_y)
@@ -193,7 +193,7 @@ class Paths:
 
     def _all_values(self, params: Any, state: Any, x: Array) -> dict[int, Array]:
         """Every intermediate value; one program, since many small ones take longer to compile."""
-        with enable_x64():
+        with reference_mode():
             leaves = self._leaves(params, state, x)
             if self._forward is None:
                 forward = jax.jit(lambda leaves: self.graph.run(leaves))

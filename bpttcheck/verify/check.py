@@ -175,8 +175,7 @@ def _run_all(
     try:
         outcomes = _outcomes(run, options, executor, progress)
     except _CallersError as error:
-        assert error.__cause__ is not None
-        raise error.__cause__ from None
+        raise error.__cause__ or error from None
     return _report(run, options, outcomes, time.perf_counter() - started)
 
 
@@ -296,7 +295,7 @@ def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float)
         remarks=tuple(run.remarks),
         seed=options.seed,
         examples=options.examples,
-        dtypes=tuple(d for d in run.dtypes if not cases or any(c.dtype == d for c in cases)),
+        dtypes=tuple(d for d in run.dtypes if any(c.dtype == d for c in cases)) or run.dtypes,
         sizes=tuple(sorted({(c.n_in, c.n_hidden) for c in cases})),
         lengths=(min(c.T for c in cases), max(c.T for c in cases)) if cases else None,
         batches=(min(c.B for c in cases), max(c.B for c in cases)) if cases else None,
@@ -323,6 +322,8 @@ def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
     """Parameters without any gradient in the recurrence, and what no oracle judged."""
     found: list[str] = []
     absent = tuple(f"{block} (the code returns None)" for block in sorted(run.absent))
+    if not run.subject.final_state_gradient:
+        absent += ("the cotangent of the final state (it is declared to have no gradient)",)
     if callable(getattr(run.subject.target, "initial_state_vjp", None)):
         return absent
     for result in checks:
@@ -374,10 +375,14 @@ class _Counter:
         """The tick of one check."""
         self._done += self._share.get(self._name, 0)
         self._name, self._in_check = name, 0
+        self._tell()
         return self._tick
 
     def _tick(self) -> None:
         self._in_check = min(self._in_check + 1, self._share.get(self._name, 0))
+        self._tell()
+
+    def _tell(self) -> None:
         if self._progress is not None:
             try:
                 self._progress(self._done + self._in_check, self.total, self._name)

@@ -50,11 +50,11 @@ _BLIND_SPOTS: tuple[tuple[Callable[[Sequence[Case]], bool], str], ...] = (
         "no value at a kink: a wrong branch there cannot show",
     ),
     (
-        lambda cases: max(c.B for c in cases) < 8,
+        lambda cases: 1 < max(c.B for c in cases) < 8,
         "B <= {B} only: what begins at larger batches cannot show",
     ),
     (
-        lambda cases: max(c.n_hidden for c in cases) < 32,
+        lambda cases: 1 < max(c.n_hidden for c in cases) < 32,
         "n_hidden <= {H} only: what begins at wider states (tiles of 32 or 64) cannot show",
     ),
     (
@@ -99,7 +99,7 @@ def hidden(cases: Sequence[Case]) -> tuple[str, ...]:
         cases: the judged cases of a run.
     """
     if not cases:
-        return ("no case could be judged: nothing could show",)
+        return ()
     sizes = {
         "T": max(c.T for c in cases),
         "B": max(c.B for c in cases),
@@ -118,6 +118,8 @@ def hidden_of(run: Run, cases: Sequence[Case]) -> tuple[str, ...]:
     beyond = [case for name in run.judged for case in run.judged[name] if case.index >= FIRST]
     found = list(hidden([*cases, *beyond]))
     found += [f"lines that no judged case ran: {line}" for line in run.unreached()]
+    if not run.lines.available:
+        found.append(f"lines of the backward pass were not watched: {run.lines.reason}")
     if run.untried:
         found.append(f"larger sizes left out, for they take too long: {_sizes(run.untried)}")
     if _keeps_buffers(unfilled(run.subject.target)):

@@ -48,7 +48,9 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
             _one(run, mode, tally, origins, case, template, free)
         finally:
             context.tick()
-    for case in Budget().spend(run.plan.widths, run.untried):
+    # Wide states: of a cell in one step, of a layer in few.
+    wide = run.plan.widths if (mode == STEP) == (run.subject.kind == "cell") else ()
+    for case in Budget().spend(() if tally.failures else wide, run.untried):
         one = in_one_step(case) if mode == STEP else case
         _one(run, mode, tally, origins, one, None, True)
     tally.findings = [
@@ -121,16 +123,16 @@ def _placed(run: Run, mode: str, finding: Finding, origins: Mapping[str, Origin]
     case = origin[0].case
     for index in range(_REACHED):
         try:
-            reached = build(run.subject, replace(case, index=max(case.index, 0) + index, mask="none"),
-                            0, REACHED)  # fmt: skip
+            other = replace(case, index=max(case.index, 0) + index, mask="none")
+            reached = build(run.subject, other, 0, REACHED)
             outcome = examine(run, mode, reached, None, confirm=False)
         except BpttcheckError:
             return finding
         if not outcome.spoke or outcome.forward or outcome.wrong:
             return finding
     sentence = (
-        f"{finding.message}; wrong only off the reachable states: right at {_REACHED} states that a "
-        "sequence led to from the initial one. If states are always of that form, declare "
+        f"{finding.message}; wrong only off the reachable states: right at {_REACHED} states that "
+        "a sequence led to from the initial one. If states are always of that form, declare "
         'domain = {"state": "reached"}'
     )
     return replace(finding, message=sentence)

@@ -82,7 +82,7 @@ def obey(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
     for index in range(context.laws):
         _one(run, law, _case(run, index, law), tally)
         context.tick()
-    for case in Budget().spend(larger, run.untried):
+    for case in Budget().spend(() if tally.failures else larger, run.untried):
         _one(run, law, case, tally)
     return tally
 
@@ -165,7 +165,7 @@ def _smallest(law: Law, case: Case) -> bool:
     return case.T // parts <= 1 or case.B == 0
 
 
-def _compare(run: Run, law: Law, problem: Problem) -> list[Judged]:
+def _compare(run: Run, law: Law, problem: Problem, at_once: bool = False) -> list[Judged]:
     """Every block of one case beside the other way to it.
 
     A first bar comes from perturbed inputs alone. It is never wider than the bar of Monte Carlo
@@ -180,6 +180,8 @@ def _compare(run: Run, law: Law, problem: Problem) -> list[Judged]:
     for block, r in value.items():
         stack = np.stack([np.asarray(copy[block], np.float64) for copy in copies])
         judged.append(judge(block, other[block], np.asarray(r, np.float64), stack, unit, tiny))
+    if at_once:
+        return judged
     if any(j.wrong for j in judged):
         judged = _by_its_own_rounding(run, law, problem, value, other, judged)
     if problem.dtype == np.float32 and any(j.wrong for j in judged):
@@ -231,9 +233,14 @@ def _beside_jax(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> l
     from bpttcheck.verify.gradient import examine
 
     seen: dict[str, list[Judged]] = {}
-    for part in law.parts(run, problem):
+    parts, case = law.parts(run, problem), problem.case
+    # One program for all of them, where T may be padded.
+    T, B = (max(getattr(part.case, axis) for part in parts) for axis in ("T", "B"))
+    exact = run.subject.exact_length or run.subject.fixed_sizes
+    room = None if exact else Template(case.n_in, case.n_hidden, T, B)
+    for part in parts:
         try:
-            outcome = examine(run, SEQUENCE, part, None, confirm=False)
+            outcome = examine(run, SEQUENCE, part, room, confirm=False)
         except BpttcheckError:
             return judged
         if outcome.skipped or "jax" not in outcome.spoke:
@@ -293,10 +300,16 @@ def _shrunk(
     def attempt(problem: Problem, room: Template | None) -> tuple[Problem, list[Judged]] | None:
         if problem.case.T < law.least[0] or problem.case.B < law.least[1]:
             return None
-        found = _compare(run, law, problem)
+        # Each try by the first bar alone; the one that is shown is convicted like any other.
+        found = _compare(run, law, problem, at_once=True)
         return (problem, found) if any(j.wrong for j in found) else None
 
-    return smallest(run, problem, None, attempt, (problem, judged))
+    small, _ = smallest(run, problem, None, attempt, (problem, judged))
+    try:
+        found = _compare(run, law, small)
+    except BpttcheckError:
+        return problem, judged
+    return (small, found) if any(j.wrong for j in found) else (problem, judged)
 
 
 def _finding(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> Finding:

@@ -1,4 +1,4 @@
-"""Monte Carlo arithmetic on the hand-written code itself: arrays whose results carry rounding noise.
+"""Monte Carlo arithmetic on the hand-written code itself: arrays whose results carry noise.
 
 A :class:`NoisyArray` answers NumPy's protocols. Each floating result ``o`` of an operation that
 rounds becomes
@@ -107,7 +107,7 @@ class NoisyArray(np.ndarray):
     ) -> Any:
         """Evaluate on plain arrays, then add the noise."""
         plain = [_plain(value) for value in inputs]
-        if method in _SUMMING_METHODS and ufunc is np.add or ufunc in (np.matmul, np.vecdot):
+        if (method in _SUMMING_METHODS and ufunc is np.add) or ufunc in (np.matmul, np.vecdot):
             plain[0] = _shaken_here(plain[0])
         targets = None if out is None else tuple(_plain(one) for one in out)
         if targets is not None:
@@ -123,7 +123,7 @@ class NoisyArray(np.ndarray):
         for target in targets:
             if rounds and target is not None:
                 target[...] = _shaken_here(target)
-        return out[0] if len(out) == 1 else out
+        return out if out is None or len(out) > 1 else out[0]
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """Noise on what sums products in C; the rest is made of ufuncs, or rounds nothing."""
@@ -176,5 +176,5 @@ def _shaken(value: Any, rng: np.random.Generator) -> Any:
         u = rng.uniform(-_UNIFORM, _UNIFORM, array.shape)
         return (array * (1 + eps * u)).astype(array.dtype)
     if array.dtype.kind == "c":
-        return _shaken(array.real, rng) + 1j * _shaken(array.imag, rng)
+        return _shaken(np.real(array), rng) + 1j * _shaken(np.imag(array), rng)
     return value

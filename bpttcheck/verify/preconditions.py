@@ -1,4 +1,4 @@
-"""What a subject refuses: dtypes, lengths, batches and masks for which it raises, gradients it omits.
+"""What a subject refuses: dtypes, lengths, batches and masks; and which gradients it omits.
 
 A kernel may take float32 alone, T in multiples of 16, one row, right-padded rows, or return None
 for what it does not differentiate. Its gradient may be right all the same. What is declared (the
@@ -18,7 +18,7 @@ from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.errors import BpttcheckError, ContractError
 from bpttcheck.verify.filled import absent, filled
-from bpttcheck.verify.guard import Notes, call
+from bpttcheck.verify.guard import call
 from bpttcheck.verify.problem import draw_mask
 from bpttcheck.verify.refusals import is_refusal
 from bpttcheck.verify.results import Case, Finding
@@ -91,7 +91,9 @@ class _Probe:
     def working(self, dtypes: Sequence[str]) -> tuple[int, int, list[str]] | None:
         """T and B at which something runs, and the dtypes that do."""
         one_step = self.subject.kind == "cell"
-        lengths = (1,) if one_step else self.subject.lengths or (_USUAL[0], *_LENGTHS, *_MORE_LENGTHS)
+        lengths = (
+            (1,) if one_step else self.subject.lengths or (_USUAL[0], *_LENGTHS, *_MORE_LENGTHS)
+        )
         batches = self.subject.batches or (_USUAL[1], *_BATCHES)
         for T in lengths:
             for B in batches[:4]:
@@ -157,7 +159,9 @@ def _lengths(known: Preconditions, probe: _Probe, B: int, dtype: str) -> None:
         return
     known.subject = probe.subject = replace(probe.subject, lengths=tuple(taken))
     error = next(iter(wanted.values()))
-    text = f"T = {_listed(wanted)} is refused, and was not checked: {error}; T = {_listed(taken)} was"
+    text = (
+        f"T = {_listed(wanted)} is refused, and was not checked: {error}; T = {_listed(taken)} was"
+    )
     known.remarks.append(_remark(error, "T", text))
 
 
@@ -168,7 +172,9 @@ def _batches(known: Preconditions, probe: _Probe, T: int, dtype: str) -> None:
         return
     known.subject = probe.subject = replace(probe.subject, batches=tuple(taken))
     error = next(iter(wanted.values()))
-    text = f"B = {_listed(wanted)} is refused, and was not checked: {error}; B = {_listed(taken)} was"
+    text = (
+        f"B = {_listed(wanted)} is refused, and was not checked: {error}; B = {_listed(taken)} was"
+    )
     known.remarks.append(_remark(error, "B", text))
 
 
@@ -198,7 +204,11 @@ def _omissions(known: Preconditions, probe: _Probe, T: int, B: int, dtype: str) 
     if found is None:
         return
     state, gradients = found
-    if not isinstance(gradients, tuple) or len(gradients) != 3 or not isinstance(gradients[0], dict):
+    if (
+        not isinstance(gradients, tuple)
+        or len(gradients) != 3
+        or not isinstance(gradients[0], dict)
+    ):
         return
     d_params, d_x, d_state = gradients
     if known.subject.kind == "cell" and d_state is None:

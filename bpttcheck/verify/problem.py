@@ -216,7 +216,8 @@ def build(subject: Subject, case: Case, stream: int = 0, freedom: str = FREE) ->
     """
     rng = generator(case.seed, max(case.index, 0) + (case.index < 0) * 10**6, stream)
     dtype, layer = np.dtype(case.dtype), subject.layer
-    values = Values(case, rng, subject.domain, subject.thresholds, freedom, _turn(case))
+    values = Values(case, rng, subject.domain, subject.thresholds, freedom, _turn(case),
+                    subject.final_state_gradient)
     natural = call("init", layer.init, rng, case.n_in, case.n_hidden)
     params = {key: values.parameter(key, np.asarray(value)) for key, value in natural.items()}
     xs = values.inputs()
@@ -235,9 +236,7 @@ def build(subject: Subject, case: Case, stream: int = 0, freedom: str = FREE) ->
     return problem
 
 
-def draw_mask(
-    case: Case, rng: np.random.Generator, kinds: Sequence[str] = MASKS
-) -> Array | None:
+def draw_mask(case: Case, rng: np.random.Generator, kinds: Sequence[str] = MASKS) -> Array | None:
     """A mask ``(T, B)`` of the case's kind, one of ``kinds``; None if every step is real."""
     if case.mask == "none" or case.mask not in kinds:
         return None
@@ -278,9 +277,7 @@ def templates(
         Template(*pairs[3], T=5, B=4, exact=True),
         Template(*pairs[4], T=max(LENGTHS_BEYOND_TRUNCATION), B=2),
     ]
-    return tuple(
-        replace(one, T=nearest(one.T, lengths), B=nearest(one.B, batches)) for one in made
-    )
+    return tuple(replace(one, T=nearest(one.T, lengths), B=nearest(one.B, batches)) for one in made)
 
 
 def nearest(size: int, allowed: Sequence[int] | None) -> int:

@@ -10,7 +10,7 @@ _LIBRARIES = ("numpy", "scipy", "jax", "jaxlib")
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """True if the user's own code raised on purpose: by ``raise`` or ``assert``, not by accident."""
+    """True if the user's own code raised on purpose: by ``raise`` or ``assert``."""
     steps = [] if error is None else list(_steps(error.__traceback__))
     if not steps:
         return False

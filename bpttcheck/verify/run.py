@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
-from bpttcheck.errors import ContractError, Declined, OutsideDomain
+from bpttcheck.errors import ContractError, Declined, InternalError, OutsideDomain
 from bpttcheck.oracles.autodiff import Autodiff, Point, Spread, Untied
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.finite_difference import finite_difference
@@ -43,7 +43,7 @@ from bpttcheck.verify.results import Case, Finding
 from bpttcheck.verify.source import LineCoverage
 from bpttcheck.verify.subject import Subject
 from bpttcheck.verify.surrogate import surrogate_forward
-from bpttcheck.verify.values import FREE, FREEDOMS, NATURAL, SCALED_PARAMETERS
+from bpttcheck.verify.values import FREEDOMS, NATURAL, SCALED_PARAMETERS
 from bpttcheck.verify.verdict import rounding
 
 Array = NDArray[Any]
@@ -126,9 +126,7 @@ class Run:
 
     def _find_preconditions(self, declared: Sequence[tuple[int, int]] | None) -> None:
         """Keep out of the cases what the subject refuses, and say so."""
-        found = preconditions.find(
-            self.subject, self.dtypes, (declared or ((3, 4),))[0], self.seed
-        )
+        found = preconditions.find(self.subject, self.dtypes, (declared or ((3, 4),))[0], self.seed)
         self.subject, self.dtypes = found.subject, found.dtypes
         self.refusals, self.absent = found.remarks, set(found.absent)
 
@@ -239,7 +237,7 @@ class Run:
                     self.dtypes[0], "none", "ordinary")  # fmt: skip
         try:
             return self._autodiff.lower(self._point(self.problem(case)), _pad(template))
-        except (Declined, ContractError):
+        except (Declined, ContractError, InternalError):
             return None
 
     def template(self, index: int) -> Template:
@@ -392,8 +390,8 @@ class Run:
         step, step_vjp = self.methods
         layer, args = self._layer, (problem.params, problem.xs, problem.state0)
         mask = () if problem.mask is None else (problem.mask,)
-        ys, state, tape = call(step, layer.forward, *args, *mask, notes=self.notes)
-        with self.lines.recording():
+        with self.lines.recording():  # a tape of closures is made by the forward pass
+            ys, state, tape = call(step, layer.forward, *args, *mask, notes=self.notes)
             d_params, d_xs, d_state0 = call(
                 step_vjp, layer.vjp, problem.params, tape, problem.d_ys, problem.d_state,
                 notes=self.notes,

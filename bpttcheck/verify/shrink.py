@@ -8,7 +8,7 @@ compilation; here the order of the candidates is chosen so that few shapes are m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,6 +19,8 @@ from bpttcheck.verify.run import Run
 
 _SMALL = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2))
 _TRIES = 400
+# Rows of all steps of all tries: few tries where a sequence is long.
+_ROWS = 30_000
 _STREAMS = 2
 
 Result = TypeVar("Result")
@@ -41,8 +43,10 @@ def smallest(
         What ``attempt`` said of the smallest failing problem.
     """
     best, found, room = failing, first, template
+    rows = 0
     for tried, (case, shape, stream) in enumerate(_candidates(run, failing.case, template)):
-        if tried == _TRIES:
+        rows += case.T * case.B
+        if tried == _TRIES or rows > _ROWS:
             break
         try:
             problem = run.problem(case, stream)
@@ -69,7 +73,7 @@ def _candidates(
     """Structures no larger than ``case``, simplest first."""
     for n_in, n_hidden in _widths(run, case):
         for regime, mask in _manners(case):
-            for T, B in _lengths(case):
+            for T, B in _lengths(run, case):
                 small = replace(
                     case, T=T, B=B, n_in=n_in, n_hidden=n_hidden, regime=regime,
                     mask=mask if T * B > 1 else "none", index=-1,
@@ -92,11 +96,17 @@ def _manners(case: Case) -> list[tuple[str, str]]:
     return list(dict.fromkeys([*options, (case.regime, case.mask)]))
 
 
-def _lengths(case: Case) -> list[tuple[int, int]]:
-    lengths = sorted({T for T in (1, 2, 3, 4, case.T // 2, case.T) if 1 <= T <= case.T})
-    batches = sorted({B for B in (1, 2, case.B) if 1 <= B <= case.B})
+def _lengths(run: Run, case: Case) -> list[tuple[int, int]]:
+    subject = run.subject
+    wanted = {1, 2, 3, 4, case.T // 2, case.T, *(subject.lengths or ())}
+    lengths = sorted(T for T in wanted if 1 <= T <= case.T and _takes(subject.lengths, T))
+    batches = sorted(B for B in {1, 2, case.B} if B <= case.B and _takes(subject.batches, B))
     pairs = [(T, B) for T in lengths for B in batches]
     return sorted(pairs, key=lambda pair: (pair[0] > 4, pair[0] + pair[1], pair))
+
+
+def _takes(allowed: Sequence[int] | None, size: int) -> bool:
+    return allowed is None or size in allowed
 
 
 def _room(case: Case, template: Template | None) -> Template | None:

@@ -13,7 +13,6 @@ from bpttcheck.errors import ContractError
 from bpttcheck.verify.filled import unfilled
 from bpttcheck.verify.validate import validate_subject
 
-
 _MASKS = ("none", "lengths", "holes", "empty_rows")
 
 
@@ -156,6 +155,11 @@ class Subject:
         found = getattr(self.target, "domain", None)
         return found if isinstance(found, Mapping) else {}
 
+    @property
+    def final_state_gradient(self) -> bool:
+        """False if the code says that nothing may depend on its final state."""
+        return getattr(self.target, "final_state_gradient", True) is not False
+
     @cached_property
     def thresholds(self) -> tuple[float, ...]:
         """Constants with which the hand-written code compares or clips, of either magnitude."""
@@ -232,7 +236,7 @@ def _validate_reference(reference: Any) -> None:
 
 
 def _own_sizes(target: Any) -> Any:
-    """The target's ``sizes`` if it is a strategy or pairs; its own attribute of that name if not."""
+    """The target's ``sizes`` if it is a strategy or pairs; else it means something else."""
     own = getattr(target, "sizes", None)
     try:
         _validate_sizes(own)
@@ -248,8 +252,8 @@ def _validate_sizes(sizes: Any) -> None:
     )
     if sizes is not None and not hasattr(sizes, "example") and not (pairs and sizes):
         raise ContractError(
-            f"sizes={_short(sizes)}, but should be pairs (n_in, n_hidden), or a Hypothesis strategy "
-            "of them, such as st.tuples(st.integers(1, 4), st.sampled_from([2, 4]))",
+            f"sizes={_short(sizes)}, but should be pairs (n_in, n_hidden), or a Hypothesis "
+            "strategy of them, such as st.tuples(st.integers(1, 4), st.sampled_from([2, 4]))",
             item="sizes",
         )
 

@@ -37,7 +37,7 @@ class Tally:
     Args:
         name: the check's name.
         doubtful: cases in which the differences agreed with the code and not with JAX.
-        worst: for each block that was wrong in some case, where it was worst, and whether JAX said so.
+        worst: for each block that was wrong in some case, where it was worst, and if JAX said so.
         judged: the cases of which a block could be judged.
         conduct: what is wrong with how the code behaves, where its gradient does not depend on it;
             told as remarks, and failures only where they were asked for.

@@ -47,6 +47,7 @@ class Values:
             interval ``(low, high)``, a function ``(rng, array) -> array``, or ``"reached"``.
         thresholds: constants of the subject's own source, as values to go beyond.
         freedom: one of :data:`FREEDOMS`.
+        final_state: False where the final state has no gradient.
         turn: how many cases of the same regime came before: kinds of it take turns.
     """
 
@@ -56,6 +57,7 @@ class Values:
     thresholds: Sequence[float]
     freedom: str
     turn: int
+    final_state: bool = True
 
     @property
     def _dtype(self) -> Any:
@@ -119,10 +121,13 @@ class Values:
         return trees.map_leaves(one, own, reached)
 
     def state_cotangent(self, state: Any) -> Any:
-        """A cotangent of every float leaf of a state; zeros for what is only carried."""
+        """A cotangent of every float leaf of a state; zeros for what is only carried.
+
+        And where the code says that its final state has no gradient.
+        """
 
         def one(leaf: Any) -> Array:
-            if not is_float(leaf):
+            if not is_float(leaf) or not self.final_state:
                 return np.zeros(np.shape(leaf))
             return self.rng.standard_normal(np.shape(leaf)).astype(np.asarray(leaf).dtype)
 
@@ -134,7 +139,9 @@ class Values:
         steps = np.arange(case.T)
         zero: Callable[[Any], Any] = np.zeros_like
         if regime == "zeros":
-            return _times(d_ys, (steps == case.T - 1)[:, None, None]), trees.map_leaves(zero, d_state)
+            return _times(d_ys, (steps == case.T - 1)[:, None, None]), trees.map_leaves(
+                zero, d_state
+            )
         if regime == "long" and case.index % 2 == 0:
             # Only early outputs matter: nothing of the gradient is left for a truncated pass. The
             # other half of these cases shows a carry that is cut at intervals.
@@ -147,7 +154,9 @@ class Values:
         elif regime == "tiny_gradients":
             factor = self._cotangent_scale(-25, -6, -60 if case.dtype == "float64" else -30)
         if factor is not None:
-            return _times(d_ys, factor), trees.map_leaves(lambda leaf: _times(leaf, factor), d_state)
+            return _times(d_ys, factor), trees.map_leaves(
+                lambda leaf: _times(leaf, factor), d_state
+            )
         if regime == "one_sign":
             sign = -1.0 if self.turn % 2 else 1.0
             return sign * np.abs(d_ys), trees.map_leaves(lambda leaf: sign * np.abs(leaf), d_state)

@@ -21,7 +21,7 @@ from bpttcheck.verify.subject import Subject
 from bpttcheck.verify.validate import validate_options
 
 DTYPES = ("float64", "float32")
-EXAMPLES = 40
+EXAMPLES = 60
 
 
 class Cell:
@@ -192,6 +192,75 @@ class NoBiasNoGradient(Cell):
         return {**d_params, "b": d_params["b"] * params["b"].any()}, d_h, d_x
 
 
+class RowsOfZerosArePadding(Cell):
+    """A row of zeros among others is taken for padding."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        some = cache[0].any(axis=1, keepdims=True)
+        return d_params, d_h, d_x * (some | (some.sum() == 0))
+
+
+class OneHotIsAnIndex(Cell):
+    """A one-hot row is taken for an index, and gets no gradient."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        x = cache[0]
+        hot = x.shape[1] > 1 and ((x == 1).sum(axis=1) == 1).all() and np.count_nonzero(x) == len(x)
+        return d_params, d_h, d_x * (not hot)
+
+
+class InputsClipped(Cell):
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, *rest = cache
+        return super().step_vjp(params, (np.where(np.abs(x) > 4.5, 0, x), *rest), d_state, d_y)
+
+
+class SmallInputsAreNone(Cell):
+    """Inputs that are all small count for nothing."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, *rest = cache
+        scale = 0 if 0 < np.abs(x).max() < 0.031 else 1
+        return super().step_vjp(params, (x * scale, *rest), d_state, d_y)
+
+
+class NegativeIsNoGradient(Cell):
+    """Cotangents none of which is positive stop here, if there are many."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        stopped = d_y.size > 3 and d_y.any() and (d_y <= 0).all() and (d_state <= 0).all()
+        return d_params, d_h * (not stopped), d_x
+
+
+class NoOutputNoGradient(Cell):
+    """Where the output takes no part in the loss, the parameters do not either."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        live = d_y.any() or not d_state.any()
+        return {k: v * live for k, v in d_params.items()}, d_h, d_x
+
+
+class LargeBiasDecides(Cell):
+    """Where every bias is large and the weights are not, the input is left out."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        decided = np.abs(params["b"]).min() > 5.9 and np.abs(params["W"]).max() < 6
+        return d_params, d_h, d_x * (not decided)
+
+
+class Overflows(Cell):
+    """The slope as 4 / (e + 1/e)^2, whose exponential overflows."""
+
+    def slope(self, z, h):
+        e = np.exp(np.abs(z.astype(np.float64)))
+        return np.where(e < 1e300, 1 - h**2, np.nan).astype(z.dtype)
+
+
 class ForgetsTheStateWithoutAMask(Layer):
     def vjp(self, params, tape, d_ys, d_state_T):
         masked = tape[-1]
@@ -336,6 +405,14 @@ REGIMES = [
     ("tiny_gradients", Flushed()),
     ("own_initial_state", BeginsWithoutInput()),
     ("zeros", NoBiasNoGradient()),
+    ("sparse_inputs", RowsOfZerosArePadding()),
+    ("tokens", OneHotIsAnIndex()),
+    ("large_inputs", InputsClipped()),
+    ("small_inputs", SmallInputsAreNone()),
+    ("one_sign", NegativeIsNoGradient()),
+    ("silent_outputs", NoOutputNoGradient()),
+    ("biased_gates", LargeBiasDecides()),
+    ("overflowing", Overflows()),
 ]
 
 

@@ -11,6 +11,7 @@ from bpttcheck.verify.problem import (
     LENGTHS_BEYOND_TRUNCATION,
     MASKS,
     REGIMES,
+    ROUND,
     Seeded,
     build,
     draw_case,
@@ -78,7 +79,7 @@ def test_regimes_are_what_they_say():
 
 
 def test_a_round_of_the_schedule_meets_every_regime_in_every_dtype():
-    met = {(scheduled_regime(i), scheduled_dtype(i, DTYPES)) for i in range(40)}
+    met = {(scheduled_regime(i), scheduled_dtype(i, DTYPES)) for i in range(2 * ROUND)}
     assert met == {(regime, dtype) for regime in REGIMES for dtype in DTYPES}
 
 

@@ -15,7 +15,6 @@ from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.tally import Tally
 
-
 # Rows of the batches that the gradient checks judge.
 _ROWS = 4
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from bpttcheck.errors import ContractError
+from bpttcheck.verify._validate_values import dtypes_noted
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient_finding import exception_finding
-from bpttcheck.verify._validate_values import dtypes_noted
 from bpttcheck.verify.problem import nearest
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
@@ -21,8 +21,8 @@ def contract(context: Context) -> Tally:
     """Checks what every method returns: structure, keys, shapes, dtypes, finite values.
 
     Finds a missing key, a transposed or unreduced gradient, a list, a NaN, an exception. No other
-    check runs on such a subject. Told as remarks: a float32 cell that turns float64, a gradient that
-    is None, sizes, masks and dtypes that are refused.
+    check runs on such a subject. Told as remarks: a float32 cell that turns float64, a gradient
+    that is None, sizes, masks and dtypes that are refused.
     """
     tally = Tally("contract", conduct=list(context.run.refusals))
     drifts: list[ContractError] = []
@@ -62,4 +62,6 @@ def _validate(run: Run, n_in: int, n_hidden: int, batch_size: int, dtype: str) -
         validate_cell(target, **sizes, dtype=dtype, rng=rng, notes=run.notes)
     else:
         T = nearest(5, run.subject.lengths)
-        validate_layer(target, T=T, masks=run.subject.masks, **sizes, dtype=dtype, rng=rng, notes=run.notes)
+        validate_layer(
+            target, T=T, masks=run.subject.masks, **sizes, dtype=dtype, rng=rng, notes=run.notes
+        )

@@ -51,7 +51,11 @@ def _plain(run: Run, problem: Problem) -> dict[str, Any]:
     return {
         **hand.gradients,
         **hand.forward,
-        **({"d_xs of masked steps": np.zeros((_PADDING, B, n_in))} if "d_xs" in hand.gradients else {}),
+        **(
+            {"d_xs of masked steps": np.zeros((_PADDING, B, n_in))}
+            if "d_xs" in hand.gradients
+            else {}
+        ),
         "ys of masked steps": np.zeros((_PADDING, B, n_out)),
     }
 
@@ -134,8 +138,8 @@ def _garbage(run: Run, tally: Tally) -> None:
         if lost:
             told.append(Finding(
                 tally.name, run.methods[1], lost[0],
-                f"{lost[0]} is not finite where {name} of masked steps is NaN: a product with a mask "
-                "of zero keeps NaN, np.where does not",
+                f"{lost[0]} is not finite where {name} of masked steps is NaN: a product with a "
+                "mask of zero keeps NaN, np.where does not",
                 padded.case,
             ))  # fmt: skip
             tally.failures += name == "d_ys"

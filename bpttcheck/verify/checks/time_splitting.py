@@ -48,9 +48,7 @@ def _halves(run: Run, problem: Problem) -> tuple[Problem, Problem, Any, Any]:
         )
         T = len(p.xs[part])
         case = replace(p.case, T=T)
-        part_of = replace(
-            p, case=case, xs=p.xs[part], state0=state, mask=mask, d_ys=p.d_ys[part]
-        )
+        part_of = replace(p, case=case, xs=p.xs[part], state0=state, mask=mask, d_ys=p.d_ys[part])
         return part_of, end, tape
 
     early, middle, first = half(slice(None, cut), p.state0)
