@@ -219,20 +219,6 @@ def test_a_parameter_that_is_not_passed_has_the_gradient_zero():
     assert not hand_gradients(cell)[0]["unused"].any()
 
 
-@pytest.mark.parametrize(("position", "label"), [(0, "d_x"), (1, "d_state"), (3, "d_params['U']")])
-def test_a_backward_that_returns_none_is_named(position, label):
-    class Forgetful(Elman):
-        @staticmethod
-        def backward(ctx, d_new):
-            gradients = list(Elman.backward(ctx, d_new))
-            gradients[position] = None
-            return tuple(gradients)
-
-    with pytest.raises(ContractError, match=r"Forgetful.backward returned None for d_") as info:
-        hand_gradients(adapted(Forgetful))
-    assert info.value.item == label
-
-
 def test_results_that_carry_no_gradient_are_named():
     class Cut(Elman):
         @staticmethod
