@@ -26,6 +26,13 @@ def from_autograd_function(
 ) -> AdaptedCell | AdaptedLayer:
     """A cell or a layer whose backward pass is the ``backward`` of a ``torch.autograd.Function``.
 
+    It is run as in training. A result whose cotangent is exactly zero is left out of the loss, so
+    that ``backward`` meets what torch hands in there: zeros, or None after
+    ``ctx.set_materialize_grads(False)``. Every backward pass runs twice over its graph, as with
+    ``retain_graph=True``, and the second must agree; one that refuses to run again is no mistake. A
+    gradient that ``backward`` returns as None is not checked, and neither is a final state that
+    ``ctx.mark_non_differentiable`` marks: the report names them.
+
     Args:
         F: the subclass itself. ``F.apply(*arguments)`` returns ``(y, *leaves of the new state)``,
             or one tensor that is both; with ``sequence``, ``(ys, *leaves of state_T)``, or ``ys``
@@ -37,7 +44,7 @@ def from_autograd_function(
             ``(B, n_hidden)``, needs a table of shapes that names ``"n_hidden"``.
         arguments: ``(params, state, x) -> tuple`` of what ``F.apply`` takes, from torch tensors; it
             is the place for a ``.cuda()``, a transpose or a constant. The default is
-            ``(x, *leaves of state, *params.values())``.
+            ``(x, *leaves of state, *parameters)``, these in the order of the names of ``init``.
         reference: what to compare with: a JAX function ``step(params, state, x) -> (state, y)`` or
             a cell. Without one the finite differences decide.
         sequence: True for a layer; ``x`` is then ``xs (T, B, n_in)``.

@@ -34,7 +34,9 @@ def from_custom_vjp(
     The forward pass is the undecorated function; the backward pass is ``jax.vjp(f, ...)``, which
     applies the hand-derived rule; the reference is the undecorated function again, so that the rule
     is never compared with itself. float64 runs in JAX's 64-bit mode, switched on for the call
-    alone; float32 runs in the mode that the program has set.
+    alone; float32 runs in the mode that the program has set. Where one of the two results has no
+    cotangent but zeros, it takes no part in the loss, so that a rule with ``symbolic_zeros=True``
+    meets a ``SymbolicZero``.
 
     Args:
         f: a ``jax.custom_vjp`` function ``f(params, state, x) -> (state, y)``; with ``sequence``,
