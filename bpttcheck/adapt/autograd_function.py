@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from bpttcheck import trees
@@ -64,7 +65,7 @@ def from_autograd_function(
     return (AdaptedLayer if sequence else AdaptedCell)(
         name_of(name, function),
         "from_autograd_function",
-        engine.remembering(_on_numpy(fresh)),
+        partial(engine.init, _on_numpy(fresh)),
         _on_numpy(start),
         engine.forward if sequence else engine.step,
         engine.vjp if sequence else engine.step_vjp,

@@ -45,17 +45,13 @@ class TorchRule:
     sequence: bool = False
     seen: Seen = field(default_factory=Seen)
 
-    def remembering(self, init: Callable[..., Any]) -> Callable[..., Any]:
-        """``init``, the order of whose names is that of the arguments from then on."""
-
-        def run(*arguments: Any) -> Any:
-            params = init(*arguments)
-            if isinstance(params, Mapping):
-                names: tuple[str, ...] = tuple(params)
-                self.seen.names.setdefault(frozenset(names), names)
-            return params
-
-        return run
+    def init(self, fresh: Callable[..., Any], *arguments: Any) -> Any:
+        """``fresh(*arguments)``; the order of its names is that of the arguments from then on."""
+        params = fresh(*arguments)
+        if isinstance(params, Mapping):
+            names: tuple[str, ...] = tuple(params)
+            self.seen.names.setdefault(frozenset(names), names)
+        return params
 
     def final_state_gradient(self) -> bool:
         """False once a run has shown that the output carries a gradient and the state does not."""

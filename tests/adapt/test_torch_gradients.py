@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import copy
 
 import numpy as np
 import pytest
@@ -215,8 +215,7 @@ def test_parameters_are_passed_in_the_order_of_init(init):
     cell = adapted(Right, init=init, initial_state=lambda params, B: np.zeros((B, 2)))
     n_in = 2 if init is in_numpy else 3
     params, state, x, d_state, d_y = problem(cell, n_in=n_in)
-    sorted_keys = json.loads(json.dumps(list(params)))
-    turned = {key: params[key] for key in sorted(sorted_keys)}
+    turned = {key: params[key] for key in sorted(params)}
     assert list(turned) != list(params)
     new, _, cache = cell.step(turned, state, x)
     np.testing.assert_array_equal(new, cell.step(params, state, x)[0])
@@ -225,6 +224,13 @@ def test_parameters_are_passed_in_the_order_of_init(init):
     assert list(d_params) == list(turned)
     expected, *rest = cell.step_vjp(params, cache, d_state, d_y)
     assert distance(({key: d_params[key] for key in params}, *others), (expected, *rest)) == 0
+
+
+def test_a_copy_knows_the_order_of_its_own_init():
+    cell = copy.deepcopy(adapted(Right))
+    params, state, x, *_ = problem(cell)
+    turned = {key: params[key] for key in sorted(params)}
+    np.testing.assert_array_equal(cell.step(turned, state, x)[0], cell.step(params, state, x)[0])
 
 
 def test_parameters_of_other_names_keep_the_order_in_which_they_are_given():
@@ -432,3 +438,28 @@ def test_what_torch_cannot_lay_out_is_copied():
     for layout in (unaligned, lambda a: a[::-1].copy()[::-1], lambda a: a[:, ::-1].copy()[:, ::-1]):
         found = gradients(adapted(ReadsPointers), lambda d_state, d_y: (d_state, layout(d_y)))  # noqa: B023 - called at once
         assert distance(found, true_gradients()) < 1e-14
+
+
+def test_a_sequence_that_differentiates_nothing_hands_the_state_through_where_it_is_empty():
+    class Indices(Function):
+        @staticmethod
+        def forward(ctx, xs):
+            return xs.float()
+
+        @staticmethod
+        def backward(ctx, d_ys):
+            raise AssertionError("never called")
+
+    layer = adapted(Indices, sequence=True, arguments=lambda params, state, xs: (xs.long(),))
+    params, state0, _, d_last, d_ys = problem(layer)
+    _, last, tape = layer.forward(params, np.zeros((0, 4, 2)), state0)
+    d_params, d_xs, d_state0 = layer.vjp(params, tape, d_ys[None][:0], d_last)
+    np.testing.assert_array_equal(last, state0)
+    np.testing.assert_array_equal(d_state0, d_last)
+    assert not any(gradient.any() for gradient in d_params.values())
+    assert d_xs.shape == (0, 4, 2)
+
+
+def test_an_init_that_returns_no_dict_is_left_to_the_check_of_the_contract():
+    cell = adapted(Right, init=lambda rng, n_in, n_hidden: [n_in], initial_state=lambda p, B: p)
+    assert cell.init(None, 3, 2) == [3]
