@@ -234,6 +234,9 @@ def invisible(bug: Mutant, cases: Sequence[Case], seen: dict[tuple[str, str], fl
         (f"B of at least {bug.least_B}", lambda c: c.B >= bug.least_B),
         ("mask", lambda c: not bug.needs_mask or c.mask != "none"),
         ("size", lambda c: not bug.sizes or (c.n_in, c.n_hidden) in bug.sizes),
+        (f"n_hidden of at least {bug.least_H}", lambda c: c.n_hidden >= bug.least_H),
+        (f"n_in of at least {bug.least_n_in}", lambda c: c.n_in >= bug.least_n_in),
+        (f"T that is a multiple of {bug.every_T}", lambda c: c.T % bug.every_T == 0),
     ):
         left = [c for c in left if fits(c)]
         if not left:

@@ -231,7 +231,7 @@ def check_one(
         if os.environ.get("BPTTCHECK_DEBUG"):
             raise
         return _broken_off(name, InternalError(f"running the check {name}", error), started), ()
-    if options.strict:
+    if options.strict and (options.checks is None or name in options.checks):
         tally.findings += tally.conduct
     else:
         run.remarks += tally.conduct

@@ -161,5 +161,5 @@ def _sizes(cases: Sequence[Case]) -> str:
 
 def _keeps_buffers(target: Any) -> bool:
     held = getattr(target, "__dict__", {})
-    return any(isinstance(v, (np.ndarray, list, dict)) and len(v) for v in held.values()
-               if np.ndim(v) or not isinstance(v, np.ndarray))  # fmt: skip
+    kept = [v for v in held.values() if isinstance(v, (np.ndarray, list, dict))]
+    return any(v.size > 1 if isinstance(v, np.ndarray) else bool(v) for v in kept)

@@ -153,6 +153,10 @@ def _broken(
 ) -> None:
     if tally.refused(error, case, _smallest(law, case)):
         return
+    if error.method == run.methods[0] and case.regime != "ordinary":
+        # The problem itself runs: a neighbour of it, moved by rounding, is outside the domain.
+        tally.outside(error, case)
+        return
     tally.failures += 1
     if not tally.findings:
         finding = exception_finding(law.name, error, case)
@@ -173,6 +177,7 @@ def _compare(run: Run, law: Law, problem: Problem, at_once: bool = False) -> lis
     """
     unit, tiny = rounding(problem.dtype)
     value, other = law.expected(run, problem), law.actual(run, problem)
+    value = {block: v for block, v in value.items() if not run.is_absent(block)}
     rng = np.random.default_rng([*_seeds(problem), 11])
     count = LAW_COPIES if problem.case.index < FIRST else LAW_COPIES // 2
     copies = [law.expected(run, perturbed(problem, rng)) for _ in range(count)]

@@ -3,11 +3,12 @@
 A :class:`NoisyArray` answers NumPy's protocols. Each floating result ``o`` of an operation that
 rounds becomes
 
-    o (1 + eps u)           u uniform with mean 0 and variance 1, eps the unit of the result's dtype
+    o (1 + eps u)           u uniform with mean 0 and variance 1
 
-and an operation that sums products or terms has the same noise on the terms, for there the rounding
-error is that of the intermediates and not of the result. What rounds nothing (a maximum, a sign, a
-copy, a comparison) stays exact. Run over the user's own forward and backward pass, the copies span
+with ``eps`` the rounding unit of the checked dtype (code that computes in less has an error of its
+own), and an operation that sums products or terms has the same noise on the terms, for there the
+rounding error is that of the intermediates and not of the result. What rounds nothing (a maximum, a
+sign, a copy, a comparison) stays exact. Run over the user's own forward and backward pass, the copies span
 what rounding can do to the numbers, cancellation inside the code included.
 
 Source: D. S. Parker, Monte Carlo Arithmetic, UCLA CSD-970002 (1997).
@@ -47,20 +48,26 @@ class _Supply(threading.local):
     """The random numbers of the evaluation that runs in this thread; None: no noise."""
 
     rng: np.random.Generator | None = None
+    unit: float | None = None
 
 
 _SUPPLY = _Supply()
 
 
 @contextmanager
-def noise(rng: np.random.Generator) -> Generator[None]:
-    """Operations on noisy arrays draw from ``rng`` while the block runs."""
-    before = _SUPPLY.rng
-    _SUPPLY.rng = rng
+def noise(rng: np.random.Generator, unit: float | None = None) -> Generator[None]:
+    """Operations on noisy arrays draw from ``rng`` while the block runs.
+
+    Args:
+        rng: the source of the noise.
+        unit: the rounding unit of every operation; None: that of each result's own dtype.
+    """
+    before = _SUPPLY.rng, _SUPPLY.unit
+    _SUPPLY.rng, _SUPPLY.unit = rng, unit
     try:
         yield
     finally:
-        _SUPPLY.rng = before
+        _SUPPLY.rng, _SUPPLY.unit = before
 
 
 def noisy_problem(problem: Problem, rng: np.random.Generator) -> Problem:
@@ -91,7 +98,8 @@ def copies(
     for copy in range(count):
         rng = np.random.default_rng([*seeds, copy])
         try:
-            with noise(rng), np.errstate(all="ignore"):
+            unit = float(np.finfo(problem.dtype).eps)
+            with noise(rng, unit), np.errstate(all="ignore"):
                 values = side(noisy_problem(problem, rng))
         except Exception:  # whatever code for plain arrays alone does with another class
             return None
@@ -172,7 +180,7 @@ def _shaken(value: Any, rng: np.random.Generator) -> Any:
     """``value`` times ``1 + eps u``, real and imaginary part apart."""
     array = np.asarray(value)
     if array.dtype.kind == "f":
-        eps = np.finfo(array.dtype).eps
+        eps = np.finfo(array.dtype).eps if _SUPPLY.unit is None else _SUPPLY.unit
         u = rng.uniform(-_UNIFORM, _UNIFORM, array.shape)
         return (array * (1 + eps * u)).astype(array.dtype)
     if array.dtype.kind == "c":

@@ -41,7 +41,7 @@ REGIMES = {
     "small_inputs": "inputs of 1e-4 to 3e-2",
     "one_sign": "cotangents all negative, or all positive",
     "silent_outputs": "outputs, steps or whole rows that take no part in the loss",
-    "biased_gates": "vectors of parameters of 6 to 10, of either sign: gates saturated in pairs",
+    "biased_gates": "entries of 7 to 10 among the biases: some gates of a unit saturated together",
     "overflowing": "parameters times 1000: exponentials overflow",
 }
 
@@ -52,7 +52,7 @@ _SCHEDULE = (
     "own_initial_state", "ordinary", "tiny_gradients", "vanishing", "one_sign", "near_kinks",
     "exploding", "ordinary", "long", "zeros", "sparse_inputs", "large_cotangents",
     "own_initial_state", "large_inputs", "biased_gates", "ordinary", "tokens", "small_inputs",
-    "overflowing", "ordinary", "silent_outputs", "one_sign", "large_inputs",
+    "overflowing", "biased_gates", "silent_outputs", "one_sign", "large_inputs",
 )  # fmt: skip
 
 ROUND = len(_SCHEDULE)

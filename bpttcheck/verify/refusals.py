@@ -6,7 +6,7 @@ import dis
 from collections.abc import Iterator
 from types import TracebackType
 
-_LIBRARIES = ("numpy", "scipy", "jax", "jaxlib")
+_LIBRARIES = ("numpy", "scipy", "jax", "jaxlib", "torch")
 
 
 def is_refusal(error: BaseException | None) -> bool:

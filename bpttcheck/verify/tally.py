@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bpttcheck.calibration import JUDGED_SHARE, LIMIT
 from bpttcheck.errors import ContractError
+from bpttcheck.verify.large import FIRST
 from bpttcheck.verify.refusals import is_refusal
 from bpttcheck.verify.results import BlockSummary, Case, CheckResult, Finding, Verdict
 from bpttcheck.verify.verdict import Judged
@@ -63,8 +64,9 @@ class Tally:
 
     def add(self, judged: Sequence[Judged], case: Case) -> None:
         """Count the blocks of one case."""
+        spot = case.index >= FIRST  # a spot check at a large size says nothing of the resolution
         for j in judged:
-            self._seen[j.block, case.dtype].append(j)
+            self._seen[j.block, case.dtype].append(replace(j, resolution=np.inf) if spot else j)
         if any(j.usable and not j.blind for j in judged):
             self.judged.append(case)
 
@@ -167,7 +169,7 @@ def _cases(number: int) -> str:
 
 def _summary(block: str, dtype: str, judged: Sequence[Judged], null_counts: bool) -> BlockSummary:
     clear = [j for j in judged if j.usable and not j.blind and (null_counts or not j.null)]
-    resolutions = sorted(j.resolution for j in clear)
+    resolutions = sorted(j.resolution for j in clear if np.isfinite(j.resolution))
     ratios = [j.ratio for j in judged if j.usable and not j.blind]
     return BlockSummary(
         block=block,

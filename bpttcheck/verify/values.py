@@ -71,14 +71,26 @@ class Values:
         values = _moved(rng, natural)
         if case.regime in ("at_kinks", "near_kinks"):
             values = self._on_grid(values.shape)
-        values = values * SCALED_PARAMETERS.get(case.regime, 1.0)
+        factor = SCALED_PARAMETERS.get(case.regime, 1.0)
+        if case.regime == "overflowing" and case.dtype == "float32":
+            factor = SCALED_PARAMETERS["saturated"]  # there exponentials overflow beyond 88
+        values = values * factor
         if case.regime == "zeros" and values.ndim == 1:
             values = np.zeros_like(values)
         if case.regime == "biased_gates" and values.ndim == 1:
-            values = rng.choice([-1.0, 1.0], values.shape) * rng.uniform(6, 10, values.shape)
+            values = self._biased(values)
         if case.regime == "large_inputs" and self.turn % 2:
             values = values * 0.05  # so that large inputs do not saturate every unit
         return self._within(key, values).astype(self._dtype)
+
+    def _biased(self, values: Array) -> Array:
+        """Some gates of every unit saturated, all to the same side; the others as they were."""
+        rng, units = self.rng, max(self.case.n_hidden, 1)
+        gates, left = divmod(values.size, units)
+        shape = (gates, units) if gates and not left else (1, values.size)
+        sign = 1.0 if self.turn % 2 else rng.choice([-1.0, 1.0], (1, shape[1]))
+        large = sign * rng.uniform(7, 10, shape)
+        return np.where(rng.random(shape) < 2 / 3, large, values.reshape(shape)).reshape(-1)
 
     def inputs(self) -> Array:
         """``xs (T, B, n_in)``."""
@@ -200,7 +212,7 @@ class Values:
         return float(10 ** self.rng.uniform(low, high))
 
     def _silent(self, d_ys: Array, d_state: Any) -> tuple[Array, Any]:
-        variant = self.turn % 3
+        variant = self.turn % 4
         if variant == 0:  # whole rows of the batch
             silent = np.arange(self.case.B) == self.rng.integers(max(self.case.B, 1))
             return _rows(d_ys, silent, axis=1), trees.map_leaves(
@@ -208,6 +220,9 @@ class Values:
             )
         if variant == 1:  # only the final state matters
             return np.zeros_like(d_ys), d_state
+        if variant == 3:  # one output alone
+            only = np.arange(d_ys.shape[2]) == self.rng.integers(d_ys.shape[2])
+            return _times(d_ys, only), trees.map_leaves(np.zeros_like, d_state)
         d_ys = d_ys * (self.rng.random(len(d_ys)) < 0.5)[:, None, None].astype(d_ys.dtype)
         if d_ys.shape[2] > 1:
             d_ys[..., self.rng.integers(d_ys.shape[2])] = 0.0

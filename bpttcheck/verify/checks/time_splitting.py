@@ -23,11 +23,13 @@ def time_splitting(context: Context) -> Tally:
     Finds a truncated pass, a carry that is lost or doubled, a step at either end that is treated
     apart, and a layer whose tape depends on the length.
     """
-    subject = context.run.subject
+    run, subject = context.run, context.run.subject
     if not subject.causal:
         raise NotApplicable("causal is False")
     if not subject.splits_in_time:
         raise NotApplicable("splits_in_time is False")
+    if not subject.final_state_gradient or any(b.startswith("d_state0") for b in run.absent):
+        raise NotApplicable("halves cannot be chained without a gradient of the state")
     return obey(context, LAW, context.run.plan.lengths)
 
 
