@@ -165,6 +165,7 @@ def _contents(thing: Any) -> Any:
 
 _RUNS = _Runs()
 _COMPILED = ("step_vjp", "sequence_vjp")
+_ABSURD = 1e9
 
 
 def _run_all(
@@ -312,10 +313,14 @@ def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float)
     )
 
 
-def _severity(finding: Finding) -> tuple[bool, float]:
-    """The worst first: what broke the contract, then by the ratio of error to bar."""
+def _severity(finding: Finding) -> tuple[bool, bool, float]:
+    """The worst first: what has no ratio, then what is explained, by the ratio of error to bar.
+
+    How absurd an absurd ratio is does not matter: from a billion on the order is that of the checks.
+    """
     ratio = finding.ratio
-    return (ratio is not None, -ratio if ratio is not None and ratio == ratio else 0.0)
+    known = ratio is not None and ratio == ratio
+    return (ratio is not None, finding.problem is None, -min(ratio, _ABSURD) if known else 0.0)
 
 
 def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:

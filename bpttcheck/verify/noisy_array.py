@@ -8,8 +8,8 @@ rounds becomes
 with ``eps`` the rounding unit of the checked dtype (code that computes in less has an error of its
 own), and an operation that sums products or terms has the same noise on the terms, for there the
 rounding error is that of the intermediates and not of the result. What rounds nothing (a maximum, a
-sign, a copy, a comparison) stays exact. Run over the user's own forward and backward pass, the copies span
-what rounding can do to the numbers, cancellation inside the code included.
+sign, a copy, a comparison) stays exact. Run over the user's own forward and backward pass, the
+copies span what rounding can do to the numbers, cancellation inside the code included.
 
 Source: D. S. Parker, Monte Carlo Arithmetic, UCLA CSD-970002 (1997).
 """

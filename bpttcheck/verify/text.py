@@ -63,7 +63,10 @@ def headline(report: Report) -> str:
     ran = [check for check in report.checks if not check.skipped]
     if report.verdict is Verdict.FAILED:
         failed = [check.name for check in ran if check.verdict is Verdict.FAILED]
-        named = {_key(f)[1]: f.block for f in _unexpected(report)[::-1]}  # the first one counts
+        findings = _unexpected(report)
+        # What was wrong in some case only, and is not explained, is likely spoilt by what is.
+        explained = [f for f in findings if f.problem is not None] or findings
+        named = {_key(f)[1]: f.block for f in explained[::-1]}  # the first one counts
         blocks = [block for block in reversed(named.values()) if block]
         names = ", ".join(failed)
         return start + (f"{_some(blocks, 3, ', ')} ({names})" if blocks else names)
@@ -232,6 +235,8 @@ def _is_new(finding: Finding, shown: Sequence[Finding]) -> bool:
 
     A law broken beside a wrong gradient is its consequence, unless it names a mistake of its own.
     """
+    if finding.problem is None and finding.ratio is not None and shown:
+        return False  # wrong in some case, and not explained: spoilt by what is
     codes = {d.code for earlier in shown for d in earlier.diagnoses}
     mine = {d.code for d in finding.diagnoses}
     if _key(finding) in {_key(earlier) for earlier in shown} or mine & codes:
