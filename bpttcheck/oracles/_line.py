@@ -134,17 +134,20 @@ class Line:
             self._changes[step] = self.weights * (values - self._at_point)
         return self._changes[step]
 
-    def measure_noise(self) -> None:
+    def measure_noise(self, probes: int = _PROBES) -> None:
         """Find how far rounding moves ``L``: assumed at least, and measured.
 
         Assumed is one ``eps`` of every term, ``eps·sqrt(Σ (w·o)²)``. Measured is the change of
         ``L`` when every argument and every operation is off by about one rounding error. That also
         shows how much the inside of the program amplifies rounding: with large weights, or where
         large numbers cancel, it is far more than the outputs tell.
+
+        Args:
+            probes: runs with rounding errors; one alone can be lucky.
         """
         self._take(self._assumed(self._at_point))
         self.traced = np.zeros(self.weights.shape, bool)
-        self.measure_rounding(range(_PROBES))
+        self.measure_rounding(range(probes))
         hidden = np.where(self.traced, 0.0, _HIDDEN * np.abs(self.weights))
         self.floor = self.program.eps * hidden
         self._take(self.floor)

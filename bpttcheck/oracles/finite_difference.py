@@ -177,7 +177,9 @@ def _on_line(
     program: Program, direction: Sequence[Array], weights: Vector, enough: float
 ) -> _Answer:
     line = Line(program, direction, weights)
-    line.measure_noise()
+    # A bar that need not be narrow is no worse for one run with rounding errors than for two: who
+    # asks for it looks again, at full width, where it contradicts.
+    line.measure_noise(*((1,) if enough else ()))
     answer = _searched(line, enough)
     if _is_at_tie(program):
         return answer

@@ -12,6 +12,8 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch, InternalError
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
@@ -316,11 +318,11 @@ def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float)
 def _severity(finding: Finding) -> tuple[bool, bool, float]:
     """The worst first: what has no ratio, then what is explained, by the ratio of error to bar.
 
-    How absurd an absurd ratio is does not matter: from a billion on the order is that of the checks.
+    How absurd an absurd ratio is does not matter: beyond a billion the checks decide.
     """
     ratio = finding.ratio
-    known = ratio is not None and ratio == ratio
-    return (ratio is not None, finding.problem is None, -min(ratio, _ABSURD) if known else 0.0)
+    size = 0.0 if ratio is None or np.isnan(ratio) else min(ratio, _ABSURD)
+    return (ratio is not None, finding.problem is None, -size)
 
 
 def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def _one(
     explain = len(tally.findings) < _EXPLAINED
     try:
         problem = run.problem(case)
-        known = frozenset(f.block for f in tally.findings if f.jax is not None)
+        known = frozenset(block for block, (_, _, by_jax) in tally.worst.items() if by_jax)
         outcome = examine(
             run, mode, problem, template, confirm=explain, differences_only=differences_only,
             known=known,
