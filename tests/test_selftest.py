@@ -10,7 +10,7 @@ from bpttcheck import cells, mutants
 from bpttcheck.errors import ContractError
 from bpttcheck.mutants.base import Mutant
 from bpttcheck.selftest import CAUGHT, INVISIBLE, MISSED, invisible, selftest
-from bpttcheck.verify import verdict
+from bpttcheck.verify import gradient, verdict
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.tally import Tally
@@ -88,6 +88,7 @@ def test_a_family_that_does_not_exist_is_refused():
 def forgiving(monkeypatch):
     """A tester that measures every error and finds none wrong."""
     monkeypatch.setattr(verdict.Judged, "wrong", property(lambda self: False))
+    monkeypatch.setattr(gradient.CaseOutcome, "wrong", property(lambda self: []))
 
 
 @pytest.fixture
@@ -111,6 +112,7 @@ def test_a_weakened_tester_misses_bugs_and_says_which(weakness, request):
 
 def test_a_tester_that_cannot_resolve_an_error_says_so_and_does_not_claim_it(monkeypatch):
     monkeypatch.setattr(verdict, "LIMIT", 1e30)
+    monkeypatch.setattr(verdict, "DIFFERENCE_LIMIT", 1e30)
     found = selftest(cells.Elman(), families=["sign"], examples=2, dtypes=["float64"])
     assert found.count(CAUGHT) == 0
     for one in found.planted:

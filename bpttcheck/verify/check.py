@@ -322,7 +322,7 @@ def _severity(finding: Finding) -> tuple[bool, bool, float]:
     """
     ratio = finding.ratio
     size = 0.0 if ratio is None or np.isnan(ratio) else min(ratio, _ABSURD)
-    return (ratio is not None, finding.problem is None, -size)
+    return (ratio is not None, finding.counted, -size)
 
 
 def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:

@@ -48,17 +48,21 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
             _one(run, mode, tally, origins, case, template, free)
         finally:
             context.tick()
-    # Wide states: of a cell in one step, of a layer in few.
-    wide = run.plan.widths if (mode == STEP) == (run.subject.kind == "cell") else ()
-    for case in Budget().spend(() if tally.failures else wide, run.untried):
-        one = in_one_step(case) if mode == STEP else case
-        _one(run, mode, tally, origins, one, None, True)
+    wide_cases(run, mode, tally, origins)
     tally.findings = [
         _diagnosed(run, mode, tally, finding, origins.get(finding.block))
         for finding in tally.findings
     ]
     tally.findings = [_placed(run, mode, f, origins) for f in tally.findings]
     return _with_all_blocks(run, name, tally)
+
+
+def wide_cases(run: Run, mode: str, tally: Tally, origins: dict[str, Origin]) -> None:
+    """Wide states, by differences alone: of a cell in one step, of a layer in few."""
+    wide = run.plan.widths if (mode == STEP) == (run.subject.kind == "cell") else ()
+    for case in Budget().spend(() if tally.failures else wide, run.untried):
+        one = in_one_step(case) if mode == STEP else case
+        _one(run, mode, tally, origins, one, None, True)
 
 
 def _one(

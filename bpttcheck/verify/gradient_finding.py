@@ -97,6 +97,7 @@ def plain_finding(run: Run, name: str, j: Judged, case: Case, by_jax: bool) -> F
         ratio=j.ratio,
         limit=LIMIT,
         relative_error=j.relative,
+        counted=True,
     )
 
 

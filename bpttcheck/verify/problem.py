@@ -216,8 +216,15 @@ def build(subject: Subject, case: Case, stream: int = 0, freedom: str = FREE) ->
     """
     rng = generator(case.seed, max(case.index, 0) + (case.index < 0) * 10**6, stream)
     dtype, layer = np.dtype(case.dtype), subject.layer
-    values = Values(case, rng, subject.domain, subject.thresholds, freedom, _turn(case),
-                    subject.final_state_gradient)
+    values = Values(
+        case,
+        rng,
+        subject.domain,
+        subject.thresholds,
+        freedom,
+        _turn(case),
+        subject.final_state_gradient,
+    )
     natural = call("init", layer.init, rng, case.n_in, case.n_hidden)
     params = {key: values.parameter(key, np.asarray(value)) for key, value in natural.items()}
     xs = values.inputs()

@@ -99,6 +99,8 @@ class Finding:
         exception: the text of an exception raised by the user's code, or ``""``.
         diagnoses: best first; may be empty.
         comparison: what ``hand`` was compared with when it was no oracle (a law's other side).
+        counted: True if it was only counted: wrong in some case that was neither made small nor
+            explained, and likely spoilt by another block that was.
         problem: the smallest case with its arrays (:class:`bpttcheck.verify.problem.Problem`),
             which a replay needs; None where there is none.
     """
@@ -119,6 +121,7 @@ class Finding:
     exception: str = ""
     diagnoses: tuple[Diagnosis, ...] = ()
     comparison: Measured | None = None
+    counted: bool = False
     problem: Any = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:

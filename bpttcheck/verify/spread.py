@@ -20,6 +20,7 @@ from bpttcheck.errors import BpttcheckError, ContractError
 from bpttcheck.verify._spread_worker import Elsewhere, Here, Key, Told, drawn, judge, obey
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
+from bpttcheck.verify.gradient_check import wide_cases
 from bpttcheck.verify.gradient_finding import count
 from bpttcheck.verify.problem import Template
 from bpttcheck.verify.run import SEQUENCE, STEP, Run
@@ -128,7 +129,8 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Check:
             tally.cases += 1
             _note(context.run, told[index].notes)
             count(context.run, tally, outcome)
-        return tally
+        wide_cases(context.run, mode, tally, {})
+        return CHECKS[name](context) if tally.failures else tally
 
     return check
 

@@ -65,7 +65,7 @@ def headline(report: Report) -> str:
         failed = [check.name for check in ran if check.verdict is Verdict.FAILED]
         findings = _unexpected(report)
         # What was wrong in some case only, and is not explained, is likely spoilt by what is.
-        explained = [f for f in findings if f.problem is not None] or findings
+        explained = [f for f in findings if not f.counted] or findings
         named = {_key(f)[1]: f.block for f in explained[::-1]}  # the first one counts
         blocks = [block for block in reversed(named.values()) if block]
         names = ", ".join(failed)
@@ -235,7 +235,7 @@ def _is_new(finding: Finding, shown: Sequence[Finding]) -> bool:
 
     A law broken beside a wrong gradient is its consequence, unless it names a mistake of its own.
     """
-    if finding.problem is None and finding.ratio is not None and shown:
+    if finding.counted and shown:
         return False  # wrong in some case, and not explained: spoilt by what is
     codes = {d.code for earlier in shown for d in earlier.diagnoses}
     mine = {d.code for d in finding.diagnoses}

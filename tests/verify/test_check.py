@@ -135,12 +135,13 @@ def test_a_jax_function_serves_as_reference():
     assert next(c for c in report.checks if c.name == "step_vjp").oracles["jax"] == 20
 
 
-def test_a_reference_of_another_function_does_not_condemn_a_right_cell():
+def test_a_reference_of_another_function_is_a_failure_of_the_forward_pass_alone():
     report = bpttcheck.check(Elman("tanh"), reference=Elman("sigmoid"), **ONE, raises=False)
     step = next(c for c in report.checks if c.name == "step_vjp")
-    assert step.verdict is Verdict.PASSED
+    assert step.verdict is Verdict.FAILED
     assert "jax" not in step.oracles
-    assert any("differs from the native one" in note for note in step.notes)
+    assert {f.method for f in report.findings if f.check == "step_vjp"} == {"step"}
+    assert all("the forward passes differ" in f.message for f in report.findings)
 
 
 def test_untraceable_code_is_judged_by_differences_and_the_line_is_named():
@@ -240,7 +241,8 @@ def test_an_exception_in_the_middle_of_a_run_names_method_and_line():
             return super().step(params, state, x)
 
     report = bpttcheck.check(Late(), raises=False, examples=30)
-    messages = [f.message for f in report.findings]
+    assert report.passed  # where weights are ordinary it does not raise: a matter of its domain
+    messages = [f.message for f in report.remarks]
     assert any("RuntimeError" in m and "too large" in m for m in messages)
 
 
@@ -264,7 +266,7 @@ def test_a_forward_pass_that_overflows_is_said_and_not_passed():
         ({"seed": -1}, "seed"),
         ({"checks": ["step"]}, "step"),
         ({"checks": []}, "checks"),
-        ({"sizes": [(1, 2)]}, "sizes"),
+        ({"sizes": [(1, 2, 3)]}, "sizes"),
         ({"sizes": st.integers()}, "sizes"),
         ({"reference": 3}, "reference"),
         ({"expected_failures": {"step": "x"}}, "step"),

@@ -157,7 +157,8 @@ def test_jax_sees_an_error_that_the_differences_miss(monkeypatch):
 
 def test_the_differences_expose_a_reference_that_is_wrong_as_the_cell_is(monkeypatch):
     cell = HalfTheSlope()
-    assert verdict(cell, reference=half_the_path) is Verdict.INCONCLUSIVE
+    # Where JAX speaks the two contradict each other; at large widths the differences are alone.
+    assert verdict(cell, reference=half_the_path) is Verdict.FAILED
     monkeypatch.setattr(Run, "difference", declines)
     assert verdict(cell, reference=half_the_path) is Verdict.PASSED
 

@@ -15,7 +15,8 @@ PAGE = Page(
 )
 
 # The grid of the kinks has parameters of 2, large enough for a unit to saturate now and then.
-_LARGE = {"saturated", "exploding", "at_kinks", "near_kinks"}
+_LARGE = {"saturated", "exploding", "at_kinks", "near_kinks", "overflowing", "biased_gates",
+          "large_inputs", "tokens"}  # fmt: skip
 
 
 def fit(evidence: Evidence) -> Diagnosis | None:

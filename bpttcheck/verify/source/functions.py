@@ -26,7 +26,7 @@ from bpttcheck.verify.source.names import UNKNOWN, Bound, Scope, Super, lookup
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 # Wrappers around somebody's code: followed, and never part of that code.
-_WRAPPERS = ("bpttcheck.adapt.",)
+_WRAPPERS = ("bpttcheck.adapt.", "bpttcheck.activations")
 # What these are given runs when JAX traces it, which is not whenever the backward pass runs.
 _TRACING = ("bpttcheck.adapt.jax_rule", "bpttcheck.adapt.custom_vjp")
 # Where objects that compile or memorise a Python function keep it: JAX and functools, Numba,
