@@ -119,6 +119,7 @@ class Told:
 
     outcome: CaseOutcome | None
     notes: tuple[str, ...]
+    lines: frozenset[int] = frozenset()
 
 
 def drawn(run: Run, mode: str, index: int) -> tuple[Case, Template | None]:
@@ -137,7 +138,11 @@ def judge(place: Here | Elsewhere, keys: Sequence[Key]) -> dict[Key, Told]:
             continue
         run.notes = Notes()
         outcome = _judged(run, mode, index)
-        told[mode, index] = Told(outcome, run.notes.texts)
+        if outcome is not None and outcome.spoke:
+            run.lines.commit()
+        else:
+            run.lines.discard()
+        told[mode, index] = Told(outcome, run.notes.texts, run.lines.progress())
         if outcome is None:
             over.add(mode)
     return told
@@ -156,7 +161,10 @@ def _judged(run: Run, mode: str, index: int) -> CaseOutcome | None:
     return replace(outcome, problem=Problem(case, {}, none, (), None, none, ()), hand=None)
 
 
-def obey(place: Here | Elsewhere, name: str, examples: int) -> tuple[Tally, tuple[str, ...]]:
-    """One whole check in a worker."""
+def obey(
+    place: Here | Elsewhere, name: str, examples: int
+) -> tuple[Tally, tuple[str, ...], frozenset[int]]:
+    """One whole check in a worker: its tally, notes, and the lines that were reached."""
     run = place.view()
-    return CHECKS[name](Context(run, examples)), run.notes.texts
+    tally = CHECKS[name](Context(run, examples))
+    return tally, run.notes.texts, run.lines.progress()

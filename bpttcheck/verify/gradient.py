@@ -16,6 +16,7 @@ from bpttcheck.oracles.autodiff import Spread
 from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.verify.large import FIRST
 from bpttcheck.verify.noisy_array import copies as noisy_copies
+from bpttcheck.verify.noisy_array import deviations
 from bpttcheck.verify.problem import Problem, Template, in_float64
 from bpttcheck.verify.run import Hand, Reference, Run
 from bpttcheck.verify.verdict import Judged, Vote, Witness, judge, rounding, vote
@@ -111,11 +112,14 @@ def examine(
         return outcome  # the reference was given: a layer that is not what it claims to be
     differs = _told(outcome.forward)
     if differs:
+        lost = not any(j.usable for j in outcome.forward[:1])
         outcome.forward = []
         operation = run.departure(mode, problem)
         leaves = f"the traced forward pass leaves the native one at {operation}"
         outcome.declined = f"{leaves}; pass `reference=`" if operation else differs
         _without_jax(run, mode, outcome)
+        if lost:
+            outcome.judged = [_unless_lost(outcome, j) for j in outcome.judged]
         return outcome
     if _beyond_range(reference, problem):
         outcome.skipped = f"range: the gradient itself overflows {problem.case.dtype}"
@@ -407,7 +411,8 @@ def _own_noise(
 ) -> dict[str, Array]:
     """How far noise in every operation of the code itself moves its numbers, copy by copy.
 
-    And how far they move from call to call.
+    And how far they move from call to call. From the mean of the copies, not from the number that
+    is judged: where that one took a branch which no copy takes, it is wrong and not noisy.
 
     Args:
         run: the subject.
@@ -421,17 +426,12 @@ def _own_noise(
         lambda p: dict(part(run.hand(mode, p))), outcome.problem,
         (case.seed, abs(case.index), 31), LAW_COPIES,
     )  # fmt: skip
-    found = found or []
+    # Sums whose order changes from call to call: their spread is noise, too.
     again = [part(run.hand(mode, outcome.problem)) for _ in range(LAW_COPIES)]
-    if any(not np.array_equal(one[b], exact[b], equal_nan=True) for one in again for b in exact):
-        found += again  # sums whose order changes from call to call: their spread is noise, too
+    groups = [group for group in (found, again) if group]
     return {
-        block: np.nan_to_num(
-            np.stack([np.asarray(copy[block], np.float64) for copy in found])
-            - np.asarray(g, np.float64)
-        )
-        for block, g in exact.items()
-        if found
+        block: np.nan_to_num(np.concatenate([deviations(group, block) for group in groups]))
+        for block in exact
     }
 
 

@@ -21,6 +21,7 @@ from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.large import FIRST, Budget
 from bpttcheck.verify.noisy_array import copies as noisy_copies
+from bpttcheck.verify.noisy_array import deviations
 from bpttcheck.verify.problem import Problem, Template, each_leaf, in_float64, nearest
 from bpttcheck.verify.results import Case, Finding, Measured
 from bpttcheck.verify.run import SEQUENCE, Run
@@ -110,6 +111,7 @@ def obeyed_on(run: Run, law: Law, problem: Problem) -> Tally:
     judged = _judge(run, law, problem, tally)
     if any(j.wrong for j in judged):
         tally.findings.append(_finding(run, law, problem, judged))
+    tally.findings += tally.conduct  # one problem that is asked for: what it refuses is the answer
     return tally
 
 
@@ -207,17 +209,16 @@ def _by_its_own_rounding(
 
     Where the code does not run on a subclass of ``ndarray``, both sides at perturbed inputs.
     """
-    sides = ((law.expected, value, 0), (law.actual, other, 1))
+    sides = ((law.expected, 0), (law.actual, 1))
     stacks: dict[str, list[Array]] = {j.block: [] for j in judged if j.wrong}
-    for side, exact, number in sides:
+    for side, number in sides:
         found = noisy_copies(lambda p, s=side: dict(s(run, p)), problem,
                              (*_seeds(problem), 23, number), LAW_COPIES)  # fmt: skip
         if found is None:
             rng = np.random.default_rng([*_seeds(problem), 29, number])
             found = [dict(side(run, perturbed(problem, rng))) for _ in range(2 * LAW_COPIES)]
         for block, stack in stacks.items():
-            moved = [np.asarray(c[block], np.float64) - exact[block] for c in found]
-            stack += [np.asarray(value[block], np.float64) + one for one in moved]
+            stack += list(np.asarray(value[block], np.float64) + deviations(found, block))
     unit, tiny = rounding(problem.dtype)
     return [
         judge(j.block, other[j.block], np.asarray(value[j.block], np.float64),

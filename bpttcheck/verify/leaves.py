@@ -80,7 +80,9 @@ class Leaves:
             whole = [next(supply) if is_float(v) else v for _, v in named]
             params, state0, xs = self._rebuild(whole)
             ys, state, *_ = call(name, forward, params, xs, state0, *mask)
-            last = zip(trees.leaves(state), trees.leaves(p.state0), strict=True)
+            # In the order of the initial state: a step may name its parts in another.
+            ordered = trees.map_leaves(lambda _, leaf: leaf, p.state0, state)
+            last = zip(trees.leaves(ordered), trees.leaves(p.state0), strict=True)
             return [ys, *(leaf for leaf, first in last if is_float(first))]
 
         return outputs

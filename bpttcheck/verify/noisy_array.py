@@ -17,7 +17,7 @@ Source: D. S. Parker, Monte Carlo Arithmetic, UCLA CSD-970002 (1997).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -105,6 +105,18 @@ def copies(
             return None
         found.append({name: np.asarray(value, np.float64) for name, value in values.items()})
     return found
+
+
+def deviations(group: Sequence[Mapping[str, Any]], block: str) -> Array:
+    """How far each of a few noisy values of a block is from their mean, of unbiased size.
+
+    Args:
+        group: the named arrays of each evaluation; two at least.
+        block: which of them.
+    """
+    stack = np.stack([np.asarray(one[block], np.float64) for one in group])
+    with np.errstate(all="ignore"):
+        return (stack - stack.mean(axis=0)) * np.sqrt(len(stack) / max(len(stack) - 1, 1))
 
 
 class NoisyArray(np.ndarray):

@@ -217,7 +217,6 @@ class Report:
     subject: str
     checks: tuple[CheckResult, ...]
     findings: tuple[Finding, ...] = ()
-    remarks: tuple[Finding, ...] = ()
     seed: int = 0
     examples: int = 0
     dtypes: tuple[str, ...] = ()
@@ -226,14 +225,15 @@ class Report:
     batches: tuple[int, int] | None = None
     regimes: Mapping[str, int] = field(default_factory=dict)
     masks: Mapping[str, int] = field(default_factory=dict)
-    larger: tuple[str, ...] = ()
-    judged: tuple[int, int] = (0, 0)
-    lines: tuple[int, int] | None = None
-    unreached: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    remarks: tuple[Finding, ...] = ()
+    larger: tuple[str, ...] = ()
+    judged: tuple[int, int] = (0, 0)
+    lines: tuple[int, int] | None = None
+    unreached: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:

@@ -128,6 +128,7 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Check:
             assert outcome is not None
             tally.cases += 1
             _note(context.run, told[index].notes)
+            context.run.lines.include(told[index].lines)
             count(context.run, tally, outcome)
         wide_cases(context.run, mode, tally, {})
         return CHECKS[name](context) if tally.failures else tally
@@ -135,12 +136,13 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Check:
     return check
 
 
-def _obeyed(answer: Callable[[], tuple[Tally, tuple[str, ...]]]) -> Check:
+def _obeyed(answer: Callable[[], tuple[Tally, tuple[str, ...], frozenset[int]]]) -> Check:
     """A whole check that was run before."""
 
     def check(context: Context) -> Tally:
-        tally, notes = answer()
+        tally, notes, lines = answer()
         _note(context.run, notes)
+        context.run.lines.include(lines)
         for _ in range(tally.cases):
             context.tick()
         return tally

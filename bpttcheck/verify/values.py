@@ -185,8 +185,10 @@ class Values:
         T, B, _ = values.shape
         variant = self.turn % 3
         if variant == 0:
-            values = values * (self.rng.random(values.shape) < 0.5)
-            return values * (self.rng.random((T, B, 1)) < 0.6)  # and whole rows
+            values = values * (self.rng.random(values.shape) < 0.6)
+            if B > 1:  # and a whole row of every step
+                values[np.arange(T), self.rng.integers(B, size=T)] = 0.0
+            return values
         if variant == 1:
             values[T // 2 :] = 0.0
             return values

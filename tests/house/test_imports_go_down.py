@@ -9,8 +9,8 @@ import pytest
 PACKAGE = Path(importlib.util.find_spec("bpttcheck").origin).parent
 
 FLOORS = {
-    "errors": 0, "trees": 0, "contract": 0, "calibration": 0, "lazy": 0, "jax_mode": 0, "warning_scope": 0,
-    "activity": 0,
+    "errors": 0, "trees": 0, "contract": 0, "calibration": 0, "lazy": 0, "jax_mode": 0,
+    "warning_scope": 0, "activity": 0,
     "activations": 1, "losses": 1,
     "cells": 2, "adapt": 2, "mutants": 2,
     "bptt": 3, "networks": 3, "on_jax": 3, "oracles": 3,

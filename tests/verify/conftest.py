@@ -29,6 +29,7 @@ def run(shared_runs):
     """``run(subject, *checks)``: the report of ``bpttcheck.check``."""
 
     def run(subject, *checks, examples=20, **options):
-        return bpttcheck.check(subject, checks=checks, examples=examples, raises=False, **options)
+        options = {"examples": examples, "raises": False, "strict": False, **options}
+        return bpttcheck.check(subject, checks=checks, **options)
 
     return run

@@ -10,7 +10,7 @@ from bpttcheck.errors import ContractError
 from bpttcheck.oracles import noise
 from bpttcheck.verify.check import release
 
-FEW = dict(examples=10, raises=False)
+FEW = {"examples": 10, "raises": False}
 
 
 class DoubleInside(Elman):

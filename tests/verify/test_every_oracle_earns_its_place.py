@@ -219,6 +219,7 @@ def test_rounding_of_float32_alone_convicts_no_layer_without_a_reference(monkeyp
     layer = Layer()
     assert verdict(layer, "sequence_vjp", 60, ["float32"]) is Verdict.PASSED
     monkeypatch.setattr(gradient, "_own_rounding", lambda *args: {})
+    monkeypatch.setattr(gradient, "_own_noise", lambda *args: {})
     assert verdict(layer, "sequence_vjp", 60, ["float32"]) is Verdict.FAILED
 
 
@@ -246,11 +247,19 @@ def test_recorded_branches_keep_the_differences_on_one_branch(monkeypatch):
     cell = Stairs()
     assert verdict(cell) is Verdict.PASSED
     monkeypatch.setattr(_program, "record", lambda f, point: (plain(f, point), None))
-    assert verdict(cell) is Verdict.INCONCLUSIVE
+    # They contradict JAX, and where they are alone, at large widths, they convict a right cell.
+    assert verdict(cell) is Verdict.FAILED
 
 
-def test_a_reference_of_another_forward_pass_convicts_no_right_cell(monkeypatch):
-    cell = Cell()
-    assert verdict(cell, reference=hardly_the_same) is Verdict.PASSED
-    monkeypatch.setattr(gradient, "_forward_difference", lambda *args: "")
-    assert verdict(cell, reference=hardly_the_same) is Verdict.FAILED
+def test_a_reference_of_another_forward_pass_convicts_no_right_gradient(monkeypatch):
+    def wrong_blocks():
+        report = bpttcheck.check(
+            Cell(), checks=["step_vjp"], examples=5, dtypes=["float64"], raises=False,
+            reference=hardly_the_same,
+        )  # fmt: skip
+        assert report.verdict is Verdict.FAILED
+        return {finding.block for finding in report.findings}
+
+    assert wrong_blocks() <= {"y", "new_state"}
+    monkeypatch.setattr(gradient, "_forward_differences", lambda *args: [])
+    assert "d_x" in wrong_blocks()

@@ -147,4 +147,4 @@ def test_a_counter_has_counted_in_half_of_the_cases():
     run = Run(Subject(Counting()), 0, DTYPES)
     counts = [int(run.problem(run.case(index)).state0[1][0]) for index in range(22)]
     assert set(counts[::2]) == {0}
-    assert set(counts[1::2]) == {2}
+    assert set(counts[1::2]) == {2, 2002}  # some have counted far
