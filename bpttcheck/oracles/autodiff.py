@@ -121,7 +121,12 @@ class Autodiff:
         self._programs: dict[Any, _Waiting] = {}
         self._paths: dict[Any, Paths] = {}
         self._lock = threading.Lock()
-        self.compilations = 0
+
+    @property
+    def compilations(self) -> int:
+        """XLA programs compiled so far."""
+        with self._lock:
+            return sum(one.is_compiled for one in self._programs.values())
 
     def gradients(
         self,
@@ -295,21 +300,16 @@ class Autodiff:
             traced = programs.trace_sequence(self._sequence, point.params, state, inputs.xs)
         else:
             traced = programs.trace(self._one_step(), point.params, state, inputs.xs[0])
-        made = _Waiting(programs.lower(maker, traced, *args), self._count)
+        made = _Waiting(programs.lower(maker, traced, *args))
         with self._lock:
             return self._programs.setdefault(key, made)
-
-    def _count(self) -> None:
-        with self._lock:
-            self.compilations += 1
 
 
 class _Waiting:
     """A lowered program, compiled once by whoever needs it first."""
 
-    def __init__(self, lowered: Lowered, compiled: Callable[[], None]) -> None:
+    def __init__(self, lowered: Lowered) -> None:
         self._lowered: Lowered | None = lowered
-        self._compiled = compiled
         self._program: Program | None = None
         self._lock = threading.Lock()
 
@@ -320,8 +320,12 @@ class _Waiting:
                 assert self._lowered is not None
                 self._program = self._lowered.compile()
                 self._lowered = None
-                self._compiled()
             return self._program
+
+    @property
+    def is_compiled(self) -> bool:
+        """True once somebody has needed it."""
+        return self._program is not None
 
 
 def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> Leaves:

@@ -25,7 +25,7 @@ def test_float32_and_masks_pass_as_well(kit):
     options = {**FEW, "checks": ["sequence_vjp", "masking"], "dtypes": ["float32"]}
     report = bpttcheck.check(kit.layer(cell), reference=cell, **options)
     assert report.passed
-    assert [check.cases for check in report.checks] == [4, 4]
+    assert all(check.cases >= 4 for check in report.checks)
 
 
 def test_from_custom_vjp_takes_a_native_form(kit):
