@@ -229,7 +229,7 @@ STEPS = [
     Row("batch-reduction", "mean(axis=0)", d_b(lambda d_z: d_z.mean(axis=0)), b, says="mean"),
     Row("batch-reduction", "d_z[0]", d_b(lambda d_z: 1 * d_z[0]), b, says="first row"),
     Row("one-size", "d_b[:4]", output(Tanh, "b", four_units_by_habit), b, says="n_hidden = 5"),
-    Row("saturated", "a floor", method(Tanh, d_z=floored), W, options={"examples": 24}),
+    Row("saturated", "a floor", method(Tanh, d_z=floored), W, options={"examples": 60}),
     Row("scale", "2 d_U", output(Tanh, "U", lambda v: 2 * v), U, evidence={"factor": 2}),
     Row("scale", "0.999 d_x", output(Tanh, "d_x", lambda v: v * v.dtype.type(0.999)), X,
         evidence={"factor": 0.999}),

@@ -163,7 +163,9 @@ def test_what_is_hidden_is_part_of_the_json(short_run):
 def test_a_run_of_every_regime_and_dtype_hides_nothing():
     checks = ["step_vjp", "sequence_vjp", "batch_additivity", "time_splitting"]
     full = bpttcheck.check(cells.Elman(), examples=60, checks=checks)
-    assert [text for text in full.hidden if "take too long" not in text] == []
+    # Elman's activations may be objects; and what is slow to run leaves sizes out.
+    left = ("larger sizes", "lines that no judged case ran: activations.py")
+    assert [text for text in full.hidden if not text.startswith(left)] == []
 
 
 def test_a_check_without_any_gradient_case_makes_no_claim():
