@@ -302,8 +302,10 @@ def test_right_terms_that_cancel_in_float32_break_no_law(tmp_path, monkeypatch):
         source = source.replace(short, long)
     (tmp_path / "slstm.py").write_text(source)
     lossy = load(tmp_path / "slstm.py", "SLSTM")
-    options = {"examples": 20, "checks": ["linearity"]}
+    options = {"examples": 200, "checks": ["linearity"]}
     assert bpttcheck.check(lossy, **options).passed
-    # Without the second look in float64, rounding inside the cell is taken for a broken law.
+    # Without the second looks, rounding inside the cell is taken for a broken law.
+    monkeypatch.setattr("bpttcheck.verify.law._by_its_own_rounding", lambda *args: args[-1])
     monkeypatch.setattr("bpttcheck.verify.law._beyond_its_own_rounding", lambda j, *rest: j)
+    monkeypatch.setattr("bpttcheck.verify.law._beside_jax", lambda *args: args[-1])
     assert not bpttcheck.check(lossy, raises=False, **options).passed
