@@ -52,7 +52,7 @@ _SCHEDULE = (
     "own_initial_state", "ordinary", "tiny_gradients", "vanishing", "one_sign", "near_kinks",
     "exploding", "ordinary", "long", "zeros", "sparse_inputs", "large_cotangents",
     "own_initial_state", "large_inputs", "biased_gates", "ordinary", "tokens", "small_inputs",
-    "overflowing", "biased_gates", "silent_outputs", "one_sign", "large_inputs",
+    "overflowing", "biased_gates", "silent_outputs", "one_sign", "sparse_inputs",
 )  # fmt: skip
 
 ROUND = len(_SCHEDULE)

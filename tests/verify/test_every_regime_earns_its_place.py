@@ -193,15 +193,14 @@ class NoBiasNoGradient(Cell):
         return {**d_params, "b": d_params["b"] * params["b"].any()}, d_h, d_x
 
 
-class RowsOfZerosArePadding(Cell):
-    """A row of zeros among others is taken for padding."""
+class ZerosAreMissing(Cell):
+    """An exact zero among other numbers is taken for a missing value."""
 
     def step_vjp(self, params, cache, d_state, d_y):
         d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
         x = cache[0]
-        some = x.any(axis=1, keepdims=True)
-        padded = some.any() and not np.allclose(x, np.rint(x))
-        return d_params, d_h, d_x * (some if padded else 1)
+        numbers = x.any() and not np.allclose(x, np.rint(x))
+        return d_params, d_h, d_x * (x != 0) if numbers else d_x
 
 
 class OneHotIsAnIndex(Cell):
@@ -410,7 +409,7 @@ REGIMES = [
     ("tiny_gradients", Flushed()),
     ("own_initial_state", BeginsWithoutInput()),
     ("zeros", NoBiasNoGradient()),
-    ("sparse_inputs", RowsOfZerosArePadding()),
+    ("sparse_inputs", ZerosAreMissing()),
     ("tokens", OneHotIsAnIndex()),
     ("large_inputs", InputsClipped()),
     ("small_inputs", SmallInputsAreNone()),
