@@ -390,7 +390,10 @@ def _right_at_once(run: Run, outcome: CaseOutcome) -> bool:
     if not (witness.bar <= 1e-4 * size and witness.covers(witness.hand)):
         return False
     outcome.spoke.add("differences")
-    outcome.judged = [_judged_by_difference(block, witness, True) for block in gradients]
+    outcome.judged = [
+        replace(_judged_by_difference(block, witness, True), null=not np.any(gradient))
+        for block, gradient in gradients.items()
+    ]
     return True
 
 
