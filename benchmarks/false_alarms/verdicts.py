@@ -107,10 +107,25 @@ def page(found: Sequence[Verdict]) -> str:
             "gallery, and `benchmarks/right_cells`, which are proved right by differences.", "",
             f"**{alarms} false alarms in {len(found)} verdicts**: with 95 % confidence the rate is",
             f"below {upper_bound(alarms, max(len(found), 1)):.1e}.", "",
-            table(header, rows), "", "## What did not pass", "", *odd, "",
+            table(header, rows), "", *_shares(found), "## What did not pass", "", *odd, "",
             f"Measured with {environment()}.", "",
         ]
     )  # fmt: skip
+
+
+def _shares(found: Sequence[Verdict]) -> list[str]:
+    """Of the gallery: which part of the cases was judged, which part of the lines was run."""
+    rows = [
+        [one.name.rpartition(":")[2], one.seed, _share(one.judged), _share(one.lines or (0, 0))]
+        for one in found
+        if one.name.startswith("gallery:")
+    ]
+    header = ["cell", "seed", "judged cases", "lines of the backward pass that they ran"]
+    return ["## Judged cases and covered lines", "", table(header, rows), ""] if rows else []
+
+
+def _share(part: tuple[int, int]) -> str:
+    return f"{part[0]} of {part[1]} ({part[0] / part[1]:.0%})" if part[1] else "unknown"
 
 
 def _row(found: Sequence[Verdict]) -> list[object]:

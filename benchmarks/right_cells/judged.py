@@ -31,6 +31,8 @@ class Verdict:
         hidden: what "could not show" said.
         reasons: why checks were inconclusive.
         seconds: of CPU.
+        judged: the judged gradient cases, and all of them.
+        lines: the lines of the backward pass that judged cases ran, and all; None: unknown.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Verdict:
     hidden: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     seconds: float = 0.0
+    judged: tuple[int, int] = (0, 0)
+    lines: tuple[int, int] | None = None
 
 
 def judged(name: str, seed: int, find: Callable[[str], Any], **options: Any) -> Verdict:
@@ -63,10 +67,10 @@ def judged(name: str, seed: int, find: Callable[[str], Any], **options: Any) -> 
     return Verdict(
         name, seed, report.verdict.value, max(ratios, default=None),
         tuple(f"{f.check}, {f.block}: {f.message}" for f in report.findings),
-        tuple(f"{f.check}, {f.block}: {f.message}" for f in getattr(report, "remarks", ())),
+        tuple(f"{f.check}, {f.block}: {f.message}" for f in report.remarks),
         report.hidden,
         tuple(f"{check.name}: {check.reason}" for check in report.checks if check.reason),
-        time.process_time() - started,
+        time.process_time() - started, report.judged, report.lines,
     )  # fmt: skip
 
 

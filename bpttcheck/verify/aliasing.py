@@ -7,14 +7,16 @@ what fresh arrays would give.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import Array, is_float
-from bpttcheck.errors import ContractError
+from bpttcheck.errors import ContractError, OutsideDomain
 from bpttcheck.verify._validate_bits import Bits, arrays, bits, difference, different, same
 from bpttcheck.verify._validate_probe import Impurity
 from bpttcheck.verify.guard import call
@@ -31,12 +33,17 @@ _USES = 3
 _TURNS = 24
 
 
-def shared_memory(passes: Passes, given: Arguments) -> list[Impurity]:
+Others = Mapping[str, Callable[[], Arguments]]
+"""Points of other sizes, by what is other about them; making one runs the subject's ``init``."""
+
+
+def shared_memory(passes: Passes, given: Arguments, others: Others | None = None) -> list[Impurity]:
     """Write to what was returned, keep it over many calls, update arguments in place.
 
     Args:
         passes: the subject, which repeats itself when called with fresh arrays.
         given: the point.
+        others: points at which the subject runs between a forward pass and its backward pass.
 
     Returns:
         What was found; the steps after the first that found anything are left out.
@@ -45,8 +52,12 @@ def shared_memory(passes: Passes, given: Arguments) -> list[Impurity]:
         ContractError: the very first calls failed.
     """
     first = bits(passes.both(given.copy()))
-    probe = _Probe(passes, given, first, Rounding(passes, given, first), [])
-    for step in (_start_written, _results_written, _updated_in_place, _replaced, _kept):
+    probe = _Probe(passes, given, first, Rounding(passes, given, first), [], others or {})
+    steps = (
+        _start_written, _results_written, _other_sizes, _updated_in_place, _nearly_the_same,
+        _replaced, _kept,
+    )  # fmt: skip
+    for step in steps:
         try:
             step(probe)
         except ContractError as error:
@@ -65,6 +76,7 @@ class _Probe:
     first: Bits
     bar: Rounding
     found: list[Impurity]
+    others: Others = field(default_factory=dict)
     when: str = ""
 
     def compare(self, value: Bits, other: Bits, why: str, bar: Rounding | None = None) -> bool:
@@ -142,6 +154,25 @@ def _spoil(array: Array) -> None:
         array[...] = np.nan
 
 
+def _other_sizes(probe: _Probe) -> None:
+    """A size is read from the arrays, not kept from the last call."""
+    passes, names = probe.passes, probe.passes.names
+    cache, outputs = passes.forward(probe.given.copy())
+    for what, make in probe.others.items():
+        try:
+            passes.both(make())
+        except (ContractError, OutsideDomain):
+            continue  # other checks say what the subject does not take
+        probe.when = f"once it has run on {what}"
+        why = f"differs {probe.when} in between: a size is kept from another call; read it from "
+        why += f"the {names.cache} or from the shapes"
+        again = {**flat(outputs), **flat(passes.backward(probe.given.copy(), cache))}
+        if not probe.compare(probe.first, again, why):
+            return
+        if not probe.compare(probe.first, passes.both(probe.given.copy()), why):
+            return
+
+
 def _updated_in_place(probe: _Probe) -> None:
     """Arguments that keep their identity and change their values are read again."""
     passes, names = probe.passes, probe.passes.names
@@ -175,6 +206,30 @@ def _update(given: Arguments, chosen: tuple[str, ...], part: Any) -> None:
         if argument_of(path) in chosen and is_float(leaf) and leaf.size:
             flat_view = leaf.reshape(-1)
             flat_view[part] *= 0.875
+
+
+def _nearly_the_same(probe: _Probe) -> None:
+    """Parameters that have one entry in common are not the same: asked beside a fresh copy."""
+    passes, names = probe.passes, probe.passes.names
+    probe.when = "with parameters that are nearly those of an earlier call"
+    why = "is that of earlier parameters with some equal entries: something is kept under a key "
+    why += "that does not tell them apart"
+    for turn, keep in enumerate((slice(0, 1), slice(-1, None))):
+        try:
+            fresh = copy.deepcopy(passes.subject)
+        except Exception:  # what cannot be copied is not asked
+            return
+        base, near = probe.given.copy(), probe.given.copy()
+        for path, leaf in base.leaves().items():
+            if argument_of(path) == names.params and is_float(leaf) and leaf.size:
+                leaf *= 0.96875 - 0.03125 * turn  # no earlier call had these
+                other = near.leaves()[path].reshape(-1)
+                other[...] = leaf.reshape(-1) * 0.875
+                other[keep] = leaf.reshape(-1)[keep]
+        right = bits(replace(passes, subject=fresh).both(near.copy()))
+        passes.both(base)
+        if not probe.compare(right, passes.both(near.copy()), why, Rounding(passes, near, right)):
+            return
 
 
 def _replaced(probe: _Probe) -> None:

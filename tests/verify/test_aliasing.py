@@ -19,7 +19,12 @@ def found(cell, dtype="float64"):
     run = Run(Subject(cell), 0, (dtype,))
     kind = run.subject.kind
     problem = run.problem(small_case(run, 2, 2, 2, 2))
-    return shared_memory(Passes(cell, kind), Arguments.of(kind, problem))
+
+    def other(sizes):
+        return lambda: Arguments.of(kind, run.problem(small_case(run, *sizes)))
+
+    others = {str(sizes): other(sizes) for sizes in ((1, 2, 2, 2), (2, 2, 1, 1), (4, 4, 3, 3))}
+    return shared_memory(Passes(cell, kind), Arguments.of(kind, problem), others)
 
 
 class Backward(Plain):
@@ -123,6 +128,45 @@ class KeptTranspose(Plain):
         return d_params, super().step_vjp(old, cache, d_state, d_y)[1], d_x
 
 
+class KeptForEver(KeptTranspose):
+    """W^T is kept by its first entry, never thrown away."""
+
+    def __init__(self):
+        super().__init__(lambda params: float(params["W"][0, 0]))
+        self.every = {}
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        self.kept = self.every.setdefault(self.key(params), {})
+        return super().step_vjp(params, cache, d_state, d_y)
+
+
+class SizeOfTheLastInit(Backward):
+    """Units beyond those of the last ``init`` get no gradient."""
+
+    n_hidden = 10**9
+
+    def init(self, rng, n_in, n_hidden):
+        self.n_hidden = n_hidden
+        return super().init(rng, n_in, n_hidden)
+
+    def change(self, params, cache, results):
+        b = np.where(np.arange(len(params["b"])) < self.n_hidden, results[0]["b"], 0)
+        return {**results[0], "b": b.astype(params["b"].dtype)}, *results[1:]
+
+
+class LengthOfTheLastForward(PlainLayer):
+    """Steps beyond those of the last ``forward`` get no gradient."""
+
+    def forward(self, params, xs, state0, mask=None):
+        self.T = len(xs)
+        return super().forward(params, xs, state0, mask)
+
+    def vjp(self, params, tape, d_ys, d_state_T):
+        d_params, d_xs, d_state = super().vjp(params, tape, d_ys, d_state_T)
+        d_xs[self.T :] = 0
+        return d_params, d_xs, d_state
+
+
 class KeptForACache(Plain):
     """Something is kept under the id of a cache, which does not outlive its cache."""
 
@@ -194,6 +238,12 @@ FOUND = {
     "W by its first entry": (
         lambda: KeptTranspose(lambda params: float(params["W"][0, 0])), "step_vjp",
         "d_previous_state", "when parameters are updated in place"),
+    "W by its first entry for ever": (
+        KeptForEver, "step_vjp", "d_previous_state", "with some equal entries"),
+    "the size of the last init": (
+        SizeOfTheLastInit, "step_vjp", "d_params['b']", "a size is kept from another call"),
+    "the length of the last forward": (
+        LengthOfTheLastForward, "vjp", "d_xs", "a size is kept from another call"),
     "x by identity": (KeptInput, "step", "new_state", "updated in place between two calls"),
     "calls beyond 150": (lambda: Counts(150), "step_vjp", "d_params['b']", "200 calls later"),
     "uses of a cache": (CountsUses, "step_vjp", "d_previous_state", "from the same cache"),

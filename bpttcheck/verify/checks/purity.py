@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from bpttcheck.errors import ContractError
 from bpttcheck.verify.aliasing import shared_memory
@@ -30,6 +31,13 @@ _UNWRITTEN = (
 """T, B, n_in and n_hidden that leave a part of every block of 2, 3, 4, 8 or 16 rows or units;
 masked steps and zero cotangents, where work may be left out.
 """
+_OTHERS = {
+    "a shorter sequence": (1, 2, 2, 2),
+    "fewer rows": (2, 1, 2, 2),
+    "a smaller model": (2, 2, 1, 1),
+    "a longer sequence, more rows and a larger model": (5, 5, 4, 4),
+}
+"""T, B, n_in and n_hidden beside those of the point of 2, 2, 2, 2."""
 _LAST_DIGITS = "the last digits only"
 
 
@@ -124,8 +132,15 @@ def _repeats(run: Run, tally: Tally, problem: Problem) -> None:
 
 
 def _aliasing(run: Run, tally: Tally, problem: Problem) -> None:
-    """Results that are written to and kept, arguments that are updated in place."""
-    _tell(run, tally, shared_memory(*_passes(run, problem)), problem)
+    """Results written to and kept, arguments updated in place, calls of other sizes."""
+    kind, case = run.subject.kind, problem.case
+
+    def other(T: int, B: int, n_in: int, n_hidden: int) -> Arguments:
+        return Arguments.of(kind, run.problem(small_case(run, T, B, n_in, n_hidden, case.dtype)))
+
+    fixed = run.subject.fixed_sizes
+    others = {} if fixed else {what: partial(other, *sizes) for what, sizes in _OTHERS.items()}
+    _tell(run, tally, shared_memory(*_passes(run, problem), others), problem)
 
 
 def _memory(run: Run, tally: Tally, problem: Problem) -> None:
