@@ -65,14 +65,24 @@ class Structure:
 LEAF = Structure("leaf")
 
 
+def _container(tree: Tree) -> str:
+    """``"dict"``, ``"tuple"`` or ``""``; the usual types first, for it is asked for every leaf."""
+    if isinstance(tree, dict):
+        return "dict"
+    if isinstance(tree, tuple):
+        return "tuple"
+    return "dict" if not hasattr(tree, "dtype") and isinstance(tree, Mapping) else ""
+
+
 def structure(tree: Tree) -> Structure:
     """The :class:`Structure` of ``tree``; everything that is no container is a leaf."""
-    if isinstance(tree, tuple):
+    kind = _container(tree)
+    if kind == "tuple":
         children = tuple(structure(item) for item in tree)
         if hasattr(tree, "_fields"):
             return Structure("namedtuple", type(tree), tuple(getattr(tree, "_fields")), children)  # noqa: B009 - unknown to the type checker
         return Structure("tuple", tuple, tuple(range(len(tree))), children)
-    if isinstance(tree, Mapping):
+    if kind == "dict":
         children = tuple(structure(item) for item in tree.values())
         return Structure("dict", dict, tuple(tree), children)
     return LEAF
@@ -92,10 +102,10 @@ def flatten(tree: Tree) -> tuple[list[Any], Structure]:
 
 def leaves(tree: Tree) -> list[Any]:
     """The leaves of ``tree``, depth first in written order."""
-    if isinstance(tree, Mapping):
-        return [leaf for item in tree.values() for leaf in leaves(item)]
-    if isinstance(tree, tuple):
-        return [leaf for item in tree for leaf in leaves(item)]
+    kind = _container(tree)
+    if kind:
+        items = tree.values() if kind == "dict" else tree
+        return [leaf for item in items for leaf in leaves(item)]
     return [tree]
 
 
@@ -104,15 +114,13 @@ def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
 
     The trees have the same structure; the keys of a dict may come in another order.
     """
-    if isinstance(tree, Mapping):
-        return {k: map_leaves(function, v, *(o[k] for o in others)) for k, v in tree.items()}
-    if isinstance(tree, tuple):
-        items = [
-            map_leaves(function, item, *(other[i] for other in others))
-            for i, item in enumerate(tree)
-        ]
-        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
-    return function(tree, *others)
+    kind = _container(tree)
+    if not kind:
+        return function(tree, *others)
+    if kind == "dict":
+        return {k: map_leaves(function, v, *[o[k] for o in others]) for k, v in tree.items()}
+    items = [map_leaves(function, v, *[o[i] for o in others]) for i, v in enumerate(tree)]
+    return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
 
 
 def _build(shape: Structure, source: Any) -> Tree:

@@ -340,8 +340,10 @@ def _without_jax(run: Run, mode: str, outcome: CaseOutcome) -> None:
     if outcome.problem.case.T > LONGEST_DIFFERENCE:
         outcome.skipped = "JAX declined, and the sequence is too long for differences"
         return
-    if outcome.problem.case.index >= FIRST and _right_at_once(run, outcome):
-        return
+    if not outcome.declined or outcome.problem.case.index >= FIRST:
+        # JAX was not asked, for the sizes are new: what begins at a size is no rounding error.
+        if _right_at_once(run, outcome):
+            return
     rounding_error = _own_rounding(run, mode, outcome)
     noise: dict[str, Array] | None = None  # asked for before a conviction: it costs a lot
     for block in outcome.hand.gradients:
@@ -374,10 +376,9 @@ def _without_jax(run: Run, mode: str, outcome: CaseOutcome) -> None:
 
 
 def _right_at_once(run: Run, outcome: CaseOutcome) -> bool:
-    """At a large width: one direction through all blocks, each moved in proportion to its gradient.
+    """At a new size: one direction through all blocks, each moved in proportion to its gradient.
 
-    What begins at a width is no rounding error, so a spot check's bar will do; where it
-    contradicts, every block is asked for itself.
+    A spot check's bar will do; where it contradicts, every block is asked for itself.
     """
     assert outcome.hand is not None
     gradients = outcome.hand.gradients

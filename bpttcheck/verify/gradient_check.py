@@ -48,7 +48,7 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
             _one(run, mode, tally, origins, case, template, free)
         finally:
             context.tick()
-    wide_cases(run, mode, tally, origins)
+    wide_cases(run, mode, tally, origins, context.examples)
     tally.findings = [
         _diagnosed(run, mode, tally, finding, origins.get(finding.block))
         for finding in tally.findings
@@ -57,10 +57,13 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
     return _with_all_blocks(run, name, tally)
 
 
-def wide_cases(run: Run, mode: str, tally: Tally, origins: dict[str, Origin]) -> None:
+def wide_cases(
+    run: Run, mode: str, tally: Tally, origins: dict[str, Origin], examples: int
+) -> None:
     """Wide states, by differences alone: of a cell in one step, of a layer in few."""
     wide = run.plan.widths if (mode == STEP) == (run.subject.kind == "cell") else ()
-    for case in Budget().spend(() if tally.failures else wide, run.untried):
+    some = run.plan.some(() if tally.failures else wide, examples)
+    for case in Budget().spend(some, run.untried):
         one = in_one_step(case) if mode == STEP else case
         _one(run, mode, tally, origins, one, None, True)
 

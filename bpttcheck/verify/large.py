@@ -23,6 +23,9 @@ LONGEST, MOST_ROWS, WIDEST = 1030, 300, 600
 FIRST = 10_000
 """Numbers of these cases begin here: no case of the schedule has one."""
 
+ALL = 50
+"""From so many examples on, every larger size is tried."""
+
 # The loop over time of a cell is not the cell's: fewer lengths show what it keeps between calls.
 _LENGTHS_OF_A_CELL = (17, 33, 65, 129, 257)
 _SECONDS = 2.0
@@ -36,11 +39,24 @@ class Plan:
         lengths: cases of many steps.
         batches: cases of many rows.
         widths: cases of wide inputs and states.
+        always: numbers of the cases whose size was declared, or stands in the subject's source.
     """
 
     lengths: tuple[Case, ...]
     batches: tuple[Case, ...]
     widths: tuple[Case, ...]
+    always: frozenset[int] = frozenset()
+
+    def some(self, cases: Sequence[Case], examples: int) -> list[Case]:
+        """Those that a run of so many cases tries: all from :data:`ALL` on, else as large a part.
+
+        A part, not a time: a run is a function of its seed.
+        """
+        step = max(1, -(-ALL // max(examples, 1)))
+        others = [case for case in cases if case.index not in self.always]
+        first = others[0].seed % step if others else 0
+        chosen = {case.index for case in others[first::step]} | self.always
+        return [case for case in cases if case.index in chosen]
 
 
 def plan(
@@ -73,7 +89,8 @@ def plan(
 
     if subject.fixed_sizes:
         left = [pair for pair in sizes or () if pair not in compiled]
-        return Plan((), (), tuple(case(i, 3, 2, pair) for i, pair in enumerate(left)))
+        fixed = tuple(case(i, 3, 2, pair) for i, pair in enumerate(left))
+        return Plan((), (), fixed, frozenset(one.index for one in fixed))
     lengths = _allowed(subject.lengths, _lengths(subject, constants), LONGEST)
     batches = _allowed(subject.batches, {5, *EDGES, MOST_ROWS, *constants}, MOST_ROWS)
     rows = [B for B in subject.batches or (1, 2, 3) if B <= 4] or [min(subject.batches or (1,))]
@@ -84,7 +101,7 @@ def plan(
     many = [(few[int(rng.integers(len(few)))], B) for B in batches]
     if subject.batches is None and subject.lengths is None:
         many.append((64, 17))
-    return Plan(
+    cases = (
         tuple(case(i, T, B, any_of(narrow)) for i, (T, B) in enumerate(long)),
         tuple(case(100 + i, T, B, any_of(narrow)) for i, (T, B) in enumerate(many)),
         tuple(
@@ -92,6 +109,17 @@ def plan(
             for i, pair in enumerate(_widths(rng, sizes, compiled, constants))
         ),
     )
+    own = (
+        subject.lengths is not None, subject.batches is not None, sizes is not None
+    )  # fmt: skip
+    meant = set(constants)
+    always = frozenset(
+        one.index
+        for part, declared in zip(cases, own, strict=True)
+        for one in part
+        if declared or not meant.isdisjoint((one.T, one.B, one.n_in, one.n_hidden))
+    )
+    return Plan(*cases, always)
 
 
 @dataclass

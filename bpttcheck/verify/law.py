@@ -83,6 +83,7 @@ def obey(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
     for index in range(context.laws):
         _one(run, law, _case(run, index, law), tally)
         context.tick()
+    larger = run.plan.some(larger, context.examples)
     for case in Budget().spend(() if tally.failures else larger, run.untried):
         _one(run, law, case, tally)
     return tally

@@ -130,7 +130,7 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Check:
             _note(context.run, told[index].notes)
             context.run.lines.include(told[index].lines)
             count(context.run, tally, outcome)
-        wide_cases(context.run, mode, tally, {})
+        wide_cases(context.run, mode, tally, {}, context.examples)
         return CHECKS[name](context) if tally.failures else tally
 
     return check

@@ -247,8 +247,8 @@ def test_recorded_branches_keep_the_differences_on_one_branch(monkeypatch):
     cell = Stairs()
     assert verdict(cell) is Verdict.PASSED
     monkeypatch.setattr(_program, "record", lambda f, point: (plain(f, point), None))
-    # They contradict JAX, and where they are alone, at large widths, they convict a right cell.
-    assert verdict(cell) is Verdict.FAILED
+    # They contradict JAX, and a right cell no longer passes.
+    assert verdict(cell) is not Verdict.PASSED
 
 
 def test_a_reference_of_another_forward_pass_convicts_no_right_gradient(monkeypatch):

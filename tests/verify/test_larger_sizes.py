@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import bpttcheck
 from bpttcheck import Verdict
 from bpttcheck.cells import Elman
-from bpttcheck.verify.large import EDGES, LONGEST, Budget, chunks, plan
+from bpttcheck.verify.large import ALL, EDGES, LONGEST, Budget, chunks, plan
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.subject import Subject
 
@@ -63,7 +63,7 @@ SIZES = {
 @pytest.mark.parametrize("name", SIZES)
 def test_a_bug_that_begins_at_a_size_is_found(name):
     condition, check = SIZES[name]
-    report = bpttcheck.check(Wrong(condition), checks=[check], examples=5, raises=False,
+    report = bpttcheck.check(Wrong(condition), checks=[check], examples=ALL, raises=False,
                              dtypes=["float64"])  # fmt: skip
     assert report.verdict is Verdict.FAILED
     case = report.findings[0].case
@@ -72,7 +72,7 @@ def test_a_bug_that_begins_at_a_size_is_found(name):
 
 def test_the_same_layer_without_a_bug_passes():
     checks = ["sequence_vjp", "batch_additivity", "time_splitting"]
-    report = bpttcheck.check(Layer(), checks=checks, examples=5)
+    report = bpttcheck.check(Layer(), checks=checks, examples=ALL)
     assert report.passed
     assert len(report.larger) == 3
 

@@ -17,6 +17,8 @@ from bpttcheck.verify.tally import Tally
 
 # Rows of the batches that the gradient checks judge.
 _ROWS = 4
+# A batch beyond this is compared with parts of so many rows, which this law has judged before it.
+_JUDGED = 32
 
 
 def batch_additivity(context: Context) -> Tally:
@@ -53,12 +55,12 @@ def _row_by_row(run: Run, problem: Problem) -> dict[str, Any]:
 
 
 def _parts(run: Run, problem: Problem) -> list[Problem]:
-    """Single rows; of a large batch a few rows each, which other oracles have judged."""
+    """Single rows; of a large batch as many rows each as have been judged."""
     B, allowed = problem.case.B, run.subject.batches
     if allowed is not None:
         most = max((n for n in allowed if n < B and B % n == 0), default=1)
     else:
-        most = 1 if B <= _ROWS else _ROWS
+        most = 1 if B <= _ROWS else _ROWS if B <= _JUDGED + 1 else _JUDGED
     return [_rows(problem, rows) for rows in chunks(B, most)]
 
 

@@ -140,7 +140,11 @@ def _aliasing(run: Run, tally: Tally, problem: Problem) -> None:
 
     fixed = run.subject.fixed_sizes
     others = {} if fixed else {what: partial(other, *sizes) for what, sizes in _OTHERS.items()}
-    _tell(run, tally, shared_memory(*_passes(run, problem), others), problem)
+    found = shared_memory(*_passes(run, problem), others)
+    if found:
+        _memory(run, tally, problem)  # the better name for what varies from call to call
+    if not tally.findings:
+        _tell(run, tally, found, problem)
 
 
 def _memory(run: Run, tally: Tally, problem: Problem) -> None:
