@@ -27,7 +27,7 @@ from bpttcheck.oracles import programs
 from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.oracles.noise import PATTERN
 from bpttcheck.oracles.paths import Paths
-from bpttcheck.oracles.programs import Leaves, Lowered, Program, Step, WholeSequence
+from bpttcheck.oracles.programs import Leaves, Program, Step, Waiting, WholeSequence
 
 Array = NDArray[Any]
 
@@ -118,7 +118,7 @@ class Autodiff:
     def __init__(self, step: Step | None, sequence: WholeSequence | None = None) -> None:
         self._step = step
         self._sequence = sequence
-        self._programs: dict[Any, _Waiting] = {}
+        self._programs: dict[Any, Waiting] = {}
         self._paths: dict[Any, Paths] = {}
         self._lock = threading.Lock()
 
@@ -285,7 +285,7 @@ class Autodiff:
     def _program(self, maker: Callable[..., Any], point: Point, *args: Any) -> Program:
         return self._lowered(maker, point, *args).program()
 
-    def _lowered(self, maker: Callable[..., Any], point: Point, *args: Any) -> _Waiting:
+    def _lowered(self, maker: Callable[..., Any], point: Point, *args: Any) -> Waiting:
         """The program that is known for these shapes, or a new one, traced in this thread."""
         inputs: Leaves = args[0]
         flat = [*inputs.params, *inputs.state0, inputs.xs, inputs.d_ys]
@@ -300,32 +300,9 @@ class Autodiff:
             traced = programs.trace_sequence(self._sequence, point.params, state, inputs.xs)
         else:
             traced = programs.trace(self._one_step(), point.params, state, inputs.xs[0])
-        made = _Waiting(programs.lower(maker, traced, *args))
+        made = programs.CACHE.get(maker, traced, *args)
         with self._lock:
             return self._programs.setdefault(key, made)
-
-
-class _Waiting:
-    """A lowered program, compiled once by whoever needs it first."""
-
-    def __init__(self, lowered: Lowered) -> None:
-        self._lowered: Lowered | None = lowered
-        self._program: Program | None = None
-        self._lock = threading.Lock()
-
-    def program(self) -> Program:
-        """The compiled program; waits where another thread compiles it."""
-        with self._lock:
-            if self._program is None:
-                assert self._lowered is not None
-                self._program = self._lowered.compile()
-                self._lowered = None
-            return self._program
-
-    @property
-    def is_compiled(self) -> bool:
-        """True once somebody has needed it."""
-        return self._program is not None
 
 
 def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> Leaves:

@@ -18,7 +18,7 @@ Source: D. S. Parker, Monte Carlo Arithmetic, UCLA CSD-970002 (1997).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,6 +116,26 @@ def demand(jaxpr: Any) -> int:
         total += sum(demand(_open(sub)[0]) for sub in _subprograms(eqn))
         total += sum(math.prod(shape) for shape in _draws(eqn))
     return total
+
+
+def constants(jaxpr: Any) -> Iterator[Any]:
+    """Every number that stands in ``jaxpr`` and in the programs inside it, in order.
+
+    The text of a program shows them shortened.
+    """
+    for eqn in jaxpr.eqns:
+        for variable in eqn.invars:
+            if isinstance(variable, Literal):
+                yield variable.val
+        for value in eqn.params.values():
+            for part in value if isinstance(value, (tuple, list)) else (value,):
+                if hasattr(part, "eqns") or hasattr(part, "jaxpr"):
+                    inner, captured = _open(part)
+                    yield from captured
+                    yield from constants(inner)
+    for variable in jaxpr.outvars:
+        if isinstance(variable, Literal):
+            yield variable.val
 
 
 def branches(jaxpr: Any) -> int:

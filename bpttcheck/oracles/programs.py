@@ -5,7 +5,9 @@ A program takes flat lists of leaves, grouped as in :class:`Leaves`, and returns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from bpttcheck.errors import Declined, InternalError
 from bpttcheck.oracles._lift_kept import unchanged
 from bpttcheck.oracles._lift_reach import Reach
 from bpttcheck.oracles.error_origin import on_behalf, raise_defect
-from bpttcheck.oracles.noise import COPIES_AXIS, Noise, demand, interpret, uniform
+from bpttcheck.oracles.noise import COPIES_AXIS, Noise, constants, demand, interpret, uniform
 from bpttcheck.warning_scope import silenced
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -260,6 +262,90 @@ def lower(maker: Callable[..., Any], traced: Traced | TracedSequence, *args: Any
         raise_defect("lowering the step", error)
         raise _declined("differentiate", error) from error
     return Lowered(lowered, shape[0])
+
+
+class Waiting:
+    """A lowered program, compiled once by whoever needs it first.
+
+    Args:
+        lowered: the program.
+        traced: what it was made of, which must live as long: its text names objects by address.
+    """
+
+    def __init__(self, lowered: Lowered, traced: Traced | TracedSequence) -> None:
+        self._lowered: Lowered | None = lowered
+        self._traced = traced
+        self._program: Program | None = None
+        self._lock = threading.Lock()
+
+    def program(self) -> Program:
+        """The compiled program; waits where another thread compiles it."""
+        with self._lock:
+            if self._program is None:
+                assert self._lowered is not None
+                self._program = self._lowered.compile()
+                self._lowered = None
+            return self._program
+
+    @property
+    def is_compiled(self) -> bool:
+        """True once somebody has needed it."""
+        return self._program is not None
+
+
+class Cache:
+    """The programs used last, found by what was traced: equal programs are compiled once.
+
+    A subject whose attributes have changed is traced to another text, and meets no old program.
+
+    Args:
+        most: programs kept; a process can hold some two hundred.
+    """
+
+    def __init__(self, most: int = 32) -> None:
+        self.most = most
+        self._known: OrderedDict[Hashable, Waiting] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(
+        self, maker: Callable[..., Any], traced: Traced | TracedSequence, *args: Any
+    ) -> Waiting:
+        """The program ``maker(traced)`` for arguments like ``args``, lowered if it is new.
+
+        Raises:
+            Declined: if JAX cannot differentiate the step.
+            InternalError: for a defect of ours.
+        """
+        leaves = jax.tree_util.tree_leaves(args)
+        shapes = tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
+        key = (maker.__name__, shapes, traced.params, traced.state, *_text(traced))
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        made = Waiting(lower(maker, traced, *args), traced)
+        with self._lock:
+            made = self._known.setdefault(key, made)
+            while len(self._known) > self.most:
+                self._known.popitem(last=False)
+            return made
+
+    def clear(self) -> None:
+        """Drop all of them."""
+        with self._lock:
+            self._known.clear()
+
+
+CACHE = Cache()
+
+
+def _text(traced: Traced | TracedSequence) -> Iterator[Hashable]:
+    """All that distinguishes a traced program from another: its equations, and every number."""
+    yield type(traced)
+    yield str(traced.jaxpr)
+    for value in (*traced.consts, *constants(traced.jaxpr)):
+        array = np.asarray(value)
+        yield array.shape, str(array.dtype), array.tobytes()
 
 
 def build(maker: Callable[..., Any], traced: Traced | TracedSequence, *args: Any) -> Program:

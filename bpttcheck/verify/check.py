@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
 import time
 from collections import Counter
@@ -115,8 +116,11 @@ def check(
 
 
 def release() -> None:
-    """Drop the compiled programs that are kept for the next check of the same subject."""
+    """Drop the compiled programs that are kept for the next check."""
     _RUNS.clear()
+    programs = sys.modules.get("bpttcheck.oracles.programs")
+    if programs is not None:
+        programs.CACHE.clear()
 
 
 class _Runs:

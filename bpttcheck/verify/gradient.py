@@ -340,10 +340,10 @@ def _without_jax(run: Run, mode: str, outcome: CaseOutcome) -> None:
     if outcome.problem.case.T > LONGEST_DIFFERENCE:
         outcome.skipped = "JAX declined, and the sequence is too long for differences"
         return
-    if not outcome.declined or outcome.problem.case.index >= FIRST:
-        # JAX was not asked, for the sizes are new: what begins at a size is no rounding error.
-        if _right_at_once(run, outcome):
-            return
+    # Where JAX was not asked the sizes are new: what begins at a size is no rounding error.
+    new_sizes = not outcome.declined or outcome.problem.case.index >= FIRST
+    if new_sizes and _right_at_once(run, outcome):
+        return
     rounding_error = _own_rounding(run, mode, outcome)
     noise: dict[str, Array] | None = None  # asked for before a conviction: it costs a lot
     for block in outcome.hand.gradients:
