@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +25,9 @@ settings.load_profile("default")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "nightly: a deeper sweep; runs under the profile nightly")
+    config.addinivalue_line(
+        "markers", "sampled(n): n of its parameters, evenly spread; all under the profile nightly"
+    )
     _share_programs(config)
 
 
@@ -53,6 +57,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--hypothesis-profile") == "nightly":
         return
     skip = pytest.mark.skip(reason="a deeper sweep: pytest --hypothesis-profile=nightly")
+    sampled: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("nightly"):
             item.add_marker(skip)
+        elif item.get_closest_marker("sampled"):
+            sampled.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for rows in sampled.values():
+        marker = rows[0].get_closest_marker("sampled")
+        assert marker is not None
+        step = max(1, -(-len(rows) // int(marker.args[0])))
+        for number, item in enumerate(rows):
+            if number % step:
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def programs_apart() -> Iterator[None]:
+    """No program of another test is met, none is left: for tests that change what is traced."""
+    from bpttcheck.oracles.programs import CACHE
+
+    with CACHE.apart():
+        yield

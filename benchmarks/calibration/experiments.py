@@ -43,13 +43,13 @@ INGREDIENTS: dict[str, list[tuple[Any, str, Any]]] = {
 
 def with_margin(margin: float, names: Sequence[str], regimes: Sequence[str], cases: int) -> View:
     """Cells with kinks, their branches free within ``margin`` spreads of the threshold."""
-    with mock.patch.object(noise, "KINK_MARGIN", margin):
+    with programs.CACHE.apart(), mock.patch.object(noise, "KINK_MARGIN", margin):
         return collect(names, regimes, cases, differences=False).seen_as(STANDING)
 
 
 def with_ingredients(name: str, names: Sequence[str], regimes: Sequence[str], cases: int) -> View:
     """Cells under another noise: see :data:`INGREDIENTS`."""
-    with contextlib.ExitStack() as stack:
+    with programs.CACHE.apart(), contextlib.ExitStack() as stack:
         for module, attribute, value in INGREDIENTS[name]:
             stack.enter_context(mock.patch.object(module, attribute, value))
         return collect(names, regimes, cases, differences=False).seen_as(STANDING)

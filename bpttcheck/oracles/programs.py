@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -334,6 +335,15 @@ class Cache:
         """Drop all of them."""
         with self._lock:
             self._known.clear()
+
+    @contextmanager
+    def apart(self) -> Generator[None]:
+        """Inside it nothing is found, and nothing stays: for a noise model that is changed."""
+        before, self._known = self._known, OrderedDict()
+        try:
+            yield
+        finally:
+            self._known = before
 
 
 CACHE = Cache()

@@ -104,12 +104,14 @@ MAKERS = [numpy_cell, custom_cell, functools.partial(torch_cell, reference=jax_e
 NAMES = ["callables", "custom_vjp", "autograd_function"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("make", MAKERS, ids=NAMES)
 def test_a_right_rule_passes(make):
     report = check(make(right))
     assert report.passed, str(report)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("make", "change", "block"),
     [
@@ -125,6 +127,7 @@ def test_a_wrong_rule_is_a_mismatch_in_the_right_block(make, change, block):
     assert {finding.block for finding in info.value.report.findings} == {block}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_differences_alone_pass_a_right_rule_of_torch(dtype):
     report = check(torch_cell(right), dtypes=[dtype])
@@ -167,6 +170,7 @@ def test_a_wrong_rule_that_agrees_with_the_one_nested_in_the_reference_is_caught
         check(custom_cell(sevenfold, primal=nested(7.0)), checks=["step_vjp"], examples=8)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_a_sequence_of_jax_is_checked_as_a_layer(scale):
     def primal(params, xs, state0):

@@ -85,6 +85,7 @@ def test_one_segment_or_one_for_each_step_has_every_bit(name, segments):
     )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("segments", [None, 3])
 def test_a_checkpointed_cell_passes_every_check(segments):
     report = bpttcheck.check(checkpointed(LSTM(), segments), examples=20)
@@ -192,6 +193,7 @@ class NotCarried(Checkpointed):
         return super()._gradients(params, tape, k, d_ys, d_state)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("planted", [StateAfter(Elman()), NotCarried(Elman())])
 def test_a_bug_of_checkpointing_is_caught(planted):
     with pytest.raises(GradientMismatch):

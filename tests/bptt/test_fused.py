@@ -77,6 +77,7 @@ def worst_ratio(layer, given, copies=8):
     return max(ratios)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_a_fused_layer_passes_every_check_against_its_cell(name):
     report = bpttcheck.check(LAYERS[name], examples=20)
@@ -296,6 +297,7 @@ class PaddingForgotten(FusedLSTM):
         return ys, state_T, tape
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("planted", "check"),
     [

@@ -97,6 +97,7 @@ def readings_that_are_stale(section, judged, formula):
             yield f"{formula.code}: the counterexample to {reading.words}"
 
 
+@pytest.mark.nightly
 def test_the_page_is_current_every_planted_change_noticed_and_every_correction_right():
     judged = judge_all(page.FORMULAS, FEW)  # dear: once for all three
     every_correction_is_right(judged)

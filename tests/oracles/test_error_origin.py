@@ -19,6 +19,8 @@ from bpttcheck.oracles import lift as lift_module
 from bpttcheck.oracles.autodiff import Autodiff, Point
 from bpttcheck.oracles.lift import lift
 
+pytestmark = pytest.mark.usefixtures("programs_apart")
+
 EPS = 2.0**-52
 
 

@@ -115,6 +115,7 @@ def test_an_oracle_that_is_required_and_silent_is_inconclusive():
         bpttcheck.check(Elman(), require=["oracle"])
 
 
+@pytest.mark.usefixtures("programs_apart")
 def test_an_error_of_ours_is_internal_and_inconclusive(monkeypatch):
     release()
 

@@ -8,6 +8,7 @@ import bpttcheck
 from bpttcheck.verify.diagnose import CODES
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("row", STEPS, ids=str)
 def test_the_first_diagnosis_names_the_bug(row, run):
     report = run(row.subject, row.check, **row.options)

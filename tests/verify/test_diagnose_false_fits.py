@@ -82,6 +82,7 @@ def evidence(base, target, mode, dtype):
     return [Evidence(run, "check", mode, block, specimens, seen) for block in wrong]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SUBJECTS)
 @given(
     how=st.sampled_from(list(HOW)),

@@ -84,6 +84,7 @@ def mutants():
     return {right: source_mutants(right()) for right in (LSTM, GRU)}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("right", "change", "says", "line"),
     [

@@ -14,10 +14,13 @@ from bpttcheck.errors import Declined
 from bpttcheck.oracles import _program, noise
 from bpttcheck.oracles.autodiff import Autodiff, Gradients, Spread
 from bpttcheck.oracles.estimate import Estimate
+from bpttcheck.oracles.programs import CACHE
 from bpttcheck.oracles.recording import plain
 from bpttcheck.verify import gradient, gradient_check
 from bpttcheck.verify.diagnose import evidence
 from bpttcheck.verify.run import STEP, Run
+
+pytestmark = pytest.mark.usefixtures("programs_apart")
 
 HARDLY = 1 + 2e-13
 
@@ -138,6 +141,7 @@ def _cases_as_they_are(monkeypatch):
 
 
 def verdict(cell, check="step_vjp", examples=5, dtypes=("float64",), reference=None):
+    CACHE.clear()  # what is patched is compiled in
     report = bpttcheck.check(
         cell, checks=[check], examples=examples, dtypes=dtypes, reference=reference, raises=False
     )

@@ -527,6 +527,7 @@ def made(module, name):
     return thing() if isinstance(thing, type) else thing
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("check", "name"), [*LAWS.items(), *OTHERS.items()])
 def test_every_check_fails_again_and_passes_once_repaired(tmp_path, repaired, check, name):
     report = verified(made(wrong, name), check)
@@ -658,6 +659,7 @@ def test_the_script_shows_the_failure_with_numpy_alone(tmp_path, monkeypatch, ki
     assert done.stdout.endswith("right now\n")
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("check", "name"),
     [

@@ -69,6 +69,7 @@ def rows(report):
     return {check.name: check for check in report.checks}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cell", [Elman(), LSTM(), Elman("relu")], ids=str)
 def test_jax_judges_a_layer_that_runs_both_ways(cell):
     report = bpttcheck.check(BothWays(cell), examples=11)
@@ -78,6 +79,7 @@ def test_jax_judges_a_layer_that_runs_both_ways(cell):
     assert min(block.resolution for block in row.blocks if block.resolution) < 1e-12
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("bug", ["not flipped", "inputs not flipped back", "off by 1e-11"])
 def test_a_mistake_of_one_direction_is_caught(bug):
     report = bpttcheck.check(
@@ -180,6 +182,7 @@ def test_a_declared_surrogate_is_verified_and_named_in_the_report():
     assert "not the gradient: the slope of a spike" in report.notes[0]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cell", [Undeclared(), WrongSlope()], ids=["undeclared", "wrong slope"])
 def test_a_surrogate_that_is_not_the_declared_one_fails(cell):
     report = bpttcheck.check(cell, examples=6, raises=False)
@@ -233,6 +236,7 @@ def test_a_surrogate_inside_a_network_is_judged_as_such():
     assert wrong.verdict is bpttcheck.Verdict.FAILED
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("k1", "k2"), [
     (1, 4), (4, 4), (2, 400), pytest.param(3, 5, marks=pytest.mark.nightly)
 ])  # fmt: skip
