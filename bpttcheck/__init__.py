@@ -51,8 +51,8 @@ _HOMES = {
 }
 
 _MODULES = (
-    "activations", "adapt", "cells", "losses", "mutants", "networks", "on_jax", "oracles",
-    "report", "strategies",
+    "activations", "adapt", "bench", "bptt", "cells", "losses", "mutants", "networks", "on_jax",
+    "oracles", "selftest", "strategies",
 )  # fmt: skip
 
 

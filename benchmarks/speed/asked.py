@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.speed.results import Results, is_large, mean, name, points, ratio, same
-from bpttcheck.report.records import Benchmark, Interval, Point
-from bpttcheck.report.summary import between, times
+from bpttcheck.bench.report.records import Benchmark, Interval, Point
+from bpttcheck.bench.report.summary import between, times
 
 FUSED, OVER_FLOOR, FUSED_MEAN, ON_JAX, ON_JAX_MEAN = 1.0, 1.5, 1.5, 1.0, 0.75
 _FLOORS = {

@@ -10,8 +10,8 @@ from bpttcheck.bench import correct
 from bpttcheck.bench.by_hand import fused_layer
 from bpttcheck.bench.form import Ready
 from bpttcheck.bench.forms import FORMS
+from bpttcheck.bench.report.records import Size
 from bpttcheck.cells import builtin
-from bpttcheck.report.records import Size
 from bpttcheck.verify.problem import Problem, build
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.subject import Subject

@@ -12,8 +12,8 @@ from benchmarks.speed.asked import Limit, limits
 from benchmarks.speed.growth import Growth
 from benchmarks.speed.plan import VARIABLE
 from benchmarks.speed.results import Results, is_large, mean, points, same
-from bpttcheck.report.records import Benchmark, Interval, Point
-from bpttcheck.report.summary import between, environment_line, reach, times
+from bpttcheck.bench.report.records import Benchmark, Interval, Point
+from bpttcheck.bench.report.summary import between, environment_line, reach, times
 
 _WIDTH = 100
 _PLAIN: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}

@@ -11,9 +11,9 @@ from typing import Any
 from benchmarks.speed.growth import Growth
 from benchmarks.speed.memory import Checkpoints, Peak
 from bpttcheck.bench import statistics
+from bpttcheck.bench.report.reading import load
+from bpttcheck.bench.report.records import Benchmark, Interval, Point
 from bpttcheck.errors import ContractError
-from bpttcheck.report.reading import load
-from bpttcheck.report.records import Benchmark, Interval, Point
 
 LARGE = 4096  # B H from which on the time is in the products
 

@@ -9,9 +9,9 @@ from benchmarks.speed.asked import Limit
 from benchmarks.speed.results import Results, points, ratio
 from bpttcheck.bench import statistics
 from bpttcheck.bench.forms import BASELINES
+from bpttcheck.bench.report.records import Benchmark, Interval, Measured, Point, Timing
+from bpttcheck.bench.report.summary import SHORT, between, percent, seconds, share, times
 from bpttcheck.bench.summarise import compared
-from bpttcheck.report.records import Benchmark, Interval, Measured, Point, Timing
-from bpttcheck.report.summary import SHORT, between, percent, seconds, share, times
 
 _COMPARED = ("fused", "on_jax", "jax_deferred", "torch")
 _COMPILED = ("jax", "jax_hoisted", "jax_deferred", "on_jax")

@@ -18,9 +18,9 @@ import pytest
 
 from benchmarks.speed import grid
 from bpttcheck.bench.forms import FORMS
+from bpttcheck.bench.report.records import Size
 from bpttcheck.errors import Declined
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.report.records import Size
 
 _PROBLEMS = [(cell, size, dtype) for cell in grid.CELLS for size in grid.SIZES
              for dtype in grid.DTYPES]  # fmt: skip

@@ -13,11 +13,11 @@ from bpttcheck.bench import correct, peak, sizes, statistics
 from bpttcheck.bench.differences import STEPS, errors_against_steps
 from bpttcheck.bench.form import Ready
 from bpttcheck.bench.forms import BASELINES, FEW_ROUNDS, FORMS, NUMPY
+from bpttcheck.bench.report.records import HAND, Interval, Measured, Point, Size, Timing, VCurve
 from bpttcheck.bench.summarise import exponents, headline, same_over, summaries
 from bpttcheck.bench.timing import Samples, once, rounds
 from bpttcheck.errors import ContractError, Declined, GradientMismatch
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.report.records import HAND, Interval, Measured, Point, Size, Timing, VCurve
 from bpttcheck.verify.problem import Problem, build
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.subject import Subject

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import cells
-from bpttcheck.report.records import Size
+from bpttcheck.bench.report.records import Size
 
 _WIDTH, _PRODUCTS = 1024, 4
 _GATES: dict[type, int] = {

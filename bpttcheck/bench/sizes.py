@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from bpttcheck.bench.report.records import Size
 from bpttcheck.errors import ContractError
-from bpttcheck.report.records import Size
 from bpttcheck.verify.subject import Subject
 
 _LENGTHS, _BATCHES, _WIDTHS = (10, 50, 200, 1000), (1, 8, 32), (8, 32, 128)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bpttcheck.bench.report.records import Interval
 from bpttcheck.contract import Array
-from bpttcheck.report.records import Interval
 
 RESAMPLES = 2000
 _ENDS = (2.5, 97.5)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bpttcheck.bench import statistics
 from bpttcheck.bench.forms import NUMPY
-from bpttcheck.report.records import HAND, Exponent, Interval, Point, Size, Summary
+from bpttcheck.bench.report.records import HAND, Exponent, Interval, Point, Size, Summary
 
 # Two forms are called equally fast where the interval holds 1 and reaches no further than this.
 _EQUAL = 0.1

@@ -16,7 +16,7 @@ from bpttcheck.errors import ContractError, GradientMismatch
 
 if TYPE_CHECKING:
     from bpttcheck.bench.measure import Plan
-    from bpttcheck.report.records import Benchmark, Failure, Measured
+    from bpttcheck.bench.report.records import Benchmark, Failure, Measured
 
 _DEFAULT = ("elman", "lstm", "gru_reset_after")
 _ROUNDS, _QUICK_ROUNDS, _BAR = 15, 5, 20
@@ -100,9 +100,9 @@ def _measure(
 ) -> tuple[int, list[Measured], list[Failure]]:
     """The exit code, what was measured, and what was not."""
     from bpttcheck.bench.measure import measure
+    from bpttcheck.bench.report.records import Failure
+    from bpttcheck.bench.report.summary import terminal
     from bpttcheck.cli.targets import load
-    from bpttcheck.report.records import Failure
-    from bpttcheck.report.summary import terminal
 
     codes = [0]
     found: list[Measured] = []
@@ -145,7 +145,7 @@ def _benchmark(
     from bpttcheck.bench.environment import environment
     from bpttcheck.bench.forms import FORMS
     from bpttcheck.bench.peak import peak_gflops
-    from bpttcheck.report.records import Benchmark
+    from bpttcheck.bench.report.records import Benchmark
 
     return Benchmark(
         bpttcheck=__version__,

@@ -65,7 +65,7 @@ def flow(
     sizes = {"steps": steps, "hidden": hidden, "inputs": inputs, "batch": batch}
     with stdout_kept_clean(as_json):
         if out is not None:
-            from bpttcheck.report.flow_plot import require_format
+            from bpttcheck.bptt.flow_plot import require_format
 
             require_format(out)
         loaded = load(target)
@@ -120,7 +120,7 @@ def _measure(
 
 
 def _draw(found: Flow, out: Path, title: str) -> None:
-    from bpttcheck.report.flow_plot import draw
+    from bpttcheck.bptt.flow_plot import draw
 
     try:
         draw(found, out, title)

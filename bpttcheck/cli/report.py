@@ -11,8 +11,8 @@ import click
 from bpttcheck.errors import ContractError
 
 if TYPE_CHECKING:
-    from bpttcheck.report.compare import Comparison
-    from bpttcheck.report.records import Benchmark
+    from bpttcheck.bench.report.compare import Comparison
+    from bpttcheck.bench.report.records import Benchmark
 
 # Click takes the first character for "do not wrap what follows".
 _EXIT_CODES = """\b
@@ -48,9 +48,9 @@ def report(
     github-action-benchmark reads as customSmallerIsBetter. In a GitHub workflow the summary is
     added to the page of the job. The page and the plots need the extra `report`.
     """
-    from bpttcheck.report.compare import compare, parse_gate
-    from bpttcheck.report.reading import load
-    from bpttcheck.report.summary import markdown
+    from bpttcheck.bench.report.compare import compare, parse_gate
+    from bpttcheck.bench.report.reading import load
+    from bpttcheck.bench.report.summary import markdown
 
     if fail_if is not None and older is None:
         raise click.UsageError("--fail-if needs --compare OLD.json")
@@ -83,8 +83,8 @@ def write(benchmark: Benchmark, out: Path, comparison: Comparison | None = None)
     Raises:
         ContractError: the folder cannot be written to.
     """
-    from bpttcheck.report import html, plots
-    from bpttcheck.report.summary import markdown, smaller_is_better
+    from bpttcheck.bench.report import html, plots
+    from bpttcheck.bench.report.summary import markdown, smaller_is_better
 
     files = {
         "report.json": benchmark.to_json(),
@@ -120,7 +120,7 @@ def _add_to_job(text: str) -> None:
 
 
 def _gate(comparison: Comparison, factor: float) -> int:
-    from bpttcheck.report.summary import between
+    from bpttcheck.bench.report.summary import between
 
     beyond = comparison.failures(factor)
     for change in beyond:

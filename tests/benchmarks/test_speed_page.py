@@ -19,9 +19,9 @@ from benchmarks.speed.growth import Growth
 from benchmarks.speed.memory import Checkpoints, Peak, checkpoints, peaks
 from benchmarks.speed.page import page
 from benchmarks.speed.results import Results, read
+from bpttcheck.bench.report.reading import load
+from bpttcheck.bench.report.records import Benchmark, Interval, Measured, Point, Size, Timing
 from bpttcheck.errors import ContractError
-from bpttcheck.report.reading import load
-from bpttcheck.report.records import Benchmark, Interval, Measured, Point, Size, Timing
 
 FOUND = load(Path(__file__).parents[1] / "report" / "report.json")
 LARGE, SMALL = Size(100, 64, 64, 64), Size(50, 1, 32, 32)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from bpttcheck.report.reading import load
+from bpttcheck.bench.report.reading import load
 
 Cli = Callable[..., Result]
 FIXTURE = Path(__file__).parents[1] / "report" / "report.json"
@@ -46,7 +46,7 @@ def no_extra(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that look at no plot: drawing takes longer than all else."""
-    monkeypatch.setattr("bpttcheck.report.plots.drawings", lambda benchmark: [])
+    monkeypatch.setattr("bpttcheck.bench.report.plots.drawings", lambda benchmark: [])
 
 
 def slow_down(path: Path, factor: float) -> None:

@@ -15,7 +15,7 @@ FLOORS = {
     "cells": 2, "adapt": 2, "mutants": 2,
     "bptt": 3, "networks": 3, "on_jax": 3, "oracles": 3,
     "verify": 4, "strategies": 4,
-    "bench": 5, "report": 5, "selftest": 5,
+    "bench": 5, "selftest": 5,
     "cli": 6, "pytest_plugin": 6, "config": 6, "__init__": 6, "__main__": 6,
 }  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -14,11 +14,11 @@ from bpttcheck.bench.by_hand import as_it_is, fused_layer
 from bpttcheck.bench.forms import BASELINES, FORMS
 from bpttcheck.bench.in_jax import weights_deferred
 from bpttcheck.bench.measure import Plan
+from bpttcheck.bench.report.records import Measured, Size
 from bpttcheck.bptt.fused import FusedLSTM
 from bpttcheck.cells import LSTM, Elman, GRUResetAfter, GRUResetBefore, builtin
 from bpttcheck.errors import ContractError, GradientMismatch
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.report.records import Measured, Size
 from bpttcheck.verify.problem import build
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.subject import Subject

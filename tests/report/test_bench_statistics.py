@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpttcheck.bench import statistics, timing
+from bpttcheck.bench.report.records import Interval, Summary
 from bpttcheck.bench.statistics import pays_off_after
 from bpttcheck.bench.summarise import compared, headline
-from bpttcheck.report.records import Interval, Summary
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpttcheck.bench.report.compare import Change, compare, parse_gate
+from bpttcheck.bench.report.reading import load
+from bpttcheck.bench.report.records import Benchmark, Interval, Size
 from bpttcheck.errors import ContractError
-from bpttcheck.report.compare import Change, compare, parse_gate
-from bpttcheck.report.reading import load
-from bpttcheck.report.records import Benchmark, Interval, Size
 
 FOUND = load(Path(__file__).parent / "report.json")
 

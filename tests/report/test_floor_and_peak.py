@@ -10,10 +10,10 @@ import pytest
 
 from bpttcheck.bench import floor, peak
 from bpttcheck.bench.by_hand import fused, fused_layer
+from bpttcheck.bench.report.records import Size
 from bpttcheck.bptt.fused import FUSED
 from bpttcheck.cells import LSTM, Elman, GRUResetAfter, builtin
 from bpttcheck.errors import Declined
-from bpttcheck.report.records import Size
 from bpttcheck.verify.problem import Problem, build
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.subject import Subject

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bpttcheck.report import html, plots
-from bpttcheck.report.compare import compare
-from bpttcheck.report.reading import load
-from bpttcheck.report.records import Benchmark
-from bpttcheck.report.summary import between
+from bpttcheck.bench.report import html, plots
+from bpttcheck.bench.report.compare import compare
+from bpttcheck.bench.report.reading import load
+from bpttcheck.bench.report.records import Benchmark
+from bpttcheck.bench.report.summary import between
 
 FOUND = load(Path(__file__).parent / "report.json")
 _VOID = {"meta", "br", "input", "link", "img"}

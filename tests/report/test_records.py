@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from bpttcheck.bench.report.reading import load, parse
+from bpttcheck.bench.report.records import Interval
 from bpttcheck.errors import ContractError
-from bpttcheck.report.reading import load, parse
-from bpttcheck.report.records import Interval
 
 FILE = Path(__file__).parent / "report.json"
 DOCUMENT = json.loads(FILE.read_text())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bpttcheck.report import summary
-from bpttcheck.report.compare import compare
-from bpttcheck.report.reading import load
-from bpttcheck.report.records import Benchmark, Interval, Timing
+from bpttcheck.bench.report import summary
+from bpttcheck.bench.report.compare import compare
+from bpttcheck.bench.report.reading import load
+from bpttcheck.bench.report.records import Benchmark, Interval, Timing
 
 
 @pytest.fixture

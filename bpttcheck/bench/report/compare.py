@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from bpttcheck.bench.report.records import HAND, Benchmark, Interval, Size
 from bpttcheck.errors import ContractError
-from bpttcheck.report.records import HAND, Benchmark, Interval, Size
 
 _GATE = re.compile(r"ratio > (?P<factor>\d+(?:\.\d+)?)x")
 _Key = tuple[str, str, Size, str]

@@ -10,8 +10,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from bpttcheck.bench.report.records import SCHEMA, SCHEMA_VERSION, Benchmark
 from bpttcheck.errors import ContractError
-from bpttcheck.report.records import SCHEMA, SCHEMA_VERSION, Benchmark
 
 
 def load(path: Path) -> Benchmark:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bpttcheck.bench.report.records import Benchmark, Measured, Point, Size, Timing
+from bpttcheck.bench.report.summary import SHORT, times
 from bpttcheck.errors import ContractError
-from bpttcheck.report.records import Benchmark, Measured, Point, Size, Timing
-from bpttcheck.report.summary import SHORT, times
 
 INK, SOFT, LINE = "#1f2933", "#66727f", "#d5dbe1"
 COLOURS = {

@@ -6,10 +6,10 @@ import re
 from importlib import resources
 from typing import Any
 
+from bpttcheck.bench.report import plots, summary
+from bpttcheck.bench.report.compare import Comparison
+from bpttcheck.bench.report.records import Benchmark, Measured
 from bpttcheck.errors import ContractError
-from bpttcheck.report import plots, summary
-from bpttcheck.report.compare import Comparison
-from bpttcheck.report.records import Benchmark, Measured
 
 _TEMPLATE = "index.html.j2"
 # The colours of a plot that a dark page must change, by the variables of the page.
@@ -35,7 +35,11 @@ def page(
         raise ContractError(
             'the page needs jinja2, which is not installed: pip install "bpttcheck[report]"'
         ) from error
-    text = resources.files("bpttcheck.report").joinpath("templates", _TEMPLATE).read_text("utf-8")
+    text = (
+        resources.files("bpttcheck.bench.report")
+        .joinpath("templates", _TEMPLATE)
+        .read_text("utf-8")
+    )
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         seconds=summary.seconds, times=summary.times, between=summary.between,

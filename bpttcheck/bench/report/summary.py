@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from bpttcheck.report.compare import Comparison
-from bpttcheck.report.records import HAND, Benchmark, Interval, Measured, Point, Timing
+from bpttcheck.bench.report.compare import Comparison
+from bpttcheck.bench.report.records import HAND, Benchmark, Interval, Measured, Point, Timing
 
 SHORT = {
     "numpy": "NumPy",
