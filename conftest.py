@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def programs_apart() -> Iterator[None]:
     """No program of another test is met, none is left: for tests that change what is traced."""
-    from bpttcheck.oracles.programs import CACHE
+    from bpttcheck.oracles.autodiff.programs import CACHE
 
     with CACHE.apart():
         yield

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from benchmarks.calibration.cells import correct
 from benchmarks.common import DTYPES, Compared, compared, problems
 from bpttcheck.calibration import BLIND, BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LIMIT
-from bpttcheck.oracles import autodiff, programs
-from bpttcheck.oracles.autodiff import Spread
+from bpttcheck.oracles.autodiff import autodiff, programs
+from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.verify import gradient, verdict
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Hand, Run

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.calibration.cells import correct
 from benchmarks.calibration.collect import STANDING, Records, View, collect, copies
 from benchmarks.common import DTYPES, compared, problems
-from bpttcheck.oracles import noise, programs
+from bpttcheck.oracles.autodiff import noise, programs
 from bpttcheck.verify import law
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Context, NotApplicable

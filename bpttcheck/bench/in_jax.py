@@ -13,8 +13,8 @@ from bpttcheck.bench import deferred, projections
 from bpttcheck.bench.form import Blocks, Ready, by_name
 from bpttcheck.contract import is_float
 from bpttcheck.errors import Declined
-from bpttcheck.oracles.lax_engine import LaxEngine
-from bpttcheck.oracles.lift import lift
+from bpttcheck.oracles.tracer.lax_engine import LaxEngine
+from bpttcheck.oracles.tracer.trace import lift
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.subject import Subject
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bpttcheck import activations, cells
-from bpttcheck.oracles.lift import lift
+from bpttcheck.oracles.tracer.trace import lift
 
 
 @dataclass(frozen=True)

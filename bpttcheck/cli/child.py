@@ -143,7 +143,7 @@ def _answer(path: Path, judged: Judged) -> None:
 
 def _warm_up() -> None:
     """Import what every check needs, while the target before this one is being checked."""
-    for name in ("bpttcheck.oracles.autodiff", "bpttcheck.verify.check"):
+    for name in ("bpttcheck.oracles.autodiff.autodiff", "bpttcheck.verify.check"):
         importlib.import_module(name)
 
 

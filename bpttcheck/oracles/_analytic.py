@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bpttcheck.errors import Declined
 from bpttcheck.oracles import _analytic_rules as rules
-from bpttcheck.oracles._user_line import Line, user_place
+from bpttcheck.oracles.branches.user_line import Line, user_place
 
 _FLOAT64 = np.dtype(np.float64)
 

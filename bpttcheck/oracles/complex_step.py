@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 
 from bpttcheck.errors import Declined
 from bpttcheck.oracles._analytic import EXACT, Analytic, Jitter, unwrap
-from bpttcheck.oracles._user_line import Line, is_the_user
-from bpttcheck.oracles._weighted import flat, norm, require_like, rescale, scaled, total
+from bpttcheck.oracles.branches.recording import Function, plain
+from bpttcheck.oracles.branches.user_line import Line, is_the_user
+from bpttcheck.oracles.differences.weighted import flat, norm, require_like, rescale, scaled, total
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.oracles.recording import Function, plain
 
 Array = NDArray[Any]
 Vector = NDArray[np.float64]

@@ -118,7 +118,7 @@ def check(
 def release() -> None:
     """Drop the compiled programs that are kept for the next check."""
     _RUNS.clear()
-    programs = sys.modules.get("bpttcheck.oracles.programs")
+    programs = sys.modules.get("bpttcheck.oracles.autodiff.programs")
     if programs is not None:
         programs.CACHE.clear()
 

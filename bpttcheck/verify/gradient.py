@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bpttcheck import trees
 from bpttcheck.calibration import BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LAW_COPIES, LIMIT
 from bpttcheck.errors import BpttcheckError, Declined
-from bpttcheck.oracles.autodiff import Spread
+from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.verify.large import FIRST
 from bpttcheck.verify.noisy_array import copies as noisy_copies

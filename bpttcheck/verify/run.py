@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined, InternalError, OutsideDomain
-from bpttcheck.oracles.autodiff import Autodiff, Point, Spread, Untied
+from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point, Spread, Untied
+from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.oracles.finite_difference import finite_difference
-from bpttcheck.oracles.paths import Paths
+from bpttcheck.oracles.step_graph.paths import Paths
 from bpttcheck.verify import large, preconditions
 from bpttcheck.verify.filled import unfilled
 from bpttcheck.verify.guard import Notes, call
@@ -196,15 +196,15 @@ class Run:
             return None
         kind, step = found
         if kind == "numpy":
-            from bpttcheck.oracles.lift import lift
+            from bpttcheck.oracles.tracer.trace import lift
 
             step = lift(step)
         return Autodiff(step)
 
     def _sequence_or_surrogate(self) -> Autodiff | None:
         """For what is no single loop, or declares of what its backward pass is the gradient."""
-        from bpttcheck.oracles.lax_engine import LaxEngine
-        from bpttcheck.oracles.lift import lift
+        from bpttcheck.oracles.tracer.lax_engine import LaxEngine
+        from bpttcheck.oracles.tracer.trace import lift
 
         sequence, surrogate = self.subject.reference_sequence, self.subject.surrogate_step
         engine = LaxEngine()
@@ -529,7 +529,7 @@ class Run:
         searched = self._departure or self._searches >= _SEARCHES
         if searched or found is None or found[0] != "numpy":
             return self._departure
-        from bpttcheck.oracles.divergence import first_departure
+        from bpttcheck.oracles.tracer.divergence import first_departure
 
         self._searches += 1
         xs = problem.xs[:1] if mode == STEP else problem.xs

@@ -10,7 +10,7 @@ from functools import cache, cached_property
 import numpy as np
 
 from bpttcheck import Subject, activations, unroll
-from bpttcheck.oracles.autodiff import Spread
+from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.run import SEQUENCE, Run

@@ -12,7 +12,7 @@ import bpttcheck
 from bpttcheck import unroll
 from bpttcheck.calibration import LIMIT
 from bpttcheck.cells import Elman, Jordan
-from bpttcheck.oracles.autodiff import Spread
+from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.run import SEQUENCE

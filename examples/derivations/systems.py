@@ -171,7 +171,7 @@ SYSTEMS = (
         "sum_over_paths", "`tests/bptt/test_three_forms.py`", _paths,
     ),
     System(
-        "gradients untied in time", "A3", "bpttcheck.oracles.autodiff.Autodiff",
+        "gradients untied in time", "A3", "bpttcheck.oracles.autodiff.autodiff.Autodiff",
         "`tests/oracles/test_autodiff.py`", _untied,
     ),
     System(

@@ -24,7 +24,7 @@ from benchmarks.calibration.collect import (
 from benchmarks.calibration.page import page
 from benchmarks.common import DTYPES, Compared, compared, problems
 from bpttcheck.calibration import BLIND, COPIES, LIMIT
-from bpttcheck.oracles import autodiff, noise, programs
+from bpttcheck.oracles.autodiff import autodiff, noise, programs
 from bpttcheck.verify import verdict
 from bpttcheck.verify.gradient import examine
 from bpttcheck.verify.run import SEQUENCE, Run

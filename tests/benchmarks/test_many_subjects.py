@@ -12,7 +12,7 @@ import pytest
 import bpttcheck
 from benchmarks.many_subjects import __main__ as many
 from benchmarks.many_subjects.subjects import KINDS, make
-from bpttcheck.oracles.programs import CACHE
+from bpttcheck.oracles.autodiff.programs import CACHE
 from bpttcheck.verify import check
 from bpttcheck.verify.check import release
 from bpttcheck.verify.run import Run

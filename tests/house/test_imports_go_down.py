@@ -74,8 +74,11 @@ def test_every_room_has_a_floor():
     ("module", "line"),
     [
         ("bpttcheck.errors", "from bpttcheck.verify.run import Run"),
-        ("bpttcheck.bptt.unroll", "import bpttcheck.oracles.lift"),
-        ("bpttcheck.oracles.lift", "def f():\n    from bpttcheck.bptt.unroll import unroll"),
+        ("bpttcheck.bptt.unroll", "import bpttcheck.oracles.tracer.trace"),
+        (
+            "bpttcheck.oracles.tracer.trace",
+            "def f():\n    from bpttcheck.bptt.unroll import unroll",
+        ),
         ("bpttcheck.verify.run", "from bpttcheck import cli"),
     ],
 )

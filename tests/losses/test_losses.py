@@ -18,7 +18,7 @@ from bpttcheck.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
-from bpttcheck.oracles.lift import lift
+from bpttcheck.oracles.tracer.trace import lift
 
 T, B, F = 4, 3, 5
 REDUCTIONS = ["mean", "sum"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import bpttcheck
 from bpttcheck.losses import BinaryCrossEntropy, Huber, SoftmaxCrossEntropy, SquaredError
 from bpttcheck.losses import base as losses_base
-from bpttcheck.oracles.lift import lift
+from bpttcheck.oracles.tracer.trace import lift
 
 C = 3
 

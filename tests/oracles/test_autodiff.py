@@ -9,7 +9,7 @@ import pytest
 
 from bpttcheck import trees
 from bpttcheck.errors import Declined
-from bpttcheck.oracles.autodiff import Autodiff, Point
+from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point
 
 EPS = 2.0**-52
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from bpttcheck.errors import Declined
-from bpttcheck.oracles.autodiff import Autodiff, Point, Spread, spread_estimate
+from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point, Spread, spread_estimate
 from bpttcheck.oracles.complex_step import complex_step
+from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.oracles.finite_difference import finite_difference
-from bpttcheck.oracles.lift import lift
+from bpttcheck.oracles.tracer.trace import lift
 
 Oracle = Callable[..., Estimate]
 

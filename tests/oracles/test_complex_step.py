@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from bpttcheck.errors import ContractError, Declined
 from bpttcheck.oracles.complex_step import complex_step
+from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.oracles.finite_difference import finite_difference
 
 
 def slope_of(function: Any, x: Any, d: Any = None, w: Any = None, **options: Any) -> Estimate:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from bpttcheck.calibration import DIFFERENCE_LIMIT
-from bpttcheck.oracles import _search
-from bpttcheck.oracles._line import Line
-from bpttcheck.oracles._program import Program
-from bpttcheck.oracles.finite_difference import finite_difference
+from bpttcheck.oracles.differences import search as _search
+from bpttcheck.oracles.differences.finite_difference import finite_difference
+from bpttcheck.oracles.differences.line import Line
+from bpttcheck.oracles.differences.program import Program
 
 
 def load(name: str) -> Any:

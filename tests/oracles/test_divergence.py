@@ -13,10 +13,13 @@ from bpttcheck import trees
 from bpttcheck.cells import LSTM, GRUResetAfter
 from bpttcheck.errors import InternalError
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.oracles import _lift_functions, _lift_index, _lift_routes, _lift_ufuncs
-from bpttcheck.oracles._lift_special import SPECIAL
-from bpttcheck.oracles.divergence import first_departure
-from bpttcheck.oracles.lift import lift
+from bpttcheck.oracles.tracer import functions as _lift_functions
+from bpttcheck.oracles.tracer import index as _lift_index
+from bpttcheck.oracles.tracer import routes as _lift_routes
+from bpttcheck.oracles.tracer import ufuncs as _lift_ufuncs
+from bpttcheck.oracles.tracer.divergence import first_departure
+from bpttcheck.oracles.tracer.special import SPECIAL
+from bpttcheck.oracles.tracer.trace import lift
 
 RNG = np.random.default_rng(11)
 PARAMS = {"U": RNG.standard_normal((4, 2)), "W": RNG.standard_normal((4, 4))}

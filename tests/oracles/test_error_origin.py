@@ -14,10 +14,13 @@ import pytest
 from bpttcheck.cells import LSTM
 from bpttcheck.errors import Declined, InternalError
 from bpttcheck.jax_mode import reference_mode
-from bpttcheck.oracles import _lift_call, _lift_forms, _lift_ufuncs, autodiff, noise, programs
-from bpttcheck.oracles import lift as lift_module
-from bpttcheck.oracles.autodiff import Autodiff, Point
-from bpttcheck.oracles.lift import lift
+from bpttcheck.oracles.autodiff import autodiff, noise, programs
+from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point
+from bpttcheck.oracles.tracer import call as _lift_call
+from bpttcheck.oracles.tracer import forms as _lift_forms
+from bpttcheck.oracles.tracer import trace as lift_module
+from bpttcheck.oracles.tracer import ufuncs as _lift_ufuncs
+from bpttcheck.oracles.tracer.trace import lift
 
 pytestmark = pytest.mark.usefixtures("programs_apart")
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpttcheck.errors import ContractError
-from bpttcheck.oracles._extrapolation import Tableau
+from bpttcheck.oracles.branches.recording import Pattern
+from bpttcheck.oracles.differences.extrapolation import Tableau
+from bpttcheck.oracles.differences.finite_difference import entrywise, finite_difference
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.oracles.finite_difference import entrywise, finite_difference
-from bpttcheck.oracles.recording import Pattern
 
 
 def slope_of(function: Any, x: Any, d: Any = None, w: Any = None, **options: Any) -> Estimate:

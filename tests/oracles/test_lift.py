@@ -28,7 +28,7 @@ from jax.flatten_util import ravel_pytree
 from numpy import zeros
 
 from bpttcheck.errors import Declined
-from bpttcheck.oracles.lift import lift
+from bpttcheck.oracles.tracer.trace import lift
 
 ROOT = Path(__file__).resolve().parents[2]
 CHEAP = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -296,7 +296,7 @@ def test_the_page_of_idioms_is_current():
 
 
 def test_a_tracer_that_loses_writes_through_views_is_seen_by_the_table(monkeypatch):
-    route = importlib.import_module("bpttcheck.oracles._lift_routes").Route
+    route = importlib.import_module("bpttcheck.oracles.tracer.routes").Route
     monkeypatch.setattr(route, "put", lambda self, whole, value: whole)
     flat = np.asarray(ravel_pytree(point())[0])
     for name in ("slice_changed_in_place", "transposed_write", "split_pieces_changed"):

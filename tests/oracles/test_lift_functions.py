@@ -12,8 +12,10 @@ import scipy.linalg as sl
 import scipy.special as sp
 from jax.extend.core import jaxpr_as_fun
 
-from bpttcheck.oracles import _lift_forms, _lift_functions, _lift_swap
-from bpttcheck.oracles.lift import lift
+from bpttcheck.oracles.tracer import forms as _lift_forms
+from bpttcheck.oracles.tracer import functions as _lift_functions
+from bpttcheck.oracles.tracer import swap as _lift_swap
+from bpttcheck.oracles.tracer.trace import lift
 
 # a (3, 4), b (4,), m (4, 4) well conditioned: float64. i (3, 4): int64. f (3, 4): float32.
 EXPRESSIONS = """

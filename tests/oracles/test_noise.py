@@ -7,7 +7,7 @@ import pytest
 
 from bpttcheck.errors import Declined
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.oracles.noise import COPIES_AXIS, Noise, demand, interpret, uniform
+from bpttcheck.oracles.autodiff.noise import COPIES_AXIS, Noise, demand, interpret, uniform
 
 K = 64
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpttcheck.oracles.lift import lift
-from bpttcheck.oracles.paths import Paths
+from bpttcheck.oracles.step_graph.paths import Paths
+from bpttcheck.oracles.tracer.trace import lift
 
 B, N, H = 4, 2, 3
 SHAPES = {"U": (H, N), "W": (H, H), "p": (H,)}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from bpttcheck.errors import Declined
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.oracles.lift import lift
-from bpttcheck.oracles.paths import Paths
+from bpttcheck.oracles.step_graph.paths import Paths
+from bpttcheck.oracles.tracer.trace import lift
 
 B, N, H = 4, 2, 3
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}

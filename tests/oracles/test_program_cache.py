@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bpttcheck.oracles.autodiff import Autodiff, Point
-from bpttcheck.oracles.programs import CACHE
+from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point
+from bpttcheck.oracles.autodiff.programs import CACHE
 
 
 @pytest.fixture(autouse=True)

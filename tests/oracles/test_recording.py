@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bpttcheck.oracles import recording
-from bpttcheck.oracles.recording import Pattern, plain, record
+from bpttcheck.oracles.branches import recording
+from bpttcheck.oracles.branches.recording import Pattern, plain, record
 
 
 def pattern_of(function: Callable[[Any], Any], *point: Any) -> Pattern:

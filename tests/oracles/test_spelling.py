@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.oracles.graph import Graph
-from bpttcheck.oracles.lift import lift
-from bpttcheck.oracles.programs import trace
-from bpttcheck.oracles.spelling import gradient_of, spelled
+from bpttcheck.oracles.autodiff.programs import trace
+from bpttcheck.oracles.step_graph.graph import Graph
+from bpttcheck.oracles.step_graph.spelling import gradient_of, spelled
+from bpttcheck.oracles.tracer.trace import lift
 
 B, N, H = 4, 2, 3
 

@@ -7,7 +7,7 @@ import bpttcheck
 from bpttcheck import Verdict
 from bpttcheck.cells import Elman
 from bpttcheck.errors import ContractError
-from bpttcheck.oracles import noise
+from bpttcheck.oracles.autodiff import noise
 from bpttcheck.verify.check import release
 
 FEW = {"examples": 10, "raises": False}

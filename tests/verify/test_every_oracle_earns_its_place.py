@@ -11,11 +11,12 @@ import pytest
 import bpttcheck
 from bpttcheck import Verdict, trees
 from bpttcheck.errors import Declined
-from bpttcheck.oracles import _program, noise
-from bpttcheck.oracles.autodiff import Autodiff, Gradients, Spread
+from bpttcheck.oracles.autodiff import noise
+from bpttcheck.oracles.autodiff.autodiff import Autodiff, Gradients, Spread
+from bpttcheck.oracles.autodiff.programs import CACHE
+from bpttcheck.oracles.branches.recording import plain
+from bpttcheck.oracles.differences import program as _program
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.oracles.programs import CACHE
-from bpttcheck.oracles.recording import plain
 from bpttcheck.verify import gradient, gradient_check
 from bpttcheck.verify.diagnose import evidence
 from bpttcheck.verify.run import STEP, Run

@@ -10,7 +10,7 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
 from bpttcheck.contract import is_float
-from bpttcheck.oracles.finite_difference import finite_difference
+from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.guard import call
 from bpttcheck.verify.problem import Problem, nearest

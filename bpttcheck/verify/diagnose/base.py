@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.calibration import LIMIT
-from bpttcheck.oracles.autodiff import Untied
+from bpttcheck.oracles.autodiff.autodiff import Untied
 from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.results import Case, Diagnosis
 from bpttcheck.verify.run import SEQUENCE, STEP, Hand, Reference, Run

@@ -11,7 +11,7 @@ import numpy as np
 
 from bpttcheck import activations, trees
 from bpttcheck.errors import BpttcheckError
-from bpttcheck.oracles.paths import Paths, Site
+from bpttcheck.oracles.step_graph.paths import Paths, Site
 from bpttcheck.verify.diagnose.base import SEQUENCE, Array, Evidence, Specimen
 
 CUT, DOUBLED, NEGATED, DERIVATIVE, TRANSPOSED = (

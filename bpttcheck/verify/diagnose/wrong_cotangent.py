@@ -6,7 +6,7 @@ import numpy as np
 
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import BpttcheckError
-from bpttcheck.oracles.paths import Paths, Site
+from bpttcheck.oracles.step_graph.paths import Paths, Site
 from bpttcheck.verify.diagnose.base import Evidence, Page, Specimen, diagnosis
 from bpttcheck.verify.diagnose.surgery import blocks_of
 from bpttcheck.verify.results import Diagnosis

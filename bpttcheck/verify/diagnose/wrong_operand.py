@@ -6,7 +6,7 @@ from typing import Any
 
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import BpttcheckError
-from bpttcheck.oracles.operands import Shift, Swap
+from bpttcheck.oracles.step_graph.operands import Shift, Swap
 from bpttcheck.verify.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 from bpttcheck.verify.diagnose.surgery import blocks_of
 from bpttcheck.verify.results import Diagnosis

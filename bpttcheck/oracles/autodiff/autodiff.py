@@ -1,0 +1,374 @@
+"""JAX autodiff of a reference step, scanned over time, with an error bar for every entry.
+
+The loss is linear in what the network hands out, with cotangents that the caller chooses:
+
+    L = sum_t <d_ys[t], ys[t]> + <d_state_T, state_T>
+
+One program for each size template evaluates the gradient of L for the exact inputs (copy 0) and for
+``COPIES`` noisy copies at once; T and B are masked inside it, so that XLA compiles a handful of
+programs and not one for each example.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck import trees
+from bpttcheck.calibration import COPIES
+from bpttcheck.errors import Declined
+from bpttcheck.jax_mode import reference_mode
+from bpttcheck.oracles.autodiff import programs
+from bpttcheck.oracles.autodiff.noise import PATTERN
+from bpttcheck.oracles.autodiff.programs import Leaves, Program, Step, Waiting, WholeSequence
+from bpttcheck.oracles.estimate import Estimate, rms
+from bpttcheck.oracles.step_graph.paths import Paths
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The inputs of one sequence, as trees of plain arrays.
+
+    Args:
+        params: parameters, any tree.
+        state0: initial state, leaves ``(B, ...)``.
+        xs: inputs ``(T, B, n_in)``.
+        mask: ``(T, B)`` bool, true where the step is real.
+        d_ys: cotangent of the outputs, ``(T, B, n_out)``.
+        d_state: cotangent of the final state, like ``state0``.
+    """
+
+    params: Any
+    state0: Any
+    xs: Array
+    mask: Array
+    d_ys: Array
+    d_state: Any
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One quantity at the exact inputs and in the noisy copies.
+
+    Args:
+        value: the exact program's result, float64.
+        copies: the noisy results, ``(COPIES, *value.shape)``.
+    """
+
+    value: Array
+    copies: Array
+
+    @classmethod
+    def of(cls, stacked: Array) -> Spread:
+        """From an array whose first axis holds the exact result and then the copies."""
+        return cls(stacked[0], stacked[1:])
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What autodiff says about one point; every leaf of every tree is a :class:`Spread`.
+
+    ``d_params``, ``d_state0`` and ``d_xs`` are gradients of L; ``ys`` and ``state_T`` the traced
+    forward pass, to be compared with the native one. Integer leaves have a zero gradient.
+    """
+
+    d_params: Any
+    d_state0: Any
+    d_xs: Spread
+    ys: Spread
+    state_T: Any
+
+
+@dataclass(frozen=True)
+class Untied:
+    """The gradient with the parameters untied in time, for localisation.
+
+    Args:
+        d_params: a tree like the parameters, leaves ``(T, *shape)``: step t's own contribution.
+        d_states: leaves ``(T + 1, B, ...)``: the adjoint dL/dstate_t.
+    """
+
+    d_params: Any
+    d_states: Any
+
+
+def spread_estimate(spread: Spread, unit: float) -> Estimate:
+    """A value whose bar is the rms of its noisy copies, and a rounding error of its own."""
+    with np.errstate(all="ignore"):
+        noise = rms(spread.copies - spread.value)
+        return Estimate(spread.value, noise + unit * np.abs(spread.value))
+
+
+class Autodiff:
+    """Compiled gradients of one reference; the programs live as long as this object.
+
+    Args:
+        step: ``step(params, state, x) -> (new_state, y)`` on JAX arrays.
+        sequence: ``sequence(params, xs, state0, mask) -> (ys, state_T)`` instead of a step, for a
+            layer that is no single loop. It has no steps to untie, to cut or to look into.
+    """
+
+    def __init__(self, step: Step | None, sequence: WholeSequence | None = None) -> None:
+        self._step = step
+        self._sequence = sequence
+        self._programs: dict[Any, Waiting] = {}
+        self._paths: dict[Any, Paths] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def compilations(self) -> int:
+        """XLA programs compiled so far."""
+        with self._lock:
+            return sum(one.is_compiled for one in self._programs.values())
+
+    def gradients(
+        self,
+        point: Point,
+        unit: float,
+        seed: int,
+        pad: tuple[int, int] | None = None,
+        patterns: Sequence[int] | None = None,
+    ) -> Gradients:
+        """The gradient of L and its noisy copies.
+
+        Args:
+            point: the inputs; float leaves are used as float64.
+            unit: rounding unit of the checked dtype.
+            seed: seed of the noise.
+            pad: ``(T, B)`` of the size template; None: the point's own.
+            patterns: for each copy 15 bits by which it decides its free branches, the same way for
+                all elements; None: the copies decide by themselves.
+
+        Returns:
+            Trees of :class:`Spread`, cut back to the point's own T and B.
+
+        Raises:
+            Declined: if the step cannot be traced.
+            InternalError: for a defect of ours.
+        """
+        T, B = point.mask.shape
+        with reference_mode(), np.errstate(all="ignore"):
+            args = (_inputs(point, pad), float(unit), _keys(seed), _copies(patterns))
+            out = self._program(programs.noisy, point, *args)(*args)
+        d_params, d_state0, d_xs, ys, state = trees.map_leaves(np.asarray, out)
+        return Gradients(
+            d_params=trees.map_leaves(Spread.of, d_params),
+            d_state0=trees.map_leaves(lambda leaf: Spread.of(leaf[:, :B]), d_state0),
+            d_xs=Spread.of(d_xs[:, :T, :B]),
+            ys=Spread.of(ys[:, :T, :B]),
+            state_T=trees.map_leaves(lambda leaf: Spread.of(leaf[:, :B]), state),
+        )
+
+    def lower(self, point: Point, pad: tuple[int, int] | None = None) -> Callable[[], None]:
+        """Trace the program that :meth:`gradients` will need, here and now; compile it later.
+
+        Tracing runs the user's code, which may keep things outside that a run in another thread
+        would see; compiling does not.
+
+        Args:
+            point: the inputs.
+            pad: ``(T, B)`` of the size template.
+
+        Returns:
+            A function that compiles and keeps the program; it may be called in another thread.
+
+        Raises:
+            Declined: if the step cannot be traced.
+            InternalError: for a defect of ours.
+        """
+        with reference_mode(), np.errstate(all="ignore"):
+            args = (_inputs(point, pad), 1.0, _keys(0), _copies(None))
+            waiting = self._lowered(programs.noisy, point, *args)
+
+        def finish() -> None:
+            with reference_mode(), np.errstate(all="ignore"):
+                waiting.program()
+
+        return finish
+
+    def prepare(self, point: Point, pad: tuple[int, int] | None = None) -> None:
+        """Compile the program that :meth:`gradients` will need.
+
+        Raises:
+            Declined: if the step cannot be traced.
+            InternalError: for a defect of ours.
+        """
+        self.lower(point, pad)()
+
+    def directional(
+        self,
+        point: Point,
+        direction: Point,
+        unit: float,
+        seed: int,
+        pad: tuple[int, int] | None = None,
+    ) -> Estimate:
+        """The derivative of L along ``direction`` in forward mode: a cross-check of JAX itself.
+
+        Args:
+            point: the inputs.
+            direction: tangents in ``params``, ``state0`` and ``xs``; the rest is ignored.
+            unit: rounding unit of the checked dtype.
+            seed: seed of the noise.
+            pad: ``(T, B)`` of the size template.
+
+        Returns:
+            dL/ds at s = 0 for the inputs moved by ``s * direction``; the bar is the spread of the
+            noisy copies.
+
+        Raises:
+            Declined: if the step cannot be traced.
+        """
+        with reference_mode(), np.errstate(all="ignore"):
+            along = _inputs(direction, pad, repeat=False)
+            args = (_inputs(point, pad), float(unit), _keys(seed), along)
+            out = np.asarray(self._program(programs.forward_mode, point, *args)(*args))
+        return spread_estimate(Spread.of(out), unit)
+
+    def untied(self, point: Point, pad: tuple[int, int] | None = None) -> Untied:
+        """Per-step parameter contributions and the adjoint of every state, without noise."""
+        self._one_step()
+        T, B = point.mask.shape
+        with reference_mode(), np.errstate(all="ignore"):
+            args = (_inputs(point, pad),)
+            out = self._program(programs.untied, point, *args)(*args)
+        taps, adjoints = trees.map_leaves(np.asarray, out)
+        return Untied(
+            trees.map_leaves(lambda leaf: leaf[:T], taps),
+            trees.map_leaves(lambda leaf: leaf[: T + 1, :B], adjoints),
+        )
+
+    def carried(
+        self, point: Point, keep: Array, pad: tuple[int, int] | None = None
+    ) -> tuple[Any, Any, Array]:
+        """The gradient with the carry into step t times ``keep[t]``: 0 cuts the past off.
+
+        Args:
+            point: the inputs.
+            keep: ``(T,)``.
+            pad: ``(T, B)`` of the size template.
+
+        Returns:
+            ``(d_params, d_state0, d_xs)``, without noise.
+        """
+        self._one_step()
+        T, B = point.mask.shape
+        with reference_mode(), np.errstate(all="ignore"):
+            inputs = _inputs(point, pad)
+            room = len(inputs.mask) - T
+            args = (inputs, np.pad(np.asarray(keep, np.float64), (0, room), constant_values=1.0))
+            out = self._program(programs.carried, point, *args)(*args)
+        d_params, d_state0, d_xs = trees.map_leaves(np.asarray, out)
+        return d_params, trees.map_leaves(lambda leaf: leaf[:B], d_state0), d_xs[:T, :B]
+
+    def paths(self, point: Point) -> Paths:
+        """The first step of ``point`` as a graph whose paths can be changed one by one."""
+        leaves = [*trees.leaves(point.params), *trees.leaves(point.state0), point.xs[0]]
+        key = tuple((np.shape(leaf), np.asarray(leaf).dtype.kind) for leaf in leaves)
+        if key not in self._paths:
+            x = np.asarray(point.xs[0], np.float64)
+            self._paths[key] = Paths(self._one_step(), point.params, point.state0, x)
+        return self._paths[key]
+
+    def _one_step(self) -> Step:
+        if self._step is None:
+            raise Declined("the reference is a whole sequence: it has no single step")
+        return self._step
+
+    def _program(self, maker: Callable[..., Any], point: Point, *args: Any) -> Program:
+        return self._lowered(maker, point, *args).program()
+
+    def _lowered(self, maker: Callable[..., Any], point: Point, *args: Any) -> Waiting:
+        """The program that is known for these shapes, or a new one, traced in this thread."""
+        inputs: Leaves = args[0]
+        flat = [*inputs.params, *inputs.state0, inputs.xs, inputs.d_ys]
+        key = (maker.__name__, *((leaf.shape, str(leaf.dtype)) for leaf in flat))
+        with self._lock:
+            found = self._programs.get(key)
+        if found is not None:
+            return found
+        batch = inputs.mask.shape[1]
+        state = trees.map_leaves(lambda leaf: _rows(leaf, batch), point.state0)
+        if self._sequence is not None:
+            traced = programs.trace_sequence(self._sequence, point.params, state, inputs.xs)
+        else:
+            traced = programs.trace(self._one_step(), point.params, state, inputs.xs[0])
+        made = programs.CACHE.get(maker, traced, *args)
+        with self._lock:
+            return self._programs.setdefault(key, made)
+
+
+def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> Leaves:
+    """The point as float64 leaves, padded to the template.
+
+    Padding takes after real rows and steps, not zeros, so that it is as harmless to the step as
+    they are; the mask keeps it out of every result. The adjoint of the last state passes masked
+    steps unchanged and so reaches the last real one.
+    """
+    T, B = pad or point.mask.shape
+    steps, rows = T - point.mask.shape[0], B - point.mask.shape[1]
+
+    def sequence(leaf: Array) -> Array:
+        mode = "edge" if repeat and leaf.shape[0] else "constant"
+        grown = np.pad(leaf, [(0, steps), (0, 0), (0, 0)], mode=mode)
+        return _double(_rows(grown, B, axis=1))
+
+    def zeros(leaf: Array) -> Array:
+        room = [(0, steps), (0, rows), *[(0, 0)] * (leaf.ndim - 2)]
+        return _double(np.pad(leaf, room))
+
+    def state(tree: Any) -> list[Array]:
+        return [_double(_rows(leaf, B)) for leaf in trees.leaves(tree)]
+
+    def cotangent(leaf: Array) -> Array:
+        room = [(0, rows), *[(0, 0)] * (leaf.ndim - 1)]
+        return np.pad(np.asarray(leaf, np.float64), room)
+
+    return Leaves(
+        [_double(leaf) for leaf in trees.leaves(point.params)],
+        state(point.state0),
+        sequence(point.xs),
+        zeros(point.mask),
+        zeros(point.d_ys),
+        [cotangent(leaf) for leaf in trees.leaves(point.d_state)],
+    )
+
+
+def _rows(leaf: Array, batch: int, axis: int = 0) -> Array:
+    """``leaf`` with more rows up to ``batch``: real ones, halved.
+
+    Equal rows would hide a step that mixes them: a mean over equal rows is the row itself.
+    """
+    if leaf.shape[axis] == batch:
+        return leaf
+    if leaf.shape[axis] == 0:
+        shape = list(leaf.shape)
+        shape[axis] = batch
+        return np.zeros(shape, leaf.dtype)
+    rows = leaf.shape[axis]
+    more = np.take(leaf, np.arange(rows, batch) % rows, axis=axis)
+    halved = more * leaf.dtype.type(0.5) if np.issubdtype(leaf.dtype, np.floating) else more
+    return np.concatenate([leaf, halved], axis=axis)
+
+
+def _double(leaf: Any) -> Array:
+    array = np.asarray(leaf)
+    return array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
+
+
+def _keys(seed: int) -> Array:
+    return np.random.default_rng(seed).integers(0, 2**32, COPIES + 1, dtype=np.uint32)
+
+
+def _copies(patterns: Sequence[int] | None) -> Array:
+    """The numbers of the copies, the exact one first."""
+    if patterns is None:
+        return np.arange(COPIES + 1)
+    return np.concatenate([[0], PATTERN + np.asarray(patterns)])

@@ -1,0 +1,1 @@
+"""The branches that native NumPy code takes, recorded while it runs."""

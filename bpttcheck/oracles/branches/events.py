@@ -1,0 +1,208 @@
+"""The places where a NumPy program takes a branch, and what it decided there.
+
+An event keeps its arguments, nothing else: what they decided is worked out only when asked for,
+because most recorded runs are compared once and few are explained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck.oracles.branches.user_line import Line
+
+Array = NDArray[Any]
+
+UNORDERED = 2
+
+
+@dataclass(frozen=True)
+class Event:
+    """One branch: ``name`` is the NumPy function that the line ``number`` of ``filename`` calls.
+
+    ``codes`` says what was decided, ``ties`` where the decision hung on an equality, and ``gaps``
+    how far each decision was from turning over, in the units of ``scale``.
+    """
+
+    name: str
+    filename: str
+    number: int
+
+    @property
+    def line(self) -> Line:
+        """The line of user code."""
+        return Line(self.filename, self.number)
+
+    @cached_property
+    def codes(self) -> Array:
+        """What was decided, as an array that is equal if and only if the branch is the same."""
+        raise NotImplementedError
+
+    @cached_property
+    def key(self) -> bytes:
+        """What was decided, as bytes that are equal if and only if ``codes`` are."""
+        return self.codes.tobytes()
+
+    @property
+    def ties(self) -> NDArray[np.bool_]:
+        """True where the arguments lie exactly on the threshold; the shape of ``codes``."""
+        raise NotImplementedError
+
+    @property
+    def gaps(self) -> Array:
+        """The distance of each decision from its threshold."""
+        raise NotImplementedError
+
+    @property
+    def scale(self) -> float:
+        """The largest finite magnitude among the arguments."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        """``maximum at cell.py:12: z = np.maximum(z, 0)``."""
+        return f"{self.name} at {self.line}"
+
+
+@dataclass(frozen=True)
+class Comparison(Event):
+    """``a`` against ``b``, entry by entry: -1, 0 (a tie) or +1, and 2 if one of them is NaN."""
+
+    a: Any
+    b: Any
+
+    @cached_property
+    def codes(self) -> Array:
+        """The sign of ``a - b``, without the overflow of a difference."""
+        greater, less = np.greater(self.a, self.b), np.less(self.a, self.b)
+        codes = np.asarray(greater, np.int8) - np.asarray(less, np.int8)
+        if codes.all():
+            return codes
+        unordered = ~(greater | less | np.equal(self.a, self.b))
+        return np.where(unordered, np.int8(UNORDERED), codes)
+
+    @cached_property
+    def key(self) -> bytes:
+        """Without ``codes``, which are dearer and rarely asked for."""
+        a, b = self.a, self.b
+        return np.greater(a, b).tobytes() + np.less(a, b).tobytes() + np.equal(a, b).tobytes()
+
+    @property
+    def ties(self) -> NDArray[np.bool_]:
+        """Where ``a == b``."""
+        return self.codes == 0
+
+    @property
+    def gaps(self) -> Array:
+        """``|a - b|``; infinities that agree are no distance apart."""
+        gaps = np.abs(np.subtract(self.a, self.b, dtype=np.float64))
+        return np.where(self.ties, 0.0, gaps)
+
+    @property
+    def scale(self) -> float:
+        """The larger of the largest ``|a|`` and the largest ``|b|``."""
+        return max(_largest(self.a), _largest(self.b))
+
+
+@dataclass(frozen=True)
+class Rounding(Event):
+    """``a`` against the whole numbers (of ``floor`` and its kin)."""
+
+    a: Any
+
+    @cached_property
+    def codes(self) -> Array:
+        """``floor(a) + ceil(a)``: odd between two whole numbers, even exactly on one."""
+        codes = np.floor(self.a) + np.ceil(self.a)
+        return np.where(np.isnan(codes), np.inf, codes)
+
+    @property
+    def ties(self) -> NDArray[np.bool_]:
+        """Where ``a`` is a whole number."""
+        return np.asarray(self.a == np.floor(self.a))
+
+    @property
+    def gaps(self) -> Array:
+        """The distance to the nearest whole number."""
+        return np.abs(self.a - np.rint(self.a))
+
+    @property
+    def scale(self) -> float:
+        """The largest ``|a|``."""
+        return _largest(self.a)
+
+
+@dataclass(frozen=True)
+class Selection(Event):
+    """Which entries of ``a`` along ``axis`` are the extreme one (``max``, ``argmin``, ...)."""
+
+    a: Array
+    axis: Any
+    largest: bool
+
+    @cached_property
+    def codes(self) -> Array:
+        """True at the extreme entries: more than one of them is a tie."""
+        pick = np.max if self.largest else np.min
+        return np.asarray(self.a == pick(self.a, axis=self.axis, keepdims=True))
+
+    @property
+    def ties(self) -> NDArray[np.bool_]:
+        """The extreme entries of each place that has several."""
+        count = np.sum(self.codes, axis=self.axis, keepdims=True)
+        return self.codes & (count > 1)
+
+    @property
+    def gaps(self) -> Array:
+        """From the extreme entry to the next one; zero at a tie."""
+        if bool(np.any(self.ties)):
+            return np.zeros(1)
+        sign = 1.0 if self.largest else -1.0
+        rest = np.where(self.codes, -np.inf, sign * self.a)
+        best = np.max(sign * self.a, axis=self.axis, keepdims=True)
+        return np.asarray(best - np.max(rest, axis=self.axis, keepdims=True))
+
+    @property
+    def scale(self) -> float:
+        """The largest ``|a|``."""
+        return _largest(self.a)
+
+
+@dataclass(frozen=True)
+class Order(Event):
+    """The order of ``a`` along its last axis (``sort``, ``argsort``, ``partition``, ``median``)."""
+
+    a: Array
+
+    @cached_property
+    def codes(self) -> Array:
+        """The sorting permutation, and where two neighbours in it are equal."""
+        order = np.argsort(self.a, axis=-1, kind="stable")
+        return np.concatenate([order, self._steps() == 0], axis=-1)
+
+    @property
+    def ties(self) -> NDArray[np.bool_]:
+        """Where two neighbours in the order are equal: breaking such a tie always shows there."""
+        equal = self._steps() == 0
+        return np.concatenate([np.zeros(self.a.shape, bool), equal], axis=-1)
+
+    @property
+    def gaps(self) -> Array:
+        """Between neighbours in the order."""
+        return self._steps()
+
+    @property
+    def scale(self) -> float:
+        """The largest ``|a|``."""
+        return _largest(self.a)
+
+    def _steps(self) -> Array:
+        return np.diff(np.sort(self.a, axis=-1), axis=-1)
+
+
+def _largest(a: Any) -> float:
+    magnitudes = np.abs(np.asarray(a, np.float64))
+    return float(np.max(magnitudes, initial=0.0, where=np.isfinite(magnitudes)))

@@ -1,0 +1,1 @@
+"""Derivatives from the forward pass alone: extrapolated differences with an error bar."""

@@ -1,0 +1,265 @@
+"""Which steps to take along a line, and what they say together about the slope at the point."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from bpttcheck.oracles.differences.doubts import (
+    Flags,
+    crosses_kink,
+    jump_at_point,
+    plateau_bar,
+    stair_height,
+    unresolved_bar,
+    unsettled,
+)
+from bpttcheck.oracles.differences.extrapolation import Extrapolated, Tableau
+from bpttcheck.oracles.differences.line import Line, Row
+from bpttcheck.oracles.differences.weighted import norm
+
+# All steps are in units of the direction's largest entry.
+_FIRST_STEP = 0.5  # of the extrapolation, unless the program's curvature or noise say otherwise
+_RATIO = 1.7  # from row to row: near 1 the noise grows, far above the rows run into it
+_SHRINK = 16.0  # after a probe that failed
+_PART = 0.5  # of its own size by which a leaf may move, after a probe that failed
+_BACK = 2.5  # after a row that is too far out
+_FAR_BACK = 6.0  # after a probe that was
+_ENOUGH = 100.0  # relative rounding, in units of eps, at which longer steps bring little more
+_PATIENCE = 2  # rows without progress
+_ERRATIC = 30.0  # times the rounding: a disagreement with another reason
+_COARSE = 1e-3  # relative bar that is not worth stopping for
+
+
+@dataclass(frozen=True)
+class _Footing:
+    """Rough slopes known from ``probe``, and the step to start the extrapolation from."""
+
+    probe: Row
+    step: float
+
+
+class Search:
+    """Rows along one line: where they may start, and what they extrapolate to.
+
+    Attributes:
+        trouble: why there is no estimate.
+        hull: the one-sided slopes, if a jump of the slope at the point is why.
+        stair: the height of a step in the outputs that the rows ran into; 0 without one.
+        hidden: what constant or noisy outputs may hide, a part of the bar.
+        longest: steps beyond it cross a kink; the search must start below.
+        erratic: true if the rows agree far less well than rounding lets them.
+        unsettled: the outputs, if any, that the rows do not resolve although their sum is.
+    """
+
+    def __init__(
+        self, line: Line, limit: float, enough: float = 0.0, longest: float = math.inf
+    ) -> None:
+        self._line = line
+        self._limit = limit
+        self._enough = enough
+        self._eps = line.program.eps
+        # The rows that the answer rests on; set before there is one.
+        self._probe: Row
+        self._rows: list[Row]
+        self.trouble = "no step is both large enough and small enough"
+        self.hull: tuple[float, float] | None = None
+        self.stair = 0.0
+        self.hidden = 0.0
+        self.erratic = False
+        self.unsettled: Flags | None = None
+        self.longest = longest
+
+    def estimate(self) -> Extrapolated | None:
+        """The derivative at the point, or ``None`` with ``trouble`` set."""
+        footing = self._footing()
+        found = None if footing is None else self._refined(footing)
+        if found is None:
+            self._look_for_jump()
+            return None
+        self.stair = stair_height(self._line, self._rows)
+        if self.stair > self._line.noise:
+            return None
+        loose = unsettled(self._rows)
+        if loose.any():
+            self.unsettled = loose
+            return None
+        if self._slope_jumps() or self._crosses_kink():
+            return None
+        self.hidden = max(
+            plateau_bar(self._line, self._rows), unresolved_bar(self._line, self._rows)
+        )
+        self.erratic = found.disagreement > _ERRATIC * max(
+            found.rounding, self._enough * self._probe.size
+        )
+        return replace(found, disagreement=max(found.disagreement, self._contradiction(found)))
+
+    def _footing(self) -> _Footing | None:
+        """Probe with short steps, then longer ones where rounding asks for it."""
+        first, last = self._line.reaches()
+        # Beyond the rounding of every entry at the start; it need not be so of all in the end.
+        step = min(self.longest, max(self._eps**0.25, self._eps**0.5 * first))
+        ceiling = 2 * self.longest
+        smallest = 1e3 * self._eps * (min(1.0, last) or 1.0)
+        probe: Row | None = None
+        bent: Row | None = None
+        while self._affordable() and step >= smallest:
+            row = self._row(step)
+            if row is None and self._at_kink():
+                return None
+            if row is None or self._is_too_far(row, probe):
+                ceiling = step
+                if probe is not None:
+                    return _Footing(probe, _between(probe, row, step))
+                if row is not None and bent is not None and _is_parabola(bent, row):
+                    goal = min(_FIRST_STEP, self.longest, _reach(bent, row))
+                    return _Footing(bent, max(bent.step, goal))
+                bent, step = row, self._shorter(step)
+                continue
+            probe = row
+            goal, is_certain = self._goal(row)
+            goal = min(goal, ceiling / 2)
+            if is_certain or goal <= 4 * row.step:
+                return _Footing(probe, max(goal, row.step))
+            step = goal
+        return None if probe is None else _Footing(probe, probe.step)
+
+    def _refined(self, footing: _Footing) -> Extrapolated | None:
+        """Extrapolate from ``footing`` until rounding dominates or nothing improves any more."""
+        best: Extrapolated | None = None
+        probe, step, rows, idle = footing.probe, footing.step, list[Row](), 0
+        tableau = Tableau()
+        while self._affordable() and step >= probe.step / _SHRINK**2:
+            row = probe if step == probe.step and not rows else self._row(step)
+            if row is None or _contradicts(row, probe):
+                # Of two rows that contradict each other the longer one is wrong.
+                misled = row is not None and row.step < probe.step
+                probe = row if row is not None and misled else probe
+                best, rows, tableau = None, [], Tableau()
+                step /= _FAR_BACK if misled else _BACK
+                continue
+            if rows and row.step >= rows[-1].step:
+                break  # the steps are as short as the spacing of the point
+            rows.append(row)
+            step = row.step / _RATIO
+            found = tableau.add(row.step, row.slope, row.blur)
+            if len(rows) < 2:
+                continue
+            improved = best is None or found.bar < best.bar
+            if best is None or improved:
+                best, self._probe, self._rows = found, probe, rows.copy()
+            # Rows that are all too far out do not improve either: that is no reason to stop.
+            idle = 0 if improved or best.bar > _COARSE * probe.size else idle + 1
+            done = best.disagreement <= best.rounding or best.bar <= self._enough * probe.size
+            if done or idle >= _PATIENCE:
+                break
+        return best
+
+    def _contradiction(self, found: Extrapolated) -> float:
+        """How far ``found`` is from the probe, if that is more than the probe's own error."""
+        probe, far = self._probe, self._rows[0]
+        curved = abs(far.slope - found.value) * (probe.step / far.step) ** 2
+        gap = abs(found.value - probe.slope)
+        return gap if gap > 4 * (probe.blur + curved) else 0.0
+
+    def _slope_jumps(self) -> bool:
+        """True if the two one-sided slopes at the point differ."""
+        known = [self._probe, *(row for row in self._rows if row is not self._probe)]
+        self.hull = jump_at_point(self._line, known)
+        if self.hull is None:
+            return False
+        self.trouble = "the slope jumps at the point, on a branch that was not recorded"
+        return True
+
+    def _look_for_jump(self) -> None:
+        """Say what the one-sided slopes are if it was their difference that no step got over."""
+        known = sorted(self._line.rows, key=lambda row: row.step)
+        departure = self._line.program.departure
+        if len(known) > 1 and departure is None:
+            self._probe, self._rows = known[0], known[1:]
+            self._slope_jumps()
+
+    def _crosses_kink(self) -> bool:
+        """True if the rows do, and a row of shorter steps does not, or less."""
+        if not crosses_kink(self._rows):
+            return False
+        shortest = min(self._probe.step, self._rows[-1].step)
+        row = self._row(shortest / _SHRINK)
+        if row is None or row.step > shortest / 2:
+            return False
+        self._probe = row
+        if not self._slope_jumps():
+            self.longest = row.step
+            self.trouble = "the slope jumps near the point, on a branch that was not recorded"
+        return True
+
+    def _row(self, step: float) -> Row | None:
+        row = self._line.row(step)
+        if row is None and self._line.program.trouble:
+            self.trouble = f"no step is small enough: {self._line.program.trouble}"
+        return row
+
+    def _shorter(self, step: float) -> float:
+        """After a probe that is too long: down to the next leaf for which it is."""
+        scales = (_PART * scale for scale in self._line.scales())
+        return min(step / _SHRINK, next((scale for scale in scales if scale < step), step))
+
+    def _affordable(self) -> bool:
+        return self._line.program.evaluations + 2 <= self._limit
+
+    def _at_kink(self) -> bool:
+        departure = self._line.program.departure
+        if departure is None or not departure.from_tie:
+            return False
+        self.trouble = f"the point lies exactly on a kink: {departure.event}"
+        return True
+
+    def _is_too_far(self, row: Row, probe: Row | None) -> bool:
+        """True if curvature dominates ``row``, or if it contradicts ``probe``."""
+        if probe is not None and _contradicts(row, probe):
+            return True
+        return _is_bent(row) and row.bend > 4 * row.blur
+
+    def _goal(self, row: Row) -> tuple[float, bool]:
+        """The step that rounding asks for and curvature allows; false if ``row`` cannot tell."""
+        if row.size <= 4 * row.blur:
+            return _FIRST_STEP, row.size == 0
+        needed = max(_FIRST_STEP, row.step * row.blur / row.size / (_ENOUGH * self._eps))
+        bend = max(row.bend, row.blur)
+        allowed = 0.5 * row.step * row.size / bend if bend > 0 else math.inf
+        return min(needed, allowed), needed <= _FIRST_STEP or row.bend > 4 * row.blur
+
+
+def _between(probe: Row, row: Row | None, step: float) -> float:
+    """A step between ``probe`` and one too long: by the curvature seen there, if any."""
+    if row is None or row.bend == 0:
+        return math.sqrt(probe.step * step)
+    return max(probe.step, min(0.5 * step * probe.size / row.bend, 0.5 * step))
+
+
+def _is_bent(row: Row) -> bool:
+    return row.bend > 0.5 * row.size
+
+
+def _is_parabola(longer: Row, shorter: Row) -> bool:
+    """True at a stationary point: both rows see curvature only, and the same one.
+
+    Central differences are blind to it, so the longer row is not too far out at all.
+    """
+    expected = longer.bends * (shorter.step / longer.step)
+    same = norm(shorter.bends - expected) <= 0.3 * shorter.bend + 4 * shorter.blur
+    return same and norm(longer.slopes - shorter.slopes) <= 0.1 * longer.bend
+
+
+def _reach(longer: Row, shorter: Row) -> float:
+    """The step at which what a central difference does see grows to half the curvature."""
+    cubic = norm(longer.slopes - shorter.slopes) + shorter.blur
+    return 0.5 * longer.step * longer.bend / cubic if cubic > 0 else math.inf
+
+
+def _contradicts(row: Row, probe: Row) -> bool:
+    """True if the slopes of a longer ``row`` are not those of ``probe``, roughly."""
+    size = probe.size
+    if _is_bent(probe):
+        size = max(size, 0.25 * probe.bend * row.step / probe.step)
+    return norm(row.slopes - probe.slopes) > 0.4 * size + 4 * probe.blur

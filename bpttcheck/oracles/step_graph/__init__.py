@@ -1,0 +1,1 @@
+"""One traced step as a graph, and gradients with one of its edges changed."""

@@ -1,0 +1,233 @@
+"""A traced step as a graph: operations on numbered values, each with its line of user code."""
+
+from __future__ import annotations
+
+import linecache
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from bpttcheck.oracles.autodiff.noise import inlined
+
+_ELEMENTWISE = frozenset(
+    "abs acos acosh add add_any asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type "
+    "copy cos cosh digamma div erf erf_inv erfc eq exp exp2 expm1 floor ge gt integer_pow "
+    "is_finite le lgamma log log1p logistic lt max min mul ne neg not or and pow reduce_precision "
+    "rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh".split()
+)
+MOVES = frozenset(
+    "transpose reshape broadcast_in_dim slice squeeze convert_element_type copy expand_dims "
+    "dynamic_slice gather split".split()
+)
+_LINEAR = frozenset("neg add sub mul div convert_element_type copy add_any".split())
+_PACKAGE = Path(__file__).resolve().parents[2]
+_LIBRARIES = tuple(str(Path(m.__file__).resolve().parent) for m in (jax, np) if m.__file__)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation.
+
+    Args:
+        primitive: JAX's primitive.
+        params: its parameters.
+        ins: a number or a :class:`Fixed` for each operand.
+        outs: the numbers of its results.
+        line: file and number of the innermost line of user code, or None.
+    """
+
+    primitive: Any
+    params: dict[str, Any]
+    ins: tuple[Any, ...]
+    outs: tuple[int, ...]
+    line: tuple[str, int] | None
+
+    @property
+    def where(self) -> str:
+        """The line of user code, ``"cell.py:12: h = np.tanh(z)"``, or ``""``."""
+        if self.line is None:
+            return ""
+        file, number = self.line
+        return f"{Path(file).name}:{number}: {linecache.getline(file, number).strip()}"
+
+    def bind(self, ins: Sequence[Any]) -> list[Any]:
+        """What it makes of these operands."""
+        out = self.primitive.bind(*ins, **self.params)
+        return list(out) if self.primitive.multiple_results else [out]
+
+
+class Fixed:
+    """An operand that does not depend on the inputs of the step."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Graph:
+    """A jaxpr with its inner calls inlined: operations on numbered values.
+
+    Args:
+        jaxpr: the traced step.
+        consts: the values of its constants.
+    """
+
+    def __init__(self, jaxpr: Any, consts: Sequence[Any]) -> None:
+        self.ops: list[Op] = []
+        self.shapes: dict[int, tuple[int, ...]] = {}
+        self.floats: dict[int, bool] = {}
+        self.constant: set[int] = set()
+        env: dict[Any, Any] = {}
+        self.inputs = [self._new(variable) for variable in jaxpr.invars]
+        self.still = {number for number in self.inputs if not self.floats[number]}
+        env.update(zip(jaxpr.invars, self.inputs, strict=True))
+        env.update(zip(jaxpr.constvars, map(Fixed, consts), strict=True))
+        self.outputs = self._inline(jaxpr, env, None)
+
+    def _new(self, variable: Any) -> int:
+        number = len(self.shapes)
+        self.shapes[number] = tuple(variable.aval.shape)
+        self.floats[number] = bool(jnp.issubdtype(variable.aval.dtype, jnp.floating))
+        return number
+
+    def _inline(self, jaxpr: Any, env: dict[Any, Any], line: tuple[str, int] | None) -> list[Any]:
+        def read(variable: Any) -> Any:
+            return Fixed(variable.val) if isinstance(variable, Literal) else env[variable]
+
+        for eqn in jaxpr.eqns:
+            place = line or _line(eqn)
+            ins = tuple(read(v) for v in eqn.invars)
+            inner = inlined(eqn)
+            if inner is not None:
+                body, consts = inner
+                below = dict(zip(body.constvars, map(Fixed, consts), strict=True))
+                below.update(zip(body.invars, ins, strict=True))
+                outs = self._inline(body, below, place)
+                env.update(zip(eqn.outvars, outs, strict=True))
+                continue
+            numbers = tuple(self._new(v) for v in eqn.outvars)
+            op = Op(eqn.primitive, dict(eqn.params), ins, numbers, place)
+            self.ops.append(op)
+            moving = {op.ins[j] for j in self.moving(op)}
+            if not moving:
+                self.constant.update(numbers)
+            elif moving <= self.still:
+                self.still.update(numbers)  # made from integers of the state alone
+            env.update(zip(eqn.outvars, numbers, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def run(
+        self,
+        leaves: Sequence[Any],
+        apply: Callable[[int, Sequence[Any], Mapping[int, Any]], Sequence[Any]] | None = None,
+    ) -> dict[int, Any]:
+        """Every value, from the inputs.
+
+        Args:
+            leaves: the inputs.
+            apply: ``apply(k, operands, values)`` stands for operation ``k``; None: itself.
+        """
+        values: dict[int, Any] = dict(zip(self.inputs, leaves, strict=True))
+        for k, op in enumerate(self.ops):
+            ins = [self.read(values, ref) for ref in op.ins]
+            outs = op.bind(ins) if apply is None else apply(k, ins, values)
+            values.update(zip(op.outs, outs, strict=True))
+        return values
+
+    def read(self, values: Mapping[int, Any], ref: Any) -> Any:
+        """The value of an operand."""
+        return ref.value if isinstance(ref, Fixed) else values[ref]
+
+    def moving(self, op: Op) -> list[int]:
+        """The operands that depend on the inputs of the step, by position."""
+        return [
+            j for j, ref in enumerate(op.ins) if isinstance(ref, int) and ref not in self.constant
+        ]
+
+    def uses(self) -> Counter[int]:
+        """How often each value is read."""
+        read = [ref for op in self.ops for ref in op.ins] + list(self.outputs)
+        return Counter(ref for ref in read if isinstance(ref, int))
+
+
+def edges(graph: Graph) -> list[tuple[int, int]]:
+    """Operation and operand; where a chain has no fork, only its last edge."""
+    uses = graph.uses()
+    found: list[tuple[int, int]] = []
+    for k, op in enumerate(graph.ops):
+        floats = [j for j in graph.moving(op) if graph.floats[op.ins[j]]]
+        moving = [j for j in floats if op.ins[j] not in graph.still]
+        if not any(graph.floats[out] for out in op.outs):
+            continue
+        chained = len(moving) == 1 and len(op.outs) == 1 and uses[op.outs[0]] == 1
+        if not chained or op.outs[0] in graph.outputs:
+            found += [(k, j) for j in moving]
+    return found
+
+
+def functions(graph: Graph) -> list[tuple[int, int, int]]:
+    """Operation, argument and value of each nonlinear function of one variable, to its end."""
+    root: dict[int, int] = {}
+    curved: dict[int, bool] = {}
+    readers: dict[int, list[int]] = {}
+    for k, op in enumerate(graph.ops):
+        for ref in op.ins:
+            if isinstance(ref, int):
+                readers.setdefault(ref, []).append(k)
+        moving: list[int] = [op.ins[j] for j in graph.moving(op)]
+        roots = {root.get(ref, ref) for ref in moving}
+        name = op.primitive.name
+        for out in op.outs:
+            one = len(roots) == 1 and name in _ELEMENTWISE and moving
+            start = next(iter(roots)) if one else out
+            if one and graph.shapes[start] == graph.shapes[out]:
+                root[out] = start
+                bent = name not in _LINEAR or len(moving) > 1
+                curved[out] = bent or any(curved.get(ref, False) for ref in moving)
+    made = {out: k for k, op in enumerate(graph.ops) for out in op.outs}
+    found: list[tuple[int, int, int]] = []
+    for v, z in root.items():
+        inside = [k for k in readers.get(v, []) if any(root.get(o) == z for o in graph.ops[k].outs)]
+        ends = len(inside) < len(readers.get(v, [])) or v in graph.outputs
+        if ends and curved[v] and graph.floats[v] and graph.floats[z]:
+            found.append((made[v], z, v))
+    return found
+
+
+def products(graph: Graph, parameters: int) -> list[tuple[int, int]]:
+    """Matrix products and the side on which a square matrix of parameters stands."""
+    weights: set[int] = set(graph.inputs[:parameters])
+    found: list[tuple[int, int]] = []
+    for k, op in enumerate(graph.ops):
+        name = op.primitive.name
+        if name in MOVES and op.ins and isinstance(op.ins[0], int) and op.ins[0] in weights:
+            weights.update(op.outs)
+        if name != "dot_general":
+            continue
+        for side, ref in enumerate(op.ins):
+            shape = graph.shapes[ref] if isinstance(ref, int) else ()
+            other = op.ins[1 - side]
+            square = len(shape) == 2 and shape[0] == shape[1] > 1
+            if square and ref in weights and isinstance(other, int) and other not in weights:
+                found.append((k, side))
+    return found
+
+
+def _line(eqn: Any) -> tuple[str, int] | None:
+    """File and number of the innermost line of user code that made this equation."""
+    # Only what the line tells is taken from here: without it a change is found all the same.
+    traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
+    for frame in getattr(traceback, "frames", ()):
+        path = Path(frame.file_name)
+        ours = _PACKAGE in path.parents and path.parent.name != "cells"
+        foreign = str(path).startswith(_LIBRARIES) or "site-packages" in path.parts
+        if ours or (foreign and _PACKAGE not in path.parents) or frame.file_name.startswith("<"):
+            continue
+        return frame.file_name, frame.line_num
+    return None

@@ -1,0 +1,1 @@
+"""Plain NumPy code traced by JAX, unmodified."""

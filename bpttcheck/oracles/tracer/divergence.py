@@ -1,0 +1,209 @@
+"""The first operation of a step whose traced value is not the one that NumPy gives.
+
+Each operation is run twice on the very same operands, traced and natively, so neither rounding
+that has piled up before it, nor random numbers, nor the state of an object tell on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck import trees
+from bpttcheck.calibration import BLOCK_FLOOR, COPIES, LIMIT
+from bpttcheck.errors import InternalError
+from bpttcheck.jax_mode import reference_mode
+from bpttcheck.oracles.estimate import rms
+from bpttcheck.oracles.tracer.replay import (
+    Outcome,
+    Replay,
+    content,
+    leaves,
+    traced_value,
+    traced_views,
+)
+from bpttcheck.oracles.tracer.run import here, paused
+from bpttcheck.oracles.tracer.trace import lift
+from bpttcheck.oracles.tracer.watch import Call
+
+Array = NDArray[Any]
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Departure:
+    """An operation that the trace translates wrongly.
+
+    Args:
+        function: the NumPy function, ``"np.multiply"``; ``"z[...]"`` for an index.
+        where: the line of user code, ``"cell.py:12: v *= .5"``, or ``""``.
+        what: how far the two are apart.
+    """
+
+    function: str
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        """``np.multiply at cell.py:12: v *= .5 (off by 1.3 where ...)``."""
+        place = f" at {self.where}" if self.where else ""
+        return f"{self.function}{place} ({self.what})"
+
+
+def first_departure(step: Step, params: Any, state0: Any, xs: Array) -> Departure | None:
+    """Find the operation at which the traced values of a step first leave NumPy's.
+
+    Args:
+        step: NumPy code ``step(params, state, x) -> (new_state, y)``.
+        params: its parameters, a tree of arrays. Floats are used as float64, as in every trace.
+        state0: the state before the first step, leaves ``(B, ...)``.
+        xs: inputs ``(T, B, n_in)``; steps are searched in order.
+
+    Returns:
+        The operation, or None if every one gives what NumPy gives: then the cause is not in the
+        translation but in what the step draws, keeps or changes. None also if the step cannot be
+        traced, or fails.
+    """
+    params, state = trees.map_leaves(_double, params), trees.map_leaves(_double, state0)
+    lookout = _Lookout()
+    lifted = lift(step, watch=lookout.see)
+    for x in _double(xs):
+        try:
+            with reference_mode():
+                lifted(*(trees.map_leaves(jnp.asarray, tree) for tree in (params, state, x)))
+            if lookout.found is not None:
+                return lookout.found
+            with np.errstate(all="ignore"):
+                new, _ = step(*(trees.map_leaves(np.array, tree) for tree in (params, state, x)))
+            state = trees.map_leaves(lambda old, leaf: np.asarray(leaf, old.dtype), state, new)
+        except InternalError:
+            raise
+        except Exception:
+            # The step ran both ways before: what stops it now is no matter of translation.
+            return lookout.found
+    return None
+
+
+class _Lookout:
+    """Judges each operation as it is traced, up to the first that departs."""
+
+    def __init__(self) -> None:
+        self.found: Departure | None = None
+
+    def see(self, call: Call, perform: Callable[[], Any]) -> Any:
+        """Let the operation happen and compare it with NumPy's own."""
+        if self.found is not None:
+            return perform()
+        replay = Replay(call)
+        result = perform()
+        where = here()
+        with paused():
+            what = _difference(replay, result)
+        if what:
+            self.found = Departure(call.name, where, what)
+        return result
+
+
+def _difference(replay: Replay, result: Any) -> str:
+    """How the traced operation differs from NumPy's, or ``""``."""
+    made = leaves(result)
+    changed = {key: content(box) for key, box in replay.boxes.items() if not box.known}
+    traced = [traced_value(leaf) for leaf in made]
+    if not changed and all(value is None for value in traced):
+        return ""  # constants: NumPy itself has computed them
+    try:
+        exact = replay.run(lambda values: values)
+    except Exception:
+        return ""  # NumPy refuses what it took natively, so this is not how it was called
+    if len(exact.leaves) != len(made):
+        return f"{len(made)} results where NumPy gives {len(exact.leaves)}"
+    return _views_differ(exact, made) or _values_differ(replay, exact, traced, changed)
+
+
+def _views_differ(exact: Outcome, made: list[Any]) -> str:
+    """What is a view in one world and a copy in the other: a later write would tell."""
+    for leaf, native in zip(made, exact.leaves, strict=True):
+        looks_into = traced_views(leaf)
+        if looks_into is None or not np.size(native):
+            continue
+        views = exact.views(native)
+        if views != looks_into & exact.memory.keys():
+            return f"NumPy gives a {'view' if views else 'copy'}, and the trace does not"
+    return ""
+
+
+def _values_differ(
+    replay: Replay, exact: Outcome, traced: list[Any], changed: dict[int, Array]
+) -> str:
+    """Compare results, and all memory that the operands lie in, with NumPy's."""
+
+    def natively(outcome: Outcome) -> list[Array]:
+        pairs = zip(outcome.leaves, traced, strict=True)
+        returned = [np.asarray(leaf) for leaf, value in pairs if value is not None]
+        return [*returned, *(outcome.memory[key] for key in changed)]
+
+    right = natively(exact)
+    found = [*(np.asarray(value) for value in traced if value is not None), *changed.values()]
+    for a, b in zip(right, found, strict=True):
+        if a.shape != b.shape:
+            return f"shape {b.shape} where NumPy gives {a.shape}"
+    if all(np.array_equal(a, b) for a, b in zip(right, found, strict=True)):
+        return ""
+    rng = np.random.default_rng(0)
+    copies = [natively(replay.run(lambda v: _jittered(v, rng))) for _ in range(COPIES)]
+    for number, (a, b) in enumerate(zip(right, found, strict=True)):
+        what = _gap(a, b, np.stack([copy[number] for copy in copies]))
+        if what:
+            return what
+    return ""
+
+
+def _gap(native: Array, traced: Array, copies: Array) -> str:
+    """How far two arrays are apart if rounding does not explain it, or ``""``."""
+    a, b = _wide(native), _wide(traced)
+    unit, tiny = _rounding(native.dtype)
+    gaps, spread = _apart(b, a), rms(_apart(_wide(copies), a))
+    size = np.where(np.isfinite(a), np.abs(a), 0.0)
+    width = spread + BLOCK_FLOOR * spread.max(initial=0.0) + unit * size + tiny
+    # Where rounding alone turns a number into infinity or NaN, nothing can be said.
+    wrong = np.isfinite(width) & ~(gaps <= LIMIT * width)
+    if not wrong.any():
+        return ""
+    return f"off by {gaps[wrong].max():.2g} where NumPy gives up to {size.max():.2g}"
+
+
+def _apart(values: Array, native: Array) -> Array:
+    """Distances entry by entry; infinities and NaN of both are none."""
+    with np.errstate(all="ignore"):
+        equal = (values == native) | (np.isnan(values) & np.isnan(native))
+        return np.where(equal, 0.0, np.abs(values - native))
+
+
+def _jittered(values: Array, rng: np.random.Generator) -> Array:
+    """Every floating value moved by about one rounding error."""
+    if values.dtype.kind not in "fc":
+        return values
+    u = rng.uniform(-np.sqrt(3), np.sqrt(3), values.shape)
+    return np.asarray(values * (1 + _rounding(values.dtype)[0] * u), values.dtype)
+
+
+def _rounding(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """``(eps, tiny)`` of a dtype; whole numbers and truth values do not round."""
+    if dtype.kind not in "fc":
+        return 0.0, 0.0
+    info = np.finfo(dtype)
+    return float(info.eps), float(info.tiny)
+
+
+def _wide(array: Array) -> Array:
+    return np.asarray(array, np.complex128 if array.dtype.kind == "c" else np.float64)
+
+
+def _double(leaf: Any) -> Array:
+    array = np.asarray(leaf)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array

@@ -1,0 +1,186 @@
+"""Reading and writing ``z[index]``: views, copies, masks, and integers that depend on values."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from bpttcheck.oracles.error_origin import natively
+from bpttcheck.oracles.tracer.arguments import collect, shadows, stand_ins, values
+from bpttcheck.oracles.tracer.call import fresh, overwrite, perform, perform_known, rearrange, wrap
+from bpttcheck.oracles.tracer.masks import Selection, choose
+from bpttcheck.oracles.tracer.memory import Held, Indexed, Linked, fill_with_dummies
+from bpttcheck.oracles.tracer.run import Run, current, decline
+from bpttcheck.oracles.tracer.ufuncs import nest
+from bpttcheck.oracles.tracer.watch import Call, observed
+
+
+@observed(lambda array, index: Call("z[...]", operator.getitem, (array, index), {}))
+def get_item(array: Held, index: Any) -> Any:
+    """``array[index]``."""
+    run = current()
+    traced = [item for item in collect(index) if not item.known]
+    if run is None or (array.known and not traced):
+        return perform_known(operator.getitem, (array, index), {})
+    index = _tidy(index)
+    mask = _mask(index)
+    if mask is not None:
+        return choose(array, mask)
+    _refuse_other_masks(traced)
+    if not all(_is_basic(part) for part in _parts(index)):
+        return perform(operator.getitem, _for_jax, (array, index))
+    if any(isinstance(part, Held) and not part.known for part in _parts(index)):
+        return _moving_view(run, array, index)
+    index = shadows(index)
+    found = natively(operator.getitem, array.shadow, index)
+    if isinstance(found, np.ndarray):
+        return rearrange(operator.getitem, (array, index))
+    return fresh(run, found, array.read()[index], sure=True)
+
+
+@observed(lambda array, i, value: Call("z[...] = ...", operator.setitem, (array, i, value), {}))
+def put_item(array: Held, index: Any, value: Any) -> None:
+    """``array[index] = value``."""
+    traced = [item for item in collect(index) if not item.known]
+    index = _tidy(index)
+    mask = _mask(index)
+    if mask is not None:
+        _set_where(array, mask, value)
+        return
+    _refuse_other_masks(traced)
+    if isinstance(value, (list, tuple)) and collect(value):
+        value = perform(np.array, nest, (value,))
+    if traced or not all(_is_basic(part) for part in _parts(index)):
+        _set_places(array, index, value)
+        return
+    parts = _parts(shadows(index))
+    dots = () if any(part is Ellipsis for part in parts) else (...,)
+    view: Any = get_item(array, (*parts, *dots))
+    _set_all(view, value)
+
+
+def _moving_view(run: Run, array: Held, index: Any) -> Any:
+    """``z[k]`` for an integer ``k`` that depends on values: a view whose place is not known."""
+    found = natively(operator.getitem, array.shadow, stand_ins(index))
+    place = values(index)
+    if not isinstance(found, np.ndarray):
+        return fresh(run, found, array.read()[place], sure=True)
+    owner = np.empty(found.shape, found.dtype)
+    fill_with_dummies(owner)
+    # NumPy copies for a 0-d array and looks in for a scalar; a number from outside may be either.
+    held = [part for part in _parts(index) if isinstance(part, Held)]
+    if any(isinstance(part.shadow, np.ndarray) for part in held):
+        value = array.read()[place]
+        return wrap(run, owner, Linked(owner, value, [array.box], sure=array.box.sure))
+    return wrap(run, owner, Indexed(owner, array, place))
+
+
+def _set_all(view: Held, value: Any) -> None:
+    def native(array: Any, value: Any) -> None:
+        array[...] = value
+
+    def form(whole: Any, value: Any) -> Any:
+        return _fitted(jnp.asarray(value), whole.ndim)
+
+    overwrite(native, form, view, (value,))
+
+
+def _set_places(array: Held, index: Any, value: Any) -> None:
+    axes = 0
+
+    def native(array: Any, index: Any, value: Any) -> None:
+        nonlocal axes
+        axes = np.ndim(array[index])
+        array[index] = value
+
+    def form(whole: Any, index: Any, value: Any) -> Any:
+        value = _fitted(jnp.asarray(value), axes)
+        value = value.real if jnp.iscomplexobj(value) and not jnp.iscomplexobj(whole) else value
+        return whole.at[index].set(value.astype(whole.dtype))
+
+    overwrite(native, form, array, (index, value))
+
+
+def _set_where(array: Held, mask: Held, value: Any) -> None:
+    if isinstance(value, Selection):
+        value.put_into(array, mask)
+        return
+    if np.ndim(value) > array.shadow.ndim - mask.shadow.ndim:
+        decline(
+            "z[mask] = array for a mask that depends on values: how many entries there are is not "
+            "known",
+            "z = np.where(mask, array, z)",
+        )
+
+    def form(whole: Any, mask: Any, value: Any) -> Any:
+        mask = mask.reshape(mask.shape + (1,) * (whole.ndim - mask.ndim))
+        return jnp.where(mask, value, whole)
+
+    overwrite(operator.setitem, form, array, (mask, value))
+
+
+def _fitted(value: Any, axes: int) -> Any:
+    """NumPy drops leading axes of length 1 from what is assigned."""
+    extra = value.ndim - axes
+    return value.reshape(value.shape[extra:]) if extra > 0 else value
+
+
+def _for_jax(array: Any, index: Any) -> Any:
+    return jnp.asarray(array)[index]
+
+
+def _parts(index: Any) -> tuple[Any, ...]:
+    return index if type(index) is tuple else (index,)
+
+
+def _tidy(index: Any) -> Any:
+    """Lists and ranges as arrays, constants as NumPy's own; a mask with full slices alone."""
+
+    def tidy(part: Any) -> Any:
+        if isinstance(part, (list, range, tuple)):
+            return perform(np.array, nest, (part,)) if collect(part) else _plain_array(part)
+        if isinstance(part, slice):
+            if any(not item.known for item in collect(part)):
+                decline("a slice whose bounds depend on values", "np.take, or a mask of 0 and 1")
+            return shadows(part)
+        return part.shadow if isinstance(part, Held) and part.known else part
+
+    if type(index) is not tuple:
+        return tidy(index)
+    parts = tuple(tidy(part) for part in index)
+    rest_is_full = all(part is Ellipsis or part == slice(None) for part in map(_plain, parts[1:]))
+    return parts[0] if len(parts) > 1 and rest_is_full and _mask(parts[0]) is not None else parts
+
+
+def _plain_array(part: Sequence[Any]) -> Any:
+    return np.array(part) if part else np.array(part, np.intp)
+
+
+def _plain(part: Any) -> Any:
+    return part if isinstance(part, slice) else (part if part is Ellipsis else None)
+
+
+def _mask(index: Any) -> Held | None:
+    part = index[0] if type(index) is tuple and len(index) == 1 else index
+    if not isinstance(part, Held) or part.shadow.dtype != np.bool_:
+        return None
+    return part if np.ndim(part.shadow) else None
+
+
+def _refuse_other_masks(traced: list[Held]) -> None:
+    if any(item.shadow.dtype == np.bool_ for item in traced):
+        decline("a mask that depends on values together with another index", "np.where(mask, a, b)")
+
+
+def _is_basic(part: Any) -> bool:
+    if isinstance(part, Held):
+        return np.ndim(part.shadow) == 0
+    if isinstance(part, np.ndarray):
+        return False
+    if part is None or part is Ellipsis or isinstance(part, slice):
+        return True
+    return isinstance(part, (int, np.integer)) and not isinstance(part, bool)

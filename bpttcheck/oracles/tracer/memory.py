@@ -1,0 +1,241 @@
+"""NumPy memory while it is traced: boxes that hold values, and the arrays that look into them.
+
+Every traced array carries a *shadow*, a real ndarray with the shape, dtype, strides and flags that
+NumPy would give it. Whether an operation makes a view or a copy is never guessed: it is run on the
+shadows and read off from the memory of what comes out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck.oracles.tracer.routes import Route, route
+from bpttcheck.oracles.tracer.run import current, decline
+
+_FRACTIONS = np.random.default_rng(0).random(1000)
+
+
+class Box:
+    """One piece of memory.
+
+    Args:
+        owner: the ndarray that owns the memory in NumPy's eyes.
+        value: the JAX array in it; None while NumPy's own content is exact (a constant).
+        sure: False if NumPy's memory layout depends on arrays from outside, which may be laid out
+            in another way than they are here.
+        external: True if the memory belongs to an array made outside the step.
+        lone: True for a single number given from outside: NumPy may hold it as a scalar, which
+            cannot change, or as an array, which can.
+    """
+
+    def __init__(
+        self,
+        owner: Any,
+        value: Any = None,
+        *,
+        sure: bool = True,
+        external: bool = False,
+        lone: bool = False,
+    ) -> None:
+        self.owner = owner
+        self.layout = owner[...] if isinstance(owner, np.ndarray) else owner
+        self.value = value
+        self.sure = sure
+        self.external = external
+        self.lone = lone
+        self.spent = False
+        self._version = 0
+        self.run = current()
+
+    @property
+    def known(self) -> bool:
+        """True while NumPy's own content is exact."""
+        return self.value is None
+
+    @property
+    def version(self) -> int:
+        """Grows with every write."""
+        return self._version
+
+    def touch(self) -> None:
+        """Count a write."""
+        self._version += 1
+
+    def load(self) -> Any:
+        """The value of the whole memory."""
+        if self.spent:
+            decline(
+                "a number given from outside is read after it was changed in place",
+                "s = s + 1 under a new name",
+            )
+        return constant(self.layout) if self.value is None else self.value
+
+    def store(self, value: Any) -> None:
+        """Replace the value of the whole memory."""
+        if self.external:
+            decline(
+                "a traced value is written into an array that was made outside the step",
+                "make the array inside the step, with np.empty, np.zeros or np.array",
+            )
+        self.value = value
+        self.touch()
+
+
+class Linked(Box):
+    """A value that NumPy may hold as a view of ``sources``: readable while they do not change."""
+
+    def __init__(self, owner: Any, value: Any, sources: list[Box], *, sure: bool) -> None:
+        super().__init__(owner, value, sure=sure)
+        self._sources = [(box, box.version) for box in sources]
+
+    def load(self) -> Any:
+        """The value, unless an array that it may look into has changed since."""
+        if any(box.version != version for box, version in self._sources):
+            decline(
+                "an array that may be a view is read after its original was changed in place",
+                "take the copy that you mean with .copy(), or write a new array",
+            )
+        return super().load()
+
+    def store(self, value: Any) -> None:
+        """Refuse: whether the original changes too is not known."""
+        decline(
+            "an array is changed in place that may or may not be a view of another one",
+            "take the copy that you mean with .copy(), or write a new array",
+        )
+
+
+class Indexed(Box):
+    """A view ``parent[index]`` whose place depends on traced integers."""
+
+    def __init__(self, owner: NDArray[Any], parent: Held, index: Any) -> None:
+        super().__init__(owner, ())
+        self._parent = parent
+        self._index = index
+
+    @property
+    def version(self) -> int:
+        """The version of the memory behind it."""
+        return self._parent.box.version
+
+    def load(self) -> Any:
+        """The value now at the index."""
+        return self._parent.read()[self._index]
+
+    def store(self, value: Any) -> None:
+        """Write through to the parent."""
+        self._parent.write(self._parent.read().at[self._index].set(value))
+
+
+class Held:
+    """An array or scalar of the step: a shadow, and the box that holds its values."""
+
+    __slots__ = ("__weakref__", "_cache", "_route", "box", "shadow")
+
+    def __init__(self, shadow: Any, box: Box) -> None:
+        self.shadow: Any = shadow
+        self.box = box
+        self._route: Route | None = None
+        self._cache: tuple[int, Any] | None = None
+
+    @property
+    def known(self) -> bool:
+        """True if the shadow's own values are exact: nothing traced has reached this array."""
+        return self.box.known
+
+    def read(self) -> Any:
+        """The JAX value of this array now; the same object until something is written."""
+        if self.known:
+            return constant(self.shadow)
+        whole = self.box.load()
+        if self._is_whole():
+            return whole
+        if self._cache is None or self._cache[0] != self.box.version:
+            self._cache = (self.box.version, self._way().get(whole))
+        return self._cache[1]
+
+    def write(self, value: Any) -> None:
+        """Set every entry to ``value`` (of this shape), through to the memory looked into."""
+        if not self.shadow.flags.writeable:
+            raise ValueError("assignment destination is read-only")
+        value = cast(jnp.broadcast_to(value, self.shadow.shape), self.shadow.dtype)
+        if self._is_whole():
+            self.box.store(value)
+            return
+        way = self._way()
+        if way.repeats:
+            decline("a view that repeats its entries is changed in place", "write a new array")
+        self.box.store(way.put(self.box.load(), value))
+
+    def _is_whole(self) -> bool:
+        layout, shadow = self.box.layout, self.shadow
+        return layout is shadow or (
+            layout.shape == shadow.shape
+            and layout.strides == shadow.strides
+            and layout.dtype == shadow.dtype
+        )
+
+    def _way(self) -> Route:
+        if self._route is None:
+            self._route = route(self.box.layout, self.shadow)
+        if self._route is None:
+            decline("an array with an unusual memory layout is changed in place", "write a new one")
+        return self._route
+
+
+class Chosen:
+    """What ``z[mask]`` gives for a traced mask: entries whose number is not known."""
+
+
+def constant(array: Any) -> Any:
+    """A JAX array with a private copy of ``array``."""
+    array = np.array(array)
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind not in "biufc" or size > (16 if kind == "c" else 8):
+        decline(f"an array of dtype {array.dtype}, which JAX does not have", "np.float64")
+    return jnp.asarray(array)
+
+
+def cast(value: Any, dtype: np.dtype[Any]) -> Any:
+    """``value`` as a JAX array of exactly ``dtype``, never weakly typed."""
+    if isinstance(value, jax.Array):
+        if value.dtype == dtype and not value.weak_type:
+            return value
+        if value.dtype.kind == "c" and dtype.kind not in "cb":
+            value = value.real
+        return value.astype(dtype)
+    return constant(np.array(value, dtype))
+
+
+def owner_of(array: Any) -> NDArray[Any]:
+    """The ndarray whose memory ``array`` looks into, through every layer of views."""
+    while True:
+        base = getattr(array, "base", None)
+        above = base if type(base) is np.ndarray else getattr(base, "base", None)
+        if type(above) is not np.ndarray:
+            return array
+        array = above
+
+
+def dummy(dtype: np.dtype[Any]) -> Any:
+    """A harmless number of ``dtype`` for a shadow scalar."""
+    return dtype.type({"b": False, "i": 0, "u": 0}.get(dtype.kind, 0.5))
+
+
+def fill_with_dummies(array: NDArray[Any], *, regular: bool = False) -> None:
+    """Harmless values for a shadow: zeros for integers, which may be indices; else fractions.
+
+    Square matrices of fractions are made regular, and with ``regular`` those of integers, too.
+    """
+    fractional = array.dtype.kind in "fc"
+    array[...] = dummy(array.dtype)
+    if fractional:
+        array[...] = np.resize(_FRACTIONS, array.shape)
+    if array.ndim > 1 and array.shape[-1] == array.shape[-2] and (fractional or regular):
+        array *= 0 if not fractional else array.dtype.type(0.01)
+        array += np.eye(array.shape[-1], dtype=array.dtype)
