@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from bpttcheck.cells import builtin, every_name
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify import gradient
 from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import Run
-from bpttcheck.verify.subject import Subject
 from bpttcheck.verify.verdict import Judged, judge
 
 DTYPES = ("float64", "float32")

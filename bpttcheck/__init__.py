@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from bpttcheck.contract import Cell, Layer
     from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch
     from bpttcheck.pytest_plugin import parametrize_with_checks
+    from bpttcheck.subject.subject import Subject
     from bpttcheck.verify.check import check
     from bpttcheck.verify.results import Report, Verdict
-    from bpttcheck.verify.subject import Subject
 
 __version__ = "0.1.0"
 
@@ -42,7 +42,7 @@ _HOMES = {
     "GradientMismatch": "errors",
     "Layer": "contract",
     "Report": "verify.results",
-    "Subject": "verify.subject",
+    "Subject": "subject.subject",
     "Verdict": "verify.results",
     "backpropagate": "bptt.backpropagate",
     "check": "verify.check",

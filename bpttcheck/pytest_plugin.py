@@ -377,7 +377,7 @@ def _merged(settings: Settings, *layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _labels(subjects: Sequence[Any]) -> list[str]:
     """A name for each subject that is fit for a test's id, and not used twice."""
-    from bpttcheck.verify.subject import Subject
+    from bpttcheck.subject.subject import Subject
 
     labels: list[str] = []
     for subject in subjects:

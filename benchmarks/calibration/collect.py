@@ -16,10 +16,10 @@ from benchmarks.common import DTYPES, Compared, compared, problems
 from bpttcheck.calibration import BLIND, BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LIMIT
 from bpttcheck.oracles.autodiff import autodiff, programs
 from bpttcheck.oracles.autodiff.autodiff import Spread
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify import gradient, verdict
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Hand, Run
-from bpttcheck.verify.subject import Subject
 
 Array = NDArray[np.float64]
 Width = tuple[int, float]

@@ -13,9 +13,9 @@ from benchmarks.power.flat import Calls
 from benchmarks.power.peers import Answer, Peer, Settings
 from benchmarks.power.records import OURS, Trial
 from bpttcheck.mutants.base import Mutant
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.problem import REGIMES, Problem
 from bpttcheck.verify.run import Run
-from bpttcheck.verify.subject import Subject
 
 IDENTICAL, BEST, REGIME = "identical", "best", "regime"
 EQUAL_FIXED, EQUAL_OURS = "equal, fixed inputs", "equal, our strategies"

@@ -20,10 +20,10 @@ from bpttcheck.cells import builtin
 from bpttcheck.contract import is_cell
 from bpttcheck.mutants.base import Mutant
 from bpttcheck.selftest import invisible
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.run import Run
-from bpttcheck.verify.subject import Subject
 
 FAMILIES = (*mutants.FAMILIES, mutants.SOURCE)
 CELLS = ("elman[tanh]", "elman[relu]", "lstm", "gru_reset_after", "leaky")

@@ -14,9 +14,9 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import is_cell
 from bpttcheck.mutants.base import Mutant
 from bpttcheck.selftest import invisible
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.results import Report
 from bpttcheck.verify.run import Run
-from bpttcheck.verify.subject import Subject
 
 MISSING = "d_state0 missing"
 """The gradient of the initial state is zero: in every catalogue."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bpttcheck.bench.report.records import Size
 from bpttcheck.errors import ContractError
-from bpttcheck.verify.subject import Subject
+from bpttcheck.subject.subject import Subject
 
 _LENGTHS, _BATCHES, _WIDTHS = (10, 50, 200, 1000), (1, 8, 32), (8, 32, 128)
 _T, _B, _H = 50, 8, 32

@@ -87,7 +87,7 @@ def flow(
 
 
 def _cell(text: str, subject: Any) -> Cell:
-    from bpttcheck.verify.subject import Subject
+    from bpttcheck.subject.subject import Subject
 
     made = Subject.of(subject)
     if made.kind != "cell":
@@ -105,8 +105,8 @@ def _measure(
     import numpy as np
 
     from bpttcheck.bptt.flow import flow as measure
-    from bpttcheck.verify.guard import call
-    from bpttcheck.verify.validate import validate_cell
+    from bpttcheck.subject.user_code import call
+    from bpttcheck.subject.validate import validate_cell
 
     validate_cell(
         cell, n_in=inputs, n_hidden=hidden, batch_size=batch, dtype=np.float64,

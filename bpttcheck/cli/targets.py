@@ -128,7 +128,7 @@ def _attribute(text: str, module: ModuleType, path: str) -> Any:
 def _made(text: str, thing: Any) -> Target:
     """The object itself, or what a class or factory makes."""
     from bpttcheck.contract import is_cell, is_layer
-    from bpttcheck.verify.subject import Subject
+    from bpttcheck.subject.subject import Subject
 
     ready = is_cell(thing) or is_layer(thing) or isinstance(thing, Subject)
     if isinstance(thing, type) or (callable(thing) and not ready):

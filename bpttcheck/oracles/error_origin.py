@@ -27,7 +27,9 @@ _DEFECTS = (
     RecursionError,
 )  # fmt: skip
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_PUBLIC = os.path.join(_HERE, "tracer", "lax_engine.py")  # called by the user's own `sequence`, with its arguments
+_PUBLIC = os.path.join(
+    _HERE, "tracer", "lax_engine.py"
+)  # called by the user's own `sequence`, with its arguments
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 _DEEP = 200
 

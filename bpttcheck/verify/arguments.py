@@ -15,8 +15,8 @@ import numpy as np
 from bpttcheck.calibration import LIMIT
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_bits import Bits, bits
-from bpttcheck.verify._validate_probe import Impurity
+from bpttcheck.subject.bitwise import Bits, bits
+from bpttcheck.subject.probe import Impurity
 from bpttcheck.verify.passes import Arguments, Passes, Rounding, argument_of, finite
 from bpttcheck.verify.verdict import rounding
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch, InternalError
+from bpttcheck.subject.subject import Subject
+from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.coverage import hidden_of, larger
@@ -25,9 +27,7 @@ from bpttcheck.verify.large import FIRST
 from bpttcheck.verify.results import CheckResult, Finding, Report, Verdict
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.spread import spread
-from bpttcheck.verify.subject import Subject
 from bpttcheck.verify.tally import Tally
-from bpttcheck.verify.validate import Options, validate_options
 
 _SURROGATE = "judged against the declared surrogate, which is not the gradient"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.verify.filled import unfilled
+from bpttcheck.subject.filled import unfilled
 from bpttcheck.verify.large import FIRST
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.run import Run

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run
-from bpttcheck.verify.subject import Subject
 
 _CASES = 9
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from bpttcheck.contract import Array, Params, State, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_bits import Bits, arrays, bits
-from bpttcheck.verify._validate_probe import NAMES, Impurity, Point, Probe, Results
-from bpttcheck.verify._validate_values import dtype_remedy
-from bpttcheck.verify.guard import Notes
+from bpttcheck.subject.bitwise import Bits, arrays, bits
+from bpttcheck.subject.probe import NAMES, Impurity, Point, Probe, Results
+from bpttcheck.subject.user_code import Notes
+from bpttcheck.subject.values import dtype_remedy
 from bpttcheck.verify.passes import Arguments, Passes, Rounding
 
 __all__ = ["Impurity", "impurities"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import Array, is_float
-from bpttcheck.verify.guard import call
+from bpttcheck.subject.user_code import call
 from bpttcheck.verify.problem import Problem
 
 

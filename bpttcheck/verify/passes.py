@@ -18,9 +18,9 @@ from bpttcheck import trees
 from bpttcheck.calibration import LAW_COPIES, LIMIT
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_bits import Bits, arrays, same
-from bpttcheck.verify._validate_probe import NAMES, Names
-from bpttcheck.verify.guard import Notes, call
+from bpttcheck.subject.bitwise import Bits, arrays, same
+from bpttcheck.subject.probe import NAMES, Names
+from bpttcheck.subject.user_code import Notes, call
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.run import Run

@@ -13,8 +13,8 @@ import numpy as np
 
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_bits import Bits, bits, same
-from bpttcheck.verify._validate_probe import Impurity
+from bpttcheck.subject.bitwise import Bits, bits, same
+from bpttcheck.subject.probe import Impurity
 from bpttcheck.verify.passes import Arguments, Budget, Passes, Rounding, flat
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run

@@ -23,9 +23,12 @@ from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point, Spread, Untied
 from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.step_graph.paths import Paths
+from bpttcheck.subject.filled import unfilled
+from bpttcheck.subject.source import LineCoverage
+from bpttcheck.subject.subject import Subject
+from bpttcheck.subject.surrogate import surrogate_forward
+from bpttcheck.subject.user_code import Notes, call
 from bpttcheck.verify import large, preconditions
-from bpttcheck.verify.filled import unfilled
-from bpttcheck.verify.guard import Notes, call
 from bpttcheck.verify.leaves import Leaves
 from bpttcheck.verify.problem import (
     FEW,
@@ -40,9 +43,6 @@ from bpttcheck.verify.problem import (
     templates,
 )
 from bpttcheck.verify.results import Case, Finding
-from bpttcheck.verify.source import LineCoverage
-from bpttcheck.verify.subject import Subject
-from bpttcheck.verify.surrogate import surrogate_forward
 from bpttcheck.verify.values import FREEDOMS, NATURAL, SCALED_PARAMETERS
 from bpttcheck.verify.verdict import rounding
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from bpttcheck.calibration import JUDGED_SHARE, LIMIT
 from bpttcheck.errors import ContractError
+from bpttcheck.subject.refusals import is_refusal
 from bpttcheck.verify.large import FIRST
-from bpttcheck.verify.refusals import is_refusal
 from bpttcheck.verify.results import BlockSummary, Case, CheckResult, Finding, Verdict
 from bpttcheck.verify.verdict import Judged
 

@@ -24,8 +24,8 @@ import numpy as np
 
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_bits import Bits, bits, same
-from bpttcheck.verify.filled import unfilled
+from bpttcheck.subject.bitwise import Bits, bits, same
+from bpttcheck.subject.filled import unfilled
 from bpttcheck.verify.passes import Arguments, Passes, Rounding
 
 Site = tuple[str, int]

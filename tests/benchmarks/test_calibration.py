@@ -25,10 +25,10 @@ from benchmarks.calibration.page import page
 from benchmarks.common import DTYPES, Compared, compared, problems
 from bpttcheck.calibration import BLIND, COPIES, LIMIT
 from bpttcheck.oracles.autodiff import autodiff, noise, programs
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify import verdict
 from bpttcheck.verify.gradient import examine
 from bpttcheck.verify.run import SEQUENCE, Run
-from bpttcheck.verify.subject import Subject
 
 EPS, TINY = verdict.rounding(np.float64)
 

@@ -23,8 +23,8 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.calibration import BLOCK_FLOOR, LIMIT
 from bpttcheck.cells import builtin
 from bpttcheck.errors import ContractError
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.run import STEP, Run
-from bpttcheck.verify.subject import Subject
 from bpttcheck.verify.verdict import rounding
 
 EPS, TINY = rounding(np.float64)

@@ -52,7 +52,7 @@ def check(
     expected_failures: Any = None,
     **options: Any,
 ) -> Report:
-    from bpttcheck.verify.subject import Subject
+    from bpttcheck.subject.subject import Subject
 
     known = Subject.of(subject, expected_failures=expected_failures)
     names = ALL if checks is None else tuple(checks)

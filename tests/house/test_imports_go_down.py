@@ -14,9 +14,10 @@ FLOORS = {
     "activations": 1, "losses": 1,
     "cells": 2, "adapt": 2, "mutants": 2,
     "bptt": 3, "networks": 3, "on_jax": 3, "oracles": 3,
-    "verify": 4, "strategies": 4,
-    "bench": 5, "selftest": 5,
-    "cli": 6, "pytest_plugin": 6, "config": 6, "__init__": 6, "__main__": 6,
+    "subject": 4, "results": 5, "problems": 6, "strategies": 6, "judge": 7, "diagnose": 8,
+    "verify": 9, "replay": 10,
+    "bench": 11, "selftest": 11,
+    "config": 12, "cli": 12, "pytest_plugin": 12, "__init__": 12, "__main__": 12,
 }  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

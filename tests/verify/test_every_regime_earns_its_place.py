@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from bpttcheck import Verdict
+from bpttcheck.subject.subject import Subject
+from bpttcheck.subject.validate import validate_options
 from bpttcheck.verify import gradient_check, problem
 from bpttcheck.verify import run as running
 from bpttcheck.verify.check import check_one
@@ -18,8 +20,6 @@ from bpttcheck.verify.checks import NAMES
 from bpttcheck.verify.diagnose import evidence
 from bpttcheck.verify.large import Plan
 from bpttcheck.verify.run import Run
-from bpttcheck.verify.subject import Subject
-from bpttcheck.verify.validate import validate_options
 
 DTYPES = ("float64", "float32")
 EXAMPLES = 60

@@ -13,7 +13,7 @@ import pytest
 
 from bpttcheck import activity
 from bpttcheck.errors import ContractError, Declined
-from bpttcheck.verify.guard import MOST_NOTES, Notes, call, examining
+from bpttcheck.subject.user_code import MOST_NOTES, Notes, call, examining
 
 
 def divide(a, b):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bpttcheck import trees
 from bpttcheck.cells import LSTM, Elman
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.problem import (
     LENGTHS_BEYOND_TRUNCATION,
     MASKS,
@@ -22,7 +23,6 @@ from bpttcheck.verify.problem import (
 )
 from bpttcheck.verify.results import Case
 from bpttcheck.verify.run import Run
-from bpttcheck.verify.subject import Subject
 
 DTYPES = ("float64", "float32")
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bpttcheck.verify.source import float_constants, integer_constants
+from bpttcheck.subject.source import float_constants, integer_constants
 
 BLOCK = 48
 TILES = (96, 160)

@@ -11,7 +11,7 @@ from scipy import special
 
 from bpttcheck import adapt, cells
 from bpttcheck.bptt.layer import CellLayer
-from bpttcheck.verify.source import LineCoverage, float_constants, integer_constants, user_code
+from bpttcheck.subject.source import LineCoverage, float_constants, integer_constants, user_code
 
 SHAPES = {"W": ("n_hidden", "n_in"), "R": ("n_hidden", "n_hidden")}
 

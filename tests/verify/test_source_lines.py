@@ -11,7 +11,7 @@ import pytest
 
 from bpttcheck import adapt, cells
 from bpttcheck.bptt.layer import CellLayer
-from bpttcheck.verify.source import LineCoverage, hints
+from bpttcheck.subject.source import LineCoverage, hints
 
 HEAD = "import contextlib\nimport functools\nimport numpy as np\n"
 

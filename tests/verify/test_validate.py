@@ -14,15 +14,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_items import Output, closest
-from bpttcheck.verify._validate_values import Expected, Place, dtype_remedy, shape_hint
-from bpttcheck.verify.guard import Notes
-from bpttcheck.verify.validate import (
+from bpttcheck.subject.items import Output, closest
+from bpttcheck.subject.user_code import Notes
+from bpttcheck.subject.validate import (
     validate_cell,
     validate_layer,
     validate_options,
     validate_subject,
 )
+from bpttcheck.subject.values import Expected, Place, dtype_remedy, shape_hint
 
 N, H, B, T, OUT = 3, 4, 2, 5, 6
 

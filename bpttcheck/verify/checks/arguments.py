@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_probe import Impurity
+from bpttcheck.subject.probe import Impurity
 from bpttcheck.verify.arguments import mixed_dtypes, other_forms, other_layouts
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient_finding import exception_finding

@@ -9,8 +9,8 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
+from bpttcheck.subject.user_code import call
 from bpttcheck.verify.checks.base import Context, NotApplicable
-from bpttcheck.verify.guard import call
 from bpttcheck.verify.law import Law, gradients, obey, obeyed_on
 from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import Run

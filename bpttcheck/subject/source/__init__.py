@@ -7,9 +7,9 @@ pass that no judged case ran, with the conditions that guard them. Nothing here 
 
 from __future__ import annotations
 
-from bpttcheck.verify.source.constants import float_constants, integer_constants
-from bpttcheck.verify.source.functions import UserCode, UserFunction, user_code
-from bpttcheck.verify.source.lines import LineCoverage, Unreached, hints
+from bpttcheck.subject.source.constants import float_constants, integer_constants
+from bpttcheck.subject.source.functions import UserCode, UserFunction, user_code
+from bpttcheck.subject.source.lines import LineCoverage, Unreached, hints
 
 __all__ = [
     "LineCoverage",

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from bpttcheck.contract import CELL_METHODS, LAYER_METHODS
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_values import describe, is_a
-from bpttcheck.verify.guard import SIGNATURES, examining
+from bpttcheck.subject.user_code import SIGNATURES, examining
+from bpttcheck.subject.values import describe, is_a
 
 OTHER_NAMES = {
     "init": ("initialise", "initialize", "init_params", "init_parameters", "reset_parameters"),

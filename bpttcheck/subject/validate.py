@@ -12,23 +12,23 @@ from numpy.typing import DTypeLike
 
 from bpttcheck import trees
 from bpttcheck.contract import Array, Cell, Layer, Params, State, is_float
-from bpttcheck.verify._validate_fresh import fresh_params, fresh_state
-from bpttcheck.verify._validate_items import (
+from bpttcheck.subject.declared_surrogate import (
+    validate_surrogate_sequence,
+    validate_surrogate_step,
+)
+from bpttcheck.subject.initial import fresh_params, fresh_state
+from bpttcheck.subject.items import (
     Anything,
     InputGradient,
     Output,
     ParamsGradient,
     StateLike,
 )
-from bpttcheck.verify._validate_options import Options, validate_options
-from bpttcheck.verify._validate_result import Items, check_result
-from bpttcheck.verify._validate_subject import validate_subject
-from bpttcheck.verify._validate_surrogate import (
-    validate_surrogate_sequence,
-    validate_surrogate_step,
-)
-from bpttcheck.verify._validate_values import Expected, Place, describe
-from bpttcheck.verify.guard import Notes, call, examining
+from bpttcheck.subject.kind import validate_subject
+from bpttcheck.subject.options import Options, validate_options
+from bpttcheck.subject.result import Items, check_result
+from bpttcheck.subject.user_code import Notes, call, examining
+from bpttcheck.subject.values import Expected, Place, describe
 
 __all__ = [
     "Options",

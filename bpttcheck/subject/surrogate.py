@@ -10,7 +10,7 @@ import numpy as np
 from bpttcheck.bptt.engine import Frozen, NativeEngine, SurrogateCell
 from bpttcheck.bptt.unroll import unroll
 from bpttcheck.contract import Array
-from bpttcheck.verify.subject import Subject
+from bpttcheck.subject.subject import Subject
 
 
 def surrogate_forward(subject: Subject) -> Callable[..., Any] | None:

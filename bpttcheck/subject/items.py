@@ -16,7 +16,7 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import Params, State, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_values import (
+from bpttcheck.subject.values import (
     DType,
     Expected,
     Place,

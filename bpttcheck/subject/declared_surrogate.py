@@ -9,7 +9,7 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import Array, Params, State, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.verify.guard import Notes, call
+from bpttcheck.subject.user_code import Notes, call
 
 # Of the largest value: two ways to the same number differ by rounding only, also in float32.
 _SAME = 1e-4

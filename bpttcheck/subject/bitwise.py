@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.contract import Array
-from bpttcheck.verify._validate_values import is_a
+from bpttcheck.subject.values import is_a
 
 Bits = dict[str, Array]
 

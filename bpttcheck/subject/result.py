@@ -6,9 +6,9 @@ import itertools
 from typing import Any
 
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_items import Anything, Item, StateLike
-from bpttcheck.verify._validate_values import Place, describe, is_a, is_array
-from bpttcheck.verify.guard import examining
+from bpttcheck.subject.items import Anything, Item, StateLike
+from bpttcheck.subject.user_code import examining
+from bpttcheck.subject.values import Place, describe, is_a, is_array
 
 Items = tuple[Item, Item, Item]
 

@@ -1,7 +1,7 @@
 """Which lines of the hand-written backward pass have run in judged cases, and which have not.
 
 While it records, the functions of the backward pass run from a copy of their code that has a mark
-at the start of every region not yet reached (:mod:`bpttcheck.verify.source.regions`). No trace
+at the start of every region not yet reached (:mod:`bpttcheck.subject.source.regions`). No trace
 function is used, so that debuggers and coverage tools go on undisturbed, and what was reached once
 costs nothing more. The copies keep file names and line numbers.
 """
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-from bpttcheck.verify.source.constants import best, sizes, thresholds
-from bpttcheck.verify.source.functions import UserFunction, user_code
-from bpttcheck.verify.source.names import Scope
-from bpttcheck.verify.source.regions import Plan, Recorder, Region, region_of
+from bpttcheck.subject.source.constants import best, sizes, thresholds
+from bpttcheck.subject.source.functions import UserFunction, user_code
+from bpttcheck.subject.source.names import Scope
+from bpttcheck.subject.source.regions import Plan, Recorder, Region, region_of
 
 _LONGEST = 12  # lines of source in one entry
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
-from bpttcheck.verify.source.functions import Definition, deferred
+from bpttcheck.subject.source.functions import Definition, deferred
 
 # The flags of every `from __future__ import`: they belong to the code that is compiled again.
 _FUTURE = sum({getattr(future, name).compiler_flag for name in future.all_feature_names})

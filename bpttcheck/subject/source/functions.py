@@ -21,7 +21,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from bpttcheck.contract import is_cell
-from bpttcheck.verify.source.names import UNKNOWN, Bound, Scope, Super, lookup
+from bpttcheck.subject.source.names import UNKNOWN, Bound, Scope, Super, lookup
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 

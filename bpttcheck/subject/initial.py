@@ -9,8 +9,9 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import Array, Params, State, is_float
-from bpttcheck.verify._validate_bits import same
-from bpttcheck.verify._validate_values import (
+from bpttcheck.subject.bitwise import same
+from bpttcheck.subject.user_code import Notes, call, examining
+from bpttcheck.subject.values import (
     DType,
     Expected,
     Place,
@@ -20,7 +21,6 @@ from bpttcheck.verify._validate_values import (
     dtype_remedy,
     is_a,
 )
-from bpttcheck.verify.guard import Notes, call, examining
 
 _DEEPEST = 16
 

@@ -10,8 +10,8 @@ from typing import Any
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import Layer, is_cell
 from bpttcheck.errors import ContractError
-from bpttcheck.verify.filled import unfilled
-from bpttcheck.verify.validate import validate_subject
+from bpttcheck.subject.filled import unfilled
+from bpttcheck.subject.validate import validate_subject
 
 _MASKS = ("none", "lengths", "holes", "empty_rows")
 
@@ -163,14 +163,14 @@ class Subject:
     @cached_property
     def thresholds(self) -> tuple[float, ...]:
         """Constants with which the hand-written code compares or clips, of either magnitude."""
-        from bpttcheck.verify.source import float_constants
+        from bpttcheck.subject.source import float_constants
 
         return tuple(dict.fromkeys(abs(c) for c in float_constants(unfilled(self.target)) if c))
 
     @cached_property
     def size_constants(self) -> tuple[int, ...]:
         """Whole numbers in the hand-written code that may be sizes, such as that of a block."""
-        from bpttcheck.verify.source import integer_constants
+        from bpttcheck.subject.source import integer_constants
 
         return integer_constants(unfilled(self.target))
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._validate_values import describe, is_a
-from bpttcheck.verify.guard import examining
+from bpttcheck.subject.user_code import examining
+from bpttcheck.subject.values import describe, is_a
 
 DTYPES = ("float64", "float32")
 ORACLES = ("jax", "differences")

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.verify.source.functions import user_code
-from bpttcheck.verify.source.names import UNKNOWN, Scope
+from bpttcheck.subject.source.functions import user_code
+from bpttcheck.subject.source.names import UNKNOWN, Scope
 
 _AT_MOST = 12
 _SMALLEST, _LARGEST = 2, 4096
