@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from bpttcheck.contract import Cell, Layer
     from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch
     from bpttcheck.pytest_plugin import parametrize_with_checks
+    from bpttcheck.results.records import Report, Verdict
     from bpttcheck.subject.subject import Subject
     from bpttcheck.verify.check import check
-    from bpttcheck.verify.results import Report, Verdict
 
 __version__ = "0.1.0"
 
@@ -41,9 +41,9 @@ _HOMES = {
     "ContractError": "errors",
     "GradientMismatch": "errors",
     "Layer": "contract",
-    "Report": "verify.results",
+    "Report": "results.records",
     "Subject": "subject.subject",
-    "Verdict": "verify.results",
+    "Verdict": "results.records",
     "backpropagate": "bptt.backpropagate",
     "check": "verify.check",
     "parametrize_with_checks": "pytest_plugin",

@@ -321,8 +321,8 @@ class _Run:
 def _conclude(check: NamedCheck, report: Any) -> None:
     """End the test as its report says."""
     __tracebackhide__ = True
-    from bpttcheck.verify.results import Verdict
-    from bpttcheck.verify.text import outcome
+    from bpttcheck.results.records import Verdict
+    from bpttcheck.results.text import outcome
 
     if report.verdict is Verdict.FAILED:
         broken = [finding for finding in report.findings if finding.check == "contract"]
@@ -398,7 +398,7 @@ def _take_results(item: pytest.Item, folder: Path | None) -> list[dict[str, Any]
 
 
 def _record(name: str, subject: Any, report: Any, folder: Path | None) -> dict[str, Any]:
-    from bpttcheck.verify.text import outcome
+    from bpttcheck.results.text import outcome
 
     result = next(result for result in report.checks if result.name == name)
     summary = {
@@ -439,7 +439,7 @@ def _drop_own_frames(excinfo: Any) -> None:
 
 
 def _counts(records: Sequence[Mapping[str, Any]]) -> str:
-    from bpttcheck.verify.text import plural
+    from bpttcheck.results.text import plural
 
     summaries = [record["summary"] for record in records]
     verdicts = [summary["verdict"] for summary in summaries]
@@ -459,7 +459,7 @@ def _counts(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _write(path: Path, seed: int, records: Sequence[Mapping[str, Any]]) -> str:
     """Write all reports as one JSON document; the answer is what went wrong, or ``""``."""
-    from bpttcheck.verify.results import SCHEMA_VERSION
+    from bpttcheck.results.records import SCHEMA_VERSION
 
     reports = [{"nodeid": record["nodeid"], **record["report"]} for record in records]
     document = {"schema_version": SCHEMA_VERSION, "seed": seed, "reports": reports}

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from bpttcheck.errors import ContractError
 from bpttcheck.mutants.source import RAISES
+from bpttcheck.results.records import Case, Finding, Verdict
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify.check import check_one
 from bpttcheck.verify.checks import NAMES
 from bpttcheck.verify.gradient import examine
-from bpttcheck.verify.results import Case, Finding, Verdict
 from bpttcheck.verify.run import SEQUENCE, STEP, Run
 
 if TYPE_CHECKING:

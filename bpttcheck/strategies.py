@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from bpttcheck.errors import ContractError
+from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.problem import MASKS, REGIMES, Problem, build, draw_case, draw_mask
-from bpttcheck.verify.results import Case
 
 __all__ = [
     "Case",

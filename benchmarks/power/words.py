@@ -13,9 +13,9 @@ from benchmarks.power.records import OURS, Said
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import is_cell
 from bpttcheck.mutants.base import Mutant
+from bpttcheck.results.records import Report
 from bpttcheck.selftest import invisible
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.results import Report
 from bpttcheck.verify.run import Run
 
 MISSING = "d_state0 missing"

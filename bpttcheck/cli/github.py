@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bpttcheck.verify.results import CheckResult, Finding, Report, Verdict
-from bpttcheck.verify.text import describe
+from bpttcheck.results.records import CheckResult, Finding, Report, Verdict
+from bpttcheck.results.text import describe
 
 MOST = 10  # GitHub shows no more for one step
 

@@ -152,7 +152,7 @@ def _ending(code: int) -> str:
 
 def _lost(order: Order, how: str, folder: Path) -> Judged:
     """The verdict on a target whose process left no result."""
-    from bpttcheck.verify.results import CheckResult, Report, Verdict
+    from bpttcheck.results.records import CheckResult, Report, Verdict
 
     known = _record(folder)
     case, details = known.get("case", 0), []

@@ -119,7 +119,7 @@ def of_report(
     note: str = "",
 ) -> Judged:
     """A report as it leaves the process."""
-    from bpttcheck.verify.text import brief, render
+    from bpttcheck.results.text import brief, render
 
     full = order.alone or not report.passed
     text = render(report, order.width) if full else brief(report, order.width)

@@ -93,7 +93,7 @@ def _rerun(stored: Any, target: str | None) -> Any:
 
 
 def _say(stored: Any, report: Any, as_json: bool) -> None:
-    from bpttcheck.verify.text import brief, render
+    from bpttcheck.results.text import brief, render
 
     verdict = report.verdict.value
     if as_json:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bpttcheck.errors import ContractError
-from bpttcheck.verify.text import FINDINGS_SHOWN
+from bpttcheck.results.text import FINDINGS_SHOWN
 
 _UNKNOWN = "FILE.py:OBJECT"
 

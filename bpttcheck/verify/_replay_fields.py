@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bpttcheck.verify.results import Measured
+from bpttcheck.results.records import Measured
 
 _LONGEST_TEXT = 20_000
 _MOST_DIMENSIONS = 32

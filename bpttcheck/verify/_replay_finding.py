@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import Any
 
+from bpttcheck.results.records import Case, Diagnosis, Finding, Measured
 from bpttcheck.verify._replay_fields import (
     clean,
     keys,
@@ -17,7 +18,6 @@ from bpttcheck.verify._replay_fields import (
     text,
 )
 from bpttcheck.verify.checks import NAMES
-from bpttcheck.verify.results import Case, Diagnosis, Finding, Measured
 
 
 def to_json(finding: Finding) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck import trees
+from bpttcheck.results.records import Case
 from bpttcheck.verify.problem import Problem
-from bpttcheck.verify.results import Case
 
 Array = NDArray[Any]
 Shape = Any

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bpttcheck.results.records import Case
 from bpttcheck.verify._replay_flat import Flat, Shape, items
-from bpttcheck.verify.results import Case
 
 Array = NDArray[Any]
 

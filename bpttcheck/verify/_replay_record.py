@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import __version__
+from bpttcheck.results.records import Case, Finding
 from bpttcheck.verify import _replay_flat as flats
 from bpttcheck.verify._replay_fields import clean, keys, natural, naturals, one_of, text
 from bpttcheck.verify._replay_finding import from_json, to_json
 from bpttcheck.verify._replay_flat import KINDS, Flat
 from bpttcheck.verify._replay_npz import pack, unpack
-from bpttcheck.verify.results import Case, Finding
 
 FORMAT = "bpttcheck failure"
 SCHEMA_VERSION = 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
+from bpttcheck.results.records import Case, Finding
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient import CaseOutcome, examine
 from bpttcheck.verify.gradient_finding import (
@@ -17,7 +18,6 @@ from bpttcheck.verify.gradient_finding import (
 )
 from bpttcheck.verify.large import Budget, in_one_step
 from bpttcheck.verify.problem import Problem, Template, build
-from bpttcheck.verify.results import Case, Finding
 from bpttcheck.verify.run import STEP, Run
 from bpttcheck.verify.shrink import smallest
 from bpttcheck.verify.tally import Tally

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.results import Case
 
 EDGES = (7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 256)
 """Sizes at and around the block sizes of real kernels."""

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
+from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
-from bpttcheck.verify.results import Case
 from bpttcheck.verify.values import FREE, Values
 
 Array = NDArray[Any]

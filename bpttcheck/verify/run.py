@@ -23,6 +23,7 @@ from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point, Spread, Untied
 from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.step_graph.paths import Paths
+from bpttcheck.results.records import Case, Finding
 from bpttcheck.subject.filled import unfilled
 from bpttcheck.subject.source import LineCoverage
 from bpttcheck.subject.subject import Subject
@@ -42,7 +43,6 @@ from bpttcheck.verify.problem import (
     scheduled_regime,
     templates,
 )
-from bpttcheck.verify.results import Case, Finding
 from bpttcheck.verify.values import FREEDOMS, NATURAL, SCALED_PARAMETERS
 from bpttcheck.verify.verdict import rounding
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
-from bpttcheck.verify.results import Case
+from bpttcheck.results.records import Case
 
 Array = NDArray[Any]
 

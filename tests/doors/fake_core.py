@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import bpttcheck
-from bpttcheck.verify.checks import CHECKS
-from bpttcheck.verify.results import (
+from bpttcheck.results.records import (
     Case,
     CheckResult,
     Diagnosis,
@@ -19,6 +18,7 @@ from bpttcheck.verify.results import (
     Report,
     Verdict,
 )
+from bpttcheck.verify.checks import CHECKS
 
 ALL = tuple(CHECKS)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bpttcheck.cli.github import MOST, annotate, locate
-from bpttcheck.verify.results import CheckResult, Finding, Report, Verdict
+from bpttcheck.results.records import CheckResult, Finding, Report, Verdict
 
 
 class Target:

@@ -35,7 +35,7 @@ print((time.process_time() - start) * 1e3)
         ("bpttcheck.config", {"pytest", "click"}),
         ("bpttcheck.pytest_plugin", {"click"}),
         ("bpttcheck.cli", {"pytest"}),
-        ("bpttcheck.verify.text", {"pytest", "click"}),
+        ("bpttcheck.results.text", {"pytest", "click"}),
     ],
 )
 def test_an_import_brings_nothing_heavy(module: str, more: set[str]) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
-from bpttcheck.verify.digits import aligned, short
-from bpttcheck.verify.results import (
+from bpttcheck.results.digits import aligned, short
+from bpttcheck.results.records import (
     BlockSummary,
     Case,
     CheckResult,
@@ -22,7 +22,7 @@ from bpttcheck.verify.results import (
     Report,
     Verdict,
 )
-from bpttcheck.verify.text import counts, describe, headline, outcome, render
+from bpttcheck.results.text import counts, describe, headline, outcome, render
 
 NAMES = (
     "contract",

@@ -2,7 +2,7 @@
 
 Adding a diagnosis takes its file and its line in :data:`NAMES`. A file holds ``PAGE``, which
 ``bpttcheck explain`` prints, and ``fit(evidence)``, which returns a
-:class:`bpttcheck.verify.results.Diagnosis` or None. Loaded when first used.
+:class:`bpttcheck.results.records.Diagnosis` or None. Loaded when first used.
 """
 
 from __future__ import annotations

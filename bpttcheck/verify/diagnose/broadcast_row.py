@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
-from bpttcheck.verify.results import Diagnosis
 
 PAGE = Page(
     "broadcast-row",

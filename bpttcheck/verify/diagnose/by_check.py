@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bpttcheck.results.records import Diagnosis, Finding
 from bpttcheck.verify.diagnose import impure, transposed
-from bpttcheck.verify.results import Diagnosis, Finding
 
 _LAWS = {
     "linearity": ("nonlinear", "the gradient is not linear in the cotangent"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.diagnose.base import Evidence, Page
 from bpttcheck.verify.diagnose.missing_term import one_step
-from bpttcheck.verify.results import Diagnosis
 
 PAGE = Page(
     "doubled-term",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bpttcheck.results.records import Diagnosis, Finding
 from bpttcheck.verify.diagnose.base import Evidence, Page
-from bpttcheck.verify.results import Diagnosis, Finding
 
 PAGE = Page(
     "impure",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.diagnose.base import Evidence, Page, diagnosis
-from bpttcheck.verify.results import Diagnosis
 
 PAGE = Page(
     "initial-state",

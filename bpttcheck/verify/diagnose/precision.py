@@ -9,9 +9,9 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
+from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.diagnose import wrong_cotangent
 from bpttcheck.verify.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
-from bpttcheck.verify.results import Diagnosis
 
 PAGE = Page(
     "precision",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.diagnose import surgery
 from bpttcheck.verify.diagnose.base import Evidence, Page, diagnosis
 from bpttcheck.verify.diagnose.missing_path import without
-from bpttcheck.verify.results import Diagnosis
 
 PAGE = Page(
     "sign",

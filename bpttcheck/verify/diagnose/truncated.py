@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.diagnose.base import Blocks, Evidence, Page, Specimen, diagnosis
-from bpttcheck.verify.results import Diagnosis
 
 PAGE = Page(
     "truncated",

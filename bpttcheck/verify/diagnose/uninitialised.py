@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.diagnose.base import Evidence, Page
-from bpttcheck.verify.results import Diagnosis
 from bpttcheck.verify.uninitialised import Unwritten
 
 PAGE = Page(

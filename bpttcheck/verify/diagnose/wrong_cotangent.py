@@ -7,9 +7,9 @@ import numpy as np
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.oracles.step_graph.paths import Paths, Site
+from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.diagnose.base import Evidence, Page, Specimen, diagnosis
 from bpttcheck.verify.diagnose.surgery import blocks_of
-from bpttcheck.verify.results import Diagnosis
 
 PAGE = Page(
     "wrong-cotangent",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.diagnose import surgery
 from bpttcheck.verify.diagnose.base import Evidence, Page, diagnosis
-from bpttcheck.verify.results import Diagnosis
 
 PAGE = Page(
     "wrong-derivative",

@@ -7,9 +7,9 @@ from typing import Any
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.oracles.step_graph.operands import Shift, Swap
+from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 from bpttcheck.verify.diagnose.surgery import blocks_of
-from bpttcheck.verify.results import Diagnosis
 
 PAGE = Page(
     "wrong-operand",

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from bpttcheck.verify.digits import aligned, short
-from bpttcheck.verify.results import (
+from bpttcheck.results.digits import aligned, short
+from bpttcheck.results.records import (
     BlockSummary,
     Case,
     CheckResult,

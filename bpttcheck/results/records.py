@@ -278,7 +278,7 @@ class Report:
 
     def __str__(self) -> str:
         """The report as text for a terminal, without colours."""
-        from bpttcheck.verify.text import render
+        from bpttcheck.results.text import render
 
         return render(self)
 

@@ -1,0 +1,1 @@
+"""What a run found: records, and how they read."""
