@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from bpttcheck.cells import builtin, every_name
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify import gradient
-from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.verdict import Judged, judge
 

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from bpttcheck.errors import ContractError
+from bpttcheck.problems.problem import MASKS, REGIMES, Problem, build, draw_case, draw_mask
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import MASKS, REGIMES, Problem, build, draw_case, draw_mask
 
 __all__ = [
     "Case",
@@ -110,7 +110,7 @@ def cases(
 
     Args:
         draw: supplied by Hypothesis.
-        regime: one of :data:`bpttcheck.verify.problem.REGIMES`; None: any.
+        regime: one of :data:`bpttcheck.problems.problem.REGIMES`; None: any.
         dtype: ``"float64"`` or ``"float32"``; None: either.
         sizes: a strategy of ``(n_in, n_hidden)``; None: :func:`sizes`.
         masks: False leaves masks out.

@@ -29,7 +29,7 @@ from benchmarks.calibration.experiments import (
 )
 from benchmarks.calibration.page import page
 from benchmarks.common import DOCS
-from bpttcheck.verify.problem import REGIMES
+from bpttcheck.problems.problem import REGIMES
 
 KINKED = (
     "elman[relu]", "elman[hard_tanh]", "elman[hard_sigmoid]", "elman[leaky_relu]",

@@ -16,9 +16,9 @@ from benchmarks.common import DTYPES, Compared, compared, problems
 from bpttcheck.calibration import BLIND, BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LIMIT
 from bpttcheck.oracles.autodiff import autodiff, programs
 from bpttcheck.oracles.autodiff.autodiff import Spread
+from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify import gradient, verdict
-from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Hand, Run
 
 Array = NDArray[np.float64]

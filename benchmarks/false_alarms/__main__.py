@@ -20,8 +20,8 @@ from benchmarks.common import DOCS, DTYPES, environment, problems, runs, table, 
 from benchmarks.false_alarms import verdicts
 from bpttcheck.activations import ACTIVATIONS
 from bpttcheck.calibration import LIMIT
+from bpttcheck.problems.problem import REGIMES
 from bpttcheck.verify.gradient import examine
-from bpttcheck.verify.problem import REGIMES
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.verdict import Vote
 

@@ -13,10 +13,10 @@ from bpttcheck import trees
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import builtin
 from bpttcheck.errors import ContractError
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.gradient import examine
 from bpttcheck.verify.gradient_check import _FREE
-from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import SEQUENCE, STEP, Run
 from bpttcheck.verify.verdict import judge
 

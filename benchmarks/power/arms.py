@@ -13,8 +13,8 @@ from benchmarks.power.flat import Calls
 from benchmarks.power.peers import Answer, Peer, Settings
 from benchmarks.power.records import OURS, Trial
 from bpttcheck.mutants.base import Mutant
+from bpttcheck.problems.problem import REGIMES, Problem
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import REGIMES, Problem
 from bpttcheck.verify.run import Run
 
 IDENTICAL, BEST, REGIME = "identical", "best", "regime"

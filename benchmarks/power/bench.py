@@ -19,10 +19,10 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import builtin
 from bpttcheck.contract import is_cell
 from bpttcheck.mutants.base import Mutant
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case
 from bpttcheck.selftest import invisible
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import Run
 
 FAMILIES = (*mutants.FAMILIES, mutants.SOURCE)

@@ -10,7 +10,7 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import Array
-from bpttcheck.verify.problem import Problem
+from bpttcheck.problems.problem import Problem
 
 
 class Spent(Exception):

@@ -14,6 +14,7 @@ from benchmarks.power.peers.base import Answer
 from bpttcheck.bptt import layer as layer_module
 from bpttcheck.calibration import COPIES
 from bpttcheck.errors import ContractError
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Report, Verdict
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import Options, validate_options
@@ -21,7 +22,6 @@ from bpttcheck.verify import gradient_check
 from bpttcheck.verify.check import _outcomes, _report, check_one
 from bpttcheck.verify.checks import NAMES
 from bpttcheck.verify.gradient import examine
-from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import SEQUENCE, Run
 
 

@@ -11,7 +11,7 @@ from benchmarks.power.arms import EQUAL_FIXED, EQUAL_OURS, IDENTICAL, REGIME
 from benchmarks.power.ladder import RUNGS, at_power
 from benchmarks.power.records import OURS, Rate, Reach, caught, false_alarms, told_apart
 from benchmarks.power.results import Results
-from bpttcheck.verify.problem import REGIMES
+from bpttcheck.problems.problem import REGIMES
 
 INK, SOFT, LINE = "#1f2933", "#66727f", "#d5dbe1"
 MINE, ALARM = "#0b6bcb", "#b3261e"

@@ -12,7 +12,7 @@ from benchmarks.power.peers import PEERS
 from benchmarks.power.records import OURS, Rate, Reach, Trial, caught, false_alarms, told_apart
 from benchmarks.power.results import Results
 from benchmarks.power.sentences import short
-from bpttcheck.verify.problem import REGIMES
+from bpttcheck.problems.problem import REGIMES
 
 
 def who(r: Results) -> str:

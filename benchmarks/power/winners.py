@@ -9,7 +9,7 @@ from benchmarks.power.ladder import at_power
 from benchmarks.power.records import OURS, Trial, told_apart
 from benchmarks.power.results import Results
 from benchmarks.power.speech import characters, costs, milliseconds, named
-from bpttcheck.verify.problem import REGIMES
+from bpttcheck.problems.problem import REGIMES
 
 _ARMS = {
     IDENTICAL: "identical inputs, defaults",

@@ -12,9 +12,9 @@ from bpttcheck.bench.form import Ready
 from bpttcheck.bench.forms import FORMS
 from bpttcheck.bench.report.records import Size
 from bpttcheck.cells import builtin
+from bpttcheck.problems.problem import Problem, build
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import Problem, build
 
 CELLS = ("elman", "lstm", "gru_reset_after", "gru_reset_before", "peephole_lstm", "jordan")
 DTYPES = ("float64", "float32")

@@ -15,9 +15,9 @@ from bpttcheck.bench.timing import rounds
 from bpttcheck.bptt.fused import FUSED
 from bpttcheck.cells import builtin
 from bpttcheck.jax_mode import enable_x64
+from bpttcheck.problems.problem import build
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import build
 
 WAYS = ("fused", "on_jax")
 

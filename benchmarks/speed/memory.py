@@ -12,9 +12,9 @@ from bpttcheck import trees
 from bpttcheck.bptt.checkpoint import checkpointed, stored_bytes
 from bpttcheck.bptt.fused import FUSED
 from bpttcheck.cells import builtin
+from bpttcheck.problems.problem import Problem, build
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import Problem, build
 
 # Beyond this many numbers in the states of a sequence nothing new is seen, but it takes a gigabyte.
 _LARGEST = 4_000_000

@@ -9,9 +9,9 @@ from bpttcheck.bench import floor
 from bpttcheck.bench.form import Blocks, Ready, by_name
 from bpttcheck.contract import Layer
 from bpttcheck.errors import Declined
+from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
-from bpttcheck.verify.problem import Problem
 
 
 def as_it_is(subject: Subject, problem: Problem) -> Ready:

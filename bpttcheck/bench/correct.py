@@ -20,8 +20,8 @@ import numpy as np
 from bpttcheck.bench.form import Blocks
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, GradientMismatch
+from bpttcheck.problems.problem import Problem, each_leaf, in_float64
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import Problem, each_leaf, in_float64
 from bpttcheck.verify.run import Run
 
 _MARGIN, _DRAWS, _DIRECTIONS = 100.0, 3, 3

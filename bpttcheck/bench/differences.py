@@ -13,8 +13,8 @@ from bpttcheck import trees
 from bpttcheck.bench.form import Blocks, Ready, by_name
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import Declined
+from bpttcheck.problems.problem import Problem, each_leaf
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import Problem, each_leaf
 
 # Seconds; a gradient that takes longer is not worth timing several times.
 LONGEST = 10.0

@@ -25,7 +25,7 @@ import numpy as np
 
 from bpttcheck.contract import Array, Layer
 from bpttcheck.errors import Declined
-from bpttcheck.verify.problem import Problem
+from bpttcheck.problems.problem import Problem
 
 # Lengths whose difference is taken, so that what is done once for a sequence does not count.
 _SHORT, _LONG = 2, 12

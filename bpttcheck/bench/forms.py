@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from bpttcheck.bench import by_hand, differences, in_jax, in_torch
 from bpttcheck.bench.form import Ready
+from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from bpttcheck.contract import is_float
 from bpttcheck.errors import Declined
 from bpttcheck.oracles.tracer.lax_engine import LaxEngine
 from bpttcheck.oracles.tracer.trace import lift
+from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import Problem
 
 # (params, xs, state0) -> (ys, state_T), on trees of JAX arrays
 Forward = Callable[[Any, Any, Any], tuple[Any, Any]]

@@ -11,8 +11,8 @@ from bpttcheck import cells
 from bpttcheck.bench.form import Blocks, Ready, by_name
 from bpttcheck.contract import Array
 from bpttcheck.errors import Declined
+from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import Problem
 
 
 def native(subject: Subject, problem: Problem) -> Ready:

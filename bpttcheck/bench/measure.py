@@ -18,10 +18,10 @@ from bpttcheck.bench.summarise import exponents, headline, same_over, summaries
 from bpttcheck.bench.timing import Samples, once, rounds
 from bpttcheck.errors import ContractError, Declined, GradientMismatch
 from bpttcheck.jax_mode import enable_x64
+from bpttcheck.problems.problem import Problem, build
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import validate_cell
-from bpttcheck.verify.problem import Problem, build
 
 Progress = Callable[[int, int, str], None]
 _SAME = "the same again"

@@ -49,7 +49,7 @@ def fitting(subject: Subject, sizes: Sequence[Size], given: bool) -> tuple[Size,
     """
     if subject.sizes is None or given:
         return tuple(sizes)
-    from bpttcheck.verify.sizes import collect
+    from bpttcheck.problems.sizes import collect
 
     pairs = collect(subject.sizes, 0)
     widths = sorted({size.n_hidden for size in sizes})

@@ -101,7 +101,7 @@ class Finding:
         comparison: what ``hand`` was compared with when it was no oracle (a law's other side).
         counted: True if it was only counted: wrong in some case that was neither made small nor
             explained, and likely spoilt by another block that was.
-        problem: the smallest case with its arrays (:class:`bpttcheck.verify.problem.Problem`),
+        problem: the smallest case with its arrays (:class:`bpttcheck.problems.problem.Problem`),
             which a replay needs; None where there is none.
     """
 

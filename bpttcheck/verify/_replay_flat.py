@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck import trees
+from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
-from bpttcheck.verify.problem import Problem
 
 Array = NDArray[Any]
 Shape = Any

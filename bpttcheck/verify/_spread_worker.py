@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.problems.problem import Problem, Template, templates
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import Notes
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient import CaseOutcome, examine
-from bpttcheck.verify.problem import Problem, Template, templates
 from bpttcheck.verify.run import STEP, Run
 from bpttcheck.verify.tally import Tally
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck.problems.large import FIRST
 from bpttcheck.results.records import Case
 from bpttcheck.subject.filled import unfilled
-from bpttcheck.verify.large import FIRST
 from bpttcheck.verify.run import Run
 
 _SHORT = 12

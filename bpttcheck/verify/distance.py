@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run
 
 _CASES = 9

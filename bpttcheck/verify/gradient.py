@@ -14,10 +14,10 @@ from bpttcheck.calibration import BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LAW_COP
 from bpttcheck.errors import BpttcheckError, Declined
 from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.oracles.estimate import Estimate, rms
-from bpttcheck.verify.large import FIRST
-from bpttcheck.verify.noisy_array import copies as noisy_copies
-from bpttcheck.verify.noisy_array import deviations
-from bpttcheck.verify.problem import FEW, Problem, Template, in_float64
+from bpttcheck.problems.large import FIRST
+from bpttcheck.problems.noisy_array import copies as noisy_copies
+from bpttcheck.problems.noisy_array import deviations
+from bpttcheck.problems.problem import FEW, Problem, Template, in_float64
 from bpttcheck.verify.run import Hand, Reference, Run
 from bpttcheck.verify.verdict import Judged, Vote, Witness, judge, rounding, vote
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
+from bpttcheck.problems.large import Budget, in_one_step
+from bpttcheck.problems.problem import Problem, Template, build
+from bpttcheck.problems.values import REACHED
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient import CaseOutcome, examine
@@ -16,12 +19,9 @@ from bpttcheck.verify.gradient_finding import (
     forward_finding,
     plain_finding,
 )
-from bpttcheck.verify.large import Budget, in_one_step
-from bpttcheck.verify.problem import Problem, Template, build
 from bpttcheck.verify.run import STEP, Run
 from bpttcheck.verify.shrink import smallest
 from bpttcheck.verify.tally import Tally
-from bpttcheck.verify.values import REACHED
 from bpttcheck.verify.verdict import Judged
 
 # Failing cases that are explained in full; later ones are only counted.

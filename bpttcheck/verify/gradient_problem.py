@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bpttcheck.errors import ContractError
+from bpttcheck.problems.problem import Problem
 from bpttcheck.verify.gradient import examine
 from bpttcheck.verify.gradient_finding import count, exception_finding, finding_of, forward_finding
-from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
 

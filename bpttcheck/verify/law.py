@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from bpttcheck.calibration import LAW_COPIES, LIMIT
 from bpttcheck.contract import is_float
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
+from bpttcheck.problems.large import FIRST, Budget
+from bpttcheck.problems.noisy_array import copies as noisy_copies
+from bpttcheck.problems.noisy_array import deviations
+from bpttcheck.problems.problem import Problem, Template, each_leaf, in_float64, nearest
 from bpttcheck.results.records import Case, Finding, Measured
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient_finding import exception_finding
-from bpttcheck.verify.large import FIRST, Budget
-from bpttcheck.verify.noisy_array import copies as noisy_copies
-from bpttcheck.verify.noisy_array import deviations
-from bpttcheck.verify.problem import Problem, Template, each_leaf, in_float64, nearest
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.shrink import smallest
 from bpttcheck.verify.tally import Tally

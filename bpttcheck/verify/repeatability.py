@@ -13,10 +13,10 @@ import numpy as np
 
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
+from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.bitwise import Bits, bits, same
 from bpttcheck.subject.probe import Impurity
 from bpttcheck.verify.passes import Arguments, Budget, Passes, Rounding, flat
-from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run
 
 CALLS = 300

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bpttcheck.errors import ContractError
+from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Finding, Report
 from bpttcheck.verify import _replay_files as files
 from bpttcheck.verify import _replay_record as records
@@ -21,7 +22,6 @@ from bpttcheck.verify._replay_flat import flatten
 from bpttcheck.verify._replay_literal import example as _example
 from bpttcheck.verify._replay_record import Stored
 from bpttcheck.verify._replay_script import script
-from bpttcheck.verify.problem import Problem
 
 __all__ = ["DIRECTORY", "KEPT", "Stored", "example", "listed", "load", "rerun", "store"]
 

@@ -23,15 +23,9 @@ from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point, Spread, Untied
 from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.step_graph.paths import Paths
-from bpttcheck.results.records import Case, Finding
-from bpttcheck.subject.filled import unfilled
-from bpttcheck.subject.source import LineCoverage
-from bpttcheck.subject.subject import Subject
-from bpttcheck.subject.surrogate import surrogate_forward
-from bpttcheck.subject.user_code import Notes, call
-from bpttcheck.verify import large, preconditions
-from bpttcheck.verify.leaves import Leaves
-from bpttcheck.verify.problem import (
+from bpttcheck.problems import large, preconditions
+from bpttcheck.problems.leaves import Leaves
+from bpttcheck.problems.problem import (
     FEW,
     Problem,
     Seeded,
@@ -43,7 +37,13 @@ from bpttcheck.verify.problem import (
     scheduled_regime,
     templates,
 )
-from bpttcheck.verify.values import FREEDOMS, NATURAL, SCALED_PARAMETERS
+from bpttcheck.problems.values import FREEDOMS, NATURAL, SCALED_PARAMETERS
+from bpttcheck.results.records import Case, Finding
+from bpttcheck.subject.filled import unfilled
+from bpttcheck.subject.source import LineCoverage
+from bpttcheck.subject.subject import Subject
+from bpttcheck.subject.surrogate import surrogate_forward
+from bpttcheck.subject.user_code import Notes, call
 from bpttcheck.verify.verdict import rounding
 
 Array = NDArray[Any]
@@ -587,6 +587,6 @@ def _collect_sizes(strategy: Any, seed: int) -> tuple[tuple[int, int], ...] | No
     """Distinct ``(n_in, n_hidden)`` drawn from a Hypothesis strategy, small ones first."""
     if strategy is None:
         return None
-    from bpttcheck.verify.sizes import collect
+    from bpttcheck.problems.sizes import collect
 
     return collect(strategy, seed)

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from bpttcheck.errors import BpttcheckError
+from bpttcheck.problems.problem import Problem, Template, simplified
 from bpttcheck.results.records import Case
-from bpttcheck.verify.problem import Problem, Template, simplified
 from bpttcheck.verify.run import Run
 
 _SMALL = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2))

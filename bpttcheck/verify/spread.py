@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.problems.problem import Template
 from bpttcheck.verify._spread_worker import Elsewhere, Here, Key, Told, drawn, judge, obey
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.gradient_check import wide_cases
 from bpttcheck.verify.gradient_finding import count
-from bpttcheck.verify.problem import Template
 from bpttcheck.verify.run import SEQUENCE, STEP, Run
 from bpttcheck.verify.tally import Tally
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from bpttcheck import Subject, activations, unroll
 from bpttcheck.oracles.autodiff.autodiff import Spread
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case
-from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import SEQUENCE, Run
 
 from .network import K, Layout, Network

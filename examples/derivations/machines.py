@@ -13,8 +13,8 @@ from bpttcheck import unroll
 from bpttcheck.calibration import LIMIT
 from bpttcheck.cells import Elman, Jordan
 from bpttcheck.oracles.autodiff.autodiff import Spread
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case
-from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import SEQUENCE
 from bpttcheck.verify.verdict import judge, rounding
 

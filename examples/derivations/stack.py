@@ -10,8 +10,8 @@ import numpy as np
 
 from bpttcheck import Subject, activations, unroll
 from bpttcheck.calibration import LIMIT
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case
-from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.verdict import judge, rounding
 

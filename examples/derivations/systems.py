@@ -90,7 +90,7 @@ def _cross_entropy(loss: Any) -> bool:
 
 def _untied(autodiff: Any) -> bool:
     """JAX's untied gradients sum to the tied one; A3 judges each of them."""
-    from bpttcheck.verify.problem import build
+    from bpttcheck.problems.problem import build
     from bpttcheck.verify.run import Run
 
     assert callable(autodiff.untied)

@@ -15,11 +15,11 @@ from click.testing import Result
 import bpttcheck
 from bpttcheck.config import FAILURES, Settings, failures, read
 from bpttcheck.errors import ContractError
+from bpttcheck.problems.problem import build
 from bpttcheck.results.records import Case, Finding, Measured, Report
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify import replay
 from bpttcheck.verify.checks import CHECKS
-from bpttcheck.verify.problem import build
 
 Cli = Callable[..., Result]
 

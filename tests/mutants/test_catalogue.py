@@ -13,7 +13,7 @@ from bpttcheck.cells import BUILTINS, LSTM, Elman
 from bpttcheck.contract import is_cell, is_layer
 from bpttcheck.errors import ContractError
 from bpttcheck.mutants.base import VALUES
-from bpttcheck.verify.problem import REGIMES
+from bpttcheck.problems.problem import REGIMES
 
 NAMES = [*BUILTINS, "elman[relu]", "counting", "layer of elman", "layer of counting"]
 CODES = set(

@@ -19,9 +19,9 @@ from bpttcheck.bptt.fused import FusedLSTM
 from bpttcheck.cells import LSTM, Elman, GRUResetAfter, GRUResetBefore, builtin
 from bpttcheck.errors import ContractError, GradientMismatch
 from bpttcheck.jax_mode import enable_x64
+from bpttcheck.problems.problem import build
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import build
 
 SIZE = Size(3, 2, 4, 5)
 PLAN = Plan([SIZE], count=3)

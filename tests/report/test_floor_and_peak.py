@@ -14,9 +14,9 @@ from bpttcheck.bench.report.records import Size
 from bpttcheck.bptt.fused import FUSED
 from bpttcheck.cells import LSTM, Elman, GRUResetAfter, builtin
 from bpttcheck.errors import Declined
+from bpttcheck.problems.problem import Problem, build
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import Problem, build
 
 
 def problem(T: int = 5) -> Problem:

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from bpttcheck import Verdict
+from bpttcheck.problems import problem
+from bpttcheck.problems.large import Plan
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import validate_options
-from bpttcheck.verify import gradient_check, problem
+from bpttcheck.verify import gradient_check
 from bpttcheck.verify import run as running
 from bpttcheck.verify.check import check_one
 from bpttcheck.verify.checks import NAMES
 from bpttcheck.verify.diagnose import evidence
-from bpttcheck.verify.large import Plan
 from bpttcheck.verify.run import Run
 
 DTYPES = ("float64", "float32")

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 import bpttcheck
 from bpttcheck import Verdict
 from bpttcheck.cells import Elman
+from bpttcheck.problems.large import ALL, EDGES, LONGEST, Budget, chunks, plan
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.large import ALL, EDGES, LONGEST, Budget, chunks, plan
 
 
 class Layer:

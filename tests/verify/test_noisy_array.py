@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bpttcheck.cells import LSTM
+from bpttcheck.problems.noisy_array import NoisyArray, copies, noise
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.noisy_array import NoisyArray, copies, noise
 from bpttcheck.verify.run import SEQUENCE, Run
 
 EPS = np.finfo(float).eps

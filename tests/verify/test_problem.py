@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 
 from bpttcheck import trees
 from bpttcheck.cells import LSTM, Elman
-from bpttcheck.results.records import Case
-from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.problem import (
+from bpttcheck.problems.problem import (
     LENGTHS_BEYOND_TRUNCATION,
     MASKS,
     REGIMES,
@@ -22,6 +20,8 @@ from bpttcheck.verify.problem import (
     scheduled_regime,
     templates,
 )
+from bpttcheck.results.records import Case
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.run import Run
 
 DTYPES = ("float64", "float32")

@@ -10,7 +10,7 @@ from bpttcheck import strategies as bst
 from bpttcheck.activations import ACTIVATIONS
 from bpttcheck.cells import LSTM, Elman, Jordan
 from bpttcheck.errors import ContractError
-from bpttcheck.verify.problem import REGIMES
+from bpttcheck.problems.problem import REGIMES
 
 QUICK = settings(max_examples=300, database=None, deadline=None)
 

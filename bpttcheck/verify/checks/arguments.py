@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bpttcheck.errors import ContractError
+from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Finding
 from bpttcheck.subject.probe import Impurity
 from bpttcheck.verify.arguments import mixed_dtypes, other_forms, other_layouts
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.passes import Arguments, Passes, small_case
-from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
 

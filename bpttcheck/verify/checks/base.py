@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bpttcheck.verify.problem import Problem
+from bpttcheck.problems.problem import Problem
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
 

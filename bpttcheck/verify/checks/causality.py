@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.problems.problem import Problem
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
-from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.tally import Tally
 

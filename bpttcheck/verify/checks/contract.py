@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from bpttcheck.errors import ContractError
+from bpttcheck.problems.problem import nearest
 from bpttcheck.subject.validate import validate_cell, validate_layer
 from bpttcheck.subject.values import dtypes_noted
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient_finding import exception_finding
-from bpttcheck.verify.problem import nearest
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
 

@@ -11,10 +11,10 @@ from bpttcheck import trees
 from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
 from bpttcheck.contract import is_float
 from bpttcheck.oracles.differences.finite_difference import finite_difference
+from bpttcheck.problems.problem import Problem, nearest
 from bpttcheck.results.records import Finding, Measured
 from bpttcheck.subject.user_code import call
 from bpttcheck.verify.checks.base import Context, NotApplicable
-from bpttcheck.verify.problem import Problem, nearest
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.tally import Tally
 from bpttcheck.verify.verdict import Judged

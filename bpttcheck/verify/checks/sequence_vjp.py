@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from bpttcheck.problems.problem import Problem
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.gradient_check import gradient_cases
 from bpttcheck.verify.gradient_problem import gradient_problem
-from bpttcheck.verify.problem import Problem
 from bpttcheck.verify.run import SEQUENCE, Run
 from bpttcheck.verify.tally import Tally
 

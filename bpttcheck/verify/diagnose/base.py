@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from bpttcheck import trees
 from bpttcheck.calibration import LIMIT
 from bpttcheck.oracles.autodiff.autodiff import Untied
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case, Diagnosis
-from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import SEQUENCE, STEP, Hand, Reference, Run
 from bpttcheck.verify.tally import Seen
 from bpttcheck.verify.verdict import rounding, width

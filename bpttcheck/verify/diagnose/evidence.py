@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from bpttcheck.errors import BpttcheckError
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case, Diagnosis
 from bpttcheck.verify import diagnose
 from bpttcheck.verify.diagnose.base import SEQUENCE, STEP, Evidence, Seen, Specimen
-from bpttcheck.verify.problem import Problem, Template
 from bpttcheck.verify.run import Run
 from bpttcheck.verify.verdict import judge, rounding
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import BpttcheckError
+from bpttcheck.problems.problem import in_float64
 from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.diagnose.base import Evidence, Page, Specimen, diagnosis
-from bpttcheck.verify.problem import in_float64
 
 PAGE = Page(
     "range",

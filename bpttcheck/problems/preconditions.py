@@ -17,12 +17,12 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.problems.problem import draw_mask
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.subject.filled import absent, filled
 from bpttcheck.subject.refusals import is_refusal
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
-from bpttcheck.verify.problem import draw_mask
 
 _LENGTHS = (1, 2, 3, 4, 5, 8, 12)
 _MORE_LENGTHS = (6, 7, 9, 10, 11, 16, 24, 32, 35, 48, 64, 70, 96, 128, 256, 300)

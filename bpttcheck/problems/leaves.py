@@ -10,8 +10,8 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import Array, is_float
+from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.user_code import call
-from bpttcheck.verify.problem import Problem
 
 
 @dataclass(frozen=True)

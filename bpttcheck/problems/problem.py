@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
+from bpttcheck.problems.values import FREE, Values
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
-from bpttcheck.verify.values import FREE, Values
 
 Array = NDArray[Any]
 
@@ -209,7 +209,7 @@ def build(subject: Subject, case: Case, stream: int = 0, freedom: str = FREE) ->
         case: the structure.
         stream: other values for the same structure.
         freedom: how far values may be from those that the subject makes for itself; one of
-            :data:`bpttcheck.verify.values.FREEDOMS`.
+            :data:`bpttcheck.problems.values.FREEDOMS`.
 
     Raises:
         ContractError: if the subject's own code fails on the way.

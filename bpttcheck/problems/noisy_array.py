@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck.contract import is_float
-from bpttcheck.verify.problem import Problem, each_leaf
+from bpttcheck.problems.problem import Problem, each_leaf
 
 Array = NDArray[Any]
 
