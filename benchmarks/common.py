@@ -14,11 +14,11 @@ import jax
 import numpy as np
 
 from bpttcheck.cells import builtin, every_name
+from bpttcheck.judge import gradient
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.verdict import Judged, judge
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify import gradient
-from bpttcheck.verify.run import Run
-from bpttcheck.verify.verdict import Judged, judge
 
 DTYPES = ("float64", "float32")
 DOCS = Path(__file__).parent.parent / "docs"

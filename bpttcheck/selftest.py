@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.gradient import examine
+from bpttcheck.judge.run import SEQUENCE, STEP, Run
 from bpttcheck.mutants.source import RAISES
 from bpttcheck.results.records import Case, Finding, Verdict
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify.check import check_one
 from bpttcheck.verify.checks import NAMES
-from bpttcheck.verify.gradient import examine
-from bpttcheck.verify.run import SEQUENCE, STEP, Run
 
 if TYPE_CHECKING:
     from bpttcheck.mutants.base import Mutant

@@ -8,12 +8,12 @@ import pytest
 
 from bpttcheck import cells, mutants
 from bpttcheck.errors import ContractError
+from bpttcheck.judge import gradient, verdict
+from bpttcheck.judge.tally import Tally
 from bpttcheck.mutants.base import Mutant
 from bpttcheck.results.records import Case
 from bpttcheck.selftest import CAUGHT, INVISIBLE, MISSED, invisible, selftest
-from bpttcheck.verify import gradient, verdict
 from bpttcheck.verify.checks import CHECKS
-from bpttcheck.verify.tally import Tally
 
 FAMILIES = ("sign", "path")
 

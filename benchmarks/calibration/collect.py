@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from benchmarks.calibration.cells import correct
 from benchmarks.common import DTYPES, Compared, compared, problems
 from bpttcheck.calibration import BLIND, BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LIMIT
+from bpttcheck.judge import gradient, verdict
+from bpttcheck.judge.run import SEQUENCE, Hand, Run
 from bpttcheck.oracles.autodiff import autodiff, programs
 from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify import gradient, verdict
-from bpttcheck.verify.run import SEQUENCE, Hand, Run
 
 Array = NDArray[np.float64]
 Width = tuple[int, float]

@@ -15,13 +15,13 @@ import numpy as np
 from benchmarks.calibration.cells import correct
 from benchmarks.calibration.collect import STANDING, Records, View, collect, copies
 from benchmarks.common import DTYPES, compared, problems
+from bpttcheck.judge.run import SEQUENCE, Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.oracles.autodiff import noise, programs
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify import law
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Context, NotApplicable
-from bpttcheck.verify.run import SEQUENCE, Run
-from bpttcheck.verify.tally import Tally
 
 MARGINS = (0.0, 1.0, 4.0, 16.0, 64.0)
 LAW_COUNTS = (2, 4, 8)

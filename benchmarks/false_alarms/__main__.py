@@ -20,10 +20,10 @@ from benchmarks.common import DOCS, DTYPES, environment, problems, runs, table, 
 from benchmarks.false_alarms import verdicts
 from bpttcheck.activations import ACTIVATIONS
 from bpttcheck.calibration import LIMIT
+from bpttcheck.judge.gradient import examine
+from bpttcheck.judge.run import SEQUENCE, Run
+from bpttcheck.judge.verdict import Vote
 from bpttcheck.problems.problem import REGIMES
-from bpttcheck.verify.gradient import examine
-from bpttcheck.verify.run import SEQUENCE, Run
-from bpttcheck.verify.verdict import Vote
 
 
 def main() -> None:

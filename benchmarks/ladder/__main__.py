@@ -23,8 +23,8 @@ from benchmarks.ladder.climb import (
     first_parameter,
 )
 from benchmarks.ladder.page import page
+from bpttcheck.judge.run import SEQUENCE, STEP
 from bpttcheck.problems.problem import REGIMES
-from bpttcheck.verify.run import SEQUENCE, STEP
 
 NAMES = ("elman[tanh]", "elman[relu]", "lstm", "gru_reset_after", "jordan")
 

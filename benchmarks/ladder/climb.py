@@ -13,12 +13,12 @@ from bpttcheck import trees
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import builtin
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.gradient import examine
+from bpttcheck.judge.run import SEQUENCE, STEP, Run
+from bpttcheck.judge.verdict import judge
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.gradient import examine
 from bpttcheck.verify.gradient_check import _FREE
-from bpttcheck.verify.run import SEQUENCE, STEP, Run
-from bpttcheck.verify.verdict import judge
 
 RUNGS = tuple(
     float(f"{mantissa}e-{exponent}") for exponent in range(15, 0, -1) for mantissa in (1, 3)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from benchmarks.common import DTYPES, environment, interval, table
 from benchmarks.ladder.climb import PROMISED, RUNGS, Climb, EndToEnd
 from bpttcheck.calibration import BLIND, LIMIT
+from bpttcheck.judge.run import SEQUENCE, STEP
 from bpttcheck.problems.problem import REGIMES
-from bpttcheck.verify.run import SEQUENCE, STEP
 
 _CHECKS = {STEP: "step_vjp", SEQUENCE: "sequence_vjp"}
 _ASKED = (0.9, 0.95)

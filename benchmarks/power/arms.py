@@ -12,10 +12,10 @@ from benchmarks.power.bench import CELLS, DTYPES, SIZES, Bench, checkers, name_o
 from benchmarks.power.flat import Calls
 from benchmarks.power.peers import Answer, Peer, Settings
 from benchmarks.power.records import OURS, Trial
+from bpttcheck.judge.run import Run
 from bpttcheck.mutants.base import Mutant
 from bpttcheck.problems.problem import REGIMES, Problem
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.run import Run
 
 IDENTICAL, BEST, REGIME = "identical", "best", "regime"
 EQUAL_FIXED, EQUAL_OURS = "equal, fixed inputs", "equal, our strategies"

@@ -18,12 +18,12 @@ from bpttcheck import mutants
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import builtin
 from bpttcheck.contract import is_cell
+from bpttcheck.judge.run import Run
 from bpttcheck.mutants.base import Mutant
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case
 from bpttcheck.selftest import invisible
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.run import Run
 
 FAMILIES = (*mutants.FAMILIES, mutants.SOURCE)
 CELLS = ("elman[tanh]", "elman[relu]", "lstm", "gru_reset_after", "leaky")

@@ -16,7 +16,7 @@ from benchmarks.power.peers import PEERS, Peer
 from benchmarks.power.peers.jax_check_grads import forget
 from benchmarks.power.tuning import Tuned, tune
 from bpttcheck import mutants
-from bpttcheck.verify.run import SEQUENCE
+from bpttcheck.judge.run import SEQUENCE
 
 EXAMPLES = 100
 """Cases of a check on the ladder of whole checks."""

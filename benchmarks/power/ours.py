@@ -14,6 +14,8 @@ from benchmarks.power.peers.base import Answer
 from bpttcheck.bptt import layer as layer_module
 from bpttcheck.calibration import COPIES
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.gradient import examine
+from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Report, Verdict
 from bpttcheck.subject.subject import Subject
@@ -21,8 +23,6 @@ from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify import gradient_check
 from bpttcheck.verify.check import _outcomes, _report, check_one
 from bpttcheck.verify.checks import NAMES
-from bpttcheck.verify.gradient import examine
-from bpttcheck.verify.run import SEQUENCE, Run
 
 
 class CountedLayer:

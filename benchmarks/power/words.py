@@ -12,11 +12,11 @@ from benchmarks.power.peers import Peer
 from benchmarks.power.records import OURS, Said
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import is_cell
+from bpttcheck.judge.run import Run
 from bpttcheck.mutants.base import Mutant
 from bpttcheck.results.records import Report
 from bpttcheck.selftest import invisible
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.run import Run
 
 MISSING = "d_state0 missing"
 """The gradient of the initial state is zero: in every catalogue."""

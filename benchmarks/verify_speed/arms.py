@@ -59,7 +59,7 @@ def ours(examples: int, checks: tuple[str, ...] | None) -> Callable[[int], dict[
     import bpttcheck
     import bpttcheck.verify.check
     from bpttcheck.cells import LSTM
-    from bpttcheck.verify.run import Run
+    from bpttcheck.judge.run import Run
 
     evaluations = [0]
     difference, hand = Run.difference, Run.hand

@@ -20,9 +20,9 @@ import numpy as np
 from bpttcheck.bench.form import Blocks
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, GradientMismatch
+from bpttcheck.judge.run import Run
 from bpttcheck.problems.problem import Problem, each_leaf, in_float64
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.run import Run
 
 _MARGIN, _DRAWS, _DIRECTIONS = 100.0, 3, 3
 _BARS = 32.0  # the limit of a verdict by differences, in error bars

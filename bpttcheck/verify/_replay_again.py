@@ -11,6 +11,7 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.run import Run
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import CheckResult, Finding, Report, Verdict
 from bpttcheck.subject.subject import Subject
@@ -19,7 +20,6 @@ from bpttcheck.verify._replay_flat import Flat, shape
 from bpttcheck.verify._replay_record import Stored
 from bpttcheck.verify.check import check
 from bpttcheck.verify.checks.base import NotApplicable, OnProblem
-from bpttcheck.verify.run import Run
 
 
 def rerun(stored: Stored, subject: Any) -> Report:

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.judge.gradient import CaseOutcome, examine
+from bpttcheck.judge.run import STEP, Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem, Template, templates
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import Notes
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.gradient import CaseOutcome, examine
-from bpttcheck.verify.run import STEP, Run
-from bpttcheck.verify.tally import Tally
 
 Key = tuple[str, int]
 """The mode of a gradient check, and the number of a case."""

@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch, InternalError
+from bpttcheck.judge.coverage import hidden_of, larger
+from bpttcheck.judge.distance import distance_from_full
+from bpttcheck.judge.gradient_finding import exception_finding
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.large import FIRST
 from bpttcheck.results.records import CheckResult, Finding, Report, Verdict
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
-from bpttcheck.verify.coverage import hidden_of, larger
-from bpttcheck.verify.distance import distance_from_full
-from bpttcheck.verify.gradient_finding import exception_finding
-from bpttcheck.verify.run import Run
 from bpttcheck.verify.spread import spread
-from bpttcheck.verify.tally import Tally
 
 _SURROGATE = "judged against the declared surrogate, which is not the gradient"
 

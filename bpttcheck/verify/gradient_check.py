@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
-from bpttcheck.problems.large import Budget, in_one_step
-from bpttcheck.problems.problem import Problem, Template, build
-from bpttcheck.problems.values import REACHED
-from bpttcheck.results.records import Case, Finding
-from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.gradient import CaseOutcome, examine
-from bpttcheck.verify.gradient_finding import (
+from bpttcheck.judge.gradient import CaseOutcome, examine
+from bpttcheck.judge.gradient_finding import (
     count,
     exception_finding,
     finding_of,
     forward_finding,
     plain_finding,
 )
-from bpttcheck.verify.run import STEP, Run
-from bpttcheck.verify.shrink import smallest
-from bpttcheck.verify.tally import Tally
-from bpttcheck.verify.verdict import Judged
+from bpttcheck.judge.run import STEP, Run
+from bpttcheck.judge.shrink import smallest
+from bpttcheck.judge.tally import Tally
+from bpttcheck.judge.verdict import Judged
+from bpttcheck.problems.large import Budget, in_one_step
+from bpttcheck.problems.problem import Problem, Template, build
+from bpttcheck.problems.values import REACHED
+from bpttcheck.results.records import Case, Finding
+from bpttcheck.verify.checks.base import Context
 
 # Failing cases that are explained in full; later ones are only counted.
 _EXPLAINED = 3

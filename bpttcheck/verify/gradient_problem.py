@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.gradient import examine
+from bpttcheck.judge.gradient_finding import count, exception_finding, finding_of, forward_finding
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
-from bpttcheck.verify.gradient import examine
-from bpttcheck.verify.gradient_finding import count, exception_finding, finding_of, forward_finding
-from bpttcheck.verify.run import Run
-from bpttcheck.verify.tally import Tally
 
 
 def gradient_problem(run: Run, name: str, mode: str, problem: Problem) -> Tally:

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from bpttcheck.calibration import LAW_COPIES, LIMIT
 from bpttcheck.contract import is_float
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
+from bpttcheck.judge.gradient_finding import exception_finding
+from bpttcheck.judge.run import SEQUENCE, Run
+from bpttcheck.judge.shrink import smallest
+from bpttcheck.judge.tally import Tally
+from bpttcheck.judge.verdict import Judged, judge, rounding
 from bpttcheck.problems.large import FIRST, Budget
 from bpttcheck.problems.noisy_array import copies as noisy_copies
 from bpttcheck.problems.noisy_array import deviations
 from bpttcheck.problems.problem import Problem, Template, each_leaf, in_float64, nearest
 from bpttcheck.results.records import Case, Finding, Measured
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.gradient_finding import exception_finding
-from bpttcheck.verify.run import SEQUENCE, Run
-from bpttcheck.verify.shrink import smallest
-from bpttcheck.verify.tally import Tally
-from bpttcheck.verify.verdict import Judged, judge, rounding
 
 Array = NDArray[Any]
 Blocks = Mapping[str, Any]
@@ -237,7 +237,7 @@ def _beside_jax(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> l
     """
     if not run.has_jax or not law.parts:
         return judged
-    from bpttcheck.verify.gradient import examine
+    from bpttcheck.judge.gradient import examine
 
     seen: dict[str, list[Judged]] = {}
     parts, case = law.parts(run, problem), problem.case

@@ -18,13 +18,13 @@ from bpttcheck import trees
 from bpttcheck.calibration import LAW_COPIES, LIMIT
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.verdict import rounding, width
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
 from bpttcheck.subject.bitwise import Bits, arrays, same
 from bpttcheck.subject.probe import NAMES, Names
 from bpttcheck.subject.user_code import Notes, call
-from bpttcheck.verify.run import Run
-from bpttcheck.verify.verdict import rounding, width
 
 Change = Callable[[str, Array], Array]
 """From an argument's path and array to another array."""

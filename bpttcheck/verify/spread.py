@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.judge.gradient_finding import count
+from bpttcheck.judge.run import SEQUENCE, STEP, Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Template
 from bpttcheck.verify._spread_worker import Elsewhere, Here, Key, Told, drawn, judge, obey
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.gradient_check import wide_cases
-from bpttcheck.verify.gradient_finding import count
-from bpttcheck.verify.run import SEQUENCE, STEP, Run
-from bpttcheck.verify.tally import Tally
 
 _MODES = {"step_vjp": STEP, "sequence_vjp": SEQUENCE}
 

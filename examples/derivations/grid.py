@@ -10,10 +10,10 @@ from functools import cache, cached_property
 import numpy as np
 
 from bpttcheck import Subject, activations, unroll
+from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case
-from bpttcheck.verify.run import SEQUENCE, Run
 
 from .network import K, Layout, Network
 from .sequence import Sequence

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.calibration import LIMIT
-from bpttcheck.verify.verdict import judge, rounding
+from bpttcheck.judge.verdict import judge, rounding
 
 from .formula import Formula, Outcome, Reading, Statement
 from .grid import PROBLEMS, Kind, Truth, kinds

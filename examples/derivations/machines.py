@@ -12,11 +12,11 @@ import bpttcheck
 from bpttcheck import unroll
 from bpttcheck.calibration import LIMIT
 from bpttcheck.cells import Elman, Jordan
+from bpttcheck.judge.run import SEQUENCE
+from bpttcheck.judge.verdict import judge, rounding
 from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case
-from bpttcheck.verify.run import SEQUENCE
-from bpttcheck.verify.verdict import judge, rounding
 
 from .formula import Outcome, Statement
 from .grid import LARGEST, oracle

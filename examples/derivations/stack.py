@@ -10,10 +10,10 @@ import numpy as np
 
 from bpttcheck import Subject, activations, unroll
 from bpttcheck.calibration import LIMIT
+from bpttcheck.judge.run import SEQUENCE, Run
+from bpttcheck.judge.verdict import judge, rounding
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case
-from bpttcheck.verify.run import SEQUENCE, Run
-from bpttcheck.verify.verdict import judge, rounding
 
 from .formula import Outcome
 from .search import Condition

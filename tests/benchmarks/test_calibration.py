@@ -24,11 +24,11 @@ from benchmarks.calibration.collect import (
 from benchmarks.calibration.page import page
 from benchmarks.common import DTYPES, Compared, compared, problems
 from bpttcheck.calibration import BLIND, COPIES, LIMIT
+from bpttcheck.judge import verdict
+from bpttcheck.judge.gradient import examine
+from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.oracles.autodiff import autodiff, noise, programs
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify import verdict
-from bpttcheck.verify.gradient import examine
-from bpttcheck.verify.run import SEQUENCE, Run
 
 EPS, TINY = verdict.rounding(np.float64)
 

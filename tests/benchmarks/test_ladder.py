@@ -23,9 +23,9 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.calibration import BLOCK_FLOOR, LIMIT
 from bpttcheck.cells import builtin
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.run import STEP, Run
+from bpttcheck.judge.verdict import rounding
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.run import STEP, Run
-from bpttcheck.verify.verdict import rounding
 
 EPS, TINY = rounding(np.float64)
 

@@ -12,10 +12,10 @@ import pytest
 import bpttcheck
 from benchmarks.many_subjects import __main__ as many
 from benchmarks.many_subjects.subjects import KINDS, make
+from bpttcheck.judge.run import Run
 from bpttcheck.oracles.autodiff.programs import CACHE
 from bpttcheck.verify import check
 from bpttcheck.verify.check import release
-from bpttcheck.verify.run import Run
 
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/maps").exists(), reason="memory maps are counted in /proc, not found here"

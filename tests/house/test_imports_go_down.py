@@ -23,7 +23,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def room(dotted):
-    """The floor's key for ``bpttcheck.verify.run`` or for a path inside the package."""
+    """The floor's key for ``bpttcheck.judge.run`` or for a path inside the package."""
     parts = dotted.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
@@ -74,13 +74,13 @@ def test_every_room_has_a_floor():
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("bpttcheck.errors", "from bpttcheck.verify.run import Run"),
+        ("bpttcheck.errors", "from bpttcheck.judge.run import Run"),
         ("bpttcheck.bptt.unroll", "import bpttcheck.oracles.tracer.trace"),
         (
             "bpttcheck.oracles.tracer.trace",
             "def f():\n    from bpttcheck.bptt.unroll import unroll",
         ),
-        ("bpttcheck.verify.run", "from bpttcheck import cli"),
+        ("bpttcheck.judge.run", "from bpttcheck import cli"),
     ],
 )
 def test_a_planted_import_that_goes_up_is_found(module, line):

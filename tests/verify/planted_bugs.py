@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.run import Run
 
 
 class Tanh:

@@ -7,12 +7,12 @@ import pytest
 from plain_cells import Plain, PlainLayer
 
 from bpttcheck.cells import LSTM
+from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.aliasing import CALLS, shared_memory
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.checks.purity import on_problem, purity
 from bpttcheck.verify.passes import Arguments, Passes, small_case
-from bpttcheck.verify.run import Run
 
 
 def found(cell, dtype="float64"):

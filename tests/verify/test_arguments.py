@@ -5,12 +5,12 @@ import pytest
 from plain_cells import Plain, PlainLayer, in_memory_order
 
 from bpttcheck.cells import LSTM
+from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.arguments import LAYOUTS
 from bpttcheck.verify.checks.arguments import arguments, on_problem
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.passes import small_case
-from bpttcheck.verify.run import Run
 
 BOTH = ("float64", "float32")
 

@@ -6,10 +6,10 @@ from planted_bugs import Tanh, method
 
 import bpttcheck
 from bpttcheck import cells
+from bpttcheck.judge.run import Run
 from bpttcheck.mutants.source import source_mutants
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify import check as check_room
-from bpttcheck.verify.run import Run
 
 CELL, HIDDEN, SUM = "c_new = f * c + i * g", "h_new = o * tanh_c", 'a = x @ params["W_ih"].T'
 MIXED, RESET = "h_new = (1.0 - z) * n + z * h", "n = np.tanh(a_n + r * q)"

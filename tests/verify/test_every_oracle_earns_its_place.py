@@ -11,15 +11,16 @@ import pytest
 import bpttcheck
 from bpttcheck import Verdict, trees
 from bpttcheck.errors import Declined
+from bpttcheck.judge import gradient
+from bpttcheck.judge.run import STEP, Run
 from bpttcheck.oracles.autodiff import noise
 from bpttcheck.oracles.autodiff.autodiff import Autodiff, Gradients, Spread
 from bpttcheck.oracles.autodiff.programs import CACHE
 from bpttcheck.oracles.branches.recording import plain
 from bpttcheck.oracles.differences import program as _program
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.verify import gradient, gradient_check
+from bpttcheck.verify import gradient_check
 from bpttcheck.verify.diagnose import evidence
-from bpttcheck.verify.run import STEP, Run
 
 pytestmark = pytest.mark.usefixtures("programs_apart")
 

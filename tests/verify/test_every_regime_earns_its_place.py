@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from bpttcheck import Verdict
+from bpttcheck.judge import run as running
+from bpttcheck.judge.run import Run
 from bpttcheck.problems import problem
 from bpttcheck.problems.large import Plan
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import validate_options
 from bpttcheck.verify import gradient_check
-from bpttcheck.verify import run as running
 from bpttcheck.verify.check import check_one
 from bpttcheck.verify.checks import NAMES
 from bpttcheck.verify.diagnose import evidence
-from bpttcheck.verify.run import Run
 
 DTYPES = ("float64", "float32")
 EXAMPLES = 60

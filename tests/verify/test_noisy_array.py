@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from bpttcheck.cells import LSTM
+from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.noisy_array import NoisyArray, copies, noise
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.run import SEQUENCE, Run
 
 EPS = np.finfo(float).eps
 A = np.random.default_rng(0).standard_normal((4, 4))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bpttcheck import trees
 from bpttcheck.cells import LSTM, Elman
+from bpttcheck.judge.run import Run
 from bpttcheck.problems.problem import (
     LENGTHS_BEYOND_TRUNCATION,
     MASKS,
@@ -22,7 +23,6 @@ from bpttcheck.problems.problem import (
 )
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.run import Run
 
 DTYPES = ("float64", "float32")
 

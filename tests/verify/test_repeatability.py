@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from plain_cells import Plain
 
+from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.checks.purity import purity
 from bpttcheck.verify.passes import Arguments, Passes, small_case
 from bpttcheck.verify.repeatability import CALLS, repeated, spread, unrepeatable
-from bpttcheck.verify.run import Run
 
 
 class Varies(Plain):

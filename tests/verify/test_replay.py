@@ -26,12 +26,12 @@ from bpttcheck import strategies as bst
 from bpttcheck import trees
 from bpttcheck.config import Settings
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.problem import build
 from bpttcheck.results.records import Case, Diagnosis, Finding, Measured, Report, Verdict
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify import replay
 from bpttcheck.verify._replay_literal import literal
-from bpttcheck.verify.run import SEQUENCE, Run
 
 SOURCE = Path(__file__).with_name("replay_cells.py")
 

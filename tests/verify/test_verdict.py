@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpttcheck.calibration import BLIND, LIMIT
+from bpttcheck.judge.verdict import Vote, Witness, judge, rounding, vote, width
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.verify.verdict import Vote, Witness, judge, rounding, vote, width
 
 EPS, TINY = rounding("float64")
 

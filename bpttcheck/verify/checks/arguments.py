@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.gradient_finding import exception_finding
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Finding
 from bpttcheck.subject.probe import Impurity
 from bpttcheck.verify.arguments import mixed_dtypes, other_forms, other_layouts
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.passes import Arguments, Passes, small_case
-from bpttcheck.verify.run import Run
-from bpttcheck.verify.tally import Tally
 
 _APART = (4, 3, 2, 4)
 """T, B, n_in and n_hidden that differ: what is read in another order has another shape."""

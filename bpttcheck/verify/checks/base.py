@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
-from bpttcheck.verify.run import Run
-from bpttcheck.verify.tally import Tally
 
 Check = Callable[["Context"], Tally]
 OnProblem = Callable[[Run, Problem], Tally]

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.judge.run import SEQUENCE, Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.large import chunks
 from bpttcheck.problems.problem import Problem
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.law import Law, obey, obeyed_on
-from bpttcheck.verify.run import SEQUENCE, Run
-from bpttcheck.verify.tally import Tally
 
 # Rows of the batches that the gradient checks judge.
 _ROWS = 4

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.judge.run import SEQUENCE, Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
-from bpttcheck.verify.run import SEQUENCE, Run
-from bpttcheck.verify.tally import Tally
 
 
 def causality(context: Context) -> Tally:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.gradient_finding import exception_finding
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import nearest
 from bpttcheck.subject.validate import validate_cell, validate_layer
 from bpttcheck.subject.values import dtypes_noted
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.gradient_finding import exception_finding
-from bpttcheck.verify.run import Run
-from bpttcheck.verify.tally import Tally
 
 # Sizes that differ pairwise come first: only they show a transposition. Then equal ones, then ones.
 _SIZES = ((3, 4, 2), (4, 2, 3), (2, 2, 2), (1, 1, 1), (1, 3, 1), (5, 1, 4))

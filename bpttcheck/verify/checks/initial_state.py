@@ -10,14 +10,14 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
 from bpttcheck.contract import is_float
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.tally import Tally
+from bpttcheck.judge.verdict import Judged
 from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.problems.problem import Problem, nearest
 from bpttcheck.results.records import Finding, Measured
 from bpttcheck.subject.user_code import call
 from bpttcheck.verify.checks.base import Context, NotApplicable
-from bpttcheck.verify.run import Run
-from bpttcheck.verify.tally import Tally
-from bpttcheck.verify.verdict import Judged
 
 # No program is compiled for these: a sum over the batch is tried beyond the usual few rows.
 _ROWS = (2, 3, 1, 5, 9, 17, 33)

@@ -9,11 +9,11 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.law import Law, gradients, obey, obeyed_on
-from bpttcheck.verify.run import Run
-from bpttcheck.verify.tally import Tally
 
 
 def linearity(context: Context) -> Tally:

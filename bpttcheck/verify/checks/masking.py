@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.run import SEQUENCE, Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem, nearest
 from bpttcheck.results.records import Finding
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
-from bpttcheck.verify.run import SEQUENCE, Run
-from bpttcheck.verify.tally import Tally
 
 _PADDING = 3
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 from functools import partial
 
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.gradient_finding import exception_finding
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.verify.aliasing import shared_memory
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.diagnose import uninitialised
-from bpttcheck.verify.gradient_finding import exception_finding
 from bpttcheck.verify.impurity import Impurity, impurities
 from bpttcheck.verify.passes import Arguments, Passes, small_case
 from bpttcheck.verify.repeatability import CALLS, ENOUGH, repeated, unrepeatable
-from bpttcheck.verify.run import Run
-from bpttcheck.verify.tally import Tally
 from bpttcheck.verify.uninitialised import unwritten
 
 _UNWRITTEN = (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from bpttcheck.judge.run import STEP, Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.gradient_check import gradient_cases
 from bpttcheck.verify.gradient_problem import gradient_problem
-from bpttcheck.verify.run import STEP, Run
-from bpttcheck.verify.tally import Tally
 
 
 def step_vjp(context: Context) -> Tally:

@@ -9,12 +9,12 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.user_code import call
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.law import Law, gradients, obey, obeyed_on
-from bpttcheck.verify.run import Run
-from bpttcheck.verify.tally import Tally
 
 
 def time_splitting(context: Context) -> Tally:

@@ -10,12 +10,12 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.run import SEQUENCE, Run
+from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem, nearest
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.law import Law, obey, obeyed_on
-from bpttcheck.verify.run import SEQUENCE, Run
-from bpttcheck.verify.tally import Tally
 
 
 def zero_length(context: Context) -> Tally:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.calibration import LIMIT
+from bpttcheck.judge.run import SEQUENCE, STEP, Hand, Reference, Run
+from bpttcheck.judge.tally import Seen
+from bpttcheck.judge.verdict import rounding, width
 from bpttcheck.oracles.autodiff.autodiff import Untied
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case, Diagnosis
-from bpttcheck.verify.run import SEQUENCE, STEP, Hand, Reference, Run
-from bpttcheck.verify.tally import Seen
-from bpttcheck.verify.verdict import rounding, width
 
 Array = NDArray[Any]
 Blocks = Mapping[str, Any]

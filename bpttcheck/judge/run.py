@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined, InternalError, OutsideDomain
+from bpttcheck.judge.verdict import rounding
 from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point, Spread, Untied
 from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.estimate import Estimate
@@ -44,7 +45,6 @@ from bpttcheck.subject.source import LineCoverage
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.surrogate import surrogate_forward
 from bpttcheck.subject.user_code import Notes, call
-from bpttcheck.verify.verdict import rounding
 
 Array = NDArray[Any]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck.judge.run import Run
 from bpttcheck.problems.large import FIRST
 from bpttcheck.results.records import Case
 from bpttcheck.subject.filled import unfilled
-from bpttcheck.verify.run import Run
 
 _SHORT = 12
 

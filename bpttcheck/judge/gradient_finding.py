@@ -7,12 +7,12 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.judge.gradient import CaseOutcome
+from bpttcheck.judge.run import Run
+from bpttcheck.judge.tally import Seen, Tally
+from bpttcheck.judge.verdict import Judged, Vote, Witness
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding, Measured
-from bpttcheck.verify.gradient import CaseOutcome
-from bpttcheck.verify.run import Run
-from bpttcheck.verify.tally import Seen, Tally
-from bpttcheck.verify.verdict import Judged, Vote, Witness
 
 
 def exception_finding(

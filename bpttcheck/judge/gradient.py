@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from bpttcheck import trees
 from bpttcheck.calibration import BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LAW_COPIES, LIMIT
 from bpttcheck.errors import BpttcheckError, Declined
+from bpttcheck.judge.run import Hand, Reference, Run
+from bpttcheck.judge.verdict import Judged, Vote, Witness, judge, rounding, vote
 from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.problems.large import FIRST
 from bpttcheck.problems.noisy_array import copies as noisy_copies
 from bpttcheck.problems.noisy_array import deviations
 from bpttcheck.problems.problem import FEW, Problem, Template, in_float64
-from bpttcheck.verify.run import Hand, Reference, Run
-from bpttcheck.verify.verdict import Judged, Vote, Witness, judge, rounding, vote
 
 Array = NDArray[Any]
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from bpttcheck.calibration import JUDGED_SHARE, LIMIT
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.verdict import Judged
 from bpttcheck.problems.large import FIRST
 from bpttcheck.results.records import BlockSummary, Case, CheckResult, Finding, Verdict
 from bpttcheck.subject.refusals import is_refusal
-from bpttcheck.verify.verdict import Judged
 
 
 @dataclass(frozen=True)

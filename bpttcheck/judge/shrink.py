@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from bpttcheck.errors import BpttcheckError
+from bpttcheck.judge.run import Run
 from bpttcheck.problems.problem import Problem, Template, simplified
 from bpttcheck.results.records import Case
-from bpttcheck.verify.run import Run
 
 _SMALL = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2))
 _TRIES = 400

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.run import SEQUENCE, Run
 
 _CASES = 9
 
