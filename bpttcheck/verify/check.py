@@ -27,7 +27,7 @@ from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
-from bpttcheck.verify.spread import spread
+from bpttcheck.verify.parallel.distribute import spread
 
 _SURROGATE = "judged against the declared surrogate, which is not the gradient"
 

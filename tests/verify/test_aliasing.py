@@ -9,10 +9,10 @@ from plain_cells import Plain, PlainLayer
 from bpttcheck.cells import LSTM
 from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.aliasing import CALLS, shared_memory
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.checks.purity import on_problem, purity
-from bpttcheck.verify.passes import Arguments, Passes, small_case
+from bpttcheck.verify.conduct.aliasing import CALLS, shared_memory
+from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
 
 
 def found(cell, dtype="float64"):

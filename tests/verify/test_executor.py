@@ -12,7 +12,7 @@ import bpttcheck
 from bpttcheck import BpttcheckError, ContractError
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import LSTM, Elman
-from bpttcheck.verify import spread
+from bpttcheck.verify.parallel import distribute as spread
 
 CHECKS = ["contract", "purity", "step_vjp", "sequence_vjp", "linearity", "masking"]
 SPAWN = multiprocessing.get_context("spawn")
@@ -161,7 +161,7 @@ def test_a_worker_that_dies_is_an_error_of_ours():
 
 
 def test_a_forked_worker_says_how_to_make_the_pool(monkeypatch):
-    from bpttcheck.verify import _spread_worker
+    from bpttcheck.verify.parallel import worker as _spread_worker
 
     monkeypatch.setattr(_spread_worker, "_LOADED_IN", -1)
     with pytest.raises(BpttcheckError, match=r'get_context."spawn"'):

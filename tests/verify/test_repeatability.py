@@ -8,8 +8,8 @@ from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.checks.purity import purity
-from bpttcheck.verify.passes import Arguments, Passes, small_case
-from bpttcheck.verify.repeatability import CALLS, repeated, spread, unrepeatable
+from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
+from bpttcheck.verify.conduct.repeatability import CALLS, repeated, spread, unrepeatable
 
 
 class Varies(Plain):

@@ -13,10 +13,10 @@ from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.checks.purity import on_problem, purity
+from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
+from bpttcheck.verify.conduct.uninitialised import unwritten
 from bpttcheck.verify.diagnose import NAMES
 from bpttcheck.verify.diagnose.uninitialised import PAGE
-from bpttcheck.verify.passes import Arguments, Passes, small_case
-from bpttcheck.verify.uninitialised import unwritten
 
 
 class Backward(Plain):

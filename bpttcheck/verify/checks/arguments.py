@@ -11,9 +11,9 @@ from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Finding
 from bpttcheck.subject.probe import Impurity
-from bpttcheck.verify.arguments import mixed_dtypes, other_forms, other_layouts
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.passes import Arguments, Passes, small_case
+from bpttcheck.verify.conduct.arguments import mixed_dtypes, other_forms, other_layouts
+from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
 
 _APART = (4, 3, 2, 4)
 """T, B, n_in and n_hidden that differ: what is read in another order has another shape."""

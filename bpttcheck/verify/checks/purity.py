@@ -12,13 +12,13 @@ from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding
-from bpttcheck.verify.aliasing import shared_memory
 from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.conduct.aliasing import shared_memory
+from bpttcheck.verify.conduct.impurity import Impurity, impurities
+from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
+from bpttcheck.verify.conduct.repeatability import CALLS, ENOUGH, repeated, unrepeatable
+from bpttcheck.verify.conduct.uninitialised import unwritten
 from bpttcheck.verify.diagnose import uninitialised
-from bpttcheck.verify.impurity import Impurity, impurities
-from bpttcheck.verify.passes import Arguments, Passes, small_case
-from bpttcheck.verify.repeatability import CALLS, ENOUGH, repeated, unrepeatable
-from bpttcheck.verify.uninitialised import unwritten
 
 _UNWRITTEN = (
     (3, 3, 2, 3, "none", "ordinary"),

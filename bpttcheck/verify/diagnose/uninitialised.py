@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bpttcheck.results.records import Diagnosis
+from bpttcheck.verify.conduct.uninitialised import Unwritten
 from bpttcheck.verify.diagnose.base import Evidence, Page
-from bpttcheck.verify.uninitialised import Unwritten
 
 PAGE = Page(
     "uninitialised",

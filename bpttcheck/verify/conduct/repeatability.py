@@ -17,7 +17,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.bitwise import Bits, bits, same
 from bpttcheck.subject.probe import Impurity
-from bpttcheck.verify.passes import Arguments, Budget, Passes, Rounding, flat
+from bpttcheck.verify.conduct.passes import Arguments, Budget, Passes, Rounding, flat
 
 CALLS = 300
 """Repetitions: what happens in one call of forty is missed with probability (39/40)^300 = 5e-4."""

@@ -21,10 +21,10 @@ from bpttcheck.judge.gradient_finding import count
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Template
-from bpttcheck.verify._spread_worker import Elsewhere, Here, Key, Told, drawn, judge, obey
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.gradient_check import wide_cases
+from bpttcheck.verify.parallel.worker import Elsewhere, Here, Key, Told, drawn, judge, obey
 
 _MODES = {"step_vjp": STEP, "sequence_vjp": SEQUENCE}
 

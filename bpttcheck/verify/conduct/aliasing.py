@@ -20,7 +20,7 @@ from bpttcheck.errors import ContractError, OutsideDomain
 from bpttcheck.subject.bitwise import Bits, arrays, bits, difference, different, same
 from bpttcheck.subject.probe import Impurity
 from bpttcheck.subject.user_code import call
-from bpttcheck.verify.passes import Arguments, Budget, Passes, Rounding, argument_of, flat
+from bpttcheck.verify.conduct.passes import Arguments, Budget, Passes, Rounding, argument_of, flat
 
 CALLS = 600
 """Calls over which results are kept: beyond a ring of 512 buffers."""

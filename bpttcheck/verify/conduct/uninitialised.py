@@ -26,7 +26,7 @@ from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
 from bpttcheck.subject.bitwise import Bits, bits, same
 from bpttcheck.subject.filled import unfilled
-from bpttcheck.verify.passes import Arguments, Passes, Rounding
+from bpttcheck.verify.conduct.passes import Arguments, Passes, Rounding
 
 Site = tuple[str, int]
 """File and line of a call."""

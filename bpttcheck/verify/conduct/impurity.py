@@ -16,7 +16,7 @@ from bpttcheck.subject.bitwise import Bits, arrays, bits
 from bpttcheck.subject.probe import NAMES, Impurity, Point, Probe, Results
 from bpttcheck.subject.user_code import Notes
 from bpttcheck.subject.values import dtype_remedy
-from bpttcheck.verify.passes import Arguments, Passes, Rounding
+from bpttcheck.verify.conduct.passes import Arguments, Passes, Rounding
 
 __all__ = ["Impurity", "impurities"]
 

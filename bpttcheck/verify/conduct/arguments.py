@@ -18,7 +18,7 @@ from bpttcheck.errors import ContractError
 from bpttcheck.judge.verdict import rounding
 from bpttcheck.subject.bitwise import Bits, bits
 from bpttcheck.subject.probe import Impurity
-from bpttcheck.verify.passes import Arguments, Passes, Rounding, argument_of, finite
+from bpttcheck.verify.conduct.passes import Arguments, Passes, Rounding, argument_of, finite
 
 Placed = Callable[[Array], Array | None]
 """An array with the same values in another layout; None where there is no other."""

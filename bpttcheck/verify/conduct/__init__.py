@@ -1,0 +1,1 @@
+"""What methods do beside returning gradients: aliasing, layouts, repetition, unwritten memory."""
