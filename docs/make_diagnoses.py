@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bpttcheck.verify import diagnose
+from bpttcheck import diagnose
 
 PAGE = Path(__file__).resolve().parent / "diagnoses.md"
 

@@ -23,7 +23,7 @@ def explain(name: str) -> None:
 
 def _pages() -> dict[str, str]:
     """Every name that can be explained and its page; a check comes before a diagnosis."""
-    from bpttcheck.verify import diagnose
+    from bpttcheck import diagnose
     from bpttcheck.verify.checks import CHECKS
 
     pages = {name: inspect.getdoc(check) or "" for name, check in CHECKS.items()}

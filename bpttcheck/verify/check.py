@@ -265,7 +265,7 @@ def _required(result: CheckResult, oracles: Iterable[str]) -> CheckResult:
 
 
 def _diagnosed(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    from bpttcheck.verify.diagnose.by_check import diagnosed
+    from bpttcheck.diagnose.by_check import diagnosed
 
     return tuple(map(diagnosed, findings))
 

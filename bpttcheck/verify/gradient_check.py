@@ -155,7 +155,7 @@ def _diagnosed(
     """The finding with what fits its pattern; nothing is guessed where JAX did not speak."""
     if origin is None or finding.jax is None:
         return finding
-    from bpttcheck.verify.diagnose.evidence import explain
+    from bpttcheck.diagnose.evidence import explain
 
     failing = [origin, (finding.problem, None)]
     found = explain(run, tally.name, mode, finding.block, tally.seen, failing)

@@ -142,7 +142,7 @@ def rows():
 def as_found(monkeypatch):
     # To make a case small and to explain it compiles more programs than to find it.
     monkeypatch.setattr("bpttcheck.verify.gradient_check.smallest", lambda *args: args[-1])
-    monkeypatch.setattr("bpttcheck.verify.diagnose.evidence.explain", lambda *args: ())
+    monkeypatch.setattr("bpttcheck.diagnose.evidence.explain", lambda *args: ())
 
 
 @pytest.mark.sampled(8)

@@ -9,13 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from planted_bugs import Coupled, Loop, Tanh
 
+from bpttcheck.diagnose import CODES, module
+from bpttcheck.diagnose.base import Evidence, Specimen
+from bpttcheck.diagnose.evidence import explain
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
 from bpttcheck.judge.tally import Seen
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.diagnose import CODES, module
-from bpttcheck.verify.diagnose.base import Evidence, Specimen
-from bpttcheck.verify.diagnose.evidence import explain
 
 HOW = {
     "off by shares": lambda right, u: right * (1 + u),

@@ -3,9 +3,9 @@
 import pytest
 from click.testing import CliRunner
 
+from bpttcheck import diagnose
 from bpttcheck.cli import main
-from bpttcheck.verify import diagnose
-from bpttcheck.verify.diagnose import CODES, NAMES, PAGES, module
+from bpttcheck.diagnose import CODES, NAMES, PAGES, module
 
 TITLES = ("the formula", "the usual mistake", "right", "how it is recognised")
 

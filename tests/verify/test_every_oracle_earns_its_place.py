@@ -10,6 +10,7 @@ import pytest
 
 import bpttcheck
 from bpttcheck import Verdict, trees
+from bpttcheck.diagnose import evidence
 from bpttcheck.errors import Declined
 from bpttcheck.judge import gradient
 from bpttcheck.judge.run import STEP, Run
@@ -20,7 +21,6 @@ from bpttcheck.oracles.branches.recording import plain
 from bpttcheck.oracles.differences import program as _program
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.verify import gradient_check
-from bpttcheck.verify.diagnose import evidence
 
 pytestmark = pytest.mark.usefixtures("programs_apart")
 

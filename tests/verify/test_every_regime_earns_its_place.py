@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bpttcheck import Verdict
+from bpttcheck.diagnose import evidence
 from bpttcheck.judge import run as running
 from bpttcheck.judge.run import Run
 from bpttcheck.problems import problem
@@ -20,7 +21,6 @@ from bpttcheck.subject.validate import validate_options
 from bpttcheck.verify import gradient_check
 from bpttcheck.verify.check import check_one
 from bpttcheck.verify.checks import NAMES
-from bpttcheck.verify.diagnose import evidence
 
 DTYPES = ("float64", "float32")
 EXAMPLES = 60

@@ -9,14 +9,14 @@ from numpy import empty as unfilled
 from plain_cells import Plain, PlainLayer
 
 from bpttcheck.cells import LSTM
+from bpttcheck.diagnose import NAMES
+from bpttcheck.diagnose.uninitialised import PAGE
 from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.checks.purity import on_problem, purity
 from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
 from bpttcheck.verify.conduct.uninitialised import unwritten
-from bpttcheck.verify.diagnose import NAMES
-from bpttcheck.verify.diagnose.uninitialised import PAGE
 
 
 class Backward(Plain):

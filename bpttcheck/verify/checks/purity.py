@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from bpttcheck.diagnose import uninitialised
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient_finding import exception_finding
 from bpttcheck.judge.run import Run
@@ -18,7 +19,6 @@ from bpttcheck.verify.conduct.impurity import Impurity, impurities
 from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
 from bpttcheck.verify.conduct.repeatability import CALLS, ENOUGH, repeated, unrepeatable
 from bpttcheck.verify.conduct.uninitialised import unwritten
-from bpttcheck.verify.diagnose import uninitialised
 
 _UNWRITTEN = (
     (3, 3, 2, 3, "none", "ordinary"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bpttcheck.diagnose import surgery
+from bpttcheck.diagnose.base import Evidence, Page, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose import surgery
-from bpttcheck.verify.diagnose.base import Evidence, Page, diagnosis
 
 PAGE = Page(
     "wrong-derivative",

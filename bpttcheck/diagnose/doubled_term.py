@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bpttcheck.diagnose.base import Evidence, Page
+from bpttcheck.diagnose.missing_term import one_step
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Evidence, Page
-from bpttcheck.verify.diagnose.missing_term import one_step
 
 PAGE = Page(
     "doubled-term",

@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.diagnose.base import Blocks, Evidence, Page, Specimen, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Blocks, Evidence, Page, Specimen, diagnosis
 
 PAGE = Page(
     "truncated",

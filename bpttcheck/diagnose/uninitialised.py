@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bpttcheck.diagnose.base import Evidence, Page
 from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.conduct.uninitialised import Unwritten
-from bpttcheck.verify.diagnose.base import Evidence, Page
 
 PAGE = Page(
     "uninitialised",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bpttcheck.diagnose.base import Evidence, Page, diagnosis
 from bpttcheck.results.records import Case, Diagnosis
-from bpttcheck.verify.diagnose.base import Evidence, Page, diagnosis
 
 PAGE = Page(
     "one-size",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bpttcheck.diagnose.base import Evidence, Page, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Evidence, Page, diagnosis
 
 PAGE = Page(
     "initial-state",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from bpttcheck.diagnose import surgery
+from bpttcheck.diagnose.base import Evidence, Page, Specimen, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose import surgery
-from bpttcheck.verify.diagnose.base import Evidence, Page, Specimen, diagnosis
 
 PAGE = Page(
     "missing-path",

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from bpttcheck.calibration import LIMIT
+from bpttcheck.diagnose.base import Evidence, Page, Specimen, diagnosis
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.problems.problem import in_float64
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Evidence, Page, Specimen, diagnosis
 
 PAGE = Page(
     "range",

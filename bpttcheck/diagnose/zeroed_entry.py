@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bpttcheck.calibration import LIMIT
+from bpttcheck.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 
 PAGE = Page(
     "zeroed-entry",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from bpttcheck.calibration import LIMIT
+from bpttcheck.diagnose.base import Evidence, Page, Specimen, diagnosis
+from bpttcheck.diagnose.surgery import blocks_of
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.oracles.step_graph.paths import Paths, Site
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Evidence, Page, Specimen, diagnosis
-from bpttcheck.verify.diagnose.surgery import blocks_of
 
 PAGE = Page(
     "wrong-cotangent",

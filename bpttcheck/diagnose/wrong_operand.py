@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from bpttcheck.calibration import LIMIT
+from bpttcheck.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
+from bpttcheck.diagnose.surgery import blocks_of
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.oracles.step_graph.operands import Shift, Swap
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
-from bpttcheck.verify.diagnose.surgery import blocks_of
 
 PAGE = Page(
     "wrong-operand",

@@ -9,8 +9,8 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.calibration import LIMIT
+from bpttcheck.diagnose.base import Evidence, Page, Specimen, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Evidence, Page, Specimen, diagnosis
 
 PAGE = Page(
     "nonlinear",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bpttcheck.diagnose import impure, transposed
 from bpttcheck.results.records import Diagnosis, Finding
-from bpttcheck.verify.diagnose import impure, transposed
 
 _LAWS = {
     "linearity": ("nonlinear", "the gradient is not linear in the cotangent"),

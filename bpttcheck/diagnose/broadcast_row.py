@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from bpttcheck.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 
 PAGE = Page(
     "broadcast-row",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from bpttcheck.diagnose.base import Evidence, Page, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Evidence, Page, diagnosis
 
 PAGE = Page(
     "scale",

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 
 PAGE = Page(
     "batch-reduction",

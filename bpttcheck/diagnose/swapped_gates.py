@@ -7,8 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
+from bpttcheck.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 
 PAGE = Page(
     "swapped-gates",

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bpttcheck.diagnose.base import Evidence, Page, Specimen, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose.base import Evidence, Page, Specimen, diagnosis
 
 PAGE = Page(
     "clipped",

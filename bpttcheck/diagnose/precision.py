@@ -9,9 +9,9 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
+from bpttcheck.diagnose import wrong_cotangent
+from bpttcheck.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose import wrong_cotangent
-from bpttcheck.verify.diagnose.base import Array, Evidence, Page, Specimen, diagnosis
 
 PAGE = Page(
     "precision",

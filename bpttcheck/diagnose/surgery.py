@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import activations, trees
+from bpttcheck.diagnose.base import SEQUENCE, Array, Evidence, Specimen
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.oracles.step_graph.paths import Paths, Site
-from bpttcheck.verify.diagnose.base import SEQUENCE, Array, Evidence, Specimen
 
 CUT, DOUBLED, NEGATED, DERIVATIVE, TRANSPOSED = (
     "cut", "doubled", "negated", "derivative", "transposed",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bpttcheck.diagnose.base import Evidence, Page
 from bpttcheck.results.records import Diagnosis, Finding
-from bpttcheck.verify.diagnose.base import Evidence, Page
 
 PAGE = Page(
     "impure",

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from bpttcheck import diagnose
+from bpttcheck.diagnose.base import SEQUENCE, STEP, Evidence, Seen, Specimen
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.judge.run import Run
 from bpttcheck.judge.verdict import judge, rounding
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case, Diagnosis
-from bpttcheck.verify import diagnose
-from bpttcheck.verify.diagnose.base import SEQUENCE, STEP, Evidence, Seen, Specimen
 
 # These say where a bug shows, not what it is: another diagnosis may follow.
 _CONDITIONS = frozenset(["mask-ignored", "one-size", "saturated", "nonlinear"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from bpttcheck.diagnose import surgery
+from bpttcheck.diagnose.base import Evidence, Page, diagnosis
+from bpttcheck.diagnose.missing_path import without
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.diagnose import surgery
-from bpttcheck.verify.diagnose.base import Evidence, Page, diagnosis
-from bpttcheck.verify.diagnose.missing_path import without
 
 PAGE = Page(
     "sign",
