@@ -270,9 +270,9 @@ class Report:
             target: how a command line names the subject, such as ``"cell.py:MyCell"``.
 
         Returns:
-            The :class:`bpttcheck.verify.replay.Stored` failures.
+            The :class:`bpttcheck.replay.store.Stored` failures.
         """
-        from bpttcheck.verify import replay
+        from bpttcheck.replay import store as replay
 
         return replay.store(self, directory, target)
 

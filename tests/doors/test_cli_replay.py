@@ -16,9 +16,9 @@ import bpttcheck
 from bpttcheck.config import FAILURES, Settings, failures, read
 from bpttcheck.errors import ContractError
 from bpttcheck.problems.problem import build
+from bpttcheck.replay import store as replay
 from bpttcheck.results.records import Case, Finding, Measured, Report
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify import replay
 from bpttcheck.verify.checks import CHECKS
 
 Cli = Callable[..., Result]

@@ -28,10 +28,10 @@ from bpttcheck.config import Settings
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.problem import build
+from bpttcheck.replay import store as replay
+from bpttcheck.replay.literal import literal
 from bpttcheck.results.records import Case, Diagnosis, Finding, Measured, Report, Verdict
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify import replay
-from bpttcheck.verify._replay_literal import literal
 
 SOURCE = Path(__file__).with_name("replay_cells.py")
 
@@ -156,7 +156,7 @@ def test_an_expected_failure_that_passed_is_not_stored(tmp_path):
 
 
 def test_the_oldest_failures_go_and_what_is_not_ours_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr("bpttcheck.verify._replay_files.KEPT", 3)
+    monkeypatch.setattr("bpttcheck.replay.files.KEPT", 3)
     foreign = tmp_path / "theirs-step_vjp-W-abcdef.json"
     foreign.write_text("{}")
     (tmp_path / "notes.json").write_text("[]")
@@ -725,7 +725,7 @@ def test_a_law_about_outputs_has_no_script(tmp_path):
 def test_a_script_that_no_longer_belongs_is_deleted(tmp_path, monkeypatch):
     stored = stored_one(tmp_path)
     assert stored.path.with_suffix(".py").exists()
-    monkeypatch.setattr("bpttcheck.verify._replay_script.MOST_NUMBERS", 3)
+    monkeypatch.setattr("bpttcheck.replay.script.MOST_NUMBERS", 3)
     assert stored_one(tmp_path).id == stored.id
     assert not stored.path.with_suffix(".py").exists()
     assert replay.load(stored.id, tmp_path).flat is not None

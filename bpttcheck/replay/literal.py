@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bpttcheck.replay.flat import Flat, Shape, items
 from bpttcheck.results.records import Case
-from bpttcheck.verify._replay_flat import Flat, Shape, items
 
 Array = NDArray[Any]
 

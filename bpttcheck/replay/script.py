@@ -12,11 +12,11 @@ from typing import Any
 from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.problems.problem import Problem
+from bpttcheck.replay import templates as parts
+from bpttcheck.replay.literal import literal
+from bpttcheck.replay.record import Stored
+from bpttcheck.replay.twice import TWICE
 from bpttcheck.results.records import Finding, Measured
-from bpttcheck.verify import _replay_templates as parts
-from bpttcheck.verify._replay_literal import literal
-from bpttcheck.verify._replay_record import Stored
-from bpttcheck.verify._replay_twice import TWICE
 
 MOST_NUMBERS = 100_000
 """More numbers than this make no file to read: then there is none."""

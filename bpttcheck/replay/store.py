@@ -13,15 +13,15 @@ from pathlib import Path
 
 from bpttcheck.errors import ContractError
 from bpttcheck.problems.problem import Problem
+from bpttcheck.replay import files
+from bpttcheck.replay import record as records
+from bpttcheck.replay.files import KEPT
+from bpttcheck.replay.flat import flatten
+from bpttcheck.replay.literal import example as _example
+from bpttcheck.replay.record import Stored
+from bpttcheck.replay.rerun import rerun
+from bpttcheck.replay.script import script
 from bpttcheck.results.records import Finding, Report
-from bpttcheck.verify import _replay_files as files
-from bpttcheck.verify import _replay_record as records
-from bpttcheck.verify._replay_again import rerun
-from bpttcheck.verify._replay_files import KEPT
-from bpttcheck.verify._replay_flat import flatten
-from bpttcheck.verify._replay_literal import example as _example
-from bpttcheck.verify._replay_record import Stored
-from bpttcheck.verify._replay_script import script
 
 __all__ = ["DIRECTORY", "KEPT", "Stored", "example", "listed", "load", "rerun", "store"]
 

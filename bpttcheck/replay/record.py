@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import __version__
+from bpttcheck.replay import flat as flats
+from bpttcheck.replay.fields import clean, keys, natural, naturals, one_of, text
+from bpttcheck.replay.finding import from_json, to_json
+from bpttcheck.replay.flat import KINDS, Flat
+from bpttcheck.replay.npz import pack, unpack
 from bpttcheck.results.records import Case, Finding
-from bpttcheck.verify import _replay_flat as flats
-from bpttcheck.verify._replay_fields import clean, keys, natural, naturals, one_of, text
-from bpttcheck.verify._replay_finding import from_json, to_json
-from bpttcheck.verify._replay_flat import KINDS, Flat
-from bpttcheck.verify._replay_npz import pack, unpack
 
 FORMAT = "bpttcheck failure"
 SCHEMA_VERSION = 1

@@ -13,11 +13,11 @@ from bpttcheck import trees
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import Run
 from bpttcheck.problems.problem import Problem
+from bpttcheck.replay.flat import Flat, shape
+from bpttcheck.replay.record import Stored
 from bpttcheck.results.records import CheckResult, Finding, Report, Verdict
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
-from bpttcheck.verify._replay_flat import Flat, shape
-from bpttcheck.verify._replay_record import Stored
 from bpttcheck.verify.check import check
 from bpttcheck.verify.checks.base import NotApplicable, OnProblem
 

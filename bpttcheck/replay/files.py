@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bpttcheck.errors import ContractError
-from bpttcheck.verify._replay_record import FORMAT, ID
+from bpttcheck.replay.record import FORMAT, ID
 
 KEPT = 100
 """Failures that one folder keeps; the oldest go first."""

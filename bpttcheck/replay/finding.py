@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import Any
 
-from bpttcheck.results.records import Case, Diagnosis, Finding, Measured
-from bpttcheck.verify._replay_fields import (
+from bpttcheck.replay.fields import (
     clean,
     keys,
     measured,
@@ -17,6 +16,7 @@ from bpttcheck.verify._replay_fields import (
     one_of,
     text,
 )
+from bpttcheck.results.records import Case, Diagnosis, Finding, Measured
 from bpttcheck.verify.checks import NAMES
 
 
