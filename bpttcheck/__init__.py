@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from bpttcheck.contract import Cell, Layer
     from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch
     from bpttcheck.pytest_plugin import parametrize_with_checks
-    from bpttcheck.results.records import Report, Verdict
+    from bpttcheck.results.records import Verdict
+    from bpttcheck.results.report import Report
     from bpttcheck.subject.subject import Subject
     from bpttcheck.verify.check import check
 
@@ -41,7 +42,7 @@ _HOMES = {
     "ContractError": "errors",
     "GradientMismatch": "errors",
     "Layer": "contract",
-    "Report": "results.records",
+    "Report": "results.report",
     "Subject": "subject.subject",
     "Verdict": "results.records",
     "backpropagate": "bptt.backpropagate",

@@ -459,7 +459,7 @@ def _counts(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _write(path: Path, seed: int, records: Sequence[Mapping[str, Any]]) -> str:
     """Write all reports as one JSON document; the answer is what went wrong, or ``""``."""
-    from bpttcheck.results.records import SCHEMA_VERSION
+    from bpttcheck.results.report import SCHEMA_VERSION
 
     reports = [{"nodeid": record["nodeid"], **record["report"]} for record in records]
     document = {"schema_version": SCHEMA_VERSION, "seed": seed, "reports": reports}

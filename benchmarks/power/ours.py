@@ -17,7 +17,8 @@ from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.problem import Problem, Template
-from bpttcheck.results.records import Report, Verdict
+from bpttcheck.results.records import Verdict
+from bpttcheck.results.report import Report
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify import gradient_check

@@ -14,7 +14,7 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import is_cell
 from bpttcheck.judge.run import Run
 from bpttcheck.mutants.base import Mutant
-from bpttcheck.results.records import Report
+from bpttcheck.results.report import Report
 from bpttcheck.selftest import invisible
 from bpttcheck.subject.subject import Subject
 

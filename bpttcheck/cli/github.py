@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bpttcheck.results.records import CheckResult, Finding, Report, Verdict
+from bpttcheck.results.records import CheckResult, Finding, Verdict
+from bpttcheck.results.report import Report
 from bpttcheck.results.text import describe
 
 MOST = 10  # GitHub shows no more for one step

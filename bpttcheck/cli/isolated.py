@@ -152,7 +152,8 @@ def _ending(code: int) -> str:
 
 def _lost(order: Order, how: str, folder: Path) -> Judged:
     """The verdict on a target whose process left no result."""
-    from bpttcheck.results.records import CheckResult, Report, Verdict
+    from bpttcheck.results.records import CheckResult, Verdict
+    from bpttcheck.results.report import Report
 
     known = _record(folder)
     case, details = known.get("case", 0), []

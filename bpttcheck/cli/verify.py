@@ -243,7 +243,7 @@ def _tally(outcome: _Outcome, seed: int, asked: int) -> None:
 
 def _document(outcome: _Outcome, seed: int, code: int) -> dict[str, Any]:
     from bpttcheck import __version__
-    from bpttcheck.results.records import SCHEMA_VERSION
+    from bpttcheck.results.report import SCHEMA_VERSION
 
     words = {PASSED: "passed", FAILED: "failed", USAGE: "error", INCONCLUSIVE: "inconclusive"}
     return {

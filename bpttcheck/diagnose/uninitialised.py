@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bpttcheck.diagnose.base import Evidence, Page
 from bpttcheck.results.records import Diagnosis
-from bpttcheck.verify.conduct.uninitialised import Unwritten
 
 PAGE = Page(
     "uninitialised",
@@ -28,7 +27,7 @@ def fit(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def of(one: Unwritten) -> Diagnosis:
-    """The diagnosis of what the check ``purity`` found."""
-    evidence = {"method": one.method, "item": one.item, "file": one.filename, "line": one.line}
-    return Diagnosis("uninitialised", one.message, evidence)
+def of(method: str, item: str, file: str, line: int, message: str) -> Diagnosis:
+    """The diagnosis of memory that the check ``purity`` saw read before it was written."""
+    evidence = {"method": method, "item": item, "file": file, "line": line}
+    return Diagnosis("uninitialised", message, evidence)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.contract import Layer, Params, State, is_cell, is_layer
+from bpttcheck.contract import Layer, Params, State, is_cell
 from bpttcheck.errors import ContractError
 
 
@@ -72,27 +72,6 @@ def initial_state_vjp(part: Any, params: Params, d_state0: State) -> Params:
     d_params = {name: np.zeros_like(value) for name, value in params.items()}
     method: InitialStateVjp | None = getattr(part, "initial_state_vjp", None)
     return d_params | method(params, d_state0) if method is not None else d_params
-
-
-def as_layer(given: Any, place: str) -> Any:
-    """A layer for a cell or a layer.
-
-    Raises:
-        ContractError: ``given`` is neither, or a layer without ``sequence``.
-    """
-    if is_cell(given):
-        from bpttcheck.networks.direction import Direction
-
-        return Direction(given)
-    if is_layer(given) and callable(getattr(given, "sequence", None)):
-        return given
-    kind = "a layer without the method sequence" if is_layer(given) else repr(given)[:60]
-    hint = "pass an instance: write LSTM()" if isinstance(given, type) else "see bpttcheck.contract"
-    raise ContractError(
-        f"{place} is {kind} (type={type(given).__name__}), but should be a cell, or a layer with"
-        f" sequence(engine, params, xs, state0, mask): {hint}",
-        item=place,
-    )
 
 
 def require_cells(given: Any, whole: str) -> tuple[Any, ...]:

@@ -13,11 +13,11 @@ from bpttcheck.errors import ContractError
 from bpttcheck.networks.composed import (
     Composed,
     InitialStateVjp,
-    as_layer,
     if_any_part_has_it,
     initial_state_vjp,
     output_width,
 )
+from bpttcheck.networks.convert import as_layer
 from bpttcheck.networks.final_output import final, last_steps, real_steps
 from bpttcheck.networks.names import require_free, require_names, without
 

@@ -11,13 +11,13 @@ from bpttcheck.contract import Array, Engine, Params, State, Tape
 from bpttcheck.networks.composed import (
     Composed,
     InitialStateVjp,
-    as_layer,
     if_any_part_has_it,
     initial_state_vjp,
     output_width,
     require_some,
     require_states,
 )
+from bpttcheck.networks.convert import as_layer
 from bpttcheck.networks.final_output import final
 from bpttcheck.networks.names import joined, part_of, require_parts
 

@@ -11,7 +11,8 @@ from bpttcheck import trees
 from bpttcheck.cells.initialise import uniform
 from bpttcheck.contract import Array, Engine, Params, State, Tape, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.networks.composed import Composed, as_layer
+from bpttcheck.networks.composed import Composed
+from bpttcheck.networks.convert import as_layer
 from bpttcheck.networks.final_output import final
 from bpttcheck.networks.names import require_free, require_names, without
 

@@ -15,7 +15,8 @@ from bpttcheck.judge.run import Run
 from bpttcheck.problems.problem import Problem
 from bpttcheck.replay.flat import Flat, shape
 from bpttcheck.replay.record import Stored
-from bpttcheck.results.records import CheckResult, Finding, Report, Verdict
+from bpttcheck.results.records import CheckResult, Finding, Verdict
+from bpttcheck.results.report import Report
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
 from bpttcheck.verify.check import check

@@ -21,7 +21,8 @@ from bpttcheck.replay.literal import example as _example
 from bpttcheck.replay.record import Stored
 from bpttcheck.replay.rerun import rerun
 from bpttcheck.replay.script import script
-from bpttcheck.results.records import Finding, Report
+from bpttcheck.results.records import Finding
+from bpttcheck.results.report import Report
 
 __all__ = ["DIRECTORY", "KEPT", "Stored", "example", "listed", "load", "rerun", "store"]
 

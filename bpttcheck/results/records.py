@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import enum
-import html
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
-
-SCHEMA_VERSION = 1
 
 
 class Verdict(enum.Enum):
@@ -126,7 +122,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as plain JSON-ready values, without the arrays of its problem."""
-        return _plain(asdict(replace(self, problem=None), dict_factory=_without_problem))
+        return plain(asdict(replace(self, problem=None), dict_factory=_without_problem))
 
 
 @dataclass(frozen=True)
@@ -187,117 +183,19 @@ class CheckResult:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Report:
-    """Everything that one run of :func:`bpttcheck.check` found.
-
-    Args:
-        subject: the subject's name.
-        checks: one entry for each named check, in the order of running.
-        findings: one entry for each mismatch, worst first.
-        remarks: what is wrong with how the code behaves where its gradient does not depend on it.
-        seed: the run's seed.
-        examples: cases asked for in each check.
-        dtypes: the dtypes checked.
-        sizes: the (n_in, n_hidden) pairs of judged gradient cases.
-        lengths: the smallest and largest T of judged gradient cases.
-        batches: the smallest and largest B of judged gradient cases.
-        regimes: regime -> number of judged cases.
-        masks: kind of mask -> number of judged cases.
-        larger: sizes judged beyond those, and by what.
-        judged: the judged gradient cases, and all of them.
-        lines: the lines of the backward pass that judged cases ran, and all of them; None: unknown.
-        unreached: lines of the backward pass that no judged case ran, and what guards them.
-        unchecked: what nothing checked, by name.
-        hidden: which bugs none of the cases could have shown, a sentence each.
-        notes: remarks on the whole run.
-        seconds: wall-clock time.
-    """
-
-    subject: str
-    checks: tuple[CheckResult, ...]
-    findings: tuple[Finding, ...] = ()
-    seed: int = 0
-    examples: int = 0
-    dtypes: tuple[str, ...] = ()
-    sizes: tuple[tuple[int, int], ...] = ()
-    lengths: tuple[int, int] | None = None
-    batches: tuple[int, int] | None = None
-    regimes: Mapping[str, int] = field(default_factory=dict)
-    masks: Mapping[str, int] = field(default_factory=dict)
-    unchecked: tuple[str, ...] = ()
-    hidden: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    seconds: float = 0.0
-    remarks: tuple[Finding, ...] = ()
-    larger: tuple[str, ...] = ()
-    judged: tuple[int, int] = (0, 0)
-    lines: tuple[int, int] | None = None
-    unreached: tuple[str, ...] = ()
-
-    @property
-    def verdict(self) -> Verdict:
-        """FAILED if any check failed, else INCONCLUSIVE if any was, else PASSED."""
-        found = {check.verdict for check in self.checks}
-        if Verdict.FAILED in found:
-            return Verdict.FAILED
-        if Verdict.INCONCLUSIVE in found or Verdict.PASSED not in found:
-            return Verdict.INCONCLUSIVE
-        return Verdict.PASSED
-
-    @property
-    def passed(self) -> bool:
-        """True if the verdict is PASSED."""
-        return self.verdict is Verdict.PASSED
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON-ready values, with a ``schema_version``."""
-        rest = asdict(replace(self, findings=(), remarks=()))
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "verdict": self.verdict.value,
-            "passed": self.passed,
-            **{key: _plain(value) for key, value in rest.items()},
-            "findings": [finding.to_dict() for finding in self.findings],
-            "remarks": [remark.to_dict() for remark in self.remarks],
-        }
-
-    def store(self, directory: str | Path = ".bpttcheck", target: str | None = None) -> list[Any]:
-        """Store every failure, so that ``bpttcheck replay`` can run it again.
-
-        Args:
-            directory: the folder to write to; it is made if need be.
-            target: how a command line names the subject, such as ``"cell.py:MyCell"``.
-
-        Returns:
-            The :class:`bpttcheck.replay.store.Stored` failures.
-        """
-        from bpttcheck.replay import store as replay
-
-        return replay.store(self, directory, target)
-
-    def __str__(self) -> str:
-        """The report as text for a terminal, without colours."""
-        from bpttcheck.results.text import render
-
-        return render(self)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
-
-
 def _without_problem(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in items if key != "problem"}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)  # JSON has no word for these
     scalar = getattr(value, "item", None)  # a NumPy scalar
-    return value if scalar is None else _plain(scalar())
+    return value if scalar is None else plain(scalar())

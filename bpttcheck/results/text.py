@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from bpttcheck.results.digits import aligned, short
 from bpttcheck.results.records import (
@@ -14,9 +15,11 @@ from bpttcheck.results.records import (
     CheckResult,
     Diagnosis,
     Finding,
-    Report,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from bpttcheck.results.report import Report
 
 WIDTH = 100
 FINDINGS_SHOWN = 5

@@ -22,7 +22,8 @@ from bpttcheck.judge.gradient_finding import exception_finding
 from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.large import FIRST
-from bpttcheck.results.records import CheckResult, Finding, Report, Verdict
+from bpttcheck.results.records import CheckResult, Finding, Verdict
+from bpttcheck.results.report import Report
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify.checks import CHECKS

@@ -9,15 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import bpttcheck
-from bpttcheck.results.records import (
-    Case,
-    CheckResult,
-    Diagnosis,
-    Finding,
-    Measured,
-    Report,
-    Verdict,
-)
+from bpttcheck.results.records import Case, CheckResult, Diagnosis, Finding, Measured, Verdict
+from bpttcheck.results.report import Report
 from bpttcheck.verify.checks import CHECKS
 
 ALL = tuple(CHECKS)

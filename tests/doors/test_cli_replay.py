@@ -17,7 +17,8 @@ from bpttcheck.config import FAILURES, Settings, failures, read
 from bpttcheck.errors import ContractError
 from bpttcheck.problems.problem import build
 from bpttcheck.replay import store as replay
-from bpttcheck.results.records import Case, Finding, Measured, Report
+from bpttcheck.results.records import Case, Finding, Measured
+from bpttcheck.results.report import Report
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks import CHECKS
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bpttcheck.cli.github import MOST, annotate, locate
-from bpttcheck.results.records import CheckResult, Finding, Report, Verdict
+from bpttcheck.results.records import CheckResult, Finding, Verdict
+from bpttcheck.results.report import Report
 
 
 class Target:

@@ -30,7 +30,8 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.problem import build
 from bpttcheck.replay import store as replay
 from bpttcheck.replay.literal import literal
-from bpttcheck.results.records import Case, Diagnosis, Finding, Measured, Report, Verdict
+from bpttcheck.results.records import Case, Diagnosis, Finding, Measured, Verdict
+from bpttcheck.results.report import Report
 from bpttcheck.subject.subject import Subject
 
 SOURCE = Path(__file__).with_name("replay_cells.py")

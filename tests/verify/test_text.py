@@ -19,9 +19,9 @@ from bpttcheck.results.records import (
     Diagnosis,
     Finding,
     Measured,
-    Report,
     Verdict,
 )
+from bpttcheck.results.report import Report
 from bpttcheck.results.text import counts, describe, headline, outcome, render
 
 NAMES = (

@@ -153,7 +153,10 @@ def _memory(run: Run, tally: Tally, problem: Problem) -> None:
     if found is not None:
         tally.findings.append(Finding(
             "purity", found.method, found.item, found.message, problem.case,
-            exception=found.error, diagnoses=(uninitialised.of(found),), problem=problem,
+            exception=found.error, problem=problem,
+            diagnoses=(uninitialised.of(
+                found.method, found.item, found.filename, found.line, found.message
+            ),),
         ))  # fmt: skip
 
 
