@@ -53,7 +53,7 @@ _HOMES = {
 
 _MODULES = (
     "activations", "adapt", "bench", "bptt", "cells", "losses", "mutants", "networks", "on_jax",
-    "oracles", "selftest", "strategies",
+    "oracles", "replay", "selftest", "strategies",
 )  # fmt: skip
 
 

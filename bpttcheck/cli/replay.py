@@ -59,7 +59,7 @@ def replay(
         return
     if as_example and (as_json or target is not None):
         raise click.UsageError("--example goes with neither --json nor --target")
-    from bpttcheck.replay.store import example, load
+    from bpttcheck.replay import example, load
 
     stored = load(name, folder)
     if as_example:
@@ -80,7 +80,7 @@ def _folder() -> Path:
 def _rerun(stored: Any, target: str | None) -> Any:
     from bpttcheck.cells import BUILTINS
     from bpttcheck.cli.targets import load
-    from bpttcheck.replay.store import rerun
+    from bpttcheck.replay import again as rerun
 
     told: str = stored.target or ""
     # A file that was stored elsewhere may name any module: that is for the user to import.
@@ -112,7 +112,7 @@ def _say(stored: Any, report: Any, as_json: bool) -> None:
 
 
 def _list(folder: Path, as_json: bool) -> None:
-    from bpttcheck.replay.store import listed
+    from bpttcheck.replay import listed
 
     rows = [_row(path, content, age) for path, content, age in listed(folder)]
     if as_json:

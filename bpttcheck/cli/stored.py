@@ -26,7 +26,7 @@ def keep(report: Any, folder: Path | None, target: str | None) -> tuple[list[str
     """
     if folder is None or not report.findings:
         return [], []
-    from bpttcheck.replay import store as replay
+    from bpttcheck import replay
 
     try:
         ids = [stored.id for stored in replay.store(report, folder, target)]

@@ -1,1 +1,25 @@
 """A failure that is kept: stored, loaded, judged again, and as a script that needs NumPy alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bpttcheck.lazy import index
+
+if TYPE_CHECKING:
+    from bpttcheck.replay.again import rerun
+    from bpttcheck.replay.record import Stored
+    from bpttcheck.replay.stored import example, listed, load, store
+
+__all__ = ["Stored", "example", "listed", "load", "rerun", "store"]
+
+_HOMES = {
+    "Stored": "record",
+    "example": "stored",
+    "listed": "stored",
+    "load": "stored",
+    "rerun": "again",
+    "store": "stored",
+}
+
+__getattr__, __dir__ = index(__name__, _HOMES)

@@ -13,10 +13,10 @@ import pytest
 from click.testing import Result
 
 import bpttcheck
+from bpttcheck import replay
 from bpttcheck.config import FAILURES, Settings, failures, read
 from bpttcheck.errors import ContractError
 from bpttcheck.problems.problem import build
-from bpttcheck.replay import store as replay
 from bpttcheck.results.records import Case, Finding, Measured
 from bpttcheck.results.report import Report
 from bpttcheck.subject.subject import Subject

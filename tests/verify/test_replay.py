@@ -22,13 +22,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bpttcheck
+from bpttcheck import replay, trees
 from bpttcheck import strategies as bst
-from bpttcheck import trees
 from bpttcheck.config import Settings
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.problem import build
-from bpttcheck.replay import store as replay
 from bpttcheck.replay.literal import literal
 from bpttcheck.results.records import Case, Diagnosis, Finding, Measured, Verdict
 from bpttcheck.results.report import Report

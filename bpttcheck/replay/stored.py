@@ -15,11 +15,11 @@ from bpttcheck.errors import ContractError
 from bpttcheck.problems.problem import Problem
 from bpttcheck.replay import files
 from bpttcheck.replay import record as records
+from bpttcheck.replay.again import rerun
 from bpttcheck.replay.files import KEPT
 from bpttcheck.replay.flat import flatten
 from bpttcheck.replay.literal import example as _example
 from bpttcheck.replay.record import Stored
-from bpttcheck.replay.rerun import rerun
 from bpttcheck.replay.script import script
 from bpttcheck.results.records import Finding
 from bpttcheck.results.report import Report
