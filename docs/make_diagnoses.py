@@ -25,7 +25,7 @@ def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     for code in diagnose.CODES:
-        one = diagnose.module(code).PAGE
+        one = diagnose.rule(code).page
         parts.append(
             f"## `{code}`\n\n{one.meaning}\n\n"
             f"The formula:\n\n```\n{one.formula}\n```\n\n"

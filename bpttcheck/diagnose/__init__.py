@@ -1,8 +1,8 @@
-"""Diagnoses: what is wrong with a gradient, told by the pattern of its error; one file each.
+"""Diagnoses: what is wrong with a gradient, told by the pattern of its error.
 
-Adding a diagnosis takes its file and its line in :data:`NAMES`. A file holds ``PAGE``, which
-``bpttcheck explain`` prints, and ``fit(evidence)``, which returns a
-:class:`bpttcheck.results.records.Diagnosis` or None. Loaded when first used.
+Adding a diagnosis takes a :class:`bpttcheck.diagnose.base.Rule` in the file of its kind and its
+line in ``_HOMES``. A rule has a page, which ``bpttcheck explain`` prints, and ``fit(evidence)``.
+Loaded when first used.
 """
 
 from __future__ import annotations
@@ -11,52 +11,54 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bpttcheck.diagnose.base import Rule
+
     PAGES: dict[str, str]
 
-NAMES = (
-    "impure",
-    "uninitialised",
-    "range",
-    "mask_ignored",
-    "initial_state",
-    "clipped",
-    "nonlinear",
-    "sign",
-    "transposed",
-    "swapped_gates",
-    "batch_reduction",
-    "time_reduction",
-    "one_size",
-    "saturated",
-    "truncated",
-    "missing_term",
-    "doubled_term",
-    "scale",
-    "zeroed_entry",
-    "broadcast_row",
-    "missing_path",
-    "doubled_path",
-    "wrong_derivative",
-    "wrong_operand",
-    "precision",
-    "wrong_cotangent",
-)
-"""Every diagnosis by its file, in the order in which they are tried: the most specific first."""
+_HOMES = {
+    "impure": "conduct",
+    "uninitialised": "conduct",
+    "range": "values",
+    "mask-ignored": "steps",
+    "initial-state": "steps",
+    "clipped": "values",
+    "nonlinear": "values",
+    "sign": "paths",
+    "transposed": "axes",
+    "swapped-gates": "axes",
+    "batch-reduction": "axes",
+    "time-reduction": "steps",
+    "one-size": "axes",
+    "saturated": "values",
+    "truncated": "steps",
+    "missing-term": "steps",
+    "doubled-term": "steps",
+    "scale": "values",
+    "zeroed-entry": "values",
+    "broadcast-row": "axes",
+    "missing-path": "paths",
+    "doubled-path": "paths",
+    "wrong-derivative": "paths",
+    "wrong-operand": "paths",
+    "precision": "paths",
+    "wrong-cotangent": "paths",
+}
 
-CODES = tuple(name.replace("_", "-") for name in NAMES)
-"""The stable codes."""
+CODES = tuple(_HOMES)
+"""The stable codes, in the order in which they are tried: the most specific first."""
 
-__all__ = ["CODES", "NAMES", "PAGES"]
+__all__ = ["CODES", "PAGES", "rule"]
 
 
-def module(code: str) -> Any:
-    """The module of a code."""
-    return importlib.import_module(f"{__name__}.{code.replace('-', '_')}")
+def rule(code: str) -> Rule:
+    """The diagnosis of a code."""
+    home = importlib.import_module(f"{__name__}.{_HOMES[code]}")
+    return getattr(home, code.replace("-", "_").upper())
 
 
 def __getattr__(name: str) -> Any:
     if name != "PAGES":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    pages = {code: str(module(code).PAGE) for code in CODES}
+    pages = {code: str(rule(code).page) for code in CODES}
     globals()["PAGES"] = pages
     return pages

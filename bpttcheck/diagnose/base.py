@@ -56,6 +56,19 @@ class Page:
         return "\n\n".join(_section(title, text) for title, text in parts)
 
 
+@dataclass(frozen=True)
+class Rule:
+    """A diagnosis.
+
+    Args:
+        page: what ``bpttcheck explain`` prints.
+        fit: what it says of an error: a :class:`bpttcheck.results.records.Diagnosis` or None.
+    """
+
+    page: Page
+    fit: Callable[[Evidence], Diagnosis | None]
+
+
 def _section(title: str, text: str) -> str:
     if not title:
         return text

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bpttcheck.diagnose import impure, transposed
+from bpttcheck.diagnose.axes import transposed_result
+from bpttcheck.diagnose.conduct import impure
 from bpttcheck.results.records import Diagnosis, Finding
 
 _LAWS = {
@@ -19,9 +20,9 @@ def diagnosed(finding: Finding) -> Finding:
         return finding
     found: Diagnosis | None = None
     if finding.check == "purity":
-        found = impure.of(finding)
+        found = impure(finding)
     elif finding.check == "contract":
-        found = transposed.of(finding)
+        found = transposed_result(finding)
     elif finding.check in _LAWS:
         code, sentence = _LAWS[finding.check]
         found = Diagnosis(code, sentence, {"law": finding.check})

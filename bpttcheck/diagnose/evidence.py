@@ -56,7 +56,7 @@ def _first_fits(evidence: Evidence) -> tuple[Diagnosis, ...]:
         if any(d.code not in _CONDITIONS for d in found):
             break
         try:
-            one = diagnose.module(code).fit(evidence)
+            one = diagnose.rule(code).fit(evidence)
         except BpttcheckError:
             continue  # the subject's code, or JAX, does not take this problem
         except Exception as error:  # an error of ours must not cost the verdict

@@ -5,7 +5,8 @@ import pytest
 from planted_bugs import GATES_AND_LOOPS, LOOP, STEPS, Tanh, W, b, halved_when_large, method, output
 
 import bpttcheck
-from bpttcheck.diagnose import CODES
+from bpttcheck.diagnose import CODES, paths
+from bpttcheck.diagnose.base import Rule
 
 
 @pytest.mark.sampled(12)
@@ -123,7 +124,7 @@ def test_a_diagnosis_that_breaks_down_costs_a_note_and_not_the_verdict(monkeypat
     def broken(evidence):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("bpttcheck.diagnose.sign.fit", broken)
+    monkeypatch.setattr("bpttcheck.diagnose.paths.SIGN", Rule(paths.SIGN.page, broken))
     report = run(output(Tanh, "W", lambda v: 3 * v), "step_vjp")
     assert [d.code for d in report.findings[0].diagnoses] == ["scale"]
     assert any("the diagnosis sign broke down: ZeroDivisionError" in note for note in report.notes)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from planted_bugs import Coupled, Loop, Tanh
 
-from bpttcheck.diagnose import CODES, module
+from bpttcheck.diagnose import CODES, rule
 from bpttcheck.diagnose.base import Evidence, Specimen
 from bpttcheck.diagnose.evidence import explain
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
@@ -96,7 +96,7 @@ def test_garbage_gets_no_diagnosis(name, runs, how, size, seed, dtype):
     right, mode = SUBJECTS[name]
     kind = GarbledCell if mode == STEP else GarbledLayer
     for known in evidence(runs[name], kind(right, how, size, seed), mode, dtype):
-        assert {code: module(code).fit(known) for code in CODES} == dict.fromkeys(CODES)
+        assert {code: rule(code).fit(known) for code in CODES} == dict.fromkeys(CODES)
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -112,7 +112,7 @@ def test_without_a_problem_that_shows_the_bug_nothing_is_said(code, runs):
     run = runs["a cell"]
     for mode in (STEP, SEQUENCE):
         seen = [Seen(run.case(i), ("d_params['W']",), ("d_params['W']",)) for i in range(20)]
-        assert module(code).fit(Evidence(run, "check", mode, "d_params['W']", [], seen)) is None
+        assert rule(code).fit(Evidence(run, "check", mode, "d_params['W']", [], seen)) is None
 
 
 def test_a_single_number_is_not_called_a_multiple_of_another(runs):
@@ -121,14 +121,14 @@ def test_a_single_number_is_not_called_a_multiple_of_another(runs):
     hand, reference = run.hand(STEP, problem), run.jax(STEP, problem, run.templates[0])
     specimen = Specimen(run, STEP, problem, run.templates[0], hand, reference, ("d_params['W']",))
     alone = Evidence(run, "check", STEP, "d_params['W']", [specimen], [])
-    assert module("scale").fit(alone) is None
+    assert rule("scale").fit(alone) is None
 
 
 def test_rounding_noise_in_the_place_of_a_gradient_is_called_zero_not_a_multiple(runs):
     noise = GarbledCell(Tanh(), "anything", 1e-9, 4)
     for known in evidence(runs["a cell"], noise, STEP, "float32"):
-        assert module("scale").fit(known) is None
-        assert "is zero" in module("missing-path").fit(known).sentence
+        assert rule("scale").fit(known) is None
+        assert "is zero" in rule("missing-path").fit(known).sentence
 
 
 def case(**fields):
@@ -141,7 +141,7 @@ def told(code, wrong, right, block="d_params['W']", kind="layer", specimens=()):
     seen = [Seen(one, (block,), (block,)) for one in wrong]
     seen += [Seen(one, (), (block,)) for one in right]
     run = SimpleNamespace(subject=SimpleNamespace(kind=kind))
-    found = module(code).fit(Evidence(run, "check", SEQUENCE, block, specimens, seen))
+    found = rule(code).fit(Evidence(run, "check", SEQUENCE, block, specimens, seen))
     return found and found.sentence
 
 
@@ -232,7 +232,7 @@ def test_the_initial_state_is_not_blamed_where_anything_else_is_wrong(runs):
     known = next(e for e in evidence(base, Loop(), SEQUENCE, "float64") if "state0" in e.block)
     only = [Seen(PLAIN, (known.block,), (known.block,))]
     both = [Seen(PLAIN, (known.block, "d_params['W']"), (known.block,))]
-    blames = module("initial-state").fit
+    blames = rule("initial-state").fit
     assert blames(replace(known, seen=only)) is not None
     assert blames(replace(known, seen=[*only, *both])) is None
     assert blames(replace(known, seen=only, specimens=[])) is None

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from bpttcheck import diagnose
 from bpttcheck.cli import main
-from bpttcheck.diagnose import CODES, NAMES, PAGES, module
+from bpttcheck.diagnose import CODES, PAGES, rule
 
 TITLES = ("the formula", "the usual mistake", "right", "how it is recognised")
 
@@ -18,7 +18,6 @@ def code_lines(text):
 
 def test_there_is_a_page_for_every_code():
     assert tuple(PAGES) == CODES
-    assert len(set(CODES)) == len(NAMES)
     assert not any("_" in code for code in CODES)
 
 
@@ -29,7 +28,7 @@ def test_the_room_has_no_other_attributes():
 
 @pytest.mark.parametrize("code", CODES)
 def test_a_page_has_every_part(code):
-    page = module(code).PAGE
+    page = rule(code).page
     assert page.code == code
     for part in (page.meaning, page.formula, page.mistake, page.right, page.seen):
         assert part.strip() == part
@@ -40,7 +39,7 @@ def test_a_page_has_every_part(code):
 
 @pytest.mark.parametrize("code", CODES)
 def test_the_right_code_is_not_the_usual_mistake(code):
-    page = module(code).PAGE
+    page = rule(code).page
     assert code_lines(page.right) - code_lines(page.mistake)
     assert code_lines(page.mistake) - code_lines(page.right)
 
@@ -48,7 +47,7 @@ def test_the_right_code_is_not_the_usual_mistake(code):
 @pytest.mark.parametrize("code", CODES)
 def test_a_page_begins_with_its_meaning_and_its_parts_follow_in_order(code):
     lines = PAGES[code].splitlines()
-    assert lines[0] == module(code).PAGE.meaning
+    assert lines[0] == rule(code).page.meaning
     titles = [line.removesuffix(":") for line in lines if line.removesuffix(":") in TITLES]
     assert titles == list(TITLES)
     own = [line for line in lines[1:] if line and line.removesuffix(":") not in TITLES]
@@ -65,6 +64,6 @@ def test_the_command_line_prints_the_page(code):
 
 @pytest.mark.parametrize("code", CODES)
 def test_no_line_is_too_wide_for_a_terminal(code):
-    page = module(code).PAGE
+    page = rule(code).page
     code_parts = (page.formula, page.mistake, page.right)
     assert max(len(line) for part in code_parts for line in part.splitlines()) <= 96

@@ -9,8 +9,8 @@ from numpy import empty as unfilled
 from plain_cells import Plain, PlainLayer
 
 from bpttcheck.cells import LSTM
-from bpttcheck.diagnose import NAMES
-from bpttcheck.diagnose.uninitialised import PAGE
+from bpttcheck.diagnose import CODES
+from bpttcheck.diagnose.conduct import UNINITIALISED
 from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks.base import Context
@@ -180,5 +180,5 @@ def test_the_check_of_purity_says_uninitialised(make, seed):
 
 
 def test_the_diagnosis_has_a_page():
-    assert "uninitialised" in NAMES
-    assert "np.empty" in str(PAGE)
+    assert "uninitialised" in CODES
+    assert "np.empty" in str(UNINITIALISED.page)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from bpttcheck.diagnose import uninitialised
+from bpttcheck.diagnose.conduct import uninitialised
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient_finding import exception_finding
 from bpttcheck.judge.run import Run
@@ -154,7 +154,7 @@ def _memory(run: Run, tally: Tally, problem: Problem) -> None:
         tally.findings.append(Finding(
             "purity", found.method, found.item, found.message, problem.case,
             exception=found.error, problem=problem,
-            diagnoses=(uninitialised.of(
+            diagnoses=(uninitialised(
                 found.method, found.item, found.filename, found.line, found.message
             ),),
         ))  # fmt: skip

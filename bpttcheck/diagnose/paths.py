@@ -1,0 +1,446 @@
+"""A path through the step that is missing, doubled, of the wrong sign, or made of other values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import trees
+from bpttcheck.calibration import LIMIT
+from bpttcheck.contract import is_float
+from bpttcheck.diagnose import surgery
+from bpttcheck.diagnose.base import Array, Evidence, Page, Rule, Specimen, diagnosis
+from bpttcheck.diagnose.surgery import blocks_of
+from bpttcheck.errors import BpttcheckError
+from bpttcheck.oracles.step_graph.operands import Shift, Swap
+from bpttcheck.oracles.step_graph.paths import Paths, Site
+from bpttcheck.results.records import Diagnosis
+
+_MISSING_PATH_PAGE = Page(
+    "missing-path",
+    "One way on which a quantity acts on the loss is left out.",
+    "d_h = (every way from h to the loss): through the new state *and* through the output,\n"
+    "through each gate that reads h, and through each state leaf that h changes",
+    "d_h = d_state                # the cotangent of the output, d_y, is ignored\n"
+    "return d_params, np.zeros_like(h), d_x",
+    "d_h = d_state + d_y\nreturn d_params, d_z @ W, d_x",
+    "The block equals the right gradient with that path cut, to rounding, in every problem.",
+)
+
+
+def _fit_missing_path(evidence: Evidence) -> Diagnosis | None:
+    """The whole block zero; a cotangent ignored; a path inside the step cut."""
+    block = evidence.block
+    residual = evidence.alone(lambda right, _: np.zeros_like(right))
+    if residual is not None:
+        return diagnosis("missing-path", f"{block} is zero: nothing flows back on it", residual)
+    for part in _parts(evidence):
+        for wide in (True, False):
+            residual = evidence.explained(
+                lambda s, part=part, wide=wide: without(s, part, evidence, wide)
+            )
+            if residual is not None:
+                where = "" if wide else f" in {block}"
+                return diagnosis(
+                    "missing-path", f"the cotangent {part} is ignored{where}", residual, path=part
+                )
+    found = surgery.best(evidence, surgery.CUT)
+    if found is None:
+        return None
+    cut, residual = found
+    return diagnosis(
+        "missing-path", f"the path through {cut.text} is missing, at {cut.where}", residual,
+        where=cut.where, operation=cut.text,
+    )  # fmt: skip
+
+
+def _parts(evidence: Evidence) -> list[str]:
+    return list(evidence.specimens[0].parts) if evidence.specimens else []
+
+
+def without(
+    specimen: Specimen, part: str, evidence: Evidence, wide: bool, times: float = -1.0
+) -> dict[str, np.ndarray] | None:
+    """The right blocks plus ``times`` what one cotangent contributes."""
+    share = specimen.parts.get(part)
+    if share is None or not any(np.any(value) for value in share.values()):
+        return None
+    names = specimen.right if wide else [evidence.block]
+    return {name: specimen.right[name] + times * share[name] for name in names}
+
+
+MISSING_PATH = Rule(_MISSING_PATH_PAGE, _fit_missing_path)
+"""A path of the chain rule is missing."""
+
+
+_DOUBLED_PATH_PAGE = Page(
+    "doubled-path",
+    "One way on which a quantity acts on the loss is counted twice.",
+    "each way from a quantity to the loss is a term, once",
+    "d_h = d_state + d_y + d_y    # added here, and again by the caller",
+    "d_h = d_state + d_y",
+    "The block equals the right gradient plus once more what flows on that path.",
+)
+
+
+def _fit_doubled_path(evidence: Evidence) -> Diagnosis | None:
+    """A cotangent, or a path inside the step, counted twice."""
+    parts = list(evidence.specimens[0].parts) if evidence.specimens else []
+    for part in parts:
+        for wide in (True, False):
+            residual = evidence.explained(
+                lambda s, part=part, wide=wide: without(s, part, evidence, wide, 1.0)
+            )
+            if residual is not None:
+                where = "" if wide else f" in {evidence.block}"
+                return diagnosis(
+                    "doubled-path", f"the cotangent {part} counts twice{where}", residual,
+                    path=part,
+                )  # fmt: skip
+    found = surgery.best(evidence, surgery.DOUBLED)
+    if found is None:
+        return None
+    cut, residual = found
+    return diagnosis(
+        "doubled-path", f"the path through {cut.text} counts twice, at {cut.where}", residual,
+        where=cut.where, operation=cut.text,
+    )  # fmt: skip
+
+
+DOUBLED_PATH = Rule(_DOUBLED_PATH_PAGE, _fit_doubled_path)
+"""A path of the chain rule is counted twice."""
+
+
+_SIGN_PAGE = Page(
+    "sign",
+    "One output of the backward pass, or one term of it, has the wrong sign.",
+    "d_z = d_h * f'(z)            for h = f(z)\n"
+    "d_f -= d_h * n               for h = ... - f * n: minus, since d h / d f = -n",
+    "d_z = d_h * (z - h)          # the two terms of a difference exchanged\n"
+    "d_f = d_h * n                # the minus of (1 - f) forgotten",
+    "d_f = -d_h * n",
+    "The hand-derived block is the right one times -1, or the right one with one term times -1.",
+)
+
+
+def _fit_sign(evidence: Evidence) -> Diagnosis | None:
+    """The block is minus the right one; or one cotangent, or one path, enters with a minus."""
+    block = evidence.block
+    residual = evidence.alone(lambda right, _: -right)
+    if residual is not None:
+        return diagnosis("sign", f"{block} is right but for its sign", residual, factor=-1.0)
+    for part in evidence.specimens[0].parts if evidence.specimens else ():
+        for wide in (True, False):
+            residual = evidence.explained(
+                lambda s, part=part, wide=wide: without(s, part, evidence, wide, -2.0)
+            )
+            if residual is not None:
+                where = "" if wide else f" in {block}"
+                return diagnosis(
+                    "sign", f"the cotangent {part} enters with the wrong sign{where}", residual,
+                    path=part,
+                )  # fmt: skip
+    found = surgery.best(evidence, surgery.NEGATED)
+    if found is None:
+        return None
+    cut, residual = found
+    return diagnosis(
+        "sign", f"the path through {cut.text} has the wrong sign, at {cut.where}", residual,
+        where=cut.where, operation=cut.text,
+    )  # fmt: skip
+
+
+SIGN = Rule(_SIGN_PAGE, _fit_sign)
+"""One output, or one path, has the wrong sign."""
+
+
+_WRONG_DERIVATIVE_PAGE = Page(
+    "wrong-derivative",
+    "The local derivative of an activation or gate is not that of the forward pass.",
+    "h = tanh(z):    d_z = d_h * (1 - h**2)\ns = sigmoid(z): d_z = d_s * s * (1 - s)",
+    "d_z = d_h * (1 - z**2)       # the pre-activation in place of the activation\n"
+    "d_z = d_h * h * (1 - h)      # the derivative of another activation\n"
+    "d_z = d_s                    # no derivative at all",
+    "d_z = d_h * (1 - h**2)       # h = tanh(z), from the cache",
+    "The block equals JAX's gradient with that one derivative replaced, in every problem.",
+)
+
+
+def _fit_wrong_derivative(evidence: Evidence) -> Diagnosis | None:
+    """One local derivative replaced by another."""
+    found = surgery.best(evidence, surgery.DERIVATIVE)
+    if found is None:
+        return None
+    cut, residual = found
+    return diagnosis(
+        "wrong-derivative",
+        f"the derivative of {cut.text} at {cut.where} is {cut.instead} (h its value, z its "
+        "argument)",
+        residual, where=cut.where, instead=cut.instead,
+    )  # fmt: skip
+
+
+WRONG_DERIVATIVE = Rule(_WRONG_DERIVATIVE_PAGE, _fit_wrong_derivative)
+"""The derivative of a nonlinear function is another function's, or is missing."""
+
+
+_WRONG_OPERAND_PAGE = Page(
+    "wrong-operand",
+    "A product of the backward pass is made with another quantity of the same shape.",
+    "c_new = f * c + i * g:    d_f = d_c_new * c,  d_c = d_c_new * f\n"
+    "z = x @ U.T + h @ W.T:    d_U = d_z.T @ x,    d_W = d_z.T @ h",
+    "d_c = d_c_new * i            # another gate\n"
+    "d_c = d_h_new * f            # the gradient of another quantity\n"
+    "d_W = d_z.T @ h_new          # the new state for the old one",
+    "d_c = d_c_new * f\nd_W = d_z.T @ h",
+    "The block equals JAX's gradient with one contribution made from another value of the step, or "
+    "from another gradient, of the same shape, in every problem.",
+)
+
+
+def _fit_wrong_operand(evidence: Evidence) -> Diagnosis | None:
+    """One quantity of a single contribution replaced by another of the same shape."""
+    if evidence.sequence or not evidence.specimens:
+        return None
+    try:
+        swaps, tables = _candidates(evidence)
+    except BpttcheckError:
+        return None
+    for wide in (True, False):
+        for swap in swaps:
+            residual = _residual(evidence, tables, swap.key, wide)
+            if residual is not None:
+                # Others that fit too give the same gradient: the likeliest comes first.
+                return _told(swap, residual)
+    return None
+
+
+def _told(swap: Swap, residual: float) -> Diagnosis:
+    place = f", at {swap.where}" if swap.where else ""
+    what = f"{swap.made} is made with {swap.used}" if swap.made else f"{swap.used} is used"
+    return diagnosis(
+        "wrong-operand", f"{what} where {swap.belongs} belongs{place}", residual,
+        where=swap.where, used=swap.used, belongs=swap.belongs,
+    )  # fmt: skip
+
+
+_Table = dict[Any, dict[str, Array]]
+
+
+def _candidates(evidence: Evidence) -> tuple[list[Swap], list[_Table]]:
+    """The swaps that explain the block at hand in every specimen, and what they predict."""
+    tables: list[_Table] = []
+    swaps: list[Swap] = []
+    for specimen in evidence.specimens:
+        shifts = _shifts(specimen)
+        if tables:
+            shifts = [shift for shift in shifts if shift.swap.key in tables[-1]]
+        found = _fitting(evidence.block, specimen, shifts)
+        tables.append(found)
+        swaps = [shift.swap for shift in shifts if shift.swap.key in found]
+    return swaps, tables
+
+
+def _shifts(specimen: Specimen) -> list[Shift]:
+    p = specimen.problem
+    paths = specimen.run.paths(p)
+    point = (p.params, p.state0, p.xs[0])
+    return specimen.run.remember("operands", p, lambda: paths.swaps(point, (p.d_state, p.d_ys[0])))
+
+
+def _fitting(block: str, specimen: Specimen, shifts: list[Shift]) -> _Table:
+    p = specimen.problem
+    point = (p.params, p.state0, p.xs[0])
+    given = (p.d_state, p.d_ys[0])
+    found: _Table = {}
+    moved = specimen.run.paths(p).swapped(point, given, shifts)
+    for shift, added in zip(shifts, moved, strict=True):
+        more = blocks_of(specimen, added)
+        if not more[block].any():
+            continue
+        if specimen.residual({block: specimen.right[block] + more[block]}) <= LIMIT:
+            found[shift.swap.key] = {n: right + more[n] for n, right in specimen.right.items()}
+    return found
+
+
+def _residual(evidence: Evidence, tables: list[_Table], key: Any, wide: bool) -> float | None:
+    by_specimen = {id(s): t[key] for s, t in zip(evidence.specimens, tables, strict=True)}
+
+    def predict(specimen: Specimen) -> dict[str, Array]:
+        found = by_specimen[id(specimen)]
+        return found if wide else {evidence.block: found[evidence.block]}
+
+    return evidence.explained(predict)
+
+
+WRONG_OPERAND = Rule(_WRONG_OPERAND_PAGE, _fit_wrong_operand)
+"""A quantity of the step stands in the backward pass where another of its shape belongs."""
+
+
+_WRONG_COTANGENT_PAGE = Page(
+    "wrong-cotangent",
+    "The mistake lies at one nonlinear function of the step, or between it and the output; all "
+    "that follows from its cotangent is right.",
+    "d_z = d_h * f'(z), and then d_W = d_z.T @ x, d_b = sum of d_z, d_x = d_z @ W",
+    "d_z = (anything else)        # with d_W, d_b and d_x rightly made from it",
+    "derive d_z again: the cotangent of h first, then the factor f'(z)",
+    "All blocks together equal JAX's gradient with one other array in the place of that local "
+    "derivative, which the gradients themselves determine with equations to spare.",
+)
+
+# So many more equations than unknowns, at least: else any gradient could be explained.
+_SPARE = 2.0
+
+
+def _fit_wrong_cotangent(evidence: Evidence) -> Diagnosis | None:
+    """One function whose local factor, whatever it is, explains every block."""
+    if evidence.sequence or not evidence.specimens:
+        return None
+    try:
+        tables = [_residuals(s) for s in evidence.specimens]
+    except BpttcheckError:
+        return None
+    fitting = {
+        place: max(table[place][0] for table in tables)
+        for place in tables[0]
+        if all(place in table for table in tables)
+    }
+    good = {place: r for place, r in fitting.items() if r <= LIMIT}
+    if len(good) != 1:
+        return None  # nowhere, or not told apart
+    place, residual = next(iter(good.items()))
+    site = tables[0][place][1]
+    return diagnosis(
+        "wrong-cotangent",
+        f"the mistake is at or after {site.text}, at {site.where}: what follows from the cotangent "
+        "of its argument is right",
+        residual, where=site.where,
+    )  # fmt: skip
+
+
+def _residuals(specimen: Specimen) -> dict[tuple[int, int], tuple[float, Site]]:
+    """For each function the best fit over its local factor."""
+    p = specimen.problem
+    paths = specimen.run.paths(p)
+    point = (p.params, p.state0, p.xs[0])
+    shapes = [v.shape for _, v in paths.values(*point)]
+    found: dict[tuple[int, int], tuple[float, Site]] = {}
+    for site, shape in zip(paths.sites("function"), shapes, strict=True):
+        residual = _best(specimen, paths, point, site, shape)
+        if residual is not None:
+            found[site.place] = (residual, site)
+    return found
+
+
+def _best(
+    specimen: Specimen, paths: Paths, point: tuple, site: Site, shape: tuple[int, ...]
+) -> float | None:
+    p = specimen.problem
+    size = int(np.prod(shape))
+    units = np.eye(size).reshape(size, *shape)
+    changes = [(site, np.zeros(shape)), *((site, unit) for unit in units)]
+    gradients = [
+        blocks_of(specimen, one) for one in paths.gradients(point, (p.d_state, p.d_ys[0]), changes)
+    ]
+    names = list(specimen.right)
+    hand = np.concatenate([specimen.given(name).reshape(-1) for name in names])
+    rows = [np.concatenate([g[name].reshape(-1) for name in names]) for g in gradients]
+    base, basis = rows[0], np.stack([row - rows[0] for row in rows[1:]], axis=1)
+    touched = np.abs(basis).max(axis=1) > 0
+    if touched.sum() < _SPARE * size or not np.isfinite(hand).all():
+        return None
+    scale = np.abs(basis).max(axis=0)
+    scale[scale == 0] = 1.0
+    factor = np.linalg.lstsq(basis / scale, hand - base, rcond=None)[0] / scale
+    fitted = base + basis @ factor
+    cuts = np.cumsum([specimen.right[name].size for name in names])[:-1]
+    parts = np.split(fitted, cuts)
+    return specimen.residual(
+        {n: part.reshape(specimen.right[n].shape) for n, part in zip(names, parts, strict=True)}
+    )
+
+
+WRONG_COTANGENT = Rule(_WRONG_COTANGENT_PAGE, _fit_wrong_cotangent)
+"""Everything is consistent with one wrong cotangent inside the step: where, not what."""
+
+
+_PRECISION_PAGE = Page(
+    "precision",
+    "The gradient has fewer right digits than its dtype holds.",
+    "every array of the backward pass has the dtype of the inputs",
+    "d_W = np.zeros(W.shape, np.float32)     # an accumulator that is shorter than its terms\n"
+    "1 - np.tanh(z)**2 by np.exp             # a formula that cancels",
+    "d_W = np.zeros_like(W)",
+    "Every entry is a float32 (or float16) number though the problem is float64; or the same code "
+    "is right in float64 and wrong in float32 by more than rounding can explain.",
+)
+
+
+def _fit_precision(evidence: Evidence) -> Diagnosis | None:
+    """Every entry fits a shorter format and is right in that format."""
+    specimens = evidence.specimens
+    for short in (np.float16, np.float32):
+        if specimens and all(_fits_in(s, short, evidence.block) for s in specimens):
+            unit = float(np.finfo(short).eps)
+            name = np.dtype(short).name
+            return diagnosis(
+                "precision", f"{evidence.block} went through {name}: only its digits are right",
+                0.0, format=name, relative_error=unit,
+            )  # fmt: skip
+        residual = evidence.explained(lambda s, short=short: _cotangents_in(s, short))
+        if residual is not None:
+            name = np.dtype(short).name
+            return diagnosis(
+                "precision", f"the cotangents went through {name}", residual, format=name
+            )
+    return _cancels(evidence)
+
+
+def _cotangents_in(specimen: Specimen, short: type) -> dict[str, Array]:
+    """The right gradient of cotangents rounded to a shorter format."""
+    p = specimen.problem
+
+    def rounded(leaf: Any) -> Any:
+        return leaf.astype(short).astype(leaf.dtype) if is_float(leaf) else leaf
+
+    with np.errstate(all="ignore"):
+        changed = replace(p, d_ys=rounded(p.d_ys), d_state=trees.map_leaves(rounded, p.d_state))
+        return specimen.right_for(changed)
+
+
+def _fits_in(specimen: Specimen, short: type, block: str) -> bool:
+    if np.finfo(specimen.problem.dtype).eps >= np.finfo(short).eps:
+        return False
+    hand, right = specimen.given(block), specimen.right[block]
+    with np.errstate(all="ignore"):
+        exact = bool((hand == hand.astype(short).astype(np.float64)).all())
+        gap = np.abs(hand - right).max(initial=0.0)
+    return exact and bool(gap <= 8 * np.finfo(short).eps * np.abs(right).max(initial=0.0))
+
+
+def _cancels(evidence: Evidence) -> Diagnosis | None:
+    """Small, without a pattern, and of a size that no formula of the right dtype has."""
+    if not evidence.specimens:
+        return None
+    errors = [_relative(s, evidence.block) for s in evidence.specimens]
+    unit = float(np.finfo(np.float32).eps)
+    double = all(s.problem.dtype == np.float64 for s in evidence.specimens)
+    if double and all(1e-3 * unit < e < 1e2 * unit for e in errors):
+        if _fit_wrong_cotangent(evidence) is not None:
+            return None  # which says where
+        return diagnosis(
+            "precision", f"{evidence.block} has about the digits of float32, and no pattern",
+            0.0, relative_error=max(errors),
+        )  # fmt: skip
+    return None
+
+
+def _relative(specimen: Specimen, block: str) -> float:
+    hand, right = specimen.given(block), specimen.right[block]
+    return float(np.abs(hand - right).max(initial=0.0) / (np.abs(right).max(initial=0.0) or 1.0))
+
+
+PRECISION = Rule(_PRECISION_PAGE, _fit_precision)
+"""Digits are lost: part of the computation runs in a shorter format."""
