@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import click
 
 from bpttcheck.config import near
@@ -26,5 +24,5 @@ def _pages() -> dict[str, str]:
     from bpttcheck import diagnose
     from bpttcheck.verify.checks import CHECKS
 
-    pages = {name: inspect.getdoc(check) or "" for name, check in CHECKS.items()}
+    pages = {name: check.text for name, check in CHECKS.items()}
     return {**diagnose.PAGES, **pages}

@@ -23,7 +23,7 @@ def listing(as_json: bool) -> None:
 
     rooms = {
         "cells": {name: _cell(make()) for name, make in BUILTINS.items()},
-        "checks": {name: _first_line(check) for name, check in CHECKS.items()},
+        "checks": {name: _opening(check.text) for name, check in CHECKS.items()},
         "activations": {name: _about(activation) for name, activation in ACTIVATIONS.items()},
     }
     if as_json:
@@ -54,7 +54,11 @@ def _cell(cell: Any) -> str:
 
 
 def _first_line(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").partition("\n")[0].replace("``", "")
+    return _opening(inspect.getdoc(thing) or "")
+
+
+def _opening(text: str) -> str:
+    return text.partition("\n")[0].replace("``", "")
 
 
 def _about(activation: Any) -> str:

@@ -80,7 +80,7 @@ def _folder() -> Path:
 def _rerun(stored: Any, target: str | None) -> Any:
     from bpttcheck.cells import BUILTINS
     from bpttcheck.cli.targets import load
-    from bpttcheck.replay import again as rerun
+    from bpttcheck.replay import rerun
 
     told: str = stored.target or ""
     # A file that was stored elsewhere may name any module: that is for the user to import.

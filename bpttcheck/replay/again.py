@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,8 @@ from bpttcheck.results.report import Report
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
 from bpttcheck.verify.check import check
-from bpttcheck.verify.checks.base import NotApplicable, OnProblem
+from bpttcheck.verify.checks import CHECKS
+from bpttcheck.verify.checks.base import NotApplicable
 
 
 def rerun(stored: Stored, subject: Any) -> Report:
@@ -88,8 +88,8 @@ def _structure(subject: Subject, stored: Stored, flat: Flat) -> trees.Structure:
 def _on_problem(
     run: Run, finding: Finding, problem: Problem, started: float
 ) -> tuple[CheckResult, tuple[Finding, ...]]:
-    module = importlib.import_module(f"bpttcheck.verify.checks.{finding.check}")
-    on_problem: OnProblem = module.on_problem
+    on_problem = CHECKS[finding.check].on_problem
+    assert on_problem is not None  # what has no problem of its own is run again as it was
     try:
         tally = on_problem(run, problem)
     except NotApplicable as reason:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from bpttcheck.replay.literal import literal
 from bpttcheck.replay.record import Stored
 from bpttcheck.replay.twice import TWICE
 from bpttcheck.results.records import Finding, Measured
+from bpttcheck.verify.checks import CHECKS
 
 MOST_NUMBERS = 100_000
 """More numbers than this make no file to read: then there is none."""
@@ -46,9 +46,10 @@ def script(stored: Stored, problem: Problem, directory: Path) -> str | None:
         directory: where the script will lie.
     """
     finding = stored.finding
-    if finding.check == "arguments":
+    compared = CHECKS[finding.check].replayed_twice
+    if compared == "layouts":
         return None  # one array stored is one layout: the script could only show that it is right
-    if finding.check == "purity":
+    if compared == "calls":
         ending = TWICE.substitute(title=repr(_title(stored)))
     else:
         found = _place(finding, problem)
@@ -68,8 +69,7 @@ def script(stored: Stored, problem: Problem, directory: Path) -> str | None:
 def _place(finding: Finding, problem: Problem) -> tuple[Problem, _Number] | None:
     """The run in which the finding's number is met, and where; a law may have changed the run."""
     block, entry = finding.block, finding.entry
-    module = importlib.import_module(f"bpttcheck.verify.checks.{finding.check}")
-    law = getattr(module, "LAW", None)
+    law = CHECKS[finding.check].law
     if law is not None:
         problem, block, entry = law.place(problem, block, entry)
     number = _number(problem, block, entry)

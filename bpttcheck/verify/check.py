@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,6 @@ def _contents(thing: Any) -> Any:
 
 
 _RUNS = _Runs()
-_COMPILED = ("step_vjp", "sequence_vjp")
 _ABSURD = 1e9
 
 
@@ -203,9 +203,9 @@ def _outcomes(
         return [first, *skipped]
     rest = [name for name in wanted if name != "contract"]
     # What needs no program goes first, and is reported in its place.
-    order = sorted(rest, key=_COMPILED.count)
+    order = sorted(rest, key=lambda name: bool(CHECKS[name].mode))
     if executor is None:
-        if set(_COMPILED) & set(rest):
+        if any(CHECKS[name].mode for name in rest):
             run.prepare(options.examples)  # compiles in the background of the first checks
         found = {name: check_one(run, options, name, counter) for name in order}
     else:
@@ -220,7 +220,7 @@ def check_one(
     options: Options,
     name: str,
     counter: _Counter | None = None,
-    spread_out: Check | None = None,
+    spread_out: Callable[[Context], Tally] | None = None,
 ) -> Outcome:
     """One named check of a run, or its spread-out form: its result and its findings."""
     started = time.perf_counter()
@@ -247,7 +247,7 @@ def check_one(
     if tally.cases and tally.cases == tally.skipped["refused"] and not tally.findings:
         return CheckResult(name, None, skipped="the code refuses it: see the remark"), ()
     result = _required(tally.result(time.perf_counter() - started), options.require)
-    findings = _diagnosed(tally.findings) if tally.findings else ()
+    findings = _diagnosed(CHECKS[name], tally.findings)
     return _expected(result, findings, options.expected_failures.get(name, ""))
 
 
@@ -259,16 +259,20 @@ def _broken_off(name: str, error: InternalError, started: float) -> CheckResult:
 def _required(result: CheckResult, oracles: Iterable[str]) -> CheckResult:
     """Inconclusive where an oracle that was required has not judged."""
     missing = [name for name in oracles if not result.oracles.get(name)]
-    if result.name not in _COMPILED or result.verdict is not Verdict.PASSED or not missing:
+    if not CHECKS[result.name].mode or result.verdict is not Verdict.PASSED or not missing:
         return result
     reason = f"{', '.join(missing)} required, but judged no case"
     return replace(result, verdict=Verdict.INCONCLUSIVE, reason=reason)
 
 
-def _diagnosed(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    from bpttcheck.diagnose.by_check import diagnosed
+def _diagnosed(check: Check, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings with what their check says, where nothing better is known."""
+    return tuple(map(partial(_said_by, check), findings))
 
-    return tuple(map(diagnosed, findings))
+
+def _said_by(check: Check, finding: Finding) -> Finding:
+    found = None if finding.diagnoses or finding.exception else check.says(finding)
+    return finding if found is None else replace(finding, diagnoses=(found,))
 
 
 def _expected(result: CheckResult, findings: tuple[Finding, ...], reason: str) -> Outcome:
@@ -289,12 +293,13 @@ def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float)
     findings = sorted((f for _, found in outcomes for f in found), key=_severity)
     gradient = {
         case.index: case
-        for name in _COMPILED
+        for name, check in CHECKS.items()
+        if check.mode
         for case in run.judged.get(name, ())
         if case.index < FIRST
     }
     cases = list(gradient.values())
-    asked = options.examples if any(r.name in _COMPILED and r.verdict for r in checks) else 0
+    asked = options.examples if any(CHECKS[r.name].mode and r.verdict for r in checks) else 0
     unreached = run.unreached()
     return Report(
         subject=run.subject.name,
@@ -378,7 +383,7 @@ class _Counter:
         self, run: Run, options: Options, names: list[str], progress: Progress | None
     ) -> None:
         laws = Context(run, options.examples).laws
-        self._share = {n: options.examples if n in _COMPILED else laws for n in names}
+        self._share = {n: options.examples if CHECKS[n].mode else laws for n in names}
         self._progress, self._done = progress, 0
         self._name, self._in_check = "", 0
         self.total = sum(self._share.values())

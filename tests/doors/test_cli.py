@@ -67,7 +67,7 @@ def test_list_as_json_has_the_same(cli: Cli) -> None:
 @pytest.mark.parametrize("name", CHECKS)
 def test_every_check_can_be_explained(cli: Cli, name: str) -> None:
     text = cli("explain", name).stdout
-    first = (CHECKS[name].__doc__ or "").partition("\n")[0]
+    first = CHECKS[name].text.partition("\n")[0]
     assert text.startswith(first.replace("``", "`"))
     assert len(text) > 80
 

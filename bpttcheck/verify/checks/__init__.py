@@ -27,7 +27,7 @@ NAMES = (
     "masking",
     "zero_length",
 )
-"""File name, function name and public name of every check; they are the same."""
+"""The file of every check, which is its public name."""
 
 __all__ = ["CHECKS", "NAMES"]
 
@@ -35,6 +35,6 @@ __all__ = ["CHECKS", "NAMES"]
 def __getattr__(name: str) -> Any:
     if name != "CHECKS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    checks = {n: getattr(importlib.import_module(f"{__name__}.{n}"), n) for n in NAMES}
+    checks = {n: importlib.import_module(f"{__name__}.{n}").CHECK for n in NAMES}
     globals()["CHECKS"] = checks
     return checks

@@ -11,7 +11,7 @@ from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Finding
 from bpttcheck.subject.probe import Impurity
-from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.checks.base import Check, Context
 from bpttcheck.verify.conduct.arguments import mixed_dtypes, other_forms, other_layouts
 from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
 
@@ -101,3 +101,6 @@ def _tell(tally: Tally, found: list[Impurity] | None, problem: Problem) -> None:
                 case=problem.case,
                 problem=problem,
             ))  # fmt: skip
+
+
+CHECK = Check("arguments", arguments, on_problem, replayed_twice="layouts")

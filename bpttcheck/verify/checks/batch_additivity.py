@@ -12,7 +12,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.large import chunks
 from bpttcheck.problems.problem import Problem
-from bpttcheck.verify.checks.base import Context, NotApplicable
+from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.law import Law, obey, obeyed_on
 
 # Rows of the batches that the gradient checks judge.
@@ -90,3 +90,6 @@ LAW = Law(
     least=(1, 2),
     parts=lambda run, problem: [problem, *_parts(run, problem)],
 )
+
+
+CHECK = Check("batch_additivity", batch_additivity, on_problem, law=LAW)

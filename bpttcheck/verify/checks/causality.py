@@ -11,7 +11,7 @@ from bpttcheck import trees
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
-from bpttcheck.verify.checks.base import Context, NotApplicable
+from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
 
 
@@ -87,3 +87,6 @@ LAW = Law(
     parts=lambda _, problem: [_early_only(problem), _changed_later(problem)],
     place=_place,
 )
+
+
+CHECK = Check("causality", causality, on_problem, law=LAW)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bpttcheck.diagnose.axes import transposed_result
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient_finding import exception_finding
 from bpttcheck.judge.run import Run
@@ -11,7 +12,7 @@ from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import nearest
 from bpttcheck.subject.validate import validate_cell, validate_layer
 from bpttcheck.subject.values import dtypes_noted
-from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.checks.base import Check, Context
 
 # Sizes that differ pairwise come first: only they show a transposition. Then equal ones, then ones.
 _SIZES = ((3, 4, 2), (4, 2, 3), (2, 2, 2), (1, 1, 1), (1, 3, 1), (5, 1, 4))
@@ -65,3 +66,6 @@ def _validate(run: Run, n_in: int, n_hidden: int, batch_size: int, dtype: str) -
         validate_layer(
             target, T=T, masks=run.subject.masks, **sizes, dtype=dtype, rng=rng, notes=run.notes
         )
+
+
+CHECK = Check("contract", contract, says=transposed_result)

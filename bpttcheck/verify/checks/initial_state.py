@@ -17,7 +17,7 @@ from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.problems.problem import Problem, nearest
 from bpttcheck.results.records import Finding, Measured
 from bpttcheck.subject.user_code import call
-from bpttcheck.verify.checks.base import Context, NotApplicable
+from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 
 # No program is compiled for these: a sum over the batch is tried beyond the usual few rows.
 _ROWS = (2, 3, 1, 5, 9, 17, 33)
@@ -104,3 +104,6 @@ def _compare(run: Run, tally: Tally, problem: Problem, key: str) -> None:
                     problem=problem,
                 )
             )
+
+
+CHECK = Check("initial_state", initial_state, on_problem)

@@ -12,7 +12,8 @@ from bpttcheck.contract import is_float
 from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
-from bpttcheck.verify.checks.base import Context
+from bpttcheck.results.records import Diagnosis
+from bpttcheck.verify.checks.base import Check, Context
 from bpttcheck.verify.law import Law, gradients, obey, obeyed_on
 
 
@@ -87,4 +88,15 @@ LAW = Law(
     sentence="{block} is not linear in the cotangent: clipped, or no vector-Jacobian product",
     parts=lambda _, problem: [problem, _second(problem), _combination(problem)],
     place=lambda problem, block, entry: (_combination(problem), block, entry),
+)
+
+
+CHECK = Check(
+    "linearity",
+    linearity,
+    on_problem,
+    law=LAW,
+    says=lambda finding: Diagnosis(
+        "nonlinear", "the gradient is not linear in the cotangent", {"law": finding.check}
+    ),
 )

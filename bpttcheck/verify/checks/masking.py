@@ -12,8 +12,8 @@ from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem, nearest
-from bpttcheck.results.records import Finding
-from bpttcheck.verify.checks.base import Context, NotApplicable
+from bpttcheck.results.records import Diagnosis, Finding
+from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
 
 _PADDING = 3
@@ -146,3 +146,14 @@ def _garbage(run: Run, tally: Tally) -> None:
 
 LAW = _law(at_end=False)
 LAW_AT_END = _law(at_end=True)
+
+
+CHECK = Check(
+    "masking",
+    masking,
+    on_problem,
+    law=LAW,
+    says=lambda finding: Diagnosis(
+        "mask-ignored", "masked steps change what they should leave alone", {"law": finding.check}
+    ),
+)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from bpttcheck.diagnose.conduct import uninitialised
+from bpttcheck.diagnose.conduct import impure, uninitialised
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient_finding import exception_finding
 from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding
-from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.checks.base import Check, Context
 from bpttcheck.verify.conduct.aliasing import shared_memory
 from bpttcheck.verify.conduct.impurity import Impurity, impurities
 from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
@@ -210,3 +210,6 @@ _LOOKS = (
     *((_memory, where) for where in _UNWRITTEN),
 )
 """What is asked once, and where: T, B, n_in, n_hidden, mask and regime."""
+
+
+CHECK = Check("purity", purity, on_problem, alone=True, says=impure, replayed_twice="calls")

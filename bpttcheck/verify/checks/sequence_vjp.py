@@ -5,7 +5,7 @@ from __future__ import annotations
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
-from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.checks.base import Check, Context
 from bpttcheck.verify.gradient_check import gradient_cases
 from bpttcheck.verify.gradient_problem import gradient_problem
 
@@ -23,3 +23,6 @@ def sequence_vjp(context: Context) -> Tally:
 def on_problem(run: Run, problem: Problem) -> Tally:
     """The check on one given problem."""
     return gradient_problem(run, "sequence_vjp", SEQUENCE, problem)
+
+
+CHECK = Check("sequence_vjp", sequence_vjp, on_problem, mode=SEQUENCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
-from bpttcheck.verify.checks.base import Context, NotApplicable
+from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.gradient_check import gradient_cases
 from bpttcheck.verify.gradient_problem import gradient_problem
 
@@ -30,3 +30,6 @@ def on_problem(run: Run, problem: Problem) -> Tally:
 def _require(run: Run) -> None:
     if run.subject.kind != "cell":
         raise NotApplicable("a layer has no single step")
+
+
+CHECK = Check("step_vjp", step_vjp, on_problem, mode=STEP)

@@ -13,7 +13,7 @@ from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.user_code import call
-from bpttcheck.verify.checks.base import Context, NotApplicable
+from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.law import Law, gradients, obey, obeyed_on
 
 
@@ -96,3 +96,6 @@ LAW = Law(
     least=(2, 1),
     parts=_parts,
 )
+
+
+CHECK = Check("time_splitting", time_splitting, on_problem, law=LAW)

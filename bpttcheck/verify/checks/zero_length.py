@@ -14,7 +14,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem, nearest
 from bpttcheck.results.records import Case, Finding
-from bpttcheck.verify.checks.base import Context
+from bpttcheck.verify.checks.base import Check, Context
 from bpttcheck.verify.law import Law, obey, obeyed_on
 
 
@@ -112,3 +112,6 @@ LAW = Law(
     masks=False,
     place=lambda problem, block, entry: (_cut_off(problem), block, entry),
 )
+
+
+CHECK = Check("zero_length", zero_length, on_problem, law=LAW)

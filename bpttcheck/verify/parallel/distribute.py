@@ -18,18 +18,19 @@ from typing import Any
 
 from bpttcheck.errors import BpttcheckError, ContractError
 from bpttcheck.judge.gradient_finding import count
-from bpttcheck.judge.run import SEQUENCE, STEP, Run
+from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Template
 from bpttcheck.verify.checks import CHECKS
-from bpttcheck.verify.checks.base import Check, Context, NotApplicable
+from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.gradient_check import wide_cases
 from bpttcheck.verify.parallel.worker import Elsewhere, Here, Key, Told, drawn, judge, obey
 
-_MODES = {"step_vjp": STEP, "sequence_vjp": SEQUENCE}
-
 # Cases in one job: with few examples a worker compiles one program, with many all are busy.
 _CASES = 100
+
+Runs = Callable[[Context], Tally]
+"""What runs a check."""
 
 Jobs = list[tuple[tuple[Key, ...], Callable[[], dict[Key, Told]]]]
 
@@ -37,7 +38,7 @@ Jobs = list[tuple[tuple[Key, ...], Callable[[], dict[Key, Told]]]]
 @contextmanager
 def spread(
     run: Run, examples: int, names: Sequence[str], executor: Executor
-) -> Generator[Mapping[str, Check]]:
+) -> Generator[Mapping[str, Runs]]:
     """The named checks, their work handed to the workers.
 
     Args:
@@ -52,19 +53,22 @@ def spread(
     Raises:
         ContractError: if the subject does not pickle and the workers are not threads.
     """
-    place, found = _place(run, executor), dict(CHECKS)
-    if "purity" in names:
-        purity = obey(Here(run), "purity", examples)
-        found["purity"] = _obeyed(lambda: purity)
-        if purity[0].failures:
-            yield found  # cases that depend on each other stay in their order
-            return
+    place, found = _place(run, executor), dict[str, Runs](CHECKS)
+    for name in names:
+        if CHECKS[name].alone:
+            alone = obey(Here(run), name, examples)
+            found[name] = _obeyed(lambda alone=alone: alone)
+            if alone[0].failures:
+                yield found  # cases that depend on each other stay in their order
+                return
     if isinstance(place, Here):
         run.prepare(examples)
-    modes = [
-        m for n, m in _MODES.items() if n in names and (m, run.subject.kind) != (STEP, "layer")
-    ]
-    laws = [name for name in names if name not in (*_MODES, "purity")]
+    modes = {
+        n: CHECKS[n].mode
+        for n in names
+        if CHECKS[n].mode and (CHECKS[n].mode, run.subject.kind) != (STEP, "layer")
+    }
+    laws = [name for name in names if not (CHECKS[name].mode or CHECKS[name].alone)]
     futures: list[Future[Any]] = []
 
     def submit(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
@@ -74,8 +78,10 @@ def spread(
         return lambda: _result(future)
 
     try:
-        jobs: Jobs = [(keys, submit(judge, keys)) for keys in _jobs(run, examples, modes)]
-        found.update({n: _gathered(n, m, jobs) for n, m in _MODES.items() if m in modes})
+        jobs: Jobs = [
+            (keys, submit(judge, keys)) for keys in _jobs(run, examples, list(modes.values()))
+        ]
+        found.update({n: _gathered(n, m, jobs) for n, m in modes.items()})
         found.update({name: _obeyed(submit(obey, name, examples)) for name in laws})
         yield found
     finally:
@@ -109,7 +115,7 @@ def _jobs(run: Run, examples: int, modes: Sequence[str]) -> list[tuple[Key, ...]
     ]
 
 
-def _gathered(name: str, mode: str, jobs: Jobs) -> Check:
+def _gathered(name: str, mode: str, jobs: Jobs) -> Runs:
     """The gradient check that merges what the workers say, in the order of the cases."""
 
     def check(context: Context) -> Tally:
@@ -136,7 +142,7 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Check:
     return check
 
 
-def _obeyed(answer: Callable[[], tuple[Tally, tuple[str, ...], frozenset[int]]]) -> Check:
+def _obeyed(answer: Callable[[], tuple[Tally, tuple[str, ...], frozenset[int]]]) -> Runs:
     """A whole check that was run before."""
 
     def check(context: Context) -> Tally:
