@@ -1,6 +1,6 @@
 """Planted bugs: a catalogue of the mistakes that people make in a backward pass by hand.
 
-One family a file; adding a family takes its file and its line in :data:`FAMILIES`.
+Adding a family takes a function in the file of its kind and its line in ``_HOMES``.
 
 >>> from bpttcheck import cells, mutants
 >>> wrong = mutants.catalogue(cells.Elman(), families=("sign",))[0]
@@ -22,33 +22,35 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "SOURCE", "catalogue"]
 
-FAMILIES = (
-    "sign",
-    "scale",
-    "transposed",
-    "path",
-    "truncated",
-    "terms",
-    "records",
-    "initial_state",
-    "masks",
-    "swapped",
-    "batch",
-    "entry",
-    "clipped",
-    "precision",
-    "activation",
-    "conditional",
-    "sizes",
-    "values",
-    "magnitudes",
-    "layouts",
-    "public",
-    "impure",
-    "aliasing",
-    "uninitialised",
-)
-"""The families that wrap a backward pass, by the names of their files."""
+_HOMES = {
+    "sign": "values",
+    "scale": "values",
+    "transposed": "axes",
+    "path": "steps",
+    "truncated": "steps",
+    "terms": "steps",
+    "records": "steps",
+    "initial_state": "steps",
+    "masks": "steps",
+    "swapped": "axes",
+    "batch": "axes",
+    "entry": "values",
+    "clipped": "values",
+    "precision": "values",
+    "activation": "values",
+    "conditional": "rare",
+    "sizes": "rare",
+    "values": "rare",
+    "magnitudes": "rare",
+    "layouts": "axes",
+    "public": "public",
+    "impure": "conduct",
+    "aliasing": "conduct",
+    "uninitialised": "conduct",
+}
+
+FAMILIES = tuple(_HOMES)
+"""The families that wrap a backward pass; each is a function in the file of its kind."""
 
 # These run a layer step by step, which is another layer where later steps or windows matter.
 _OF_THE_LOOP = ("truncated", "terms", "records", "masks", "public")
@@ -103,5 +105,6 @@ def catalogue(
         if family == SOURCE:
             found += source_mutants(target, sizes=sizes)
             continue
-        found += importlib.import_module(f"bpttcheck.mutants.{family}").mutants(parts)
+        home = importlib.import_module(f"bpttcheck.mutants.{_HOMES[family]}")
+        found += getattr(home, family)(parts)
     return tuple(found)

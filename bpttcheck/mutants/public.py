@@ -1,8 +1,4 @@
-"""Mistakes that stand in public code and that no other family makes.
-
-A gradient of one step that is never stored is in ``terms``; a mean over rows and row 0 alone are
-in ``batch``.
-"""
+"""Mistakes that were found in public code."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from bpttcheck.mutants._stepwise import Stepped, StepTape, Turn, reached_by_turn
 from bpttcheck.mutants.base import LIVELY, Anatomy, Call, Loop, Mutant, Pulled, in_layer, stepped
 
 
-def mutants(parts: Anatomy) -> Iterator[Mutant]:
+def public(parts: Anatomy) -> Iterator[Mutant]:
     """Buffers that start full; records of the wrong step in ``d_params``; the carry; ``d_ys``."""
     blocks = tuple(block for block in parts.param_blocks if block in parts.nonzero)
     if blocks:

@@ -6,7 +6,7 @@ import pytest
 from bpttcheck import trees
 from bpttcheck.cells import BUILTINS
 from bpttcheck.contract import is_cell
-from bpttcheck.mutants.aliasing import CALLS, RECORDS, RING
+from bpttcheck.mutants.conduct import CALLS, RECORDS, RING
 
 NAMES = [*BUILTINS, "counting", "layer of lstm", "layer of counting"]
 
@@ -122,7 +122,7 @@ def test_two_plantings_share_nothing(bench):
 @pytest.fixture
 def stale(monkeypatch):
     """Memory that is not written holds 7, for the mutants alone."""
-    from bpttcheck.mutants import uninitialised
+    from bpttcheck.mutants import conduct
 
     class Stale:
         def __getattr__(self, name):
@@ -132,7 +132,7 @@ def stale(monkeypatch):
         def empty_like(array):
             return np.full_like(array, 7)
 
-    monkeypatch.setattr(uninitialised, "np", Stale())
+    monkeypatch.setattr(conduct, "np", Stale())
 
 
 @pytest.mark.parametrize("name", NAMES)

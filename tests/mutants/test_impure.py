@@ -7,7 +7,7 @@ import pytest
 
 from bpttcheck.cells import BUILTINS
 from bpttcheck.mutants import anatomy
-from bpttcheck.mutants.impure import NOISE, first_array
+from bpttcheck.mutants.conduct import NOISE, first_array
 
 NAMES = [*BUILTINS, "counting", "layer of lstm", "layer of counting"]
 
