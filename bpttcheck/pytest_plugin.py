@@ -61,10 +61,18 @@ class NamedCheck:
         name: the check's name.
         options: passed on to :func:`bpttcheck.check`.
         inconclusive: ``"fail"`` or ``"skip"``; what an internal error stopped fails in any case.
+        session: makes or finds the :class:`bpttcheck.verify.session.Session` of the tests.
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any], inconclusive: str = "fail") -> None:
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        inconclusive: str = "fail",
+        session: Callable[[], Any] = lambda: None,
+    ) -> None:
         self.name = name
+        self.session = session
         self.options = options
         self.inconclusive = inconclusive
         self.results: list[tuple[Any, Any]] = []  # (subject, report), taken away by the plugin
@@ -79,7 +87,9 @@ class NamedCheck:
         __tracebackhide__ = True
         import bpttcheck
 
-        report = bpttcheck.check(subject, checks=[self.name], raises=False, **self.options)
+        report = bpttcheck.check(
+            subject, checks=[self.name], raises=False, session=self.session(), **self.options
+        )
         self.results.append((subject, report))
         _conclude(self, report)
 
@@ -242,6 +252,15 @@ class _Run:
         self.seed: int = told[_SEED] if _SEED in told else draw_seed(asked)
         self.records: dict[str, list[dict[str, Any]]] = {}
         self.trouble = ""
+        self._session: Any = None
+
+    def session(self) -> Any:
+        """What the checks of one subject share, each of which is a test of its own."""
+        from bpttcheck.verify.session import Session
+
+        if self._session is None:
+            self._session = Session()
+        return self._session
 
     def parameters(self, request: _Request) -> list[Any]:
         """One parameter set for each subject and check, those of a subject together."""
@@ -264,7 +283,7 @@ class _Run:
             together = self.config.pluginmanager.hasplugin("xdist")
             marks = [pytest.mark.xdist_group(f"bpttcheck {label}")] if together else []
             for name in names:
-                check = NamedCheck(name, options, inconclusive)
+                check = NamedCheck(name, options, inconclusive, self.session)
                 sets.append(pytest.param(subject, check, id=f"{label}-{name}", marks=marks))
             if planted:
                 bugs = PlantedBugs(options)
@@ -292,6 +311,7 @@ class _Run:
         check = sys.modules.get("bpttcheck.verify.check")
         if check is not None:
             check.release()
+        self._session = None
         path = self.config.getoption("--bpttcheck-report")
         if path and not hasattr(self.config, "workerinput"):
             self.trouble = _write(Path(path), self.seed, self._all())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +28,7 @@ from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.parallel.distribute import spread
+from bpttcheck.verify.session import Session
 
 _SURROGATE = "judged against the declared surrogate, which is not the gradient"
 
@@ -54,6 +53,7 @@ def check(
     raises: bool = True,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    session: Session | None = None,
 ) -> Report:
     """Tell whether a hand-derived backward pass is right.
 
@@ -83,6 +83,8 @@ def check(
         executor: any :class:`concurrent.futures.Executor`: spread cases and laws over its workers,
             with the same report; None: run them here, one after another.
         progress: called as ``progress(done, total, what)``.
+        session: keeps what checks of one subject share that are called one by one; None: nothing
+            is kept but compiled programs, by what was traced.
 
     Returns:
         The :class:`bpttcheck.Report`; an inconclusive one is returned, not raised.
@@ -111,7 +113,7 @@ def check(
         known_checks=CHECKS,
     )
     # No run in this frame: an exception that is kept would keep the compiled programs alive.
-    report = _run_all(known, options, executor, progress)
+    report = _run_all(known, options, executor, progress, session or Session())
     if raises and report.verdict is Verdict.FAILED:
         _raise(report)
     return report
@@ -119,67 +121,23 @@ def check(
 
 def release() -> None:
     """Drop the compiled programs that are kept for the next check."""
-    _RUNS.clear()
     programs = sys.modules.get("bpttcheck.oracles.autodiff.programs")
     if programs is not None:
         programs.CACHE.clear()
 
 
-class _Runs:
-    """The run of the last subject, so that checks called one by one share its programs.
-
-    Only for an object that is what it was: one whose attributes have changed is another subject.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._key: Any = None
-        self._run: Run | None = None
-
-    def get(self, subject: Subject, options: Options) -> Run:
-        """A run for this call alone, with the programs of the kept one if it is for the same."""
-        objects = (subject.target, subject.reference, subject.sizes)
-        values = (options.seed, options.dtypes, subject.lengths, subject.batches, subject.masks,
-                  _contents(subject.target), _contents(subject.reference))  # fmt: skip
-        with self._lock:
-            same = (
-                self._run is not None
-                and None not in values[-2:]
-                and self._key[1] == values
-                and all(a is b for a, b in zip(self._key[0], objects, strict=True))
-            )
-            if not same or self._run is None:
-                self._run = Run(subject, options.seed, options.dtypes)
-                self._key = (objects, values)
-            return self._run.anew(subject.name)
-
-    def clear(self) -> None:
-        """Forget it."""
-        with self._lock:
-            self._key = self._run = None
-
-
-def _contents(thing: Any) -> Any:
-    """What the attributes of an object hold, to tell whether it is what it was; None: unknown."""
-    try:
-        state = vars(thing)
-    except TypeError:
-        return ()
-    try:
-        return pickle.dumps(state)
-    except Exception:  # whatever an odd attribute raises
-        return None
-
-
-_RUNS = _Runs()
 _ABSURD = 1e9
 
 
 def _run_all(
-    subject: Subject, options: Options, executor: Executor | None, progress: Progress | None
+    subject: Subject,
+    options: Options,
+    executor: Executor | None,
+    progress: Progress | None,
+    session: Session,
 ) -> Report:
     started = time.perf_counter()
-    run = _RUNS.get(subject, options)
+    run = session.run(subject, options)
     try:
         outcomes = _outcomes(run, options, executor, progress)
     except _CallersError as error:

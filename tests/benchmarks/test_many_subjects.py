@@ -14,8 +14,8 @@ from benchmarks.many_subjects import __main__ as many
 from benchmarks.many_subjects.subjects import KINDS, make
 from bpttcheck.judge.run import Run
 from bpttcheck.oracles.autodiff.programs import CACHE
-from bpttcheck.verify import check
 from bpttcheck.verify.check import release
+from bpttcheck.verify.session import Session
 
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/maps").exists(), reason="memory maps are counted in /proc, not found here"
@@ -65,9 +65,9 @@ def test_memory_maps_do_not_grow_with_the_number_of_subjects(monkeypatch):
 
 @needs_proc
 def test_runs_that_somebody_keeps_are_seen_in_the_maps():
-    kept, counts = [], []
-    for _ in many.checked(8, Counter(), [], **(TINY | {"examples": 1})):
-        kept.append(check._RUNS._run)
+    kept, counts, session = [], [], Session()
+    for _ in many.checked(8, Counter(), [], **(TINY | {"examples": 1, "session": session})):
+        kept.append(session._run)
         counts.append(many.maps())
     assert growth(counts) > ALLOWED
 
@@ -90,7 +90,7 @@ def test_a_subject_needs_no_garbage_collector_to_be_released(without_collector):
     for kind in ("plain", "untraceable", "jax reference"):
         cell, reference = make(KINDS.index(kind))
         bpttcheck.check(cell, reference=reference, **TINY)
-        assert living_runs() == without_collector + 1
+        assert living_runs() == without_collector
     release()
     assert living_runs() == without_collector
 

@@ -43,6 +43,7 @@ def check(
     raises: bool = True,
     progress: Any = None,
     expected_failures: Any = None,
+    session: Any = None,
     **options: Any,
 ) -> Report:
     from bpttcheck.subject.subject import Subject

@@ -333,7 +333,7 @@ class Forks:
     def __init__(self):
         self._bases = {}
 
-    def get(self, subject, options):
+    def run(self, subject, options):
         right = subject.target if subject.reference is None else subject.reference
         if subject.sizes is not None or not hasattr(right, "init"):
             return Run(subject, options.seed, options.dtypes)

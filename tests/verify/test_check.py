@@ -12,7 +12,7 @@ import bpttcheck
 from bpttcheck import ContractError, GradientMismatch, Verdict
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import LSTM, Elman
-from bpttcheck.verify.check import _Runs
+from bpttcheck.verify.session import Session
 
 pytestmark = pytest.mark.usefixtures("shared_runs")
 
@@ -90,7 +90,7 @@ def test_a_report_is_json_ready_and_readable():
 
 
 def test_equal_seeds_give_equal_reports(monkeypatch):
-    monkeypatch.setattr("bpttcheck.verify.check._RUNS", _Runs())  # nothing is shared
+    monkeypatch.setattr("bpttcheck.verify.check.Session", Session)  # nothing is shared
 
     def numbers(seed):
         report = bpttcheck.check(Elman(), seed=seed, dtypes=["float64"], examples=6)

@@ -62,13 +62,13 @@ def report_of(bases, monkeypatch):
     """``report_of(right cell, wrong cell)``: what the check of one step says of the wrong one."""
 
     class Forks:
-        def get(self, subject, options):
+        def run(self, subject, options):
             if self.right not in bases:
                 bases[self.right] = Run(Subject(self.right()), options.seed, options.dtypes)
             return bases[self.right].fork(subject)
 
     forks = Forks()
-    monkeypatch.setattr(check_room, "_RUNS", forks)
+    monkeypatch.setattr(check_room, "Session", lambda: forks)
 
     def report_of(right, wrong):
         forks.right = right
