@@ -12,8 +12,7 @@ from bpttcheck import trees
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import Run
 from bpttcheck.problems.problem import Problem
-from bpttcheck.replay.flat import Flat, shape
-from bpttcheck.replay.record import Stored
+from bpttcheck.replay.record import Flat, Stored, shape
 from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.report import Report
 from bpttcheck.subject.subject import Subject

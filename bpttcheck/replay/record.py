@@ -1,23 +1,314 @@
-"""A stored failure: what it consists of, and its JSON, whose every field is checked when read."""
+"""A stored failure as a record: what is written to its two files, and read again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import keyword
+import math
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bpttcheck import __version__
-from bpttcheck.replay import flat as flats
-from bpttcheck.replay.fields import clean, keys, natural, naturals, one_of, text
-from bpttcheck.replay.finding import from_json, to_json
-from bpttcheck.replay.flat import KINDS, Flat
+from bpttcheck import __version__, trees
+from bpttcheck.problems.problem import Problem
 from bpttcheck.replay.npz import pack, unpack
-from bpttcheck.results.records import Case, Finding
+from bpttcheck.results.records import Case, Diagnosis, Finding, Measured
+from bpttcheck.verify.checks import NAMES
+
+_LONGEST_TEXT = 20_000
+_MOST_DIMENSIONS = 32
+
+
+def keys(record: Any, expected: tuple[str, ...]) -> None:
+    """Refuse what is no object with exactly these keys."""
+    if not isinstance(record, dict):
+        raise ValueError(f"{type(record).__name__} where an object was expected")
+    missing = [key for key in expected if key not in record]
+    unknown = [key for key in record if key not in expected]
+    if missing or unknown:
+        what = f"lacks {missing[0]!r}" if missing else f"has the unknown key {unknown[0]!r:.40}"
+        raise ValueError(f"it {what}")
+
+
+def text(record: Mapping[str, Any], key: str) -> str:
+    """A text as it was stored, with nothing in it that commands a terminal."""
+    value = record[key]
+    if type(value) is not str or value != clean(value):
+        raise ValueError(f"{key} is no plain text")
+    return value
+
+
+def clean(text: str) -> str:
+    """Text that cannot command a terminal: what is not printable is written out."""
+    plain = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return plain if len(plain) <= _LONGEST_TEXT else plain[: _LONGEST_TEXT - 4] + " ..."
+
+
+def natural(record: Mapping[str, Any], key: str) -> int:
+    """A natural number."""
+    value = record[key]
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{key}={value!r:.40}, expected a natural number")
+    return value
+
+
+def naturals(key: str, values: Any) -> tuple[int, ...]:
+    """A short list of natural numbers."""
+    if not isinstance(values, list) or len(values) > _MOST_DIMENSIONS:
+        raise ValueError(f"{key} is no short list of natural numbers")
+    return tuple(natural({key: value}, key) for value in values)
+
+
+def number_to_json(value: float | None) -> float | str | None:
+    """A number as JSON takes it: NaN and infinities as text."""
+    if value is None or math.isfinite(value):
+        return None if value is None else float(value)
+    return str(float(value))  # JSON has no word for these
+
+
+def number(key: str, value: Any) -> float | None:
+    """A number, or None."""
+    if type(value) is str and value in ("nan", "inf", "-inf"):
+        return float(value)
+    if value is not None and type(value) is not float:
+        raise ValueError(f"{key}={value!r:.40}, expected a number")
+    return value
+
+
+def measured(key: str, value: Any) -> Measured | None:
+    """A value with its error, or None."""
+    if value is None:
+        return None
+    numbers = [number(key, v) for v in value] if isinstance(value, list) else []
+    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
+        raise ValueError(f"{key} is no value with its error")
+    return Measured(numbers[0], numbers[1])
+
+
+def one_of(key: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """One of the texts that are allowed."""
+    if type(value) is not str or value not in allowed:
+        raise ValueError(f"{key}={value!r:.40}, expected one of {', '.join(allowed)}")
+    return value
+
+
+def to_json(finding: Finding) -> dict[str, Any]:
+    """The finding as plain JSON values."""
+    numbers = ("hand", "ratio", "limit", "relative_error")
+    measured = ("jax", "finite_difference", "comparison")
+    record: dict[str, Any] = {
+        name: clean(getattr(finding, name))
+        for name in ("check", "method", "block", "message", "exception")
+    }
+    record["case"] = None if finding.case is None else asdict(finding.case)
+    record["entry"] = None if finding.entry is None else [int(i) for i in finding.entry]
+    record["time_step"] = None if finding.time_step is None else int(finding.time_step)
+    record |= {name: number_to_json(getattr(finding, name)) for name in numbers}
+    for name in measured:
+        side: Measured | None = getattr(finding, name)
+        values = None if side is None else (side.value, side.error)
+        record[name] = None if values is None else [number_to_json(v) for v in values]
+    record["diagnoses"] = [[clean(d.code), clean(d.sentence)] for d in finding.diagnoses]
+    return record
+
+
+def from_json(record: Any) -> Finding:
+    """A finding from what :func:`to_json` gave; a ValueError for anything else."""
+    keys(record, (
+        "check", "method", "block", "message", "exception", "case", "entry", "time_step", "hand",
+        "ratio", "limit", "relative_error", "jax", "finite_difference", "comparison", "diagnoses",
+    ))  # fmt: skip
+    diagnoses = record["diagnoses"]
+    pairs = isinstance(diagnoses, list) and all(
+        isinstance(pair, list) and len(pair) == 2 for pair in diagnoses
+    )
+    if not pairs:
+        raise ValueError("diagnoses is no list of codes and sentences")
+    return Finding(
+        check=one_of("check", record["check"], NAMES),
+        method=text(record, "method"),
+        block=text(record, "block"),
+        message=text(record, "message"),
+        case=None if record["case"] is None else _case(record["case"]),
+        entry=None if record["entry"] is None else naturals("entry", record["entry"]),
+        time_step=None if record["time_step"] is None else natural(record, "time_step"),
+        hand=number("hand", record["hand"]),
+        jax=measured("jax", record["jax"]),
+        finite_difference=measured("finite_difference", record["finite_difference"]),
+        ratio=number("ratio", record["ratio"]),
+        limit=number("limit", record["limit"]),
+        relative_error=number("relative_error", record["relative_error"]),
+        exception=text(record, "exception"),
+        diagnoses=tuple(
+            Diagnosis(text({"code": code}, "code"), text({"sentence": words}, "sentence"))
+            for code, words in diagnoses
+        ),
+        comparison=measured("comparison", record["comparison"]),
+    )
+
+
+def _case(record: Any) -> Case:
+    keys(record, tuple(f.name for f in fields(Case)))
+    index = record["index"]
+    return Case(
+        seed=natural(record, "seed"),
+        index=-1 if index == -1 and type(index) is int else natural(record, "index"),
+        **{name: natural(record, name) for name in ("T", "B", "n_in", "n_hidden")},
+        dtype=one_of("dtype", record["dtype"], ("float64", "float32")),
+        mask=text(record, "mask"),
+        regime=text(record, "regime"),
+    )
+
+
+Array = NDArray[Any]
+Shape = Any
+"""A tree without its leaves, as JSON: null for a leaf, else one of the three kinds of container."""
+
+MOST_BYTES = 64 * 2**20
+_DEPTH = 50
+KINDS = "biuf"  # booleans, integers, floating numbers
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A problem's arrays under plain names.
+
+    Args:
+        params: the names of the parameters, in order; their arrays are ``param_0`` and so on.
+        state: the state's structure as JSON; its leaves are ``state0_0`` ... and ``d_state_0`` ...
+        arrays: every array by its name: those, ``xs``, ``d_ys``, and ``mask`` if there is one.
+    """
+
+    params: tuple[str, ...]
+    state: Shape
+    arrays: Mapping[str, Array]
+
+    def leaves(self, name: str) -> list[Array]:
+        """The arrays ``name_0``, ``name_1``, ..."""
+        count = len(self.params) if name == "param" else size(self.state)
+        return [self.arrays[f"{name}_{i}"] for i in range(count)]
+
+    def restore(self, case: Case, state: trees.Structure) -> Problem:
+        """The problem, its states in the containers of ``state``."""
+        return Problem(
+            case=case,
+            params=dict(zip(self.params, self.leaves("param"), strict=True)),
+            xs=self.arrays["xs"],
+            state0=state.unflatten(self.leaves("state0")),
+            mask=self.arrays.get("mask"),
+            d_ys=self.arrays["d_ys"],
+            d_state=state.unflatten(self.leaves("d_state")),
+        )
+
+
+def flatten(problem: Problem) -> Flat:
+    """The problem's arrays by name.
+
+    Raises:
+        ValueError: it cannot be stored; the text says why.
+    """
+    params, state = problem.params, shape(trees.structure(problem.state0))
+    check_params(list(params))
+    check_shape(state)
+    d_state = trees.map_leaves(lambda _, leaf: leaf, problem.state0, problem.d_state)
+    arrays: dict[str, Any] = {f"param_{i}": value for i, value in enumerate(params.values())}
+    arrays["xs"], arrays["d_ys"] = problem.xs, problem.d_ys
+    if problem.mask is not None:
+        arrays["mask"] = problem.mask
+    for name, tree in (("state0", problem.state0), ("d_state", d_state)):
+        arrays |= {f"{name}_{i}": leaf for i, leaf in enumerate(trees.leaves(tree))}
+    plain = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in arrays.items()}
+    for name, array in plain.items():
+        if array.dtype.kind not in KINDS or array.dtype.itemsize > 8:
+            raise ValueError(f"{name} has the dtype {array.dtype}")
+    if sum(array.nbytes for array in plain.values()) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES // 2**20} MiB of numbers")
+    return Flat(tuple(params), state, plain)
+
+
+def names(params: int, leaves: int, *, mask: bool) -> list[str]:
+    """The names of the arrays of a problem with so many parameters and leaves of its state."""
+    return [
+        *(f"param_{i}" for i in range(params)),
+        "xs",
+        "d_ys",
+        *(["mask"] if mask else []),
+        *(f"state0_{i}" for i in range(leaves)),
+        *(f"d_state_{i}" for i in range(leaves)),
+    ]
+
+
+def shape(structure: trees.Structure) -> Shape:
+    """The JSON form of a structure."""
+    children = [shape(child) for child in structure.children]
+    if structure.kind == "leaf":
+        return None
+    if structure.kind == "dict":
+        return {"dict": [[key, c] for key, c in zip(structure.keys, children, strict=True)]}
+    if structure.kind == "namedtuple":
+        return {
+            "namedtuple": structure.type.__name__,
+            "fields": [[key, c] for key, c in zip(structure.keys, children, strict=True)],
+        }
+    return {"tuple": children}
+
+
+def size(state: Shape) -> int:
+    """The number of leaves."""
+    return 1 if state is None else sum(size(child) for _, child in items(state))
+
+
+def items(state: Shape) -> list[tuple[Any, Shape]]:
+    """The children of a container with their positions, fields or keys."""
+    if "tuple" in state:
+        return list(enumerate(state["tuple"]))
+    return [(key, child) for key, child in state.get("fields", state.get("dict"))]
+
+
+def check_params(params: Any) -> None:
+    """Raise ValueError unless ``params`` is a list of names, each once."""
+    plain = isinstance(params, list) and all(type(name) is str for name in params)
+    if not plain or len(set(params)) < len(params):
+        raise ValueError("the names of the parameters are not strings, each once")
+
+
+def check_shape(state: Any, depth: int = 0) -> None:
+    """Raise ValueError unless ``state`` describes a tree."""
+    if state is None:
+        return
+    fault = ValueError("the structure of the state is none that is known")
+    if depth > _DEPTH or not isinstance(state, dict):
+        raise fault
+    if set(state) == {"tuple"}:
+        children = state["tuple"]
+        if not isinstance(children, list):
+            raise fault
+    else:
+        pairs = state.get("fields", state.get("dict"))
+        if set(state) not in ({"dict"}, {"namedtuple", "fields"}) or not isinstance(pairs, list):
+            raise fault
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise fault
+        keys, children = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        if "fields" in state:
+            fine = all(_is_name(name) for name in [state["namedtuple"], *keys])
+        else:
+            fine = all(type(key) in (str, int) for key in keys)
+        if not fine or len(set(keys)) < len(keys):
+            raise fault
+    for child in children:
+        check_shape(child, depth + 1)
+
+
+def _is_name(name: Any) -> bool:
+    return type(name) is str and name.isidentifier() and not keyword.iskeyword(name)
+
 
 FORMAT = "bpttcheck failure"
 SCHEMA_VERSION = 1
@@ -165,13 +456,13 @@ def _flat(record: Any, case: Case | None, packed: bytes | None) -> Flat | None:
     if record is None:
         return None
     keys(record, ("params", "state", "arrays", "npz_sha256"))
-    flats.check_params(record["params"])
-    flats.check_shape(record["state"])
+    check_params(record["params"])
+    check_shape(record["state"])
     if case is None:
         raise ValueError("it has arrays but no case")
     expected = _expected(record["arrays"])
-    leaves = flats.size(record["state"])
-    wanted = flats.names(len(record["params"]), leaves, mask="mask" in expected)
+    leaves = size(record["state"])
+    wanted = names(len(record["params"]), leaves, mask="mask" in expected)
     if list(expected) != wanted:
         raise ValueError("its arrays are not those of a problem")
     _require_sizes(expected, case, leaves)

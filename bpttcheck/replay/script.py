@@ -1,22 +1,425 @@
-"""A failure as one Python file that needs only NumPy and the user's cell."""
+"""A stored failure as a script that needs NumPy alone."""
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+import textwrap
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.problems.problem import Problem
-from bpttcheck.replay import templates as parts
-from bpttcheck.replay.literal import literal
-from bpttcheck.replay.record import Stored
-from bpttcheck.replay.twice import TWICE
-from bpttcheck.results.records import Finding, Measured
+from bpttcheck.replay.record import Flat, Shape, Stored, items
+from bpttcheck.results.records import Case, Finding, Measured
 from bpttcheck.verify.checks import CHECKS
+
+HEAD = Template('''\
+# $title
+# $message
+#
+# A failure stored by bpttcheck $version as
+# $id.
+# This file needs NumPy and the cell alone. It is written anew when the failure is met again: copy
+# it before you change it.
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+$cell
+
+$data
+
+
+def leaves(tree, like):
+    """The arrays of a state, in the order of the cell's own initial state."""
+    if hasattr(like, "keys"):
+        return [leaf for key in like for leaf in leaves(tree[key], like[key])]
+    if isinstance(like, tuple):
+        return [leaf for a, b in zip(tree, like, strict=True) for leaf in leaves(a, b)]
+    return [np.asarray(tree)]
+
+
+def build(arrays, like):
+    """The arrays in the containers of the cell's own initial state."""
+    arrays = iter(arrays)
+
+    def make(like):
+        if hasattr(like, "keys"):
+            return {key: make(like[key]) for key in like}
+        if isinstance(like, tuple):
+            items = [make(item) for item in like]
+            return type(like)(*items) if hasattr(like, "_fields") else tuple(items)
+        return next(arrays)
+
+    return make(like)
+
+
+LIKE = cell.initial_state(params, xs.shape[1])
+
+''')
+
+CELL = Template('''
+def forward(params, xs, state):
+    """All steps: the outputs, the arrays of the final state, what each step keeps."""
+    ys, caches = [], []
+    for x in xs:
+        new, y, cache = cell.step(params, build(state, LIKE), x)
+        state = leaves(new, LIKE)
+        ys.append(y)
+        caches.append(cache)
+    return ys, state, caches
+
+
+def backward(params, caches, d_ys, d_state):
+    """All steps back: d_params, the arrays of d_state0, d_xs."""
+    d_params = {key: np.zeros_like(value) for key, value in params.items()}
+    d_xs = np.zeros_like(xs)
+    for t in reversed(range(len(xs))):
+        share, d_new, d_xs[t] = cell.step_vjp(params, caches[t], build(d_state, LIKE), d_ys[t])
+        d_state = $carried
+        for key in params:
+            d_params[key] += share[key]
+    return d_params, d_state, d_xs
+''')
+
+MASKED_CELL = Template('''
+def put(old, rows, new):
+    """A copy of an array with new rows."""
+    out = old.astype(np.result_type(old, new))
+    out[rows] = new
+    return out
+
+
+def forward(params, xs, state):
+    """All steps, each for its real rows only: outputs, the final state, what each step keeps."""
+    ys, caches = [], []
+    for x, real in zip(xs, mask, strict=True):
+        rows = np.flatnonzero(real)
+        y, cache = np.zeros(d_ys.shape[1:], x.dtype), None
+        if len(rows):
+            some = build([leaf[rows] for leaf in state], LIKE)
+            new, y_rows, cache = cell.step(params, some, x[rows])
+            state = [put(a, rows, b) for a, b in zip(state, leaves(new, LIKE), strict=True)]
+            y = put(y, rows, y_rows)
+        ys.append(y)
+        caches.append(cache)
+    return ys, state, caches
+
+
+def backward(params, caches, d_ys, d_state):
+    """All steps back: d_params, the arrays of d_state0, d_xs."""
+    d_params = {key: np.zeros_like(value) for key, value in params.items()}
+    d_xs = np.zeros_like(xs)
+    for t in reversed(range(len(xs))):
+        rows = np.flatnonzero(mask[t])
+        if not len(rows):
+            continue
+        some = build([leaf[rows] for leaf in d_state], LIKE)
+        share, d_rows, d_xs[t, rows] = cell.step_vjp(params, caches[t], some, d_ys[t, rows])
+        d_new = [put(a, rows, b) for a, b in zip(d_state, leaves(d_rows, LIKE), strict=True)]
+        d_state = $carried
+        for key in params:
+            d_params[key] += share[key]
+    return d_params, d_state, d_xs
+''')
+
+LAYER = Template('''
+def forward(params, xs, state):
+    """All steps: the outputs, the arrays of the final state, the tape."""
+    ys, state, tape = cell.forward(params, xs, build(state, LIKE)$mask)
+    return list(ys), leaves(state, LIKE), tape
+
+
+def backward(params, tape, d_ys, d_state):
+    """All steps back: d_params, the arrays of d_state0, d_xs."""
+    d_params, d_xs, d_state0 = cell.vjp(params, tape, d_ys, build(d_state, LIKE))
+    return d_params, leaves(d_state0, LIKE), d_xs
+''')
+
+RUN = """
+
+ys, state_T, kept = forward(params, xs, state0)
+d_params, d_state0, d_xs = backward(params, kept, d_ys, d_state)
+"""
+
+TERMS = '''
+
+def terms(params, xs, state0):
+    """What the loss weighs: the outputs and the floating arrays of the final state."""
+    ys, state_T, _ = forward(params, xs, state0)
+    return [*ys, *(b for a, b in zip(state0, state_T, strict=True) if a.dtype.kind == "f")]
+
+
+weights = [*$d_ys, *(w for a, w in zip(state0, d_state, strict=True) if a.dtype.kind == "f")]
+'''
+
+INITIAL_TERMS = '''
+
+def terms(params, xs, state0):
+    """What the loss weighs: the floating arrays of the initial state."""
+    first = leaves(cell.initial_state(params, xs.shape[1]), LIKE)
+    return [leaf for leaf in first if leaf.dtype.kind == "f"]
+
+
+weights = [w for a, w in zip(state0, d_state, strict=True) if a.dtype.kind == "f"]
+d_params = cell.initial_state_vjp(params, build(d_state, LIKE))
+'''
+
+DIFFERENCES = Template('''
+
+def double(values):
+    """A copy in float64."""
+    if isinstance(values, dict):
+        return {key: double(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [double(value) for value in values]
+    return values.astype(float) if values.dtype.kind == "f" else values.copy()
+
+
+def difference(entry, h):
+    """(L(+h) - L(-h)) / 2h, where L is the sum of all weights times terms."""
+    sides = []
+    for sign in (1, -1):
+        moved_params, moved_xs, moved_state0 = double([params, xs, state0])
+        $moved[entry] += sign * h
+        sides.append(terms(moved_params, moved_xs, moved_state0))
+    pairs = zip(*sides, weights, strict=True)
+    return sum(float(((a - b) * w).sum()) for a, b, w in pairs) / (2 * h)
+
+''')
+
+SEARCH = Template("""
+block = np.asarray($block, float)
+ENTRY = max(np.ndindex(block.shape), key=lambda entry: abs(block[entry] - difference(entry, 1e-5)))
+""")
+
+VALUE = Template("""
+ENTRY = $entry
+hand = float(np.asarray($block)[ENTRY])
+print($title)
+print(f"entry {ENTRY}")
+print(f"hand         {hand: .17g}")
+""")
+
+JAX = Template("""\
+JAX, ALLOWED = $value, $allowed  # as stored
+print(f"JAX          {JAX: .17g}   as stored, give or take {ALLOWED:.1e}")
+""")
+
+OTHER_SIDE = Template("""\
+print(f"other side   {$value: .17g}   of the law, as stored")
+""")
+
+SERIES = '''\
+series = {h: difference(ENTRY, h) for h in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)}
+for h, value in series.items():
+    print(f"differences  {value: .17g}   h={h:.0e}, hand is {abs(hand - value):.1e} away")
+
+
+def near(number):
+    """No further from the differences than they are from each other, and than 1e-4 of them."""
+    low, value, high = sorted(series[h] for h in (1e-4, 1e-5, 1e-6))
+    return abs(number - value) <= high - low + 1e-4 * abs(value)
+
+
+'''
+
+BY_JAX = """\
+right = abs(hand - JAX) <= ALLOWED
+if not near(JAX):
+    print("the differences decide: the forward pass has changed since, or is not smooth here")
+    right = near(hand)
+print("right now" if right else "still wrong")
+sys.exit(0 if right else 1)
+"""
+
+BY_DIFFERENCES = """\
+right = near(hand)
+print("right now, as far as differences can see" if right else "still wrong")
+sys.exit(0 if right else 1)
+"""
+
+
+TWICE = Template('''
+
+def flat(values):
+    """Every array in nested dicts and lists, by a name."""
+    if isinstance(values, dict):
+        return {f"{k} {name}": a for k, v in values.items() for name, a in flat(v).items()}
+    if isinstance(values, (list, tuple)):
+        return {f"{i} {name}": a for i, v in enumerate(values) for name, a in flat(v).items()}
+    return {"": np.asarray(values).copy()}
+
+
+def copy(values):
+    """The same with arrays of its own."""
+    if isinstance(values, dict):
+        return {key: copy(value) for key, value in values.items()}
+    return [copy(v) for v in values] if isinstance(values, list) else values.copy()
+
+
+def changed(what, before, after):
+    """Print the names of the arrays that are not bit by bit the same."""
+    one, two = flat(before), flat(after)
+    names = [n for n in one if n not in two or one[n].tobytes() != two[n].tobytes()]
+    for name in names:
+        print(f"{what}: {name}")
+    return bool(names)
+
+
+def once():
+    """Forward, backward, and backward again over what the same forward pass kept."""
+    given = {"params": params, "xs": xs, "state0": state0, "d_ys": d_ys, "d_state": d_state}
+    mine = copy(given)
+    ys, state_T, kept = forward(mine["params"], mine["xs"], mine["state0"])
+    results = {"ys": copy(ys), "state_T": copy(state_T)}
+    spoilt = False
+    for name in ("first", "second"):
+        back = backward(mine["params"], kept, mine["d_ys"], mine["d_state"])
+        results[name] = dict(zip(("d_params", "d_state0", "d_xs"), map(copy, back), strict=True))
+        spoilt |= changed("overwritten", given, mine)
+    return results, spoilt
+
+
+print($title)
+one, spoilt = once()
+two, _ = once()
+wrong = changed("another result in a second run", one, two) | spoilt
+wrong |= changed("another gradient from the same tape", one["first"], one["second"])
+if not wrong:
+    print("two runs agree bit by bit: what else was found, a replay tells")
+print("still wrong" if wrong else "right now, as far as this file can see")
+sys.exit(1 if wrong else 0)
+''')
+
+
+Array = NDArray[Any]
+
+_WIDTH = 96
+_STEP = "    "
+_CALL = 30  # columns for `name=np.array(` and `, np.float32),`
+
+
+def literal(array: Array, indent: int = 0) -> str:
+    """``np.array([[0.5, -1.25]])``; lines after the first are indented by so many columns."""
+    name = array.dtype.name
+    if array.size == 0:
+        return f"np.zeros({array.shape}, np.{name})"
+    kind = "" if name in ("float64", "bool") else f", np.{'bool' if name == 'bool' else name}"
+    return f"np.array({_nested(array, indent, _CALL)}{kind})"
+
+
+def example(case: Case, flat: Flat) -> str:
+    """The ``@example(problem=...)`` of a problem, for a test with Hypothesis.
+
+    Args:
+        case: the problem's case.
+        flat: its arrays.
+
+    Returns:
+        The decorator, below comments with the imports that it needs.
+    """
+    inner = 2 * len(_STEP)
+    params = zip(flat.params, flat.leaves("param"), strict=True)
+    mask = flat.arrays.get("mask")
+    rows = [
+        _case(case, inner),
+        "params=" + _dict([(key, literal(a, inner + 4)) for key, a in params], inner),
+        f"xs={literal(flat.arrays['xs'], inner)}",
+        f"state0={_tree(flat.state, flat.leaves('state0'), inner)}",
+        f"mask={None if mask is None else literal(mask, inner)}",
+        f"d_ys={literal(flat.arrays['d_ys'], inner)}",
+        f"d_state={_tree(flat.state, flat.leaves('d_state'), inner)}",
+    ]
+    lines = ["# import numpy as np", "# from hypothesis import example"]
+    lines += ["# from bpttcheck import strategies as bst"]
+    lines += [f"# {name} is the NamedTuple of your cell's state" for name in _types(flat.state)]
+    lines += ["@example(", f"{_STEP}problem=bst.Problem("]
+    lines += [f"{_STEP * 2}{row}," for row in rows]
+    return "\n".join([*lines, f"{_STEP})", ")"])
+
+
+def _case(case: Case, indent: int) -> str:
+    pad = " " * (indent + len(_STEP))
+    fields = ", ".join(f"{key}={value!r}" for key, value in asdict(case).items())
+    body = textwrap.fill(fields, _WIDTH, initial_indent=pad, subsequent_indent=pad)
+    return f"case=bst.Case(\n{body},\n{' ' * indent})"
+
+
+def _dict(pairs: list[tuple[Any, str]], indent: int) -> str:
+    if not pairs:
+        return "{}"
+    pad = " " * (indent + len(_STEP))
+    rows = [f"{pad}{key!r}: {text},\n" for key, text in pairs]
+    return "{\n" + "".join(rows) + " " * indent + "}"
+
+
+def _tree(state: Shape, leaves: list[Array], indent: int) -> str:
+    supply = iter(leaves)
+
+    def one(state: Shape, indent: int) -> str:
+        if state is None:
+            return literal(next(supply), indent)
+        inner = indent + len(_STEP)
+        pairs = [(key, one(child, inner)) for key, child in items(state)]
+        if "dict" in state:
+            return _dict(pairs, indent)
+        named = "fields" in state
+        rows = [f"{' ' * inner}{f'{key}=' if named else ''}{text},\n" for key, text in pairs]
+        name = state["namedtuple"] if named else ""
+        return f"{name}(\n{''.join(rows)}{' ' * indent})" if rows else f"{name}()"
+
+    return one(state, indent)
+
+
+def _types(state: Shape) -> list[str]:
+    """The names of the NamedTuples in a state, each once."""
+    if state is None:
+        return []
+    own = [state["namedtuple"]] if "namedtuple" in state else []
+    inner = [name for _, child in items(state) for name in _types(child)]
+    return list(dict.fromkeys([*own, *inner]))
+
+
+def _nested(array: Array, indent: int, beside: int = 1) -> str:
+    """The numbers in brackets, in one line if ``beside`` more columns are left for the rest."""
+    if array.ndim == 0:
+        return _number_text(array[()])
+    whole = _in_one_line(array)
+    if len(whole) + indent + beside <= _WIDTH:
+        return whole
+    pad = " " * (indent + len(_STEP))
+    if array.ndim == 1:
+        body = textwrap.fill(whole[1:-1], _WIDTH, initial_indent=pad, subsequent_indent=pad)
+    else:
+        body = "\n".join(f"{pad}{_nested(row, indent + len(_STEP))}," for row in array)
+    return f"[\n{body}\n{' ' * indent}]"
+
+
+def _in_one_line(array: Array) -> str:
+    if array.ndim == 0:
+        return _number_text(array[()])
+    return "[" + ", ".join(_in_one_line(row) for row in array) + "]"
+
+
+def _number_text(value: Any) -> str:
+    if value.dtype.kind != "f":
+        return repr(value.item())
+    if not np.isfinite(value):
+        return "np.nan" if np.isnan(value) else "np.inf" if value > 0 else "-np.inf"
+    short = str(value)  # the fewest digits of the array's own dtype
+    same = value.dtype.type(float(short)) == value
+    return repr(float(short)) if same else repr(float(value))
+
 
 MOST_NUMBERS = 100_000
 """More numbers than this make no file to read: then there is none."""
@@ -59,7 +462,7 @@ def script(stored: Stored, problem: Problem, directory: Path) -> str | None:
         ending = _comparison(stored, number, problem)
     if _count(problem) > MOST_NUMBERS:
         return None
-    head = parts.HEAD.substitute(
+    head = HEAD.substitute(
         title=_title(stored), message=_line(finding.message), version=stored.version,
         id=stored.id, cell=_cell(stored, directory), data=_data(problem),
     )  # fmt: skip
@@ -94,11 +497,11 @@ def _comparison(stored: Stored, number: _Number, problem: Problem) -> str:
     """The ending that sets the number beside what it should be."""
     finding, named = stored.finding, number.entry is not None
     initial = finding.check == "initial_state"
-    text = parts.INITIAL_TERMS if initial else parts.RUN + _terms(problem)
-    text += parts.DIFFERENCES.substitute(moved=number.moved)
+    text = INITIAL_TERMS if initial else RUN + _terms(problem)
+    text += DIFFERENCES.substitute(moved=number.moved)
     if not named:
-        text += parts.SEARCH.substitute(block=number.block)
-    text += parts.VALUE.substitute(
+        text += SEARCH.substitute(block=number.block)
+    text += VALUE.substitute(
         entry=repr(number.entry) if named else "ENTRY",
         block=number.block,
         title=repr(_title(stored)),
@@ -106,11 +509,11 @@ def _comparison(stored: Stored, number: _Number, problem: Problem) -> str:
     jax, other = _finite(finding.jax), _finite(finding.comparison)
     if jax is not None and named:
         allowed = repr((finding.limit or 1.0) * jax.error)
-        text += parts.JAX.substitute(value=repr(jax.value), allowed=allowed)
-        return text + parts.SERIES + parts.BY_JAX
+        text += JAX.substitute(value=repr(jax.value), allowed=allowed)
+        return text + SERIES + BY_JAX
     if other is not None and named:
-        text += parts.OTHER_SIDE.substitute(value=repr(other.value))
-    return text + parts.SERIES + parts.BY_DIFFERENCES
+        text += OTHER_SIDE.substitute(value=repr(other.value))
+    return text + SERIES + BY_DIFFERENCES
 
 
 def _finite(side: Measured | None) -> Measured | None:
@@ -121,20 +524,20 @@ def _finite(side: Measured | None) -> Measured | None:
 
 def _terms(problem: Problem) -> str:
     masked = "(d_ys * mask[:, :, None])"
-    return parts.TERMS.replace("$d_ys", "d_ys" if problem.mask is None else masked)
+    return TERMS.replace("$d_ys", "d_ys" if problem.mask is None else masked)
 
 
 def _walk(finding: Finding, problem: Problem) -> str:
     """The loops forward and back."""
     if finding.method in ("forward", "vjp"):
-        return parts.LAYER.substitute(mask="" if problem.mask is None else ", mask")
+        return LAYER.substitute(mask="" if problem.mask is None else ", mask")
     carried = "leaves(d_new, LIKE)" if problem.mask is None else "d_new"
     if not all(is_float(leaf) for leaf in trees.leaves(problem.state0)):
         # Carried integers have no gradient, whatever step_vjp returns for them.
         zero = "np.zeros(a.shape, xs.dtype)"
         pairs = f"zip(state0, {carried}, strict=True)"
         carried = f'[d if a.dtype.kind == "f" else {zero} for a, d in {pairs}]'
-    return (parts.CELL if problem.mask is None else parts.MASKED_CELL).substitute(carried=carried)
+    return (CELL if problem.mask is None else MASKED_CELL).substitute(carried=carried)
 
 
 def _data(problem: Problem) -> str:

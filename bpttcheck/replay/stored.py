@@ -17,9 +17,8 @@ from bpttcheck.replay import files
 from bpttcheck.replay import record as records
 from bpttcheck.replay.again import rerun
 from bpttcheck.replay.files import KEPT
-from bpttcheck.replay.flat import flatten
-from bpttcheck.replay.literal import example as _example
-from bpttcheck.replay.record import Stored
+from bpttcheck.replay.record import Stored, flatten
+from bpttcheck.replay.script import example as _example
 from bpttcheck.replay.script import script
 from bpttcheck.results.records import Finding
 from bpttcheck.results.report import Report

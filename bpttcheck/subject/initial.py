@@ -9,7 +9,6 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import Array, Params, State, is_float
-from bpttcheck.subject.bitwise import same
 from bpttcheck.subject.user_code import Notes, call, examining
 from bpttcheck.subject.values import (
     DType,
@@ -20,6 +19,7 @@ from bpttcheck.subject.values import (
     describe,
     dtype_remedy,
     is_a,
+    same,
 )
 
 _DEEPEST = 16

@@ -11,10 +11,10 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.subject.bitwise import Bits, arrays, bits, difference, different
-from bpttcheck.subject.result import check_layouts
+from bpttcheck.subject.items import check_layouts
 from bpttcheck.subject.user_code import Notes, call, examining
 from bpttcheck.subject.validate import backward_items, forward_items
+from bpttcheck.subject.values import Bits, arrays, bits, difference, different
 
 Results = dict[str, Any]
 Conduct = Literal["", "dtype", "rounding", "refusal"]

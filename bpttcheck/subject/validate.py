@@ -20,13 +20,14 @@ from bpttcheck.subject.initial import fresh_params, fresh_state
 from bpttcheck.subject.items import (
     Anything,
     InputGradient,
+    Items,
     Output,
     ParamsGradient,
     StateLike,
+    check_result,
 )
 from bpttcheck.subject.kind import validate_subject
 from bpttcheck.subject.options import Options, validate_options
-from bpttcheck.subject.result import Items, check_result
 from bpttcheck.subject.user_code import Notes, call, examining
 from bpttcheck.subject.values import Expected, Place, describe
 

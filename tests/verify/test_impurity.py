@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpttcheck.errors import ContractError
-from bpttcheck.subject.bitwise import arrays, difference, different, same
 from bpttcheck.subject.user_code import Notes
+from bpttcheck.subject.values import arrays, difference, different, same
 from bpttcheck.verify.conduct.impurity import impurities
 
 T, B, N, H = 3, 2, 3, 4

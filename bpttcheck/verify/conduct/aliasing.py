@@ -17,9 +17,9 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError, OutsideDomain
-from bpttcheck.subject.bitwise import Bits, arrays, bits, difference, different, same
 from bpttcheck.subject.probe import Impurity
 from bpttcheck.subject.user_code import call
+from bpttcheck.subject.values import Bits, arrays, bits, difference, different, same
 from bpttcheck.verify.conduct.passes import Arguments, Budget, Passes, Rounding, argument_of, flat
 
 CALLS = 600

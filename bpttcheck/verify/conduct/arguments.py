@@ -16,8 +16,8 @@ from bpttcheck.calibration import LIMIT
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.verdict import rounding
-from bpttcheck.subject.bitwise import Bits, bits
 from bpttcheck.subject.probe import Impurity
+from bpttcheck.subject.values import Bits, bits
 from bpttcheck.verify.conduct.passes import Arguments, Passes, Rounding, argument_of, finite
 
 Placed = Callable[[Array], Array | None]

@@ -12,10 +12,9 @@ from typing import Any
 
 from bpttcheck.contract import Array, Params, State, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.subject.bitwise import Bits, arrays, bits
 from bpttcheck.subject.probe import NAMES, Impurity, Point, Probe, Results
 from bpttcheck.subject.user_code import Notes
-from bpttcheck.subject.values import dtype_remedy
+from bpttcheck.subject.values import Bits, arrays, bits, dtype_remedy
 from bpttcheck.verify.conduct.passes import Arguments, Passes, Rounding
 
 __all__ = ["Impurity", "impurities"]

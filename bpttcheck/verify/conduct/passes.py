@@ -22,9 +22,9 @@ from bpttcheck.judge.run import Run
 from bpttcheck.judge.verdict import rounding, width
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
-from bpttcheck.subject.bitwise import Bits, arrays, same
 from bpttcheck.subject.probe import NAMES, Names
 from bpttcheck.subject.user_code import Notes, call
+from bpttcheck.subject.values import Bits, arrays, same
 
 Change = Callable[[str, Array], Array]
 """From an argument's path and array to another array."""

@@ -15,8 +15,8 @@ from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.problem import Problem
-from bpttcheck.subject.bitwise import Bits, bits, same
 from bpttcheck.subject.probe import Impurity
+from bpttcheck.subject.values import Bits, bits, same
 from bpttcheck.verify.conduct.passes import Arguments, Budget, Passes, Rounding, flat
 
 CALLS = 300

@@ -24,8 +24,8 @@ import numpy as np
 
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
-from bpttcheck.subject.bitwise import Bits, bits, same
 from bpttcheck.subject.filled import unfilled
+from bpttcheck.subject.values import Bits, bits, same
 from bpttcheck.verify.conduct.passes import Arguments, Passes, Rounding
 
 Site = tuple[str, int]
