@@ -95,7 +95,8 @@ def forgiving(monkeypatch):
 def without_oracles(monkeypatch):
     """A tester whose two comparisons with an oracle do nothing."""
     for name in ("step_vjp", "sequence_vjp"):
-        monkeypatch.setitem(CHECKS, name, lambda context, name=name: Tally(name, cases=1))
+        blind = replace(CHECKS[name], run=lambda context, name=name: Tally(name, cases=1))
+        monkeypatch.setitem(CHECKS, name, blind)
 
 
 @pytest.mark.parametrize("weakness", ["forgiving", "without_oracles"])

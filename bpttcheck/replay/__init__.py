@@ -9,11 +9,12 @@ from bpttcheck.lazy import index
 if TYPE_CHECKING:
     from bpttcheck.replay.again import rerun
     from bpttcheck.replay.record import Stored
-    from bpttcheck.replay.stored import example, listed, load, store
+    from bpttcheck.replay.stored import DIRECTORY, example, listed, load, store
 
-__all__ = ["Stored", "example", "listed", "load", "rerun", "store"]
+__all__ = ["DIRECTORY", "Stored", "example", "listed", "load", "rerun", "store"]
 
 _HOMES = {
+    "DIRECTORY": "stored",
     "Stored": "record",
     "example": "stored",
     "listed": "stored",

@@ -1,5 +1,6 @@
 """The catalogue: which mutants there are, for what, and what they declare."""
 
+import importlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -75,10 +76,12 @@ def test_every_family_but_those_that_do_not_apply_has_mutants(name, bench):
     assert ("activation" in present) == ("elman" in name or "jordan" in name) or "layer" in name
 
 
-def test_every_file_is_a_family_and_every_family_a_file():
+def test_every_file_holds_families_and_every_family_has_its_function():
     folder = Path(mutants.__file__).parent
-    files = {path.stem for path in folder.glob("[!_]*.py")} - {"base", "source"}
-    assert files == set(mutants.FAMILIES)
+    files = {path.stem for path in folder.glob("[!_]*.py")} - {"base"}
+    assert files == set(mutants._HOMES.values())
+    for family, home in mutants._HOMES.items():
+        assert callable(getattr(importlib.import_module(f"bpttcheck.mutants.{home}"), family))
 
 
 def test_families_are_chosen_by_name_in_the_order_given():
