@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.speed.results import Results, is_large, mean, name, points, ratio, same
-from bpttcheck.bench.report.records import Benchmark, Interval, Point
+from bpttcheck.bench.report.records import Benchmark, Interval, MeasuredPoint
 from bpttcheck.bench.report.summary import between, times
 
 FUSED, OVER_FLOOR, FUSED_MEAN, ON_JAX, ON_JAX_MEAN = 1.0, 1.5, 1.5, 1.0, 0.75
@@ -81,7 +81,7 @@ def _of_a_grid(grid: Benchmark, where: str) -> Iterator[Limit]:
 
 
 def _ratios(
-    some: Sequence[tuple[str, Point]], form: str, what: str, asked: str, limit: float
+    some: Sequence[tuple[str, MeasuredPoint]], form: str, what: str, asked: str, limit: float
 ) -> Iterator[Limit]:
     found = [(name(cell, p), one) for cell, p in some if (one := ratio(p, form)) is not None]
     if found:
@@ -91,7 +91,7 @@ def _ratios(
         yield Limit(what, asked, told, len(found) - len(missed), len(found), missed)
 
 
-def _floors(some: Sequence[tuple[str, Point]], where: str) -> Iterator[Limit]:
+def _floors(some: Sequence[tuple[str, MeasuredPoint]], where: str) -> Iterator[Limit]:
     timings = [(name(cell, point), point.timing("fused")) for cell, point in some]
     for what, key in _FLOORS.items():
         found = [(text, t.seconds / one) for text, t in timings if t and (one := getattr(t, key))]
@@ -102,7 +102,7 @@ def _floors(some: Sequence[tuple[str, Point]], where: str) -> Iterator[Limit]:
 
 
 def _mean(
-    some: Sequence[tuple[str, Point]], form: str, what: str, limit: float, sign: str
+    some: Sequence[tuple[str, MeasuredPoint]], form: str, what: str, limit: float, sign: str
 ) -> Iterator[Limit]:
     found = mean([point for _, point in some], form)
     if found is not None:

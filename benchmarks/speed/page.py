@@ -12,7 +12,7 @@ from benchmarks.speed.asked import Limit, limits
 from benchmarks.speed.growth import Growth
 from benchmarks.speed.plan import VARIABLE
 from benchmarks.speed.results import Results, is_large, mean, points, same
-from bpttcheck.bench.report.records import Benchmark, Interval, Point
+from bpttcheck.bench.report.records import Benchmark, Interval, MeasuredPoint
 from bpttcheck.bench.report.summary import between, environment_line, reach, times
 
 _WIDTH = 100
@@ -173,7 +173,7 @@ def _headlines(grid: Benchmark) -> list[str]:
     return [line for subject in grid.subjects for line in subject.headlines]
 
 
-def _absent(point: Point) -> list[tuple[str, str]]:
+def _absent(point: MeasuredPoint) -> list[tuple[str, str]]:
     return [pair for pair in point.absent.items() if pair[0] not in ("jax_eager", "differences")]
 
 

@@ -12,7 +12,7 @@ from benchmarks.speed.growth import Growth
 from benchmarks.speed.memory import Checkpoints, Peak
 from bpttcheck.bench import statistics
 from bpttcheck.bench.report.reading import load
-from bpttcheck.bench.report.records import Benchmark, Interval, Point
+from bpttcheck.bench.report.records import Benchmark, Interval, MeasuredPoint
 from bpttcheck.errors import ContractError
 
 LARGE = 4096  # B H from which on the time is in the products
@@ -68,31 +68,31 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def points(benchmark: Benchmark) -> Iterator[tuple[str, Point]]:
+def points(benchmark: Benchmark) -> Iterator[tuple[str, MeasuredPoint]]:
     """Every point with the name of its cell."""
     for subject in benchmark.subjects:
         for point in subject.points:
             yield subject.target, point
 
 
-def is_large(point: Point) -> bool:
+def is_large(point: MeasuredPoint) -> bool:
     """True where the products count, not the calls."""
     return point.size.B * point.size.n_hidden >= LARGE
 
 
-def name(cell: str, point: Point) -> str:
+def name(cell: str, point: MeasuredPoint) -> str:
     """A point in words."""
     size = point.size
     return f"{cell} T={size.T} B={size.B} H={size.n_hidden} {point.dtype}"
 
 
-def ratio(point: Point, form: str) -> Interval | None:
+def ratio(point: MeasuredPoint, form: str) -> Interval | None:
     """The time of a form over that of the faster JAX autodiff."""
     timing = point.timing(form)
     return None if timing is None else timing.ratio
 
 
-def mean(some: Sequence[Point], form: str) -> Interval | None:
+def mean(some: Sequence[MeasuredPoint], form: str) -> Interval | None:
     """The geometric mean of these ratios over points; None without any."""
     pairs = [
         (own.samples, base.samples) for point in some
@@ -101,7 +101,7 @@ def mean(some: Sequence[Point], form: str) -> Interval | None:
     return statistics.geometric_mean(pairs) if pairs else None
 
 
-def same(some: Sequence[Point]) -> Interval | None:
+def same(some: Sequence[MeasuredPoint]) -> Interval | None:
     """The geometric mean of the ratio of a form to itself; None without its samples."""
     pairs = [(p.again, own.samples) for p in some if p.again and (own := p.timing("numpy"))]
     return statistics.geometric_mean(pairs) if pairs else None

@@ -9,7 +9,13 @@ from benchmarks.speed.asked import Limit
 from benchmarks.speed.results import Results, points, ratio
 from bpttcheck.bench import statistics
 from bpttcheck.bench.forms import BASELINES
-from bpttcheck.bench.report.records import Benchmark, Interval, Measured, Point, Timing
+from bpttcheck.bench.report.records import (
+    Benchmark,
+    Interval,
+    MeasuredPoint,
+    SubjectBenchmark,
+    Timing,
+)
 from bpttcheck.bench.report.summary import SHORT, between, percent, seconds, share, times
 from bpttcheck.bench.summarise import compared
 
@@ -40,7 +46,7 @@ def _farthest(missed: Sequence[str]) -> list[str]:
     return [*missed[:_NAMED], *([f"and {more} more, in the tables below"] if more > 0 else [])]
 
 
-def ratios(subject: Measured) -> str:
+def ratios(subject: SubjectBenchmark) -> str:
     """One line for each point: seconds of the faster JAX autodiff, and the others over it."""
     forms = [form for form in _COMPARED if any(p.timing(form) for p in subject.points)]
     torch = "torch" in forms
@@ -135,12 +141,12 @@ def blas(plain: Benchmark, held: Benchmark) -> str:
     return table(header, rows)
 
 
-def _size(point: Point) -> str:
+def _size(point: MeasuredPoint) -> str:
     size = point.size
     return f"T={size.T} B={size.B} H={size.n_hidden}"
 
 
-def _baseline(point: Point) -> str:
+def _baseline(point: MeasuredPoint) -> str:
     timing = point.timing(point.baseline)
     if timing is None:
         return "-"
@@ -148,7 +154,7 @@ def _baseline(point: Point) -> str:
     return f"{seconds(timing.seconds)}{hoisted}"
 
 
-def _over_torch(point: Point) -> str:
+def _over_torch(point: MeasuredPoint) -> str:
     ours, theirs = point.timing("on_jax"), point.timing("torch")
     if ours is None or theirs is None:
         return "-"
@@ -168,7 +174,7 @@ def _floor(timing: Timing | None) -> list[str]:
     return told
 
 
-def _share(grid: Benchmark, point: Point, form: str) -> str:
+def _share(grid: Benchmark, point: MeasuredPoint, form: str) -> str:
     timing = point.timing(form)
     part = None if timing is None else share(point, timing, grid.environment["peak_gflops"])
     return "-" if part is None else percent(part)

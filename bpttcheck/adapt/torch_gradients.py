@@ -26,7 +26,7 @@ _SPREADS = 16.0
 
 
 @dataclass(frozen=True, eq=False)
-class Graph:
+class AutogradGraph:
     """What was computed, and what it was computed from.
 
     Args:
@@ -75,7 +75,7 @@ class Graph:
         return [None if gradient is None else to_array(gradient) for gradient in found]
 
 
-def pulled_back(build: Callable[[], Graph], function: str) -> Gradients:
+def pulled_back(build: Callable[[], AutogradGraph], function: str) -> Gradients:
     """The gradients of the sources, None where ``backward`` returned None.
 
     A result whose cotangent is exactly zero is left out of the loss. None stands for zeros then, as
@@ -120,7 +120,7 @@ def to_array(tensor: Any) -> Array:
     return np.array(tensor.detach().cpu().numpy())
 
 
-def _succeeds(build: Callable[[], Graph]) -> bool:
+def _succeeds(build: Callable[[], AutogradGraph]) -> bool:
     graph = build()
     try:
         graph.gradients([True] * len(graph.results))
@@ -130,7 +130,7 @@ def _succeeds(build: Callable[[], Graph]) -> bool:
 
 
 def _fails_where_unused(
-    graph: Graph, used: list[bool], function: str, error: Exception
+    graph: AutogradGraph, used: list[bool], function: str, error: Exception
 ) -> ContractError:
     unused = list(itertools.compress(graph.names, [not one for one in used]))
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -145,7 +145,11 @@ def _fails_where_unused(
 
 
 def _require_the_same_again(
-    build: Callable[[], Graph], graph: Graph, used: list[bool], first: Gradients, function: str
+    build: Callable[[], AutogradGraph],
+    graph: AutogradGraph,
+    used: list[bool],
+    first: Gradients,
+    function: str,
 ) -> None:
     try:
         second = graph.gradients(used)

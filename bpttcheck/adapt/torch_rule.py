@@ -9,13 +9,13 @@ from typing import Any
 
 from bpttcheck import trees
 from bpttcheck.adapt.arguments import given
-from bpttcheck.adapt.torch_gradients import Graph, pulled_back, to_array
+from bpttcheck.adapt.torch_gradients import AutogradGraph, pulled_back, to_array
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined
 
 
 @dataclass
-class Seen:
+class SavedByForward:
     """What forward runs have shown of the function.
 
     Args:
@@ -43,7 +43,7 @@ class TorchRule:
     function: Any
     arguments: Callable[..., Any] | None = None
     sequence: bool = False
-    seen: Seen = field(default_factory=Seen)
+    seen: SavedByForward = field(default_factory=SavedByForward)
 
     def init(self, fresh: Callable[..., Any], *arguments: Any) -> Any:
         """``fresh(*arguments)``; the order of its names is that of the arguments from then on."""
@@ -103,12 +103,12 @@ class TorchRule:
             passed = self._passed(inputs)
             return passed, self._results(passed, inputs)
 
-    def _graph(self, arrays: list[Any], shape: trees.Structure, cotangents: Any) -> Graph:
+    def _graph(self, arrays: list[Any], shape: trees.Structure, cotangents: Any) -> AutogradGraph:
         tensors = _tensors(arrays)
         passed, results = self._run(shape.unflatten(tensors))
         wanted = [tensor.requires_grad for tensor in tensors]
         labels = _labels(("d_params", "d_state", "d_x"), shape)
-        graph = Graph(
+        graph = AutogradGraph(
             list(itertools.compress(tensors, wanted)),
             list(itertools.compress(labels, wanted)),
             list(filter(_carries_gradient, passed)),

@@ -74,7 +74,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Call:
+class CountedCall:
     """One way to call a function of NumPy.
 
     Args:
@@ -110,7 +110,7 @@ def seconds_at_size(layer: Layer, problem: Problem) -> float:
     return len(problem.xs) * sum(count * cost(call) for call, count in every.items())
 
 
-def calls_per_step(layer: Layer, problem: Problem) -> dict[Call, float]:
+def calls_per_step(layer: Layer, problem: Problem) -> dict[CountedCall, float]:
     """How often each call is made in a step of ``layer``, forward and backward together.
 
     Args:
@@ -124,7 +124,7 @@ def calls_per_step(layer: Layer, problem: Problem) -> dict[Call, float]:
 
 
 @cache
-def cost(call: Call) -> float:
+def cost(call: CountedCall) -> float:
     """Seconds of one such call: the best of several medians.
 
     Raises:
@@ -152,7 +152,7 @@ def _zeros(kind: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array
     return np.lib.stride_tricks.as_strided(memory, shape, [abs(step) for step in strides])
 
 
-def _counted(layer: Layer, problem: Problem, T: int, at_size: bool = False) -> Counter[Call]:
+def _counted(layer: Layer, problem: Problem, T: int, at_size: bool = False) -> Counter[CountedCall]:
     # A shorter problem than T steps is repeated, a longer one cut.
     xs, d_ys = (np.resize(a, (T, *a.shape[1:])) for a in (problem.xs, problem.d_ys))
     with _counting(layer, at_size) as counts, np.errstate(all="ignore"):
@@ -162,9 +162,9 @@ def _counted(layer: Layer, problem: Problem, T: int, at_size: bool = False) -> C
 
 
 @contextmanager
-def _counting(layer: Layer, at_size: bool) -> Generator[Counter[Call]]:
+def _counting(layer: Layer, at_size: bool) -> Generator[Counter[CountedCall]]:
     """Every ``np`` of the layer's modules counts; afterwards all are themselves again."""
-    counts: Counter[Call] = Counter()
+    counts: Counter[CountedCall] = Counter()
     modules = _modules(layer)
     stand_in = _Counting(np, "", counts, at_size)
     try:
@@ -201,7 +201,7 @@ def _home(value: Any) -> str:
 class _Counting:
     """Stands for NumPy, or for one of its functions, and notes every call."""
 
-    def __init__(self, target: Any, name: str, counts: Counter[Call], at_size: bool) -> None:
+    def __init__(self, target: Any, name: str, counts: Counter[CountedCall], at_size: bool) -> None:
         self._target, self._name, self._counts = target, name, counts
         self._at_size = at_size
 
@@ -215,5 +215,5 @@ class _Counting:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = tuple(Given.of(value, self._at_size) for value in args)
         named = tuple((key, Given.of(value, self._at_size)) for key, value in kwargs.items())
-        self._counts[Call(self._name, given, named)] += 1
+        self._counts[CountedCall(self._name, given, named)] += 1
         return self._target(*args, **kwargs)

@@ -12,7 +12,7 @@ from bpttcheck.subject.subject import Subject
 
 
 @dataclass(frozen=True)
-class Form:
+class Implementation:
     """A way to compute all gradients of a problem.
 
     Args:
@@ -36,18 +36,18 @@ BASELINES = ("jax", "jax_hoisted")
 NUMPY = ("numpy", "fused")
 FEW_ROUNDS = 3
 
-FORMS: dict[str, Form] = {
-    "numpy": Form("hand-written in NumPy, as it is", by_hand.as_it_is),
-    "fused": Form("hand-written in NumPy, fused", by_hand.fused),
-    "on_jax": Form("hand-written on JAX, jitted", in_jax.by_hand),
-    "jax": Form("JAX autodiff of one scan, jitted", in_jax.plain),
-    "jax_hoisted": Form("JAX autodiff, projection hoisted, jitted", in_jax.hoisted),
-    "jax_deferred": Form(
+FORMS: dict[str, Implementation] = {
+    "numpy": Implementation("hand-written in NumPy, as it is", by_hand.as_it_is),
+    "fused": Implementation("hand-written in NumPy, fused", by_hand.fused),
+    "on_jax": Implementation("hand-written on JAX, jitted", in_jax.by_hand),
+    "jax": Implementation("JAX autodiff of one scan, jitted", in_jax.plain),
+    "jax_hoisted": Implementation("JAX autodiff, projection hoisted, jitted", in_jax.hoisted),
+    "jax_deferred": Implementation(
         "JAX autodiff, weight gradients deferred, jitted", in_jax.weights_deferred
     ),
-    "torch": Form("torch's own layer, autograd", in_torch.native),
-    "jax_eager": Form("JAX autodiff, not jitted", in_jax.not_jitted, smallest_only=True),
-    "differences": Form(
+    "torch": Implementation("torch's own layer, autograd", in_torch.native),
+    "jax_eager": Implementation("JAX autodiff, not jitted", in_jax.not_jitted, smallest_only=True),
+    "differences": Implementation(
         "central differences, entry by entry",
         differences.every_entry,
         smallest_only=True,

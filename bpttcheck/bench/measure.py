@@ -13,7 +13,15 @@ from bpttcheck.bench import correct, peak, sizes, statistics
 from bpttcheck.bench.differences import STEPS, errors_against_steps
 from bpttcheck.bench.form import Ready
 from bpttcheck.bench.forms import BASELINES, FEW_ROUNDS, FORMS, NUMPY
-from bpttcheck.bench.report.records import HAND, Interval, Measured, Point, Size, Timing, VCurve
+from bpttcheck.bench.report.records import (
+    HAND,
+    Interval,
+    MeasuredPoint,
+    Size,
+    SubjectBenchmark,
+    Timing,
+    VCurve,
+)
 from bpttcheck.bench.summarise import exponents, headline, same_over, summaries
 from bpttcheck.bench.timing import Samples, once, rounds
 from bpttcheck.errors import ContractError, Declined, GradientMismatch
@@ -48,7 +56,7 @@ class Plan:
 
 def measure(
     target: str, candidate: Any, plan: Plan, progress: Progress = lambda *_: None
-) -> Measured:
+) -> SubjectBenchmark:
     """Time every form of ``candidate`` at every size and dtype of the plan.
 
     JAX runs on the CPU, in 64-bit mode for float64 and float32 alike, within this call only.
@@ -69,7 +77,7 @@ def measure(
     chosen = sizes.fitting(subject, plan.sizes, plan.given)
     smallest = min(chosen, key=sizes.work)
     todo = [(size, dtype) for dtype in plan.dtypes for size in chosen]
-    points: list[Point] = []
+    points: list[MeasuredPoint] = []
     curves: list[VCurve] = []
     with enable_x64(), jax.default_device(jax.devices("cpu")[0]), np.errstate(all="ignore"):
         for done, (size, dtype) in enumerate(todo):
@@ -80,7 +88,7 @@ def measure(
             points.append(point)
             curves += [] if curve is None else [curve]
     found, name = summaries(points), subject.name.removesuffix("()")
-    return Measured(
+    return SubjectBenchmark(
         target=target,
         name=name,
         headlines=[headline(name, dtype, found, points) for dtype in plan.dtypes],
@@ -106,7 +114,7 @@ def _validate(subject: Subject, case: Case) -> None:
 
 def _point(
     subject: Subject, problem: Problem, size: Size, smallest: bool, count: int
-) -> tuple[Point, VCurve | None]:
+) -> tuple[MeasuredPoint, VCurve | None]:
     ready, absent, first = _ready(subject, problem, smallest)
     right, disagreement = _right(subject, problem, ready)
     judged: dict[str, tuple[float, float]] = {}
@@ -131,7 +139,7 @@ def _point(
         kept = [(h, float(e)) for h, e in zip(STEPS, errors, strict=True) if math.isfinite(e)]
         curve = VCurve(size, problem.case.dtype, [h for h, _ in kept], [e for _, e in kept])
     flops, dtype = peak.operations(subject.target, size), problem.case.dtype
-    return Point(size, dtype, baseline, timings, same, absent, again, flops), curve
+    return MeasuredPoint(size, dtype, baseline, timings, same, absent, again, flops), curve
 
 
 def _ready(

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 from bpttcheck.bench import statistics
 from bpttcheck.bench.forms import NUMPY
-from bpttcheck.bench.report.records import HAND, Exponent, Interval, Point, Size, Summary
+from bpttcheck.bench.report.records import HAND, Exponent, Interval, MeasuredPoint, Size, Summary
 
 # Two forms are called equally fast where the interval holds 1 and reaches no further than this.
 _EQUAL = 0.1
 
 
-def summaries(points: Sequence[Point]) -> list[Summary]:
+def summaries(points: Sequence[MeasuredPoint]) -> list[Summary]:
     """Each hand-written form over all points that have a baseline, for each dtype."""
     dtypes = dict.fromkeys(point.dtype for point in points)
     found = [_summary(form, dtype, points) for dtype in dtypes for form in HAND]
     return [one for one in found if one is not None]
 
 
-def _summary(form: str, dtype: str, points: Sequence[Point]) -> Summary | None:
+def _summary(form: str, dtype: str, points: Sequence[MeasuredPoint]) -> Summary | None:
     pairs: list[tuple[list[float], list[float]]] = []
     ratios: list[float] = []
     errors: list[float] = []
@@ -36,14 +36,16 @@ def _summary(form: str, dtype: str, points: Sequence[Point]) -> Summary | None:
     return Summary(form, dtype, mean, min(ratios), max(ratios), len(pairs), max(errors))
 
 
-def same_over(points: Sequence[Point]) -> Interval | None:
+def same_over(points: Sequence[MeasuredPoint]) -> Interval | None:
     """The ratio of a form to itself over all points; None without a point that has its samples."""
     found = [(point.again, own.samples) for point in points
              if point.again and (own := point.timing("numpy"))]  # fmt: skip
     return statistics.geometric_mean(found) if found else None
 
 
-def headline(name: str, dtype: str, found: Sequence[Summary], points: Sequence[Point]) -> str:
+def headline(
+    name: str, dtype: str, found: Sequence[Summary], points: Sequence[MeasuredPoint]
+) -> str:
     """The result in one sentence."""
     mine = {one.form: one for one in found if one.dtype == dtype}
     in_numpy = [mine[form] for form in NUMPY if form in mine]
@@ -102,7 +104,7 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if value < 1.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
-def exponents(points: Sequence[Point]) -> list[Exponent]:
+def exponents(points: Sequence[MeasuredPoint]) -> list[Exponent]:
     """The growth with T of every form measured at three lengths or more of one width and batch."""
     groups: dict[tuple[str, str, int, int, int], list[tuple[Size, float]]] = {}
     for point in points:

@@ -16,7 +16,7 @@ from bpttcheck.errors import ContractError, GradientMismatch
 
 if TYPE_CHECKING:
     from bpttcheck.bench.measure import Plan
-    from bpttcheck.bench.report.records import Benchmark, Failure, Measured
+    from bpttcheck.bench.report.records import Benchmark, Failure, SubjectBenchmark
 
 _DEFAULT = ("elman", "lstm", "gru_reset_after")
 _ROUNDS, _QUICK_ROUNDS, _BAR = 15, 5, 20
@@ -97,7 +97,7 @@ def bench(
 
 def _measure(
     targets: Sequence[str], plan: Plan, *, silent: bool, quiet: bool
-) -> tuple[int, list[Measured], list[Failure]]:
+) -> tuple[int, list[SubjectBenchmark], list[Failure]]:
     """The exit code, what was measured, and what was not."""
     from bpttcheck.bench.measure import measure
     from bpttcheck.bench.report.records import Failure
@@ -105,7 +105,7 @@ def _measure(
     from bpttcheck.cli.targets import load
 
     codes = [0]
-    found: list[Measured] = []
+    found: list[SubjectBenchmark] = []
     failures: list[Failure] = []
     for text in dict.fromkeys(targets):
         try:
@@ -138,7 +138,7 @@ def _benchmark(
     plan: Plan,
     seconds: float,
     load: list[float] | None,
-    found: list[Measured],
+    found: list[SubjectBenchmark],
     failures: list[Failure],
 ) -> Benchmark:
     from bpttcheck import __version__

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bpttcheck.activity import listen
-from bpttcheck.cli.judged import Judged, Order, judge
+from bpttcheck.cli.judged import JudgedTarget, Order, judge
 
 RESULT, RECORD, STACK = "result.json", "record.json", "stack.txt"
 _SIZE = 512  # bytes of the record, which is longer than any text in it
@@ -123,19 +123,19 @@ def main() -> None:
     os._exit(0)  # nothing that user code has started may keep this process alive
 
 
-def _judged(order: Order, record: Record) -> Judged:
+def _judged(order: Order, record: Record) -> JudgedTarget:
     try:
         return judge(order, record.progress)
     except KeyboardInterrupt:
-        return Judged(
+        return JudgedTarget(
             order.target, error="interrupted by its own code: it raised KeyboardInterrupt"
         )
     except Exception:
         what = "this is an error in bpttcheck, not in what it checked"
-        return replace(Judged(order.target), error=f"{traceback.format_exc()}\n{what}")
+        return replace(JudgedTarget(order.target), error=f"{traceback.format_exc()}\n{what}")
 
 
-def _answer(path: Path, judged: Judged) -> None:
+def _answer(path: Path, judged: JudgedTarget) -> None:
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(judged.to_dict()), encoding="utf-8")
     draft.replace(path)

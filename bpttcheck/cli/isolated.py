@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bpttcheck.cli.child import RECORD, RESULT, STACK
-from bpttcheck.cli.judged import Judged, Order, of_report
+from bpttcheck.cli.judged import JudgedTarget, Order, of_report
 
 _POLL = 0.05  # seconds
 _GRACE = 1.0  # seconds for a process to write down where it hangs
@@ -49,7 +49,7 @@ class Children:
         if self._spare is not None:
             _end(self._spare)
 
-    def judge(self, order: Order, progress: Progress, more: bool = False) -> Judged:
+    def judge(self, order: Order, progress: Progress, more: bool = False) -> JudgedTarget:
         """Check one target in a process of its own.
 
         Args:
@@ -72,7 +72,7 @@ class Children:
 
     def _wait(
         self, process: subprocess.Popen[bytes], order: Order, folder: Path, progress: Progress
-    ) -> Judged:
+    ) -> JudgedTarget:
         told = {"order": order.to_dict(), "folder": str(folder), "clean": self._clean}
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -80,7 +80,7 @@ class Children:
             process.stdin.flush()
         late = self._watch(process, folder, progress)
         if (folder / RESULT).exists():
-            return Judged.from_dict(json.loads((folder / RESULT).read_text(encoding="utf-8")))
+            return JudgedTarget.from_dict(json.loads((folder / RESULT).read_text(encoding="utf-8")))
         how = f"did not end within {self._timeout:g} s" if late else _ending(process.returncode)
         return _lost(order, how, folder)
 
@@ -150,7 +150,7 @@ def _ending(code: int) -> str:
     return f"ended with signal {-code} ({name}{why})"
 
 
-def _lost(order: Order, how: str, folder: Path) -> Judged:
+def _lost(order: Order, how: str, folder: Path) -> JudgedTarget:
     """The verdict on a target whose process left no result."""
     from bpttcheck.results.records import CheckResult, Verdict
     from bpttcheck.results.report import Report

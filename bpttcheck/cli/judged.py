@@ -45,7 +45,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedTarget:
     """What became of one target.
 
     Args:
@@ -77,13 +77,13 @@ class Judged:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Judged:
+    def from_dict(cls, values: Mapping[str, Any]) -> JudgedTarget:
         """From what :meth:`to_dict` gave."""
         lists: dict[str, Any] = {k: tuple(values[k]) for k in ("stored", "lines", "annotations")}
         return cls(**{**values, **lists})
 
 
-def judge(order: Order, progress: Progress | None = None) -> Judged:
+def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
     """Check one target here, in this process.
 
     Args:
@@ -103,7 +103,7 @@ def judge(order: Order, progress: Progress | None = None) -> Judged:
             target.subject, raises=False, progress=progress, **dict(order.options)
         )
     except ContractError as error:
-        return Judged(order.target, note=note, error=str(error))
+        return JudgedTarget(order.target, note=note, error=str(error))
     folder = None if order.folder is None else Path(order.folder)
     ids, lines = keep(report, folder, order.target)
     annotations = github.annotate(target.subject, report) if order.annotate else []
@@ -117,13 +117,13 @@ def of_report(
     lines: tuple[str, ...] = (),
     annotations: tuple[str, ...] = (),
     note: str = "",
-) -> Judged:
+) -> JudgedTarget:
     """A report as it leaves the process."""
     from bpttcheck.results.text import brief, render
 
     full = order.alone or not report.passed
     text = render(report, order.width) if full else brief(report, order.width)
-    return Judged(
+    return JudgedTarget(
         order.target,
         report.verdict.value,
         any(check.verdict for check in report.checks),

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from bpttcheck.cli import github
-from bpttcheck.cli.judged import Judged, Order, judge
+from bpttcheck.cli.judged import JudgedTarget, Order, judge
 from bpttcheck.cli.terminal import Progress, columns, paint, stdout_kept_clean
 from bpttcheck.config import (
     DTYPES,
@@ -45,15 +45,15 @@ Exit codes:
 class _Outcome:
     """What became of every target."""
 
-    judged: list[Judged] = field(default_factory=list)
+    judged: list[JudgedTarget] = field(default_factory=list)
 
     @property
-    def reports(self) -> list[Judged]:
+    def reports(self) -> list[JudgedTarget]:
         """Those that were checked."""
         return [one for one in self.judged if not one.error]
 
     @property
-    def errors(self) -> list[Judged]:
+    def errors(self) -> list[JudgedTarget]:
         """Those that could not be."""
         return [one for one in self.judged if one.error]
 
@@ -206,7 +206,7 @@ def _all(
             _tell(judged, outcome, silent=silent, quiet=quiet)
 
 
-def _tell(judged: Judged, outcome: _Outcome, *, silent: bool, quiet: bool) -> None:
+def _tell(judged: JudgedTarget, outcome: _Outcome, *, silent: bool, quiet: bool) -> None:
     """Remember what became of a target and, unless silent, print it."""
     outcome.judged.append(judged)
     if judged.note and not quiet:

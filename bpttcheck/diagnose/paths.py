@@ -15,7 +15,7 @@ from bpttcheck.diagnose.base import Array, Evidence, Page, Rule, Specimen, diagn
 from bpttcheck.diagnose.surgery import blocks_of
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.oracles.step_graph.operands import Shift, Swap
-from bpttcheck.oracles.step_graph.paths import Paths, Site
+from bpttcheck.oracles.step_graph.paths import EditSite, Paths
 from bpttcheck.results.records import Diagnosis
 
 _MISSING_PATH_PAGE = Page(
@@ -320,13 +320,13 @@ def _fit_wrong_cotangent(evidence: Evidence) -> Diagnosis | None:
     )  # fmt: skip
 
 
-def _residuals(specimen: Specimen) -> dict[tuple[int, int], tuple[float, Site]]:
+def _residuals(specimen: Specimen) -> dict[tuple[int, int], tuple[float, EditSite]]:
     """For each function the best fit over its local factor."""
     p = specimen.problem
     paths = specimen.run.paths(p)
     point = (p.params, p.state0, p.xs[0])
     shapes = [v.shape for _, v in paths.values(*point)]
-    found: dict[tuple[int, int], tuple[float, Site]] = {}
+    found: dict[tuple[int, int], tuple[float, EditSite]] = {}
     for site, shape in zip(paths.sites("function"), shapes, strict=True):
         residual = _best(specimen, paths, point, site, shape)
         if residual is not None:
@@ -335,7 +335,7 @@ def _residuals(specimen: Specimen) -> dict[tuple[int, int], tuple[float, Site]]:
 
 
 def _best(
-    specimen: Specimen, paths: Paths, point: tuple, site: Site, shape: tuple[int, ...]
+    specimen: Specimen, paths: Paths, point: tuple, site: EditSite, shape: tuple[int, ...]
 ) -> float | None:
     p = specimen.problem
     size = int(np.prod(shape))

@@ -12,7 +12,7 @@ import numpy as np
 from bpttcheck import activations, trees
 from bpttcheck.diagnose.base import SEQUENCE, Array, Evidence, Specimen
 from bpttcheck.errors import BpttcheckError
-from bpttcheck.oracles.step_graph.paths import Paths, Site
+from bpttcheck.oracles.step_graph.paths import EditSite, Paths
 
 CUT, DOUBLED, NEGATED, DERIVATIVE, TRANSPOSED = (
     "cut", "doubled", "negated", "derivative", "transposed",
@@ -92,7 +92,7 @@ def _changes(specimen: Specimen) -> Iterator[tuple[Any, dict[str, Array]]]:
     p = specimen.problem
     paths = specimen.run.paths(p)
     point = (p.params, p.state0, p.xs[0])
-    todo: list[tuple[Any, Site, Array | None]] = []
+    todo: list[tuple[Any, EditSite, Array | None]] = []
     number = _numbered(paths)
     for site in paths.sites("edge"):
         todo.append(((CUT, _at(site, number), _named(site), site.where, ""), site, None))
@@ -113,7 +113,7 @@ def _changes(specimen: Specimen) -> Iterator[tuple[Any, dict[str, Array]]]:
             yield (NEGATED, *key[1:]), {n: right[n] - 2 * share[n] for n in right}
 
 
-def _at(site: Site, number: list[int]) -> tuple[int, int]:
+def _at(site: EditSite, number: list[int]) -> tuple[int, int]:
     operation, operand = site.place
     return number[operation], operand
 
@@ -132,7 +132,7 @@ def _numbered(paths: Paths) -> list[int]:
     return found
 
 
-def _named(site: Site) -> str:
+def _named(site: EditSite) -> str:
     words = {
         "dot_general": "the matrix product", "mul": "the product", "add": "the sum",
         "sub": "the difference", "div": "the quotient",
@@ -151,7 +151,7 @@ def blocks_of(specimen: Specimen, gradients: tuple[Any, Any, Array]) -> dict[str
     return {name: found[name] for name in specimen.right}
 
 
-def _derivatives(paths: Paths, point: Any) -> Iterator[tuple[Site, Array, str]]:
+def _derivatives(paths: Paths, point: Any) -> Iterator[tuple[EditSite, Array, str]]:
     """Local derivatives that people write by mistake, at each function of the step."""
     for site, (z, v) in zip(paths.sites("function"), paths.values(*point), strict=True):
         with np.errstate(all="ignore"):

@@ -286,7 +286,7 @@ class Run:
         )
 
     @cached_property
-    def plan(self) -> large.Plan:
+    def plan(self) -> large.LargerSizes:
         """Sizes beyond those of the schedule, judged without a program."""
         return large.plan(self.subject, self.seed, self.dtypes, self.declared_sizes,
                           self.sizes or ())  # fmt: skip

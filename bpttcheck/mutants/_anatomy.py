@@ -14,7 +14,7 @@ from bpttcheck import trees
 from bpttcheck.contract import is_cell, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.mutants._call import Change, zeros
-from bpttcheck.mutants._points import Point, differ, draw_point
+from bpttcheck.mutants._points import CallPoint, differ, draw_point
 
 Size = tuple[int, int]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -58,7 +58,7 @@ class Anatomy:
     n_hidden: int
     n_out: int
     masks: bool
-    _points: dict[Size, list[Point]] = field(default_factory=dict, repr=False, compare=False)
+    _points: dict[Size, list[CallPoint]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def param_blocks(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class Anatomy:
                 return axis, m
         return None
 
-    def points(self, size: Size | None = None) -> list[Point]:
+    def points(self, size: Size | None = None) -> list[CallPoint]:
         """Calls of the right backward pass at random values of one size, three rows each."""
         size = size or (self.n_in, self.n_hidden)
         if size not in self._points:

@@ -14,14 +14,14 @@ from bpttcheck.mutants._planted import cell_call, layer_call
 
 
 @dataclass(frozen=True)
-class Point:
+class CallPoint:
     """A call of the right backward pass at random values, and its result."""
 
     call: Call
     right: Pulled
 
 
-def draw_point(target: Any, size: tuple[int, int], seed: int, B: int = 3, T: int = 3) -> Point:
+def draw_point(target: Any, size: tuple[int, int], seed: int, B: int = 3, T: int = 3) -> CallPoint:
     """A call of a right target at random values, a function of ``seed`` alone.
 
     The state is one that the target reached, moved a little; of a cell it is one step.
@@ -58,7 +58,7 @@ def draw_point(target: Any, size: tuple[int, int], seed: int, B: int = 3, T: int
         call = layer_call(
             target, params, tape, trees.map_leaves(cotangent, state), cotangent(ys)
         )  # fmt: skip
-    return Point(call, call.right())
+    return CallPoint(call, call.right())
 
 
 def _spread_out(rng: np.random.Generator, value: Array) -> Array:

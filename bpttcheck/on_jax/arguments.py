@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from bpttcheck import trees
 from bpttcheck.errors import ContractError
-from bpttcheck.on_jax.form import Form, JaxArray
+from bpttcheck.on_jax.form import JaxArray, JaxCell
 
 
 def require_sequence(
@@ -56,7 +56,7 @@ def require_sequence(
     return params, xs, state0, mask
 
 
-def require_form(form: Form, params: Any, xs: JaxArray, state0: Any) -> None:
+def require_form(form: JaxCell, params: Any, xs: JaxArray, state0: Any) -> None:
     """Refuse parameters and states of other shapes than the equations have.
 
     Raises:

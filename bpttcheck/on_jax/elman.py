@@ -7,7 +7,7 @@ from typing import Any
 
 from bpttcheck.cells import Elman
 from bpttcheck.on_jax.activations import ACTIVATIONS
-from bpttcheck.on_jax.form import Form, JaxArray
+from bpttcheck.on_jax.form import JaxArray, JaxCell
 from bpttcheck.on_jax.products import back_through, columns, rows, transposed
 
 
@@ -77,7 +77,7 @@ class ElmanForm:
         return d_params, back_through(d_z, params["U"])  # (10)
 
 
-def form(cell: Elman) -> Form | None:
+def form(cell: Elman) -> JaxCell | None:
     """The form of this cell; None for an activation of the user's own."""
     name = cell.activation
     return ElmanForm(name) if isinstance(name, str) and name in ACTIVATIONS else None

@@ -8,7 +8,7 @@ JaxArray = Any
 """A ``jax.Array`` or a tracer of one."""
 
 
-class Form(Protocol):
+class JaxCell(Protocol):
     """One cell's step forward and backward in ``jax.numpy``, without anything that is deferred.
 
     The loops of :mod:`bpttcheck.on_jax.loops` call it. The output of every form is the part of its

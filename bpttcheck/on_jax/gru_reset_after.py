@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from bpttcheck.cells import GRUResetAfter
 from bpttcheck.on_jax.activations import sigmoid, tanh_slope
-from bpttcheck.on_jax.form import Form, JaxArray
+from bpttcheck.on_jax.form import JaxArray, JaxCell
 from bpttcheck.on_jax.products import (
     back_through_parts,
     columns,
@@ -20,7 +20,7 @@ from bpttcheck.on_jax.products import (
 )
 
 
-class Kept(NamedTuple):
+class GRUResetAfterResiduals(NamedTuple):
     """The gates and what ``r`` scales."""
 
     r: JaxArray
@@ -61,7 +61,9 @@ class GRUResetAfterForm:
         W_ih_T, _, b, _ = weights
         return x @ W_ih_T + b  # (1)
 
-    def step(self, weights: Any, state: JaxArray, a: JaxArray) -> tuple[JaxArray, Kept]:
+    def step(
+        self, weights: Any, state: JaxArray, a: JaxArray
+    ) -> tuple[JaxArray, GRUResetAfterResiduals]:
         """Equations (2) to (7)."""
         _, W_hh_T, _, b_hn = weights
         h = state
@@ -72,7 +74,7 @@ class GRUResetAfterForm:
         q = s_n + b_hn  # (5)
         n = jnp.tanh(a_n + r * q)  # (6)
         h_new = (1 - z) * n + z * h  # (7)
-        return h_new, Kept(r, z, n, q)
+        return h_new, GRUResetAfterResiduals(r, z, n, q)
 
     def memory(self, state: JaxArray) -> JaxArray:
         """``h``; equation (8)."""
@@ -82,7 +84,7 @@ class GRUResetAfterForm:
         self,
         params: Any,
         memory: tuple[JaxArray, JaxArray],
-        kept: Kept,
+        kept: GRUResetAfterResiduals,
         d_state: JaxArray,
         d_y: JaxArray,
     ) -> tuple[JaxArray, tuple[JaxArray, ...]]:
@@ -109,7 +111,7 @@ class GRUResetAfterForm:
         params: Any,
         xs: JaxArray,
         memories: JaxArray,
-        kept: Kept,
+        kept: GRUResetAfterResiduals,
         deferred: tuple[JaxArray, ...],
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (17) to (21) for all steps."""
@@ -126,6 +128,6 @@ class GRUResetAfterForm:
         return d_params, back_through_parts(deferred, params["W_ih"])  # (20)
 
 
-def form(cell: GRUResetAfter) -> Form | None:
+def form(cell: GRUResetAfter) -> JaxCell | None:
     """The form of this cell."""
     return GRUResetAfterForm()

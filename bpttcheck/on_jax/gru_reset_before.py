@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from bpttcheck.cells import GRUResetBefore
 from bpttcheck.on_jax.activations import sigmoid, tanh_slope
-from bpttcheck.on_jax.form import Form, JaxArray
+from bpttcheck.on_jax.form import JaxArray, JaxCell
 from bpttcheck.on_jax.products import back_through, columns, rows, split, transposed
 
 
-class Kept(NamedTuple):
+class GRUResetBeforeResiduals(NamedTuple):
     """The gates."""
 
     r: JaxArray
@@ -47,7 +47,9 @@ class GRUResetBeforeForm:
         W_ih_T, _, _, b = weights
         return x @ W_ih_T + b  # (1)
 
-    def step(self, weights: Any, state: JaxArray, a: JaxArray) -> tuple[JaxArray, Kept]:
+    def step(
+        self, weights: Any, state: JaxArray, a: JaxArray
+    ) -> tuple[JaxArray, GRUResetBeforeResiduals]:
         """Equations (2) to (6)."""
         _, W_g_T, W_n_T, _ = weights
         h = state
@@ -57,7 +59,7 @@ class GRUResetBeforeForm:
         z = sigmoid(a_z + v)  # (4)
         n = jnp.tanh(a_n + (r * h) @ W_n_T)  # (5)
         h_new = z * h + (1 - z) * n  # (6)
-        return h_new, Kept(r, z, n)
+        return h_new, GRUResetBeforeResiduals(r, z, n)
 
     def memory(self, state: JaxArray) -> JaxArray:
         """``h``; equation (7)."""
@@ -67,7 +69,7 @@ class GRUResetBeforeForm:
         self,
         params: Any,
         memory: tuple[JaxArray, JaxArray],
-        kept: Kept,
+        kept: GRUResetBeforeResiduals,
         d_state: JaxArray,
         d_y: JaxArray,
     ) -> tuple[JaxArray, JaxArray]:
@@ -89,7 +91,12 @@ class GRUResetBeforeForm:
         return d_h, jnp.concatenate([d_uv, d_a_n], axis=-1)
 
     def gather(
-        self, params: Any, xs: JaxArray, memories: JaxArray, kept: Kept, deferred: JaxArray
+        self,
+        params: Any,
+        xs: JaxArray,
+        memories: JaxArray,
+        kept: GRUResetBeforeResiduals,
+        deferred: JaxArray,
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (17) to (21) for all steps."""
         d_a, d_a_T = deferred, columns(deferred)
@@ -104,7 +111,7 @@ class GRUResetBeforeForm:
         return d_params, back_through(d_a, params["W_ih"])  # (21)
 
 
-def form(cell: GRUResetBefore) -> Form | None:
+def form(cell: GRUResetBefore) -> JaxCell | None:
     """The form of this cell."""
     return GRUResetBeforeForm()
 

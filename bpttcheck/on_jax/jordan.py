@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from bpttcheck.cells import Jordan
 from bpttcheck.on_jax.activations import ACTIVATIONS
-from bpttcheck.on_jax.form import Form, JaxArray
+from bpttcheck.on_jax.form import JaxArray, JaxCell
 from bpttcheck.on_jax.products import back_through, columns, rows, transposed
 
 
-class Kept(NamedTuple):
+class JordanResiduals(NamedTuple):
     """``h``, and both pre-activations where a slope is no function of the value."""
 
     h: JaxArray
@@ -52,7 +52,7 @@ class JordanForm:
         U_T, _, _, b, _ = weights
         return x @ U_T + b
 
-    def step(self, weights: Any, state: JaxArray, a: JaxArray) -> tuple[JaxArray, Kept]:
+    def step(self, weights: Any, state: JaxArray, a: JaxArray) -> tuple[JaxArray, JordanResiduals]:
         """Equations (2) to (5)."""
         _, W_T, V_T, _, c = weights
         f, g = ACTIVATIONS[self.activation], ACTIVATIONS[self.output_activation]
@@ -60,7 +60,7 @@ class JordanForm:
         h = f.value(z)  # (3)
         q = h @ V_T + c  # (4)
         o_new = g.value(q)  # (5), (6a)
-        return o_new, Kept(h, () if f.from_value else z, () if g.from_value else q)
+        return o_new, JordanResiduals(h, () if f.from_value else z, () if g.from_value else q)
 
     def memory(self, state: JaxArray) -> JaxArray:
         """``o``; equation (6a)."""
@@ -70,7 +70,7 @@ class JordanForm:
         self,
         params: Any,
         memory: tuple[JaxArray, JaxArray],
-        kept: Kept,
+        kept: JordanResiduals,
         d_state: JaxArray,
         d_y: JaxArray,
     ) -> tuple[JaxArray, Any]:
@@ -86,7 +86,7 @@ class JordanForm:
         return d_o, (d_q, d_z)
 
     def gather(
-        self, params: Any, xs: JaxArray, memories: JaxArray, kept: Kept, deferred: Any
+        self, params: Any, xs: JaxArray, memories: JaxArray, kept: JordanResiduals, deferred: Any
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (10), (11), (14), (15), (16), (18) and (19a) for all steps."""
         d_q, d_z = deferred
@@ -101,7 +101,7 @@ class JordanForm:
         return d_params, back_through(d_z, params["U"])  # (18), (19a)
 
 
-def form(cell: Jordan) -> Form | None:
+def form(cell: Jordan) -> JaxCell | None:
     """The form of this cell; None if it is teacher forced or has an activation of the user's."""
     f, g = cell.activation, cell.output_activation
     if cell.teacher_forced or not (isinstance(f, str) and isinstance(g, str)):

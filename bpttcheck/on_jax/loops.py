@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bpttcheck.on_jax.form import Form, JaxArray
+from bpttcheck.on_jax.form import JaxArray, JaxCell
 from bpttcheck.on_jax.products import in_all_steps, is_few
 
 
@@ -52,7 +52,7 @@ class NativeLoops:
         form: the equations of one step.
     """
 
-    form: Form
+    form: JaxCell
 
     def forward(
         self, params: Any, xs: JaxArray, state0: Any, mask: JaxArray | None

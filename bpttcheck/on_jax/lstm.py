@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from bpttcheck.cells import LSTM
 from bpttcheck.on_jax.activations import sigmoid, tanh_slope
-from bpttcheck.on_jax.form import Form, JaxArray
+from bpttcheck.on_jax.form import JaxArray, JaxCell
 from bpttcheck.on_jax.products import back_through, columns, rows, split, transposed
 
 
-class Kept(NamedTuple):
+class LSTMResiduals(NamedTuple):
     """The gates, ``tanh(c')`` and the cell state before the step."""
 
     i: JaxArray
@@ -50,7 +50,7 @@ class LSTMForm:
         W_ih_T, _, b = weights
         return x @ W_ih_T + b
 
-    def step(self, weights: Any, state: Any, a: JaxArray) -> tuple[Any, Kept]:
+    def step(self, weights: Any, state: Any, a: JaxArray) -> tuple[Any, LSTMResiduals]:
         """Equations (1) to (7)."""
         _, W_hh_T, _ = weights
         h, c = state
@@ -60,7 +60,7 @@ class LSTMForm:
         c_new = f * c + i * g  # (6)
         tanh_c = jnp.tanh(c_new)
         h_new = o * tanh_c  # (7)
-        return (h_new, c_new), Kept(i, f, g, o, tanh_c, c)
+        return (h_new, c_new), LSTMResiduals(i, f, g, o, tanh_c, c)
 
     def memory(self, state: Any) -> JaxArray:
         """``h``; equation (8)."""
@@ -70,7 +70,7 @@ class LSTMForm:
         self,
         params: Any,
         memory: tuple[JaxArray, JaxArray],
-        kept: Kept,
+        kept: LSTMResiduals,
         d_state: Any,
         d_y: JaxArray,
     ) -> tuple[Any, JaxArray]:
@@ -89,7 +89,7 @@ class LSTMForm:
         return (d_h, d_c), d_a
 
     def gather(
-        self, params: Any, xs: JaxArray, memories: JaxArray, kept: Kept, deferred: JaxArray
+        self, params: Any, xs: JaxArray, memories: JaxArray, kept: LSTMResiduals, deferred: JaxArray
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (20), (21), (22) and (24) for all steps."""
         d_a, d_a_T = deferred, columns(deferred)
@@ -101,6 +101,6 @@ class LSTMForm:
         return d_params, back_through(d_a, params["W_ih"])  # (24)
 
 
-def form(cell: LSTM) -> Form | None:
+def form(cell: LSTM) -> JaxCell | None:
     """The form of this cell."""
     return LSTMForm()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from bpttcheck.on_jax.form import Form
+from bpttcheck.on_jax.form import JaxCell
 
 _FORMS = {
     "bpttcheck.cells.elman.Elman": "elman",
@@ -26,7 +26,7 @@ _CELL_OF = {
 }
 
 
-def form_of(subject: Any) -> Form | None:
+def form_of(subject: Any) -> JaxCell | None:
     """The native form of a cell or a layer, or None.
 
     The type must be the very one: a subclass may have changed what it inherits.

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from bpttcheck.cells import PeepholeLSTM
 from bpttcheck.on_jax.activations import sigmoid, tanh_slope
-from bpttcheck.on_jax.form import Form, JaxArray
-from bpttcheck.on_jax.lstm import Kept
+from bpttcheck.on_jax.form import JaxArray, JaxCell
+from bpttcheck.on_jax.lstm import LSTMResiduals
 from bpttcheck.on_jax.products import back_through, columns, rows, split, transposed
 
 
@@ -41,7 +41,7 @@ class PeepholeLSTMForm:
         W_ih_T, _, params = weights
         return x @ W_ih_T + params["b"]
 
-    def step(self, weights: Any, state: Any, a: JaxArray) -> tuple[Any, Kept]:
+    def step(self, weights: Any, state: Any, a: JaxArray) -> tuple[Any, LSTMResiduals]:
         """Equations (1) to (7)."""
         _, W_hh_T, params = weights
         h, c = state
@@ -53,7 +53,7 @@ class PeepholeLSTMForm:
         o = sigmoid(a_o + params["p_o"] * c_new)  # (6)
         tanh_c = jnp.tanh(c_new)
         h_new = o * tanh_c  # (7)
-        return (h_new, c_new), Kept(i, f, g, o, tanh_c, c)
+        return (h_new, c_new), LSTMResiduals(i, f, g, o, tanh_c, c)
 
     def memory(self, state: Any) -> JaxArray:
         """``h``; equation (8)."""
@@ -63,7 +63,7 @@ class PeepholeLSTMForm:
         self,
         params: Any,
         memory: tuple[JaxArray, JaxArray],
-        kept: Kept,
+        kept: LSTMResiduals,
         d_state: Any,
         d_y: JaxArray,
     ) -> tuple[Any, JaxArray]:
@@ -90,7 +90,7 @@ class PeepholeLSTMForm:
         return (d_h, d_c), d_a
 
     def gather(
-        self, params: Any, xs: JaxArray, memories: JaxArray, kept: Kept, deferred: JaxArray
+        self, params: Any, xs: JaxArray, memories: JaxArray, kept: LSTMResiduals, deferred: JaxArray
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (20) to (25) and (27) for all steps."""
         d_a, d_a_T = deferred, columns(deferred)
@@ -107,6 +107,6 @@ class PeepholeLSTMForm:
         return d_params, back_through(d_a, params["W_ih"])  # (27)
 
 
-def form(cell: PeepholeLSTM) -> Form | None:
+def form(cell: PeepholeLSTM) -> JaxCell | None:
     """The form of this cell."""
     return PeepholeLSTMForm()

@@ -32,7 +32,7 @@ _SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class LargerSizes:
     """The sizes to be tried beyond the schedule's.
 
     Args:
@@ -65,7 +65,7 @@ def plan(
     dtypes: Sequence[str],
     sizes: Sequence[tuple[int, int]] | None,
     compiled: Sequence[tuple[int, int]],
-) -> Plan:
+) -> LargerSizes:
     """Every edge once, and the whole numbers in the subject's own source with their neighbours.
 
     Args:
@@ -90,7 +90,7 @@ def plan(
     if subject.fixed_sizes:
         left = [pair for pair in sizes or () if pair not in compiled]
         fixed = tuple(case(i, 3, 2, pair) for i, pair in enumerate(left))
-        return Plan((), (), fixed, frozenset(one.index for one in fixed))
+        return LargerSizes((), (), fixed, frozenset(one.index for one in fixed))
     lengths = _allowed(subject.lengths, _lengths(subject, constants), LONGEST)
     batches = _allowed(subject.batches, {5, *EDGES, MOST_ROWS, *constants}, MOST_ROWS)
     rows = [B for B in subject.batches or (1, 2, 3) if B <= 4] or [min(subject.batches or (1,))]
@@ -119,7 +119,7 @@ def plan(
         for one in part
         if declared or not meant.isdisjoint((one.T, one.B, one.n_in, one.n_hidden))
     )
-    return Plan(*cases, always)
+    return LargerSizes(*cases, always)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from bpttcheck import trees
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import Run
 from bpttcheck.problems.problem import Problem
-from bpttcheck.replay.record import Flat, Stored, shape
+from bpttcheck.replay.record import SerializedProblem, Stored, shape
 from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.report import Report
 from bpttcheck.subject.subject import Subject
@@ -58,7 +58,7 @@ def rerun(stored: Stored, subject: Any) -> Report:
     )
 
 
-def _structure(subject: Subject, stored: Stored, flat: Flat) -> trees.Structure:
+def _structure(subject: Subject, stored: Stored, flat: SerializedProblem) -> trees.Structure:
     """The structure of the subject's state, which must be that of the stored one."""
     case, layer = stored.finding.case, subject.layer
     assert case is not None

@@ -176,7 +176,7 @@ KINDS = "biuf"  # booleans, integers, floating numbers
 
 
 @dataclass(frozen=True)
-class Flat:
+class SerializedProblem:
     """A problem's arrays under plain names.
 
     Args:
@@ -207,7 +207,7 @@ class Flat:
         )
 
 
-def flatten(problem: Problem) -> Flat:
+def flatten(problem: Problem) -> SerializedProblem:
     """The problem's arrays by name.
 
     Raises:
@@ -229,7 +229,7 @@ def flatten(problem: Problem) -> Flat:
             raise ValueError(f"{name} has the dtype {array.dtype}")
     if sum(array.nbytes for array in plain.values()) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES // 2**20} MiB of numbers")
-    return Flat(tuple(params), state, plain)
+    return SerializedProblem(tuple(params), state, plain)
 
 
 def names(params: int, leaves: int, *, mask: bool) -> list[str]:
@@ -340,7 +340,7 @@ class Stored:
     examples: int
     dtypes: tuple[str, ...]
     finding: Finding
-    flat: Flat | None
+    flat: SerializedProblem | None
     path: Path = field(default=Path(), compare=False)
 
     @property
@@ -376,7 +376,7 @@ class Stored:
         return _lines(record) + "\n", packed
 
 
-def of(report: Any, finding: Finding, target: str | None, flat: Flat | None) -> Stored:
+def of(report: Any, finding: Finding, target: str | None, flat: SerializedProblem | None) -> Stored:
     """The record of one finding of a report."""
     return Stored(
         subject=clean(report.subject),
@@ -443,7 +443,7 @@ def _parse(record: dict[str, Any], packed: bytes | None) -> Stored:
     return stored
 
 
-def _flat_to_json(flat: Flat, packed: bytes) -> dict[str, Any]:
+def _flat_to_json(flat: SerializedProblem, packed: bytes) -> dict[str, Any]:
     return {
         "params": list(flat.params),
         "state": flat.state,
@@ -452,7 +452,7 @@ def _flat_to_json(flat: Flat, packed: bytes) -> dict[str, Any]:
     }
 
 
-def _flat(record: Any, case: Case | None, packed: bytes | None) -> Flat | None:
+def _flat(record: Any, case: Case | None, packed: bytes | None) -> SerializedProblem | None:
     if record is None:
         return None
     keys(record, ("params", "state", "arrays", "npz_sha256"))
@@ -474,7 +474,7 @@ def _flat(record: Any, case: Case | None, packed: bytes | None) -> Flat | None:
         arrays = unpack(packed, expected)
     except ValueError as error:
         raise ValueError(f"its .npz file is none that bpttcheck wrote: {error}") from error
-    return Flat(tuple(record["params"]), record["state"], arrays)
+    return SerializedProblem(tuple(record["params"]), record["state"], arrays)
 
 
 def _expected(arrays: Any) -> Expected:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.problems.problem import Problem
-from bpttcheck.replay.record import Flat, Shape, Stored, items
+from bpttcheck.replay.record import SerializedProblem, Shape, Stored, items
 from bpttcheck.results.records import Case, Finding, Measured
 from bpttcheck.verify.checks import CHECKS
 
@@ -318,7 +318,7 @@ def literal(array: Array, indent: int = 0) -> str:
     return f"np.array({_nested(array, indent, _CALL)}{kind})"
 
 
-def example(case: Case, flat: Flat) -> str:
+def example(case: Case, flat: SerializedProblem) -> str:
     """The ``@example(problem=...)`` of a problem, for a test with Hypothesis.
 
     Args:

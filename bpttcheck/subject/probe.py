@@ -83,7 +83,7 @@ NAMES = {
 }  # fmt: skip
 
 
-class Point:
+class LentArguments:
     """One problem: the arrays to lend out by name, and copies that nobody else holds."""
 
     def __init__(self, names: Names, values: Mapping[str, Any]) -> None:
@@ -99,7 +99,7 @@ class Point:
         """Lend out a fresh copy from now on: the user's code has changed this argument."""
         self._lent[name] = _copy(self.kept[name])
 
-    def elsewhere(self, factor: float, inputs: bool) -> Point:
+    def elsewhere(self, factor: float, inputs: bool) -> LentArguments:
         """Another problem of the same sizes: parameters times ``factor``, other inputs if asked."""
 
         def moved(tree: Any, factor: float, offset: float) -> Any:
@@ -116,7 +116,7 @@ class Point:
             names.d_state: moved(kept[names.d_state], -1.5, 0.75),
             names.d_y: moved(kept[names.d_y], -1.5, 0.75),
         }
-        return Point(names, values)
+        return LentArguments(names, values)
 
 
 class Probe:
@@ -134,7 +134,7 @@ class Probe:
         if known is None or (known.conduct and not conduct):
             self.found[method, item] = Impurity(method, item, f"{method}: {message}", conduct)
 
-    def call(self, method: str, point: Point, lent: Mapping[str, Any], *opaque: Any) -> Any:
+    def call(self, method: str, point: LentArguments, lent: Mapping[str, Any], *opaque: Any) -> Any:
         """Call a method with arguments of ``point`` and see whether it changed them.
 
         ``opaque`` (the cache) stands after the parameters.
@@ -149,7 +149,7 @@ class Probe:
                     point.replace(name)
         return result
 
-    def forward(self, point: Point) -> tuple[Any, Results]:
+    def forward(self, point: LentArguments) -> tuple[Any, Results]:
         """Run ``step`` or ``forward``: the cache, and the two other results by name."""
         names = self.names
         lent = {name: point.lend(name) for name in names.forward_arguments}
@@ -159,7 +159,7 @@ class Probe:
         results = dict(zip(names.outputs, given, strict=True))
         return results.pop(names.cache), results
 
-    def backward(self, point: Point, cache: Any) -> Results:
+    def backward(self, point: LentArguments, cache: Any) -> Results:
         """Run ``step_vjp`` or ``vjp``: the three gradients by name."""
         names = self.names
         before = bits(arrays(cache, names.cache))

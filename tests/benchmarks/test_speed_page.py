@@ -20,7 +20,14 @@ from benchmarks.speed.memory import Checkpoints, Peak, checkpoints, peaks
 from benchmarks.speed.page import page
 from benchmarks.speed.results import Results, read
 from bpttcheck.bench.report.reading import load
-from bpttcheck.bench.report.records import Benchmark, Interval, Measured, Point, Size, Timing
+from bpttcheck.bench.report.records import (
+    Benchmark,
+    Interval,
+    MeasuredPoint,
+    Size,
+    SubjectBenchmark,
+    Timing,
+)
 from bpttcheck.errors import ContractError
 
 FOUND = load(Path(__file__).parents[1] / "report" / "report.json")
@@ -33,17 +40,17 @@ def timing(form: str, over: float, floor: float | None = None) -> Timing:
     return Timing(form, over, samples, 1, 1e-15, 1e-13, 0.5, 100, ratio, floor, floor)
 
 
-def point(size: Size, fused: float = 0.8, on_jax: float = 0.7, again: float = 1.0) -> Point:
+def point(size: Size, fused: float = 0.8, on_jax: float = 0.7, again: float = 1.0) -> MeasuredPoint:
     timings = [timing("numpy", 2.0), timing("fused", fused, fused / 1.2),
                timing("on_jax", on_jax), timing("jax", 1.0)]  # fmt: skip
     second = [again * value for value in timings[0].samples]
     same = Interval(again, again, again)
-    return Point(size, "float64", "jax", timings, same, {}, second, 10**9)
+    return MeasuredPoint(size, "float64", "jax", timings, same, {}, second, 10**9)
 
 
-def grid(*points: Point) -> Benchmark:
+def grid(*points: MeasuredPoint) -> Benchmark:
     environment = {**FOUND.environment, "peak_gflops": {"float64": 50.0}}
-    subject = Measured("lstm", "LSTM", ["LSTM: a headline"], list(points), [], [], [])
+    subject = SubjectBenchmark("lstm", "LSTM", ["LSTM: a headline"], list(points), [], [], [])
     return replace(FOUND, subjects=[subject], environment=environment, failures=[])
 
 

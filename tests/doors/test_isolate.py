@@ -18,7 +18,7 @@ from click.testing import Result
 
 from bpttcheck.cli import isolated
 from bpttcheck.cli.child import STACK, Record, sizes
-from bpttcheck.cli.judged import Judged, Order
+from bpttcheck.cli.judged import JudgedTarget, Order
 
 Cli = Callable[..., Result]
 
@@ -220,15 +220,15 @@ def test_several_targets_are_isolated_and_one_is_not_unless_asked_for(
 ) -> None:
     apart: list[str] = []
 
-    def judge(self: object, asked: Order, *_: object, **__: object) -> Judged:
+    def judge(self: object, asked: Order, *_: object, **__: object) -> JudgedTarget:
         apart.append(asked.target)
-        return Judged(asked.target, "passed", True, "", {})
+        return JudgedTarget(asked.target, "passed", True, "", {})
 
     monkeypatch.setattr(isolated.Children, "judge", judge)
     monkeypatch.setattr(
         sys.modules["bpttcheck.cli.verify"],
         "judge",
-        lambda asked, _: Judged(asked.target, "passed", True, "", {}),
+        lambda asked, _: JudgedTarget(asked.target, "passed", True, "", {}),
     )
     cli("verify", "one")
     cli("verify", "two", "three", "--no-isolate")
@@ -320,5 +320,5 @@ def test_the_innermost_line_of_the_users_is_found_in_a_stack(tmp_path: Path) -> 
 def test_an_order_and_a_result_survive_the_way_through_json() -> None:
     asked = order("lstm", sizes=((3, 4),), strict=True)
     assert Order.from_dict(json.loads(json.dumps(asked.to_dict()))) == asked
-    found = Judged("lstm", "passed", True, "text", {"a": 1}, ("id",), ("line",), (), "note")
-    assert Judged.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    found = JudgedTarget("lstm", "passed", True, "text", {"a": 1}, ("id",), ("line",), (), "note")
+    assert JudgedTarget.from_dict(json.loads(json.dumps(found.to_dict()))) == found

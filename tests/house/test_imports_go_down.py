@@ -152,3 +152,12 @@ def test_a_planted_circle_is_found():
     graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a"}}
     assert circles(graph) == ["b", "c"]
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_two_classes_have_one_name():
+    homes = {}
+    for name, path in NAMES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(name)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}

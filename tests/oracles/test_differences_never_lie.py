@@ -16,7 +16,7 @@ from bpttcheck.calibration import DIFFERENCE_LIMIT
 from bpttcheck.oracles.differences import search as _search
 from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.differences.line import Line
-from bpttcheck.oracles.differences.program import Program
+from bpttcheck.oracles.differences.program import NativeProgram
 
 
 def load(name: str) -> Any:
@@ -103,7 +103,7 @@ ABLATIONS = {
     "stairs": ([(_search, "stair_height", lambda *_: 0.0)], 50),
     "plateaus": ([(Line, "measure_noise", assume_only)], 10),
     "jitter": (
-        [(Line, "measure_noise", assume_only), (Program, "repeat", lambda _: True)],
+        [(Line, "measure_noise", assume_only), (NativeProgram, "repeat", lambda _: True)],
         3,
     ),
     "kinks": (

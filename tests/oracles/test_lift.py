@@ -98,7 +98,7 @@ def outcomes(section):
     return {**made, **jax.jit(run).lower(flat).compile(CHEAP)(flat)}
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.sampled(52)
 @pytest.mark.parametrize("idiom", TRACED, ids=lambda idiom: idiom.name)
 def test_an_idiom_traces_to_numpys_value_and_the_right_gradient(idiom):
     outcome = outcomes(idiom.section)[idiom.name]

@@ -14,7 +14,7 @@ from bpttcheck.bench.by_hand import as_it_is, fused_layer
 from bpttcheck.bench.forms import BASELINES, FORMS
 from bpttcheck.bench.in_jax import weights_deferred
 from bpttcheck.bench.measure import Plan
-from bpttcheck.bench.report.records import Measured, Size
+from bpttcheck.bench.report.records import Size, SubjectBenchmark
 from bpttcheck.bptt.fused import FusedLSTM
 from bpttcheck.cells import LSTM, Elman, GRUResetAfter, GRUResetBefore, builtin
 from bpttcheck.errors import ContractError, GradientMismatch
@@ -45,7 +45,7 @@ def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "MORE", 1)
 
 
-def forms(found: Measured) -> set[str]:
+def forms(found: SubjectBenchmark) -> set[str]:
     return {timing.form for timing in found.points[0].timings}
 
 

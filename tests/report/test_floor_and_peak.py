@@ -90,14 +90,14 @@ def test_a_call_on_large_arrays_costs_more_at_its_size() -> None:
     sizes = [floor.Given.of(large, at_size=at_size) for at_size in (False, True)]
     again = sizes[1].again()
     assert (again.shape, again.strides) == (large.shape, large.strides)
-    small, own = (floor.cost(floor.Call("exp", (one,), (("out", one),))) for one in sizes)
+    small, own = (floor.cost(floor.CountedCall("exp", (one,), (("out", one),))) for one in sizes)
     assert own > 10 * small
 
 
 def test_a_cost_is_that_of_the_call_and_not_of_the_arrays() -> None:
     array = floor.Given.of(np.zeros((4, 5)))
-    one = floor.cost(floor.Call("add", (array, array), (("out", array),)))
-    exp = floor.Call("exp", (array,), (("out", array),))
+    one = floor.cost(floor.CountedCall("add", (array, array), (("out", array),)))
+    exp = floor.CountedCall("exp", (array,), (("out", array),))
     assert 1e-8 < one < 1e-4
     assert floor.cost(exp) < 1e-4
     assert array == floor.Given.of(np.ones((400, 5)))
@@ -107,9 +107,11 @@ def test_a_cost_is_that_of_the_call_and_not_of_the_arrays() -> None:
 def test_an_argument_that_cannot_be_given_again_has_no_cost() -> None:
     given = floor.Given.of([np.zeros(2)])
     with pytest.raises(Declined, match="of type list"):
-        floor.cost(floor.Call("stack", (given,)))
+        floor.cost(floor.CountedCall("stack", (given,)))
     with pytest.raises(Declined, match=r"np\.no_such|np\.reshape"):
-        floor.cost(floor.Call("reshape", (floor.Given.of(np.zeros((2, 2))), floor.Given.of("x"))))
+        floor.cost(
+            floor.CountedCall("reshape", (floor.Given.of(np.zeros((2, 2))), floor.Given.of("x")))
+        )
 
 
 @pytest.mark.parametrize("name", list(FUSED))

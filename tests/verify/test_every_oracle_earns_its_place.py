@@ -15,7 +15,7 @@ from bpttcheck.errors import Declined
 from bpttcheck.judge import gradient
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.oracles.autodiff import noise
-from bpttcheck.oracles.autodiff.autodiff import Autodiff, Gradients, Spread
+from bpttcheck.oracles.autodiff.autodiff import Autodiff, NoisyGradients, Spread
 from bpttcheck.oracles.autodiff.programs import CACHE
 from bpttcheck.oracles.branches.recording import plain
 from bpttcheck.oracles.differences import program as _program
@@ -214,7 +214,7 @@ def test_the_noise_of_the_copies_keeps_rounding_from_convicting_a_right_cell(mon
     def without_noise(*args):
         found = gradients(*args)
         names = ("d_params", "d_state0", "d_xs", "ys", "state_T")
-        return Gradients(*(trees.map_leaves(still, getattr(found, name)) for name in names))
+        return NoisyGradients(*(trees.map_leaves(still, getattr(found, name)) for name in names))
 
     assert verdict(cell) is Verdict.PASSED
     monkeypatch.setattr(Autodiff, "gradients", without_noise)

@@ -15,7 +15,7 @@ from bpttcheck.diagnose import evidence
 from bpttcheck.judge import run as running
 from bpttcheck.judge.run import Run
 from bpttcheck.problems import problem
-from bpttcheck.problems.large import Plan
+from bpttcheck.problems.large import LargerSizes
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import validate_options
 from bpttcheck.verify import gradient_check
@@ -387,7 +387,7 @@ def result(bases, wrong, check, change=lambda run: None, examples=EXAMPLES):
     """What one check of ``wrong`` says; ``change`` may leave something out of its run."""
     right = next(cell for cell in (Relu, Centred, Cell) if isinstance(wrong, cell))
     run = bases[right].fork(Subject(wrong, reference=right()))
-    run.plan = Plan((), (), ())  # the schedule alone: larger sizes have tests of their own
+    run.plan = LargerSizes((), (), ())  # the schedule alone: larger sizes have tests of their own
     run._memo = {}  # with another schedule the values of a case are others
     change(run)
     options = validate_options(

@@ -8,7 +8,7 @@ from typing import Any
 
 from bpttcheck.bench.report import plots, summary
 from bpttcheck.bench.report.compare import Comparison
-from bpttcheck.bench.report.records import Benchmark, Measured
+from bpttcheck.bench.report.records import Benchmark, SubjectBenchmark
 from bpttcheck.errors import ContractError
 
 _TEMPLATE = "index.html.j2"
@@ -56,7 +56,7 @@ def page(
     )
 
 
-def _subject(subject: Measured, drawings: list[plots.Drawing]) -> dict[str, Any]:
+def _subject(subject: SubjectBenchmark, drawings: list[plots.Drawing]) -> dict[str, Any]:
     reasons: dict[str, dict[str, None]] = {}
     for point in subject.points:
         for form, reason in point.absent.items():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bpttcheck.bench.report.records import Benchmark, Measured, Point, Size, Timing
+from bpttcheck.bench.report.records import Benchmark, MeasuredPoint, Size, SubjectBenchmark, Timing
 from bpttcheck.bench.report.summary import SHORT, times
 from bpttcheck.errors import ContractError
 
@@ -72,7 +72,9 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-def _plots(subject: Measured, dtype: str) -> Iterator[tuple[str, str, Callable[[Any], None]]]:
+def _plots(
+    subject: SubjectBenchmark, dtype: str
+) -> Iterator[tuple[str, str, Callable[[Any], None]]]:
     """``(kind, caption, draw(ax))`` of each plot that has something to show."""
     points = [point for point in subject.points if point.dtype == dtype]
     along = _along_T(points)
@@ -95,9 +97,9 @@ def _plots(subject: Measured, dtype: str) -> Iterator[tuple[str, str, Callable[[
                    lambda ax, curve=curve: _v(ax, curve.steps, curve.errors))  # fmt: skip
 
 
-def _along_T(points: Sequence[Point]) -> list[Point]:
+def _along_T(points: Sequence[MeasuredPoint]) -> list[MeasuredPoint]:
     """The points of the widths and batch that most lengths share, shortest first."""
-    groups: dict[tuple[int, ...], list[Point]] = {}
+    groups: dict[tuple[int, ...], list[MeasuredPoint]] = {}
     for point in points:
         size = point.size
         groups.setdefault((size.B, size.n_in, size.n_hidden), []).append(point)
@@ -105,15 +107,17 @@ def _along_T(points: Sequence[Point]) -> list[Point]:
     return sorted(longest, key=lambda point: point.size.T)
 
 
-def _across(points: Sequence[Point]) -> list[Point]:
+def _across(points: Sequence[MeasuredPoint]) -> list[MeasuredPoint]:
     """The points of the length that most widths and batches share."""
-    groups: dict[int, list[Point]] = {}
+    groups: dict[int, list[MeasuredPoint]] = {}
     for point in points:
         groups.setdefault(point.size.T, []).append(point)
     return max(groups.values(), key=len, default=[])
 
 
-def _over_T(ax: Any, subject: Measured, points: Sequence[Point], dtype: str, what: str) -> None:
+def _over_T(
+    ax: Any, subject: SubjectBenchmark, points: Sequence[MeasuredPoint], dtype: str, what: str
+) -> None:
     size = points[0].size
     for form, colour in COLOURS.items():
         found = [(p.size.T, getattr(t, what)) for p in points if (t := p.timing(form))]
@@ -138,7 +142,7 @@ def _over_T(ax: Any, subject: Measured, points: Sequence[Point], dtype: str, wha
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2)
 
 
-def _power(subject: Measured, form: str, dtype: str, size: Size) -> float | None:
+def _power(subject: SubjectBenchmark, form: str, dtype: str, size: Size) -> float | None:
     for fit in subject.exponents:
         same = (fit.size.B, fit.size.n_in, fit.size.n_hidden) == (size.B, size.n_in, size.n_hidden)
         if same and fit.form == form and fit.dtype == dtype:
@@ -146,7 +150,7 @@ def _power(subject: Measured, form: str, dtype: str, size: Size) -> float | None
     return None
 
 
-def _heat(ax: Any, cells: Sequence[tuple[Point, Timing]]) -> None:
+def _heat(ax: Any, cells: Sequence[tuple[MeasuredPoint, Timing]]) -> None:
     """Ratios by n_hidden and B: blue where the hand is faster, red where it is slower."""
     import math
 

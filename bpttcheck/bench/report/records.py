@@ -86,7 +86,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Point:
+class MeasuredPoint:
     """Everything that was measured of one subject at one size and dtype.
 
     Args:
@@ -175,7 +175,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SubjectBenchmark:
     """One subject.
 
     Args:
@@ -192,7 +192,7 @@ class Measured:
     target: str
     name: str
     headlines: list[str]
-    points: list[Point]
+    points: list[MeasuredPoint]
     summaries: list[Summary]
     exponents: list[Exponent]
     v_curves: list[VCurve]
@@ -228,7 +228,7 @@ class Benchmark:
     settings: dict[str, Any]
     environment: dict[str, Any]
     forms: dict[str, str]
-    subjects: list[Measured]
+    subjects: list[SubjectBenchmark]
     failures: list[Failure] = field(default_factory=lambda: list[Failure]())
 
     def to_dict(self) -> dict[str, Any]:

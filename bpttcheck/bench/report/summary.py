@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from bpttcheck.bench.report.compare import Comparison
-from bpttcheck.bench.report.records import HAND, Benchmark, Interval, Measured, Point, Timing
+from bpttcheck.bench.report.records import (
+    HAND,
+    Benchmark,
+    Interval,
+    MeasuredPoint,
+    SubjectBenchmark,
+    Timing,
+)
 
 SHORT = {
     "numpy": "NumPy",
@@ -47,7 +54,7 @@ def between(ratio: Interval) -> str:
     return f"{times(ratio.value)} ({times(ratio.low)[:-1]} to {times(ratio.high)[:-1]})"
 
 
-def terminal(subject: Measured) -> list[str]:
+def terminal(subject: SubjectBenchmark) -> list[str]:
     """The headline, then one line for each point: seconds, and the ratio where there is one."""
     header, *rows = table(subject)
     cells = [header, *rows]
@@ -57,7 +64,7 @@ def terminal(subject: Measured) -> list[str]:
     return [*subject.headlines, "", *lines, "", *notes(subject)]
 
 
-def table(subject: Measured, peak: Mapping[str, float] | None = None) -> list[list[str]]:
+def table(subject: SubjectBenchmark, peak: Mapping[str, float] | None = None) -> list[list[str]]:
     """A header and one row for each point.
 
     Args:
@@ -75,31 +82,31 @@ def table(subject: Measured, peak: Mapping[str, float] | None = None) -> list[li
     return rows
 
 
-def share(point: Point, timing: Timing, peak: Mapping[str, float]) -> float | None:
+def share(point: MeasuredPoint, timing: Timing, peak: Mapping[str, float]) -> float | None:
     """The share of the machine's peak that a form reaches; None where it is not known."""
     if point.flops is None or not peak.get(point.dtype):
         return None
     return point.flops / timing.seconds / 1e9 / peak[point.dtype]
 
 
-def floor_of(point: Point) -> Timing | None:
+def floor_of(point: MeasuredPoint) -> Timing | None:
     """The form whose calls of NumPy were counted; None where there is none."""
     return next((timing for timing in point.timings if timing.floor), None)
 
 
-def _floor(point: Point) -> str:
+def _floor(point: MeasuredPoint) -> str:
     timing = floor_of(point)
     if timing is None or not timing.floor:
         return "-"
     return f"{seconds(timing.floor)} ({times(timing.seconds / timing.floor)})"
 
 
-def worst_error(point: Point) -> float:
+def worst_error(point: MeasuredPoint) -> float:
     """The largest error of the hand-written forms."""
     return max(timing.error for timing in point.timings if timing.form in HAND)
 
 
-def notes(subject: Measured) -> list[str]:
+def notes(subject: SubjectBenchmark) -> list[str]:
     """What the ratios are relative to, and how far apart two equal things were."""
     largest = max((reach(point.same) for point in subject.points), default=0.0)
     same = f"  noise floor: a form against itself differs by up to {largest:.0%} at a size"
@@ -243,7 +250,7 @@ def _comparison(comparison: Comparison) -> Iterable[str]:
         yield ""
 
 
-def _cell(point: Point, timing: Timing | None, peak: Mapping[str, float]) -> str:
+def _cell(point: MeasuredPoint, timing: Timing | None, peak: Mapping[str, float]) -> str:
     if timing is None:
         return "-"
     of_peak = share(point, timing, peak)

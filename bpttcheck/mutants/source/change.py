@@ -60,7 +60,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Change:
+class SourceChange:
     """A wrong node in place of the right one.
 
     Args:
@@ -103,14 +103,14 @@ class Operator:
     """
 
     name: str
-    changes: Callable[[Site], Iterator[Change]]
+    changes: Callable[[Site], Iterator[SourceChange]]
     examples: tuple[Example, ...]
 
 
-def operator(*examples: Example) -> Callable[[Callable[[Site], Iterator[Change]]], Operator]:
+def operator(*examples: Example) -> Callable[[Callable[[Site], Iterator[SourceChange]]], Operator]:
     """Make an operator of a function that yields changes."""
 
-    def decorate(changes: Callable[[Site], Iterator[Change]]) -> Operator:
+    def decorate(changes: Callable[[Site], Iterator[SourceChange]]) -> Operator:
         return Operator(changes.__name__, changes, examples)
 
     return decorate

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bpttcheck.mutants.source.change import Change, Site
+from bpttcheck.mutants.source.change import Site, SourceChange
 from bpttcheck.mutants.source.expressions import text
 from bpttcheck.mutants.source.index import OPERATORS
 from bpttcheck.mutants.source.scene import Scene
@@ -69,7 +69,7 @@ def numbered(found: list[Edit]) -> list[str]:
     return names
 
 
-def _edit(site: Site, change: Change) -> tuple[Edit | None, tuple[int, str]]:
+def _edit(site: Site, change: SourceChange) -> tuple[Edit | None, tuple[int, str]]:
     """The edit, None if it reads as before; and what it must share with no other."""
     path, node = site.path, site.node
     new = ast.Pass() if change.new is None else change.new

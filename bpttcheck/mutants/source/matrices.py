@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bpttcheck.mutants.source.change import Change, Example, Site, operator
+from bpttcheck.mutants.source.change import Example, Site, SourceChange, operator
 from bpttcheck.mutants.source.expressions import called, text
 from bpttcheck.mutants.source.scene import MISSING
 
@@ -18,11 +18,11 @@ _Rebuild = Callable[[ast.expr, ast.expr], ast.expr]
     Example("d_W = np.transpose(d_z) @ x", "d_W = d_z @ x"),
     Example("d_W = d_z.transpose() @ x", "d_W = d_z @ x"),
 )
-def drop_transpose(site: Site) -> Iterator[Change]:
+def drop_transpose(site: Site) -> Iterator[SourceChange]:
     """A transposition is missing."""
     plain = _transposed_of(site.node)
     if plain is not None:
-        yield Change(plain, f"{text(site.node)} -> {text(plain)}", "transposed")
+        yield SourceChange(plain, f"{text(site.node)} -> {text(plain)}", "transposed")
 
 
 @operator(
@@ -32,7 +32,7 @@ def drop_transpose(site: Site) -> Iterator[Change]:
     Example("d_W = np.dot(d_z.T, x)", "d_W = np.dot(x.T, d_z)"),
     Example("d_W = d_z.T.dot(x)", "d_W = d_z.dot(x.T)"),
 )
-def move_transpose(site: Site) -> Iterator[Change]:
+def move_transpose(site: Site) -> Iterator[SourceChange]:
     """The other factor is transposed; the transposed product stands for the product."""
     found = _product(site.node)
     if found is None:
@@ -45,14 +45,14 @@ def move_transpose(site: Site) -> Iterator[Change]:
     elif was_right is not None and was_left is None:
         wrong = [rebuild(_transposed(left), was_right), rebuild(was_right, _transposed(left))]
     for node in wrong:
-        yield Change(node, f"{text(site.node)} -> {text(node)}", "transposed")
+        yield SourceChange(node, f"{text(site.node)} -> {text(node)}", "transposed")
 
 
 @operator(
     Example("d_h = d_z @ W", "d_h = d_z @ W.T", {"d_z": (2, 3), "W": (3, 3)}),
     Example("d_h = W @ d_z", "d_h = W.T @ d_z", {"d_z": (3, 2), "W": (3, 3)}),
 )
-def add_transpose(site: Site) -> Iterator[Change]:
+def add_transpose(site: Site) -> Iterator[SourceChange]:
     """A square factor of a product is transposed."""
     found = _product(site.node)
     if found is None:
@@ -65,7 +65,7 @@ def add_transpose(site: Site) -> Iterator[Change]:
 
 
 @operator(Example("P = A @ B", "P = B @ A", {"A": (2, 3), "B": (3, 2)}))
-def swap_operands(site: Site) -> Iterator[Change]:
+def swap_operands(site: Site) -> Iterator[SourceChange]:
     """The factors of a matrix product change places, where their shapes allow it."""
     found = _product(site.node)
     if found is None:
@@ -82,24 +82,24 @@ def swap_operands(site: Site) -> Iterator[Change]:
     Example("d_b = np.sum(d_z, axis=0)", "d_b = np.mean(d_z, axis=0)"),
     Example("d_b = np.sum(d_z, axis=0)", "d_b = d_z[0]"),
 )
-def reduce_otherwise(site: Site) -> Iterator[Change]:
+def reduce_otherwise(site: Site) -> Iterator[SourceChange]:
     """The mean, or the first row, stands for the sum over the batch."""
     node = site.node
     if not (isinstance(node, ast.Call) and called(node) == "sum" and _over_rows(node)):
         return
     assert isinstance(node.func, ast.Attribute)
     mean = ast.Attribute(node.func.value, "mean", ast.Load())
-    yield Change(
+    yield SourceChange(
         ast.Call(mean, node.args, node.keywords), "sum -> mean", "batch-reduction", least_B=2
     )
     if not any(keyword.arg == "keepdims" for keyword in node.keywords):
         rows = node.args[0] if _is_function(node) else node.func.value
         first = ast.Subscript(rows, ast.Constant(0), ast.Load())
-        yield Change(first, "sum -> first row", "batch-reduction", least_B=2)
+        yield SourceChange(first, "sum -> first row", "batch-reduction", least_B=2)
 
 
-def _matrix_change(site: Site, wrong: ast.expr, code: str) -> Change:
-    return Change(wrong, f"{text(site.node)} -> {text(wrong)}", code)
+def _matrix_change(site: Site, wrong: ast.expr, code: str) -> SourceChange:
+    return SourceChange(wrong, f"{text(site.node)} -> {text(wrong)}", code)
 
 
 def _transposed(node: ast.expr) -> ast.expr:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from bpttcheck.mutants.source.change import Change, Example, Site, operator
+from bpttcheck.mutants.source.change import Example, Site, SourceChange, operator
 from bpttcheck.mutants.source.expressions import called, factors, is_sum, slopes, text
 
 _JOINING = ("concatenate", "hstack", "vstack", "stack", "column_stack", "block")
@@ -20,7 +20,7 @@ _ROW = (2, 3)
     Example("d_c = d_a * params['p']", "d_c = d_a * params['q']",
             {"d_a": _ROW, "params": {"p": (3,), "q": (3,)}}),
 )  # fmt: skip
-def other_name(site: Site) -> Iterator[Change]:
+def other_name(site: Site) -> Iterator[SourceChange]:
     """Another variable, field or key of the same shape stands for the right one."""
     node = site.node
     if not isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
@@ -28,14 +28,14 @@ def other_name(site: Site) -> Iterator[Change]:
     if _is_written(site):
         return
     for other in site.scene.alternatives(node):
-        yield Change(other, f"{text(node)} -> {text(other)}", site.slope_code)
+        yield SourceChange(other, f"{text(node)} -> {text(other)}", site.slope_code)
 
 
 @operator(
     Example("d_h = d_a + d_b; d_c = d_h * o", "d_c = d_a * o",
             {"d_a": _ROW, "d_b": _ROW, "d_h": _ROW, "o": _ROW}),
 )  # fmt: skip
-def earlier_name(site: Site) -> Iterator[Change]:
+def earlier_name(site: Site) -> Iterator[SourceChange]:
     """The value before its last change: an operand of what a variable was computed from."""
     node, scene = site.node, site.scene
     if not isinstance(node, ast.Name) or _is_written(site):
@@ -51,14 +51,14 @@ def earlier_name(site: Site) -> Iterator[Change]:
     for inner in ast.walk(definition):
         earlier = isinstance(inner, ast.Name) and inner.id != node.id and scene.is_cotangent(inner)
         if earlier and scene.value(inner).shape == shape:
-            yield Change(inner, f"{text(node)} -> {text(inner)}", code)
+            yield SourceChange(inner, f"{text(node)} -> {text(inner)}", code)
 
 
 @operator(
     Example("d_a = np.concatenate([d_i, d_f, d_g])", "d_a = np.concatenate([d_f, d_i, d_g])",
             {"d_i": _ROW, "d_f": _ROW, "d_g": _ROW}),
 )  # fmt: skip
-def swap_blocks(site: Site) -> Iterator[Change]:
+def swap_blocks(site: Site) -> Iterator[SourceChange]:
     """Two blocks that are joined change places."""
     node = site.node
     if not isinstance(node, ast.List | ast.Tuple) or called(site.parent) not in _JOINING:
@@ -71,7 +71,7 @@ def swap_blocks(site: Site) -> Iterator[Change]:
     Example("d_i, d_f = np.split(d_a, 2)", "d_f, d_i = np.split(d_a, 2)"),
     Example("d_h, d_c = d_state", "d_c, d_h = d_state"),
 )
-def swap_targets(site: Site) -> Iterator[Change]:
+def swap_targets(site: Site) -> Iterator[SourceChange]:
     """Two variables change places where several are assigned at once."""
     node, parent = site.node, site.parent
     if not (isinstance(node, ast.List | ast.Tuple) and isinstance(node.ctx, ast.Store)):
@@ -86,7 +86,7 @@ def swap_targets(site: Site) -> Iterator[Change]:
     Example("return d_params, (d_h, d_c), d_x", "return (d_params, (d_c, d_h), d_x)",
             {"d_h": _ROW, "d_c": _ROW, "d_x": (2, 5)}),
 )  # fmt: skip
-def swap_returned(site: Site) -> Iterator[Change]:
+def swap_returned(site: Site) -> Iterator[SourceChange]:
     """Two arrays of one shape change places in what is returned."""
     node = site.node
     if not isinstance(node, ast.Tuple) or not isinstance(node.ctx, ast.Load):
@@ -104,7 +104,7 @@ def swap_returned(site: Site) -> Iterator[Change]:
             "d_params = {'U': d_z.T @ h, 'W': d_z.T @ x}",
             {"params": {"U": (3, 3), "W": (3, 3)}}),
 )  # fmt: skip
-def swap_values(site: Site) -> Iterator[Change]:
+def swap_values(site: Site) -> Iterator[SourceChange]:
     """The gradients of two parameters of one shape change places."""
     node = site.node
     if not isinstance(node, ast.Dict):
@@ -117,7 +117,7 @@ def swap_values(site: Site) -> Iterator[Change]:
         values = list(node.values)
         values[j], values[k] = values[k], values[j]
         label = f"{keys[j]!r} <-> {keys[k]!r}"
-        yield Change(ast.Dict(node.keys, values), label, "swapped-gates")
+        yield SourceChange(ast.Dict(node.keys, values), label, "swapped-gates")
 
 
 def _is_written(site: Site) -> bool:
@@ -125,14 +125,14 @@ def _is_written(site: Site) -> bool:
     return any(isinstance(getattr(above, "ctx", None), ast.Store) for above in site.path)
 
 
-def _swapped(node: ast.List | ast.Tuple, code: str, any_two: bool) -> Iterator[Change]:
+def _swapped(node: ast.List | ast.Tuple, code: str, any_two: bool) -> Iterator[SourceChange]:
     for j, k in combinations(range(len(node.elts)), 2):
         if any_two or k == j + 1:
             yield _swap(node, j, k, code)
 
 
-def _swap(node: ast.List | ast.Tuple, j: int, k: int, code: str) -> Change:
+def _swap(node: ast.List | ast.Tuple, j: int, k: int, code: str) -> SourceChange:
     elements = list(node.elts)
     elements[j], elements[k] = elements[k], elements[j]
     label = f"{text(node.elts[j])} <-> {text(node.elts[k])}"
-    return Change(type(node)(elements, node.ctx), label, code)
+    return SourceChange(type(node)(elements, node.ctx), label, code)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bpttcheck import trees
-from bpttcheck.mutants.source.problems import Problem
+from bpttcheck.mutants.source.problems import StepProblem
 from bpttcheck.mutants.source.reading import Method
 from bpttcheck.mutants.source.scene import Scene
 from bpttcheck.mutants.source.sites import probed, statements
@@ -15,7 +15,7 @@ from bpttcheck.mutants.source.sites import probed, statements
 _PROBE = "_bpttcheck_probe_"
 
 
-def observe(method: Method, target: Any, one: Problem) -> dict[int, Scene]:
+def observe(method: Method, target: Any, one: StepProblem) -> dict[int, Scene]:
     """The scene of every statement that was reached, by the identity of the statement.
 
     Args:

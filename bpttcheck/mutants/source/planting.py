@@ -16,7 +16,7 @@ from bpttcheck.mutants.base import Call, Mutant, MutatedCell, Pulled
 from bpttcheck.mutants.source.edits import Edit, edits, numbered
 from bpttcheck.mutants.source.equivalents import why_equivalent
 from bpttcheck.mutants.source.observing import observe
-from bpttcheck.mutants.source.problems import Gradients, Problem, compare, problem
+from bpttcheck.mutants.source.problems import Gradients, StepProblem, compare, problem
 from bpttcheck.mutants.source.reading import Method, read
 
 Sizes = tuple[tuple[int, int], ...]
@@ -74,7 +74,7 @@ def why_no_source(target: Any, *, sizes: Sizes | None = None) -> str:
 class Trial:
     """A problem and what the right backward pass makes of it."""
 
-    problem: Problem
+    problem: StepProblem
     right: Gradients
 
 

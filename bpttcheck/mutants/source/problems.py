@@ -18,7 +18,7 @@ Gradients = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class Problem:
+class StepProblem:
     """One step of a cell with its cotangents, in float64.
 
     Args:
@@ -72,7 +72,7 @@ def problem(
     scale: float = 1.0,
     d_state: float = 1.0,
     d_y: float = 1.0,
-) -> Problem:
+) -> StepProblem:
     """A random problem, whose state has been reached in two steps.
 
     Args:
@@ -97,12 +97,12 @@ def problem(
             return d_state * rng.standard_normal(np.shape(leaf))
         return np.zeros_like(leaf)
 
-    return Problem(
+    return StepProblem(
         params, state, x, trees.map_leaves(cotangent, state), d_y * rng.standard_normal(y.shape)
     )
 
 
-def compare(right: Gradients, one: Problem, target: Any, step_vjp: Callable[..., Any]) -> str:
+def compare(right: Gradients, one: StepProblem, target: Any, step_vjp: Callable[..., Any]) -> str:
     """What sets ``step_vjp`` apart from the right one, whose gradients are given.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from bpttcheck.mutants.source.change import Change, Example, Site, operator
+from bpttcheck.mutants.source.change import Example, Site, SourceChange, operator
 from bpttcheck.mutants.source.expressions import (
     Part,
     is_product,
@@ -26,7 +26,7 @@ _ROWS = {"d_a": (2, 3), "d_b": (2, 3)}
     Example("s = 1.0 - v", "s = 1.0 + v"),
     Example("s = -v + w", "s = v + w"),
 )
-def flip_sign(site: Site) -> Iterator[Change]:
+def flip_sign(site: Site) -> Iterator[SourceChange]:
     """One term of a sum has the other sign."""
     node = site.node
     if not (isinstance(node, ast.BinOp) and is_sum(node) and site.on_top):
@@ -36,7 +36,7 @@ def flip_sign(site: Site) -> Iterator[Change]:
         flipped = [*parts[:k], Part(part.node, not part.inverse), *parts[k + 1 :]]
         code = "sign" if site.scene.linear(part.node) else site.slope_code
         sign = "+" if part.inverse else "-"
-        yield Change(summed(flipped), f"{sign} before {text(part.node)}", code)
+        yield SourceChange(summed(flipped), f"{sign} before {text(part.node)}", code)
 
 
 @operator(
@@ -44,7 +44,7 @@ def flip_sign(site: Site) -> Iterator[Change]:
     Example("d_h = d_a - d_b", "d_h = -d_b", _ROWS),
     Example("s = 1.0 - v ** 2", "s = 1.0"),
 )
-def drop_term(site: Site) -> Iterator[Change]:
+def drop_term(site: Site) -> Iterator[SourceChange]:
     """One term of a sum is missing."""
     node = site.node
     if not (isinstance(node, ast.BinOp) and is_sum(node) and site.on_top):
@@ -53,14 +53,14 @@ def drop_term(site: Site) -> Iterator[Change]:
     for k, part in enumerate(parts):
         rest = summed([*parts[:k], *parts[k + 1 :]])
         code = "missing-path" if site.scene.linear(part.node) else site.slope_code
-        yield Change(rest, f"without the term {text(part.node)}", code)
+        yield SourceChange(rest, f"without the term {text(part.node)}", code)
 
 
 @operator(
     Example("d_h = d_a @ W", "d_h = -(d_a @ W)", {"d_a": (2, 3), "W": (3, 3)}),
     Example("d_params = {'b': d_a.sum(axis=0)}", "d_params = {'b': -d_a.sum(axis=0)}", _ROWS),
 )
-def negate_value(site: Site) -> Iterator[Change]:
+def negate_value(site: Site) -> Iterator[SourceChange]:
     """What is assigned, stored under a key or returned has the other sign."""
     node, parent = site.node, site.parent
     if not isinstance(node, ast.BinOp | ast.Call) or not site.scene.linear(node):
@@ -72,11 +72,11 @@ def negate_value(site: Site) -> Iterator[Change]:
         return
     if isinstance(parent, ast.Assign) and isinstance(parent.targets[0], ast.Tuple | ast.List):
         return
-    yield Change(negated(node), f"-({text(node)})", "sign")
+    yield SourceChange(negated(node), f"-({text(node)})", "sign")
 
 
 @operator(Example("d_h = -d_a", "d_h = d_a", _ROWS))
-def drop_minus(site: Site) -> Iterator[Change]:
+def drop_minus(site: Site) -> Iterator[SourceChange]:
     """A minus is missing."""
     node = site.node
     if not (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)):
@@ -84,7 +84,7 @@ def drop_minus(site: Site) -> Iterator[Change]:
     if isinstance(node.operand, ast.Constant) or is_sum(site.parent):
         return
     code = "sign" if site.scene.linear(node.operand) else site.slope_code
-    yield Change(node.operand, f"{text(node)} -> {text(node.operand)}", code)
+    yield SourceChange(node.operand, f"{text(node)} -> {text(node.operand)}", code)
 
 
 @operator(
@@ -93,7 +93,7 @@ def drop_minus(site: Site) -> Iterator[Change]:
     Example("d_a += d_b", "d_a = d_b", _ROWS),
     Example("d_a *= 1 - c ** 2", "pass", {"d_a": (2, 3), "c": (2, 3)}),
 )
-def change_update(site: Site) -> Iterator[Change]:
+def change_update(site: Site) -> Iterator[SourceChange]:
     """An update in place is missing, has the other sign, or overwrites what was there."""
     node = site.node
     if not isinstance(node, ast.AugAssign):
@@ -101,21 +101,21 @@ def change_update(site: Site) -> Iterator[Change]:
     if isinstance(node.op, ast.Add | ast.Sub):
         linear = site.scene.linear(node.value)
         other = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
-        yield Change(None, "statement missing", "missing-path" if linear else "")
+        yield SourceChange(None, "statement missing", "missing-path" if linear else "")
         flipped = ast.AugAssign(node.target, other, node.value)
-        yield Change(flipped, "other sign", "sign" if linear else "")
-        yield Change(ast.Assign([node.target], node.value), "= for the update", "")
+        yield SourceChange(flipped, "other sign", "sign" if linear else "")
+        yield SourceChange(ast.Assign([node.target], node.value), "= for the update", "")
     elif isinstance(node.op, ast.Mult | ast.Div):
         code = "wrong-derivative" if is_slope(node.value) or is_product(node.value) else ""
-        yield Change(None, "statement missing", code)
+        yield SourceChange(None, "statement missing", code)
 
 
 @operator(Example("d_a = d_a * d_b", "pass", _ROWS))
-def drop_reassignment(site: Site) -> Iterator[Change]:
+def drop_reassignment(site: Site) -> Iterator[SourceChange]:
     """A second assignment to a variable is missing."""
     node = site.node
     if not (isinstance(node, ast.Assign) and len(node.targets) == 1):
         return
     target = node.targets[0]
     if isinstance(target, ast.Name) and target.id in site.scene.values:
-        yield Change(None, "statement missing")
+        yield SourceChange(None, "statement missing")

@@ -25,7 +25,13 @@ from bpttcheck.errors import Declined
 from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.autodiff import programs
 from bpttcheck.oracles.autodiff.noise import PATTERN
-from bpttcheck.oracles.autodiff.programs import Leaves, Program, Step, Waiting, WholeSequence
+from bpttcheck.oracles.autodiff.programs import (
+    CompiledProgram,
+    ProgramInputs,
+    Step,
+    Waiting,
+    WholeSequence,
+)
 from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.oracles.step_graph.paths import Paths
 
@@ -72,7 +78,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Gradients:
+class NoisyGradients:
     """What autodiff says about one point; every leaf of every tree is a :class:`Spread`.
 
     ``d_params``, ``d_state0`` and ``d_xs`` are gradients of L; ``ys`` and ``state_T`` the traced
@@ -135,7 +141,7 @@ class Autodiff:
         seed: int,
         pad: tuple[int, int] | None = None,
         patterns: Sequence[int] | None = None,
-    ) -> Gradients:
+    ) -> NoisyGradients:
         """The gradient of L and its noisy copies.
 
         Args:
@@ -158,7 +164,7 @@ class Autodiff:
             args = (_inputs(point, pad), float(unit), _keys(seed), _copies(patterns))
             out = self._program(programs.noisy, point, *args)(*args)
         d_params, d_state0, d_xs, ys, state = trees.map_leaves(np.asarray, out)
-        return Gradients(
+        return NoisyGradients(
             d_params=trees.map_leaves(Spread.of, d_params),
             d_state0=trees.map_leaves(lambda leaf: Spread.of(leaf[:, :B]), d_state0),
             d_xs=Spread.of(d_xs[:, :T, :B]),
@@ -282,12 +288,12 @@ class Autodiff:
             raise Declined("the reference is a whole sequence: it has no single step")
         return self._step
 
-    def _program(self, maker: Callable[..., Any], point: Point, *args: Any) -> Program:
+    def _program(self, maker: Callable[..., Any], point: Point, *args: Any) -> CompiledProgram:
         return self._lowered(maker, point, *args).program()
 
     def _lowered(self, maker: Callable[..., Any], point: Point, *args: Any) -> Waiting:
         """The program that is known for these shapes, or a new one, traced in this thread."""
-        inputs: Leaves = args[0]
+        inputs: ProgramInputs = args[0]
         flat = [*inputs.params, *inputs.state0, inputs.xs, inputs.d_ys]
         key = (maker.__name__, *((leaf.shape, str(leaf.dtype)) for leaf in flat))
         with self._lock:
@@ -305,7 +311,7 @@ class Autodiff:
             return self._programs.setdefault(key, made)
 
 
-def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> Leaves:
+def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> ProgramInputs:
     """The point as float64 leaves, padded to the template.
 
     Padding takes after real rows and steps, not zeros, so that it is as harmless to the step as
@@ -331,7 +337,7 @@ def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> L
         room = [(0, rows), *[(0, 0)] * (leaf.ndim - 1)]
         return np.pad(np.asarray(leaf, np.float64), room)
 
-    return Leaves(
+    return ProgramInputs(
         [_double(leaf) for leaf in trees.leaves(point.params)],
         state(point.state0),
         sequence(point.xs),

@@ -1,6 +1,6 @@
 """The JAX programs of :mod:`.autodiff`: one step, traced, scanned over time.
 
-A program takes flat lists of leaves, grouped as in :class:`Leaves`, and returns trees of leaves.
+A program takes flat lists of leaves, grouped as in :class:`ProgramInputs`, and returns trees of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _CHEAP = {
 }
 
 
-class Leaves(NamedTuple):
+class ProgramInputs(NamedTuple):
     """The inputs of one sequence as flat leaves: see :class:`.autodiff.Point`."""
 
     params: list[Any]
@@ -60,7 +60,7 @@ class Leaves(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Traced:
+class TracedStep:
     """One step as a jaxpr, with the structures of its inputs."""
 
     jaxpr: Any
@@ -115,7 +115,7 @@ class TracedSequence:
 
 
 @dataclass(frozen=True)
-class Program:
+class CompiledProgram:
     """A compiled program and the structure of what it returns."""
 
     compiled: Any
@@ -126,7 +126,7 @@ class Program:
         return self.shape.unflatten(self.compiled(*args))
 
 
-def trace(step: Step, params: Any, state: Any, x: Any) -> Traced:
+def trace(step: Step, params: Any, state: Any, x: Any) -> TracedStep:
     """Trace ``step`` at the shapes of the given trees.
 
     Raises:
@@ -145,7 +145,7 @@ def trace(step: Step, params: Any, state: Any, x: Any) -> Traced:
         return [on_behalf(jnp.asarray, leaf) for leaf in [*trees.leaves(ordered), y]]
 
     closed = _jaxpr(flat, given, given[n:-1], Reach(step))
-    return Traced(closed.jaxpr, closed.consts, p_shape, s_shape)
+    return TracedStep(closed.jaxpr, closed.consts, p_shape, s_shape)
 
 
 def trace_sequence(sequence: WholeSequence, params: Any, state0: Any, xs: Any) -> TracedSequence:
@@ -232,7 +232,7 @@ class Lowered:
     lowered: Any
     shape: trees.Structure
 
-    def compile(self) -> Program:
+    def compile(self) -> CompiledProgram:
         """Compile it; may run in a thread of its own.
 
         Raises:
@@ -240,13 +240,13 @@ class Lowered:
             InternalError: for a defect of ours.
         """
         try:
-            return Program(compile_cheaply(self.lowered), self.shape)
+            return CompiledProgram(compile_cheaply(self.lowered), self.shape)
         except Exception as error:
             raise_defect("compiling the step", error)
             raise _declined("compile", error) from error
 
 
-def lower(maker: Callable[..., Any], traced: Traced | TracedSequence, *args: Any) -> Lowered:
+def lower(maker: Callable[..., Any], traced: TracedStep | TracedSequence, *args: Any) -> Lowered:
     """Lower ``maker(traced)`` for arguments like ``args``.
 
     Raises:
@@ -280,13 +280,13 @@ class Waiting:
         traced: what it was made of, which must live as long: its text names objects by address.
     """
 
-    def __init__(self, lowered: Lowered, traced: Traced | TracedSequence) -> None:
+    def __init__(self, lowered: Lowered, traced: TracedStep | TracedSequence) -> None:
         self._lowered: Lowered | None = lowered
         self._traced = traced
-        self._program: Program | None = None
+        self._program: CompiledProgram | None = None
         self._lock = threading.Lock()
 
-    def program(self) -> Program:
+    def program(self) -> CompiledProgram:
         """The compiled program; waits where another thread compiles it."""
         with self._lock:
             if self._program is None:
@@ -316,7 +316,7 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(
-        self, maker: Callable[..., Any], traced: Traced | TracedSequence, *args: Any
+        self, maker: Callable[..., Any], traced: TracedStep | TracedSequence, *args: Any
     ) -> Waiting:
         """The program ``maker(traced)`` for arguments like ``args``, lowered if it is new.
 
@@ -356,7 +356,7 @@ class Cache:
 CACHE = Cache()
 
 
-def _text(traced: Traced | TracedSequence) -> Iterator[Hashable]:
+def _text(traced: TracedStep | TracedSequence) -> Iterator[Hashable]:
     """All that distinguishes a traced program from another: its equations, and every number."""
     yield type(traced)
     yield str(traced.jaxpr)
@@ -365,7 +365,9 @@ def _text(traced: Traced | TracedSequence) -> Iterator[Hashable]:
         yield array.shape, str(array.dtype), array.tobytes()
 
 
-def build(maker: Callable[..., Any], traced: Traced | TracedSequence, *args: Any) -> Program:
+def build(
+    maker: Callable[..., Any], traced: TracedStep | TracedSequence, *args: Any
+) -> CompiledProgram:
     """Lower and compile ``maker(traced)`` for arguments like ``args``.
 
     Raises:
@@ -385,10 +387,10 @@ def compile_cheaply(lowered: Any) -> Any:
         return lowered.compile()  # another version of XLA, without one of these options
 
 
-def noisy(traced: Traced | TracedSequence) -> Callable[..., Any]:
+def noisy(traced: TracedStep | TracedSequence) -> Callable[..., Any]:
     """``(inputs, unit, keys, copies) -> (d_params, d_state0, d_xs, ys, state_T)``, per copy."""
 
-    def one(exact: Leaves, unit: Any, copy: Any, key: Any) -> Any:
+    def one(exact: ProgramInputs, unit: Any, copy: Any, key: Any) -> Any:
         inputs, forward = _copy(traced, exact, unit, copy, key)
         at = (inputs.params, inputs.state0, inputs.xs)
         (ys, state), pull = jax.vjp(forward, *at)
@@ -403,17 +405,17 @@ def noisy(traced: Traced | TracedSequence) -> Callable[..., Any]:
             traced.state.unflatten(state),
         )
 
-    def run(inputs: Leaves, unit: Any, keys: Any, copies: Any) -> Any:
+    def run(inputs: ProgramInputs, unit: Any, keys: Any, copies: Any) -> Any:
         over = jax.vmap(one, in_axes=(None, None, 0, 0), axis_name=COPIES_AXIS)
         return over(inputs, unit, copies, keys)
 
     return run
 
 
-def forward_mode(traced: Traced | TracedSequence) -> Callable[..., Any]:
+def forward_mode(traced: TracedStep | TracedSequence) -> Callable[..., Any]:
     """``(inputs, unit, keys, direction) -> dL/ds`` per copy, along params, state0 and xs."""
 
-    def one(exact: Leaves, unit: Any, copy: Any, key: Any, along: Leaves) -> Any:
+    def one(exact: ProgramInputs, unit: Any, copy: Any, key: Any, along: ProgramInputs) -> Any:
         inputs, forward = _copy(traced, exact, unit, copy, key)
         at = (inputs.params, inputs.state0, inputs.xs)
         tangents = (
@@ -428,17 +430,17 @@ def forward_mode(traced: Traced | TracedSequence) -> Callable[..., Any]:
                 total = total + (c * d).sum()
         return total
 
-    def run(inputs: Leaves, unit: Any, keys: Any, along: Leaves) -> Any:
+    def run(inputs: ProgramInputs, unit: Any, keys: Any, along: ProgramInputs) -> Any:
         over = jax.vmap(one, in_axes=(None, None, 0, 0, None), axis_name=COPIES_AXIS)
         return over(inputs, unit, jnp.arange(COPIES + 1), keys, along)
 
     return run
 
 
-def untied(traced: Traced) -> Callable[..., Any]:
+def untied(traced: TracedStep) -> Callable[..., Any]:
     """``inputs -> (params untied in time (T, ...), adjoints of every state (T + 1, B, ...))``."""
 
-    def run(inputs: Leaves) -> Any:
+    def run(inputs: ProgramInputs) -> Any:
         T = inputs.mask.shape[0]
         floats = [_is_float(s) for s in inputs.state0]
         taps = [jnp.zeros((T, *p.shape), p.dtype) for p in inputs.params]
@@ -463,10 +465,10 @@ def untied(traced: Traced) -> Callable[..., Any]:
     return run
 
 
-def carried(traced: Traced) -> Callable[..., Any]:
+def carried(traced: TracedStep) -> Callable[..., Any]:
     """``(inputs, keep (T,)) -> (d_params, d_state0, d_xs)``, carry into step t times keep[t]."""
 
-    def run(inputs: Leaves, keep: Any) -> Any:
+    def run(inputs: ProgramInputs, keep: Any) -> Any:
         floats = [_is_float(s) for s in inputs.state0]
 
         def forward(params: Any, state0: Any, xs: Any) -> Any:
@@ -496,15 +498,15 @@ def carried(traced: Traced) -> Callable[..., Any]:
 
 
 def _copy(
-    traced: Traced | TracedSequence, exact: Leaves, unit: Any, copy: Any, key: Any
-) -> tuple[Leaves, Forward]:
+    traced: TracedStep | TracedSequence, exact: ProgramInputs, unit: Any, copy: Any, key: Any
+) -> tuple[ProgramInputs, Forward]:
     """One copy's perturbed inputs, and its noisy forward pass ``-> (ys, state_T)``."""
     eps = jnp.where(copy == 0, 0.0, unit)
     inputs = _perturbed(exact, eps, key)
     return inputs, traced.forward(inputs.mask, eps, unit, copy, key)
 
 
-def _perturbed(inputs: Leaves, eps: Any, key: Any) -> Leaves:
+def _perturbed(inputs: ProgramInputs, eps: Any, key: Any) -> ProgramInputs:
     """Inputs and cotangents times ``1 + eps u``; the mask and integer leaves stay."""
     groups = [inputs.params, inputs.state0, [inputs.xs, inputs.d_ys], inputs.d_state]
     count = sum(leaf.size for group in groups for leaf in group)
@@ -514,7 +516,7 @@ def _perturbed(inputs: Leaves, eps: Any, key: Any) -> Leaves:
         return leaf * (1 + eps * noise.draw(leaf.shape)) if _is_float(leaf) else leaf
 
     params, state0, (xs, d_ys), d_state = [[one(leaf) for leaf in group] for group in groups]
-    return Leaves(params, state0, xs, inputs.mask, d_ys, d_state)
+    return ProgramInputs(params, state0, xs, inputs.mask, d_ys, d_state)
 
 
 def _cotangents(given: Sequence[Any], primals: Sequence[Any]) -> list[Any]:

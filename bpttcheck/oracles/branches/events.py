@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.oracles.branches.user_line import Line
+from bpttcheck.oracles.branches.user_line import SourceLine
 
 Array = NDArray[Any]
 
@@ -33,9 +33,9 @@ class Event:
     number: int
 
     @property
-    def line(self) -> Line:
+    def line(self) -> SourceLine:
         """The line of user code."""
-        return Line(self.filename, self.number)
+        return SourceLine(self.filename, self.number)
 
     @cached_property
     def codes(self) -> Array:
@@ -68,7 +68,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Comparison(Event):
+class ComparisonEvent(Event):
     """``a`` against ``b``, entry by entry: -1, 0 (a tie) or +1, and 2 if one of them is NaN."""
 
     a: Any
@@ -108,7 +108,7 @@ class Comparison(Event):
 
 
 @dataclass(frozen=True)
-class Rounding(Event):
+class RoundingEvent(Event):
     """``a`` against the whole numbers (of ``floor`` and its kin)."""
 
     a: Any
@@ -136,7 +136,7 @@ class Rounding(Event):
 
 
 @dataclass(frozen=True)
-class Selection(Event):
+class SelectionEvent(Event):
     """Which entries of ``a`` along ``axis`` are the extreme one (``max``, ``argmin``, ...)."""
 
     a: Array
@@ -172,7 +172,7 @@ class Selection(Event):
 
 
 @dataclass(frozen=True)
-class Order(Event):
+class OrderEvent(Event):
     """The order of ``a`` along its last axis (``sort``, ``argsort``, ``partition``, ``median``)."""
 
     a: Array

@@ -10,8 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.oracles.branches.events import Comparison, Event, Order, Rounding, Selection
-from bpttcheck.oracles.branches.user_line import Line, user_place
+from bpttcheck.oracles.branches.events import (
+    ComparisonEvent,
+    Event,
+    OrderEvent,
+    RoundingEvent,
+    SelectionEvent,
+)
+from bpttcheck.oracles.branches.user_line import user_place
 
 _running = threading.local()
 
@@ -20,7 +26,7 @@ Deferred = tuple[type[Event], tuple[Any, ...]]
 
 
 @dataclass
-class Recorder:
+class BranchRecorder:
     """The events of one run, in order.
 
     Args:
@@ -32,9 +38,9 @@ class Recorder:
     events: list[Deferred] = field(default_factory=list[Deferred])
     unseen: list[str] = field(default_factory=list[str])
     narrowest: int = 8
-    _outer: Recorder | None = None
+    _outer: BranchRecorder | None = None
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> BranchRecorder:
         """Become the one that recorded arrays of this thread report to."""
         self._outer = current()
         _running.recorder = self
@@ -45,7 +51,7 @@ class Recorder:
         _running.recorder = self._outer
 
 
-def current() -> Recorder | None:
+def current() -> BranchRecorder | None:
     """The recorder at work in this thread."""
     return getattr(_running, "recorder", None)
 
@@ -61,7 +67,7 @@ def lose(what: str) -> None:
     """Note that values left NumPy by ``what``."""
     recorder = current()
     if recorder is not None:
-        recorder.unseen.append(f"{what} at {Line(*user_place())}")
+        recorder.unseen.append(f"{what} at {SourceLine(*user_place())}")
 
 
 def narrow(itemsize: int) -> None:
@@ -74,23 +80,23 @@ def narrow(itemsize: int) -> None:
 def compare(name: str, a: Any, b: Any) -> None:
     """Note a decision on ``a`` against ``b``, real numbers both."""
     if _is_real(a) and _is_real(b):
-        add(Comparison, name, _kept(a), _kept(b))
+        add(ComparisonEvent, name, _kept(a), _kept(b))
 
 
 def order(name: str, a: Any, axis: Any = -1) -> None:
     """Note that the order of ``a`` along ``axis`` decides (``None``: of all its entries)."""
     rows = _plain(a).ravel() if axis is None else np.moveaxis(_plain(a), axis, -1)
-    add(Order, name, rows.copy())
+    add(OrderEvent, name, rows.copy())
 
 
 def rounding(name: str, a: Any) -> None:
     """Note that the whole numbers around ``a`` decide."""
-    add(Rounding, name, np.array(_plain(a), np.float64))
+    add(RoundingEvent, name, np.array(_plain(a), np.float64))
 
 
 def selection(name: str, a: Any, axis: Any, *, largest: bool) -> None:
     """Note that the extreme entries of ``a`` along ``axis`` decide."""
-    add(Selection, name, _plain(a).copy(), axis, largest)
+    add(SelectionEvent, name, _plain(a).copy(), axis, largest)
 
 
 def note_ufunc(name: str, method: str, args: list[Any], kwargs: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bpttcheck.oracles.branches.events import Event
 from bpttcheck.oracles.branches.recorded import Recorded, unwrap
-from bpttcheck.oracles.branches.recorder import Recorder
+from bpttcheck.oracles.branches.recorder import BranchRecorder
 
 Array = NDArray[Any]
 Function = Callable[[list[Array]], list[Array]]
@@ -105,7 +105,7 @@ def record(function: Function, point: Sequence[Array]) -> tuple[list[Array], Pat
         The outputs as plain arrays, and the pattern; ``None`` for a pattern if the code runs on
         plain arrays only (a compiled extension that refuses a subclass).
     """
-    recorder = Recorder()
+    recorder = BranchRecorder()
     try:
         with recorder, np.errstate(all="ignore"):
             outputs = function([np.array(leaf).view(Recorded) for leaf in point])

@@ -23,7 +23,7 @@ _NOT_THE_USER = tuple(
 
 
 @dataclass(frozen=True)
-class Line:
+class SourceLine:
     """A place in a source file; the text is read only when it is printed."""
 
     filename: str

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bpttcheck.oracles.branches.recording import Function
 from bpttcheck.oracles.differences.line import Line, leaf_scale
-from bpttcheck.oracles.differences.program import Program
+from bpttcheck.oracles.differences.program import NativeProgram
 from bpttcheck.oracles.differences.search import Search
 from bpttcheck.oracles.differences.weighted import Scaled, flat, norm, require_like, rescale, scaled
 from bpttcheck.oracles.estimate import Estimate
@@ -71,7 +71,7 @@ def finite_difference(
     Source: Ridders (1982), Advances in Engineering Software 4(2), 75-76.
     """
     require_like("direction", direction, "the point", point)
-    program = Program(function, point)
+    program = NativeProgram(function, point)
     program.require_weights(weights)
     program.limit = max_evaluations
     return _derivative(program, direction, scaled(weights), enough)
@@ -98,7 +98,7 @@ def entrywise(
     Returns:
         An estimate of the leaf's shape; entries not asked for are zero with an infinite bar.
     """
-    program = Program(function, point)
+    program = NativeProgram(function, point)
     program.require_weights(weights)
     shape = np.shape(point[leaf_index])
     value, error, notes = np.zeros(shape), np.full(shape, np.inf), dict[str, None]()
@@ -113,7 +113,7 @@ def entrywise(
 
 
 def _derivative(
-    program: Program, direction: Sequence[Array], weights: Scaled, enough: float = 0.0
+    program: NativeProgram, direction: Sequence[Array], weights: Scaled, enough: float = 0.0
 ) -> Estimate:
     pairs = zip(direction, program.point, strict=True)
     unit = scaled([np.where(np.isfinite(at), d, 0.0) for d, at in pairs])
@@ -159,7 +159,9 @@ class _Answer:
     hull: tuple[float, float] | None = None
 
 
-def _along(program: Program, direction: Sequence[Array], weights: Vector, enough: float) -> _Answer:
+def _along(
+    program: NativeProgram, direction: Sequence[Array], weights: Vector, enough: float
+) -> _Answer:
     """The slope along one direction; leaf by leaf where the leaves have no common step."""
     whole = _on_line(program, direction, weights, enough)
     parts = _groups(program.point, direction)
@@ -174,7 +176,7 @@ def _along(program: Program, direction: Sequence[Array], weights: Vector, enough
 
 
 def _on_line(
-    program: Program, direction: Sequence[Array], weights: Vector, enough: float
+    program: NativeProgram, direction: Sequence[Array], weights: Vector, enough: float
 ) -> _Answer:
     line = Line(program, direction, weights)
     # A bar that need not be narrow is no worse for one run with rounding errors than for two: who
@@ -227,7 +229,7 @@ def _searched(line: Line, enough: float, depth: int = 0, longest: float = math.i
     return _Answer(found.value, bar, is_erratic=search.erratic)
 
 
-def _is_at_tie(program: Program) -> bool:
+def _is_at_tie(program: NativeProgram) -> bool:
     """True if the last run left a branch on whose threshold the point lies."""
     return program.departure is not None and program.departure.from_tie
 
@@ -251,7 +253,7 @@ def _groups(point: Sequence[Array], direction: Sequence[Array]) -> list[list[Arr
 
 
 def _abstain(
-    why: str, program: Program, hull: tuple[float, float] | None = None, exponent: int = 0
+    why: str, program: NativeProgram, hull: tuple[float, float] | None = None, exponent: int = 0
 ) -> Estimate:
     note = "; ".join(filter(None, (why, program.note)))
     ends = None if hull is None else (rescale(hull[0], exponent), rescale(hull[1], exponent))

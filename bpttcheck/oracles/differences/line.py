@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.oracles.differences.program import Program
+from bpttcheck.oracles.differences.program import NativeProgram
 from bpttcheck.oracles.differences.weighted import norm, total
 
 Array = NDArray[Any]
@@ -71,7 +71,7 @@ class Line:
         floor: what each of the others is taken to hide inside: numbers near one that absorb it.
     """
 
-    def __init__(self, program: Program, direction: Sequence[Array], weights: Vector) -> None:
+    def __init__(self, program: NativeProgram, direction: Sequence[Array], weights: Vector) -> None:
         self.program = program
         self.direction = direction
         self.weights = weights

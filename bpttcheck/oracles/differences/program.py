@@ -18,7 +18,7 @@ Vector = NDArray[np.float64]
 _FLOATS: dict[int, Any] = {2: np.float16, 4: np.float32, 8: np.float64}
 
 
-class Program:
+class NativeProgram:
     """``function`` with what a first run at ``point`` has shown of it.
 
     The first run is on a float64 copy of the point. If anything in it comes back narrower, points

@@ -36,7 +36,7 @@ _CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Site:
+class EditSite:
     """A place in the user's step where something can be changed.
 
     Args:
@@ -94,7 +94,7 @@ class Paths:
                 found.setdefault(op.where)
         return list(found)
 
-    def sites(self, kind: str) -> list[Site]:
+    def sites(self, kind: str) -> list[EditSite]:
         """All places of one kind."""
         places = {
             "edge": self._edges,
@@ -103,7 +103,7 @@ class Paths:
         }[kind]
         ops = self.graph.ops
         return [
-            Site(kind, i, place, ops[place[0]].primitive.name, ops[place[0]].where)
+            EditSite(kind, i, place, ops[place[0]].primitive.name, ops[place[0]].where)
             for i, place in enumerate(places)
         ]
 
@@ -139,7 +139,7 @@ class Paths:
         self,
         point: tuple[Any, Any, Array],
         cotangents: tuple[Any, Array],
-        changes: Sequence[tuple[Site, Array | None]],
+        changes: Sequence[tuple[EditSite, Array | None]],
     ) -> list[tuple[Any, Any, Array]]:
         """The gradient with each change alone.
 
@@ -203,7 +203,7 @@ class Paths:
     def _leaves(self, params: Any, state: Any, x: Array) -> list[Array]:
         return [_double(leaf) for leaf in [*trees.leaves(params), *trees.leaves(state), x]]
 
-    def _switches(self, part: Sequence[tuple[Site, Array | None]], leaves: list[Array]) -> Any:
+    def _switches(self, part: Sequence[tuple[EditSite, Array | None]], leaves: list[Array]) -> Any:
         keep = np.ones((_CHUNK, len(self._edges)))
         use = np.zeros((_CHUNK, len(self._functions)))
         turn = np.zeros((_CHUNK, len(self._products)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.oracles.tracer.memory import Chosen, Held, dummy, fill_with_dummies, owner_of
-from bpttcheck.oracles.tracer.run import Run, decline, is_active
+from bpttcheck.oracles.tracer.run import TracingRun, decline, is_active
 
 
 def collect(*trees: Any) -> list[Held]:
@@ -87,7 +87,7 @@ def values(tree: Any, result: np.dtype[Any] | None = None) -> Any:
     return replace(tree, value)
 
 
-def foreign_owners(run: Run, *trees: Any) -> set[int]:
+def foreign_owners(run: TracingRun, *trees: Any) -> set[int]:
     """``id`` of the owners of all arrays in nested arguments that were not made in this run."""
     found: set[int] = set()
 

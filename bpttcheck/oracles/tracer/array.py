@@ -19,7 +19,7 @@ from bpttcheck.oracles.tracer.index import get_item, put_item
 from bpttcheck.oracles.tracer.memory import Box, Chosen, Held
 from bpttcheck.oracles.tracer.run import current, decline
 from bpttcheck.oracles.tracer.ufuncs import call_ufunc
-from bpttcheck.oracles.tracer.watch import Call, observed, observed_method
+from bpttcheck.oracles.tracer.watch import NumpyCall, observed, observed_method
 from bpttcheck.oracles.tracer.writes import sort_in_place
 
 METHODS = frozenset(
@@ -29,7 +29,7 @@ METHODS = frozenset(
 )
 
 
-class Traced(Held, NDArrayOperatorsMixin):
+class TracedArray(Held, NDArrayOperatorsMixin):
     """An array of the step that behaves as NumPy's, views and writes included."""
 
     __slots__ = ()
@@ -177,13 +177,13 @@ class Traced(Held, NDArrayOperatorsMixin):
         return self.shadow.strides
 
     @property
-    @observed(lambda array: Call("np.transpose", np.transpose, (array,), {}))
+    @observed(lambda array: NumpyCall("np.transpose", np.transpose, (array,), {}))
     def T(self) -> Any:
         """The transposed view."""
         return rearrange(np.transpose, (self,))
 
     @property
-    @observed(lambda array: Call("np.matrix_transpose", lambda a: a.mT, (array,), {}))
+    @observed(lambda array: NumpyCall("np.matrix_transpose", lambda a: a.mT, (array,), {}))
     def mT(self) -> Any:
         """The view with the last two axes swapped."""
         return rearrange(lambda array: array.mT, (self,))
@@ -199,13 +199,13 @@ class Traced(Held, NDArrayOperatorsMixin):
         return call_function(np.imag, (self,), {})
 
     @property
-    def flat(self) -> Flat:
+    def flat(self) -> FlatView:
         """The entries in C order."""
-        return Flat(self)
+        return FlatView(self)
 
     @flat.setter
     def flat(self, value: Any) -> None:
-        Flat(self)[:] = value
+        FlatView(self)[:] = value
 
     @observed_method("copy")
     def copy(self, order: Any = "C") -> Any:
@@ -260,10 +260,10 @@ def _put(array: Any, index: Any, value: Any) -> None:
     array.flat[index] = value
 
 
-class Flat:
+class FlatView:
     """``z.flat``: entries in C order; what is read is a copy, what is written arrives."""
 
-    def __init__(self, array: Traced) -> None:
+    def __init__(self, array: TracedArray) -> None:
         self._array = array
 
     def __len__(self) -> int:
@@ -274,9 +274,11 @@ class Flat:
 
     def __getitem__(self, index: Any) -> Any:
         found = self._array.flatten()[index]
-        return found.copy() if isinstance(found, Traced) and found.ndim else found
+        return found.copy() if isinstance(found, TracedArray) and found.ndim else found
 
-    @observed(lambda self, i, value: Call("z.flat[...] = ...", _put, (self._array, i, value), {}))
+    @observed(
+        lambda self, i, value: NumpyCall("z.flat[...] = ...", _put, (self._array, i, value), {})
+    )
     def __setitem__(self, index: Any, value: Any) -> None:
         array = self._array
         places: Any = natively(operator.getitem, np.arange(array.size), index)
@@ -295,8 +297,8 @@ class Flat:
         overwrite(native, form, array, (value,))
 
 
-def _in_place(ufunc: np.ufunc) -> Callable[[Traced, Any], Any]:
-    def operate(self: Traced, other: Any) -> Any:
+def _in_place(ufunc: np.ufunc) -> Callable[[TracedArray, Any], Any]:
+    def operate(self: TracedArray, other: Any) -> Any:
         if not isinstance(self.shadow, np.ndarray):
             return NotImplemented  # a scalar does not change: Python goes on to a + b
         if self.box.lone and not self.known:
@@ -306,7 +308,7 @@ def _in_place(ufunc: np.ufunc) -> Callable[[Traced, Any], Any]:
     return operate
 
 
-def _replaced(number: Traced, result: Any) -> Any:
+def _replaced(number: TracedArray, result: Any) -> Any:
     """A single number from outside after ``s += a``: a new one, and the old may not be read."""
     run = current()
     if run is None or result.dtype != number.dtype or np.ndim(result):
@@ -333,4 +335,4 @@ for _name, _ufunc in {
     "xor": np.bitwise_xor,
     "or": np.bitwise_or,
 }.items():
-    setattr(Traced, f"__i{_name}__", _in_place(_ufunc))
+    setattr(TracedArray, f"__i{_name}__", _in_place(_ufunc))

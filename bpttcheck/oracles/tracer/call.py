@@ -35,7 +35,7 @@ from bpttcheck.oracles.tracer.memory import (
     fill_with_dummies,
     owner_of,
 )
-from bpttcheck.oracles.tracer.run import Run, current, decline
+from bpttcheck.oracles.tracer.run import TracingRun, current, decline
 
 Native = Callable[..., Any]
 
@@ -239,7 +239,7 @@ def _axis_order(array: Any) -> tuple[int, ...]:
     return tuple(sorted(axes, key=lambda axis: -abs(array.strides[axis])))
 
 
-def adopt(run: Run, result: Any, external: set[int]) -> Any:
+def adopt(run: TracingRun, result: Any, external: set[int]) -> Any:
     """Wrap the ndarrays in what NumPy returned; their values are exact."""
     if type(result) is np.ndarray:
         owner = owner_of(result)
@@ -252,7 +252,7 @@ def adopt(run: Run, result: Any, external: set[int]) -> Any:
     return result
 
 
-def wrap(run: Run, shadow: NDArray[Any], box: Box) -> Held:
+def wrap(run: TracingRun, shadow: NDArray[Any], box: Box) -> Held:
     """The wrapper of ``shadow``: the same object as before if there is one."""
     run.boxes[id(box.owner)] = box
     old = run.wrappers.get(id(shadow), lambda: None)()
@@ -263,7 +263,7 @@ def wrap(run: Run, shadow: NDArray[Any], box: Box) -> Held:
     return made
 
 
-def fresh(run: Run, shadow: Any, value: Any, *, sure: bool) -> Held:
+def fresh(run: TracingRun, shadow: Any, value: Any, *, sure: bool) -> Held:
     """A new array or scalar with the layout of ``shadow`` and the given values."""
     leaf = shadow if isinstance(shadow, (np.ndarray, np.generic)) else np.asarray(shadow)[()]
     if jnp.shape(value) != leaf.shape:
@@ -284,7 +284,9 @@ def fresh(run: Run, shadow: Any, value: Any, *, sure: bool) -> Held:
     return wrap(run, owner, Box(owner, value, sure=sure and dense))
 
 
-def _linked(run: Run, leaf: NDArray[Any], value: Any, sources: list[Box], *, sure: bool) -> Held:
+def _linked(
+    run: TracingRun, leaf: NDArray[Any], value: Any, sources: list[Box], *, sure: bool
+) -> Held:
     owner = np.empty_like(leaf, subok=False)
     fill_with_dummies(owner)
     value = cast(jnp.broadcast_to(value, leaf.shape), leaf.dtype)

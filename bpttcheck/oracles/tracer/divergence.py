@@ -29,7 +29,7 @@ from bpttcheck.oracles.tracer.replay import (
 )
 from bpttcheck.oracles.tracer.run import here, paused
 from bpttcheck.oracles.tracer.trace import lift
-from bpttcheck.oracles.tracer.watch import Call
+from bpttcheck.oracles.tracer.watch import NumpyCall
 
 Array = NDArray[Any]
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -95,7 +95,7 @@ class _Lookout:
     def __init__(self) -> None:
         self.found: Departure | None = None
 
-    def see(self, call: Call, perform: Callable[[], Any]) -> Any:
+    def see(self, call: NumpyCall, perform: Callable[[], Any]) -> Any:
         """Let the operation happen and compare it with NumPy's own."""
         if self.found is not None:
             return perform()

@@ -14,7 +14,7 @@ from bpttcheck.oracles.tracer.memory import Chosen, Held
 from bpttcheck.oracles.tracer.run import current, decline
 from bpttcheck.oracles.tracer.special import SPECIAL
 from bpttcheck.oracles.tracer.ufuncs import OTHERWISE, call_ufunc, nest
-from bpttcheck.oracles.tracer.watch import Call, observed
+from bpttcheck.oracles.tracer.watch import NumpyCall, observed
 from bpttcheck.oracles.tracer.writes import WRITERS, into
 
 _VIEWS = (
@@ -68,8 +68,8 @@ VIEWS, FACTS, SEQUENCES = _resolve(_VIEWS), _resolve(_FACTS), _resolve(_SEQUENCE
 REFUSED = {f: remedy for names, remedy in _REMEDIES.items() for f in _resolve(names)}
 
 
-def _describe(function: Any, args: Any, kwargs: dict[str, Any]) -> Call:
-    return Call(name_of(function), function, args, kwargs)
+def _describe(function: Any, args: Any, kwargs: dict[str, Any]) -> NumpyCall:
+    return NumpyCall(name_of(function), function, args, kwargs)
 
 
 @observed(_describe)

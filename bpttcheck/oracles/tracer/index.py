@@ -12,14 +12,14 @@ import numpy as np
 from bpttcheck.oracles.error_origin import natively
 from bpttcheck.oracles.tracer.arguments import collect, shadows, stand_ins, values
 from bpttcheck.oracles.tracer.call import fresh, overwrite, perform, perform_known, rearrange, wrap
-from bpttcheck.oracles.tracer.masks import Selection, choose
+from bpttcheck.oracles.tracer.masks import MaskedSelection, choose
 from bpttcheck.oracles.tracer.memory import Held, Indexed, Linked, fill_with_dummies
-from bpttcheck.oracles.tracer.run import Run, current, decline
+from bpttcheck.oracles.tracer.run import TracingRun, current, decline
 from bpttcheck.oracles.tracer.ufuncs import nest
-from bpttcheck.oracles.tracer.watch import Call, observed
+from bpttcheck.oracles.tracer.watch import NumpyCall, observed
 
 
-@observed(lambda array, index: Call("z[...]", operator.getitem, (array, index), {}))
+@observed(lambda array, index: NumpyCall("z[...]", operator.getitem, (array, index), {}))
 def get_item(array: Held, index: Any) -> Any:
     """``array[index]``."""
     run = current()
@@ -42,7 +42,9 @@ def get_item(array: Held, index: Any) -> Any:
     return fresh(run, found, array.read()[index], sure=True)
 
 
-@observed(lambda array, i, value: Call("z[...] = ...", operator.setitem, (array, i, value), {}))
+@observed(
+    lambda array, i, value: NumpyCall("z[...] = ...", operator.setitem, (array, i, value), {})
+)
 def put_item(array: Held, index: Any, value: Any) -> None:
     """``array[index] = value``."""
     traced = [item for item in collect(index) if not item.known]
@@ -63,7 +65,7 @@ def put_item(array: Held, index: Any, value: Any) -> None:
     _set_all(view, value)
 
 
-def _moving_view(run: Run, array: Held, index: Any) -> Any:
+def _moving_view(run: TracingRun, array: Held, index: Any) -> Any:
     """``z[k]`` for an integer ``k`` that depends on values: a view whose place is not known."""
     found = natively(operator.getitem, array.shadow, stand_ins(index))
     place = values(index)
@@ -106,7 +108,7 @@ def _set_places(array: Held, index: Any, value: Any) -> None:
 
 
 def _set_where(array: Held, mask: Held, value: Any) -> None:
-    if isinstance(value, Selection):
+    if isinstance(value, MaskedSelection):
         value.put_into(array, mask)
         return
     if np.ndim(value) > array.shadow.ndim - mask.shadow.ndim:

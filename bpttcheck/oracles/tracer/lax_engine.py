@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from bpttcheck import trees
 from bpttcheck.errors import Declined
 from bpttcheck.oracles.autodiff.programs import where_real
-from bpttcheck.oracles.tracer.run import Run, current
+from bpttcheck.oracles.tracer.run import TracingRun, current
 from bpttcheck.oracles.tracer.trace import enter, leave, lift
 
 
@@ -75,7 +75,7 @@ def _step(cell: Any) -> Any:
     return lambda p, s, x: cell.step(p, s, x)[:2]
 
 
-def _run() -> Run:
+def _run() -> TracingRun:
     run = current()
     if run is None:
         raise Declined("the engine of a traced sequence was used outside of it")

@@ -23,7 +23,7 @@ _REMEDY = "np.where(mask, a, b)"
 _ENTRYWISE = (np.clip, np.where, np.nan_to_num)
 
 
-class Selection(Chosen, NDArrayOperatorsMixin):
+class MaskedSelection(Chosen, NDArrayOperatorsMixin):
     """The entries of an array under a traced mask."""
 
     __hash__ = None  # type: ignore[assignment] - as for ndarray
@@ -94,17 +94,17 @@ class Selection(Chosen, NDArrayOperatorsMixin):
         """A name for error messages."""
         return f"<traced {self.dtype} z[mask]>"
 
-    def copy(self) -> Selection:
+    def copy(self) -> MaskedSelection:
         """The entries themselves: they share nothing."""
-        return Selection(self._array, self._mask, self._axes)
+        return MaskedSelection(self._array, self._mask, self._axes)
 
-    def astype(self, dtype: Any, **_: Any) -> Selection:
+    def astype(self, dtype: Any, **_: Any) -> MaskedSelection:
         """The entries in another dtype."""
         array: Any = self._array
-        return Selection(array.astype(dtype), self._mask, self._axes)
+        return MaskedSelection(array.astype(dtype), self._mask, self._axes)
 
     def _full(self, item: Any) -> Any:
-        if isinstance(item, Selection):
+        if isinstance(item, MaskedSelection):
             if item._mask is not self._mask:
                 decline("entries chosen by different masks in one formula", _REMEDY)
             return item._array
@@ -112,8 +112,8 @@ class Selection(Chosen, NDArrayOperatorsMixin):
             decline("z[mask] together with a whole array", _REMEDY)
         return item
 
-    def _safe(self, array: Any) -> Selection:
-        return Selection(hide(array, self._mask), self._mask, self._axes)
+    def _safe(self, array: Any) -> MaskedSelection:
+        return MaskedSelection(hide(array, self._mask), self._mask, self._axes)
 
     def parts(self) -> tuple[Held, Any]:
         """The array that holds the entries, and the value of the mask over it."""
@@ -133,13 +133,13 @@ class Selection(Chosen, NDArrayOperatorsMixin):
         overwrite(native, form, target, (self._array,))
 
 
-def choose(array: Held, mask: Held) -> Selection:
+def choose(array: Held, mask: Held) -> MaskedSelection:
     """``array[mask]`` for a traced mask over its leading axes."""
     if mask.shadow.shape != array.shadow.shape[: mask.shadow.ndim]:
         what = f"boolean index has shape {mask.shadow.shape}, the array {array.shadow.shape}"
         as_numpy(IndexError(what))
     value = mask.read()
-    return Selection(hide(array, value), value, mask.shadow.ndim)
+    return MaskedSelection(hide(array, value), value, mask.shadow.ndim)
 
 
 def hide(array: Held, mask: Any) -> Held:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck.oracles.tracer.arguments import replace
-from bpttcheck.oracles.tracer.masks import Selection
+from bpttcheck.oracles.tracer.masks import MaskedSelection
 from bpttcheck.oracles.tracer.memory import Box, Held, Indexed, Linked
-from bpttcheck.oracles.tracer.watch import Call
+from bpttcheck.oracles.tracer.watch import NumpyCall
 
 Draw = Callable[[NDArray[Any]], NDArray[Any]]
 """What is done to the values of an array before NumPy sees them."""
@@ -47,14 +47,14 @@ class Replay:
         call: the operation.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: NumpyCall) -> None:
         self._call = call
         self.boxes: dict[int, Box] = {}
         self._values: dict[int, Any] = {}
         replace((call.args, call.kwargs), self._keep)
 
     def _keep(self, item: Any) -> None:
-        if isinstance(item, Selection):
+        if isinstance(item, MaskedSelection):
             item, _ = item.parts()
         if isinstance(item, Held) and id(item.box) not in self.boxes:
             self.boxes[id(item.box)] = item.box
@@ -65,7 +65,7 @@ class Replay:
         memory = {key: _laid(self.boxes[key], draw(v)) for key, v in self._values.items()}
 
         def native(item: Any) -> Any:
-            if isinstance(item, Selection):
+            if isinstance(item, MaskedSelection):
                 held, mask = item.parts()
                 return _view(memory[id(held.box)], held)[np.asarray(mask)]
             return _view(memory[id(item.box)], item) if isinstance(item, Held) else item
@@ -91,7 +91,7 @@ def leaves(result: Any) -> list[Any]:
 
 def traced_value(leaf: Any) -> Any:
     """The values of a traced result; None for anything else."""
-    if isinstance(leaf, Selection):
+    if isinstance(leaf, MaskedSelection):
         held, mask = leaf.parts()
         return np.asarray(held.read())[np.asarray(mask)]
     return np.asarray(leaf.read()) if isinstance(leaf, Held) and not leaf.known else None

@@ -17,7 +17,7 @@ from bpttcheck.errors import Declined
 
 
 @dataclass
-class Run:
+class TracingRun:
     """What one call of a lifted function knows.
 
     Args:
@@ -42,24 +42,24 @@ class Run:
 
 class _Local(threading.local):
     def __init__(self) -> None:
-        self.runs: list[Run] = []
+        self.runs: list[TracingRun] = []
 
 
 _LOCAL = _Local()
 
 
-def current() -> Run | None:
+def current() -> TracingRun | None:
     """The run of this thread, or None if this thread does not trace."""
     return _LOCAL.runs[-1] if _LOCAL.runs else None
 
 
-def is_active(run: Run | None) -> bool:
+def is_active(run: TracingRun | None) -> bool:
     """True if ``run`` goes on in this thread, perhaps around another one."""
     return any(one is run for one in _LOCAL.runs)
 
 
 @contextlib.contextmanager
-def running(run: Run) -> Generator[Run, None, None]:
+def running(run: TracingRun) -> Generator[TracingRun, None, None]:
     """Make ``run`` the current one of this thread."""
     _LOCAL.runs.append(run)
     try:
@@ -129,7 +129,7 @@ def called_by_user() -> str:
     return f"{inner.f_globals.get('__name__', '')}.{inner.f_code.co_qualname}"
 
 
-def where_raised(run: Run, error: BaseException) -> str:
+def where_raised(run: TracingRun, error: BaseException) -> str:
     """The innermost line of user code in the traceback of ``error``, or ``""``."""
     found = ""
     for step in _steps(error.__traceback__):
@@ -139,7 +139,7 @@ def where_raised(run: Run, error: BaseException) -> str:
     return found
 
 
-def raised_on_purpose(run: Run, error: BaseException) -> bool:
+def raised_on_purpose(run: TracingRun, error: BaseException) -> bool:
     """True if ``error`` comes from a ``raise`` or ``assert`` that user code itself executed."""
     steps = list(_steps(error.__traceback__))
     if not steps or id(steps[-1].tb_frame.f_globals) not in run.namespaces:

@@ -26,7 +26,7 @@ from bpttcheck.oracles.tracer.memory import Chosen, Held
 from bpttcheck.oracles.tracer.reach import Reach
 from bpttcheck.oracles.tracer.refusals import remedy_for_math
 from bpttcheck.oracles.tracer.run import current, decline
-from bpttcheck.oracles.tracer.watch import Call, observed
+from bpttcheck.oracles.tracer.watch import NumpyCall, observed
 
 _MODULES: tuple[ModuleType, ...] = (
     np,
@@ -117,7 +117,7 @@ class _Joiner:
     def __init__(self, native: Any) -> None:
         self._native = native
 
-    @observed(lambda self, key: Call("np.r_ or np.c_", self._native.__getitem__, (key,), {}))
+    @observed(lambda self, key: NumpyCall("np.r_ or np.c_", self._native.__getitem__, (key,), {}))
     def __getitem__(self, key: Any) -> Any:
         if current() is None:
             return self._native[key]

@@ -14,12 +14,18 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.errors import Declined, InternalError
 from bpttcheck.oracles.error_origin import on_behalf, raise_defect
-from bpttcheck.oracles.tracer.array import Traced
+from bpttcheck.oracles.tracer.array import TracedArray
 from bpttcheck.oracles.tracer.call import wrap
 from bpttcheck.oracles.tracer.kept import unchanged
 from bpttcheck.oracles.tracer.memory import Box, Chosen, Held, constant, fill_with_dummies
 from bpttcheck.oracles.tracer.reach import Reach
-from bpttcheck.oracles.tracer.run import Run, decline, raised_on_purpose, running, where_raised
+from bpttcheck.oracles.tracer.run import (
+    TracingRun,
+    decline,
+    raised_on_purpose,
+    running,
+    where_raised,
+)
 from bpttcheck.oracles.tracer.swap import swapped
 from bpttcheck.oracles.tracer.watch import Watch
 
@@ -49,7 +55,7 @@ def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[.
             raise Declined("JAX in 32-bit mode", remedy="with jax.enable_x64(True): ...")
         with _LOCK:
             reach = Reach(function)
-            run = Run(make=Traced, namespaces=reach.namespaces, watch=watch)
+            run = TracingRun(make=TracedArray, namespaces=reach.namespaces, watch=watch)
             try:
                 with unchanged(reach), running(run), swapped(reach):
                     result = _trace(run, function, args, kwargs)
@@ -63,7 +69,7 @@ def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[.
     return lifted
 
 
-def _trace(run: Run, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+def _trace(run: TracingRun, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     wrapped = functools.partial(enter, run)
     inputs = [trees.map_leaves(wrapped, arg) for arg in args]
     named = {name: trees.map_leaves(wrapped, arg) for name, arg in kwargs.items()}
@@ -81,7 +87,7 @@ def _trace(run: Run, function: Callable[..., Any], args: Any, kwargs: dict[str, 
         raise Declined(what, where=where_raised(run, error)) from error
 
 
-def enter(run: Run, leaf: Any) -> Any:
+def enter(run: TracingRun, leaf: Any) -> Any:
     """A wrapper around an argument."""
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float)):
         return leaf

@@ -17,8 +17,8 @@ from bpttcheck.oracles.error_origin import natively
 from bpttcheck.oracles.tracer.arguments import collect, shadows
 from bpttcheck.oracles.tracer.call import fresh, overwrite, perform, perform_known, steady
 from bpttcheck.oracles.tracer.memory import Held, cast, fill_with_dummies
-from bpttcheck.oracles.tracer.run import Run, current, decline
-from bpttcheck.oracles.tracer.watch import Call, observed
+from bpttcheck.oracles.tracer.run import TracingRun, current, decline
+from bpttcheck.oracles.tracer.watch import NumpyCall, observed
 from bpttcheck.oracles.tracer.writes import into
 
 Form = Callable[..., Any]
@@ -74,9 +74,9 @@ def form_of(ufunc: np.ufunc) -> Form | None:
     return {"clip": lambda a, low, high: jnp.minimum(jnp.maximum(a, low), high)}.get(name)
 
 
-def _describe(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any]) -> Call:
+def _describe(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any]) -> NumpyCall:
     name = _name(ufunc) if method == "__call__" else f"{_name(ufunc)}.{method}"
-    return Call(name, getattr(ufunc, method), inputs, kwargs)
+    return NumpyCall(name, getattr(ufunc, method), inputs, kwargs)
 
 
 @observed(_describe)
@@ -101,7 +101,7 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any]
     return _fold(ufunc, method, inputs, dict(kwargs))
 
 
-def _call(run: Run, ufunc: np.ufunc, form: Form, inputs: Any, kwargs: dict[str, Any]) -> Any:
+def _call(run: TracingRun, ufunc: np.ufunc, form: Form, inputs: Any, kwargs: dict[str, Any]) -> Any:
     outs = kwargs.pop("out", None) or (None,) * ufunc.nout
     where = kwargs.pop("where", True)
     inputs = tuple(_array(item) for item in inputs)
@@ -151,7 +151,9 @@ def _store(out: Held, value: Any, where: Any) -> Held:
     return out
 
 
-def _values(run: Run, ufunc: np.ufunc, form: Form, inputs: Any, kwargs: dict[str, Any]) -> Any:
+def _values(
+    run: TracingRun, ufunc: np.ufunc, form: Form, inputs: Any, kwargs: dict[str, Any]
+) -> Any:
     """The result in JAX, every operand first cast to the dtype that NumPy's loop works in."""
     signature = kwargs.pop("signature", kwargs.pop("sig", None))
     dtype = kwargs.pop("dtype", None)

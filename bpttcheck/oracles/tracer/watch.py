@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bpttcheck.oracles.tracer.run import current
 
 
-class Call(NamedTuple):
+class NumpyCall(NamedTuple):
     """One operation of user code, as NumPy itself would be asked for it.
 
     Args:
@@ -25,11 +25,13 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
 
 
-Watch = Callable[[Call, Callable[[], Any]], Any]
+Watch = Callable[[NumpyCall, Callable[[], Any]], Any]
 """``watch(call, perform)`` is shown one operation and returns what ``perform()`` returns."""
 
 
-def observed(describe: Callable[..., Call]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def observed(
+    describe: Callable[..., NumpyCall],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Show the calls of a function to the run's watch; ``describe`` takes the same arguments."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,5 +59,5 @@ def observed_method(name: str) -> Callable[[Callable[..., Any]], Callable[..., A
         return getattr(array, name)(*args, **kwargs)
 
     return observed(
-        lambda array, *args, **kwargs: Call(f"ndarray.{name}", native, (array, *args), kwargs)
+        lambda array, *args, **kwargs: NumpyCall(f"ndarray.{name}", native, (array, *args), kwargs)
     )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from bpttcheck.subject.source.constants import best, sizes, thresholds
 from bpttcheck.subject.source.functions import UserFunction, user_code
 from bpttcheck.subject.source.names import Scope
-from bpttcheck.subject.source.regions import Plan, Recorder, Region, region_of
+from bpttcheck.subject.source.regions import LineRecorder, RecordingPlan, Region, region_of
 
 _LONGEST = 12  # lines of source in one entry
 
@@ -60,7 +60,7 @@ class Unreached:
 class _Watched:
     """A plan, and the functions that share its code."""
 
-    plan: Plan
+    plan: RecordingPlan
     entry: UserFunction
     functions: list[FunctionType]
     certain: bool
@@ -86,7 +86,7 @@ class LineCoverage:
     """
 
     def __init__(self, target: Any) -> None:
-        self._recorder = Recorder()
+        self._recorder = LineRecorder()
         self._reached: set[int] = set()
         self._is_recording = False
         self._prepared = -1  # the number of reached regions when `_pending` was made
@@ -172,7 +172,7 @@ class LineCoverage:
                 if entry.backward:
                     self.left_out.append(f"{code.co_qualname}: compiled, or its results are kept")
                 continue
-            plan = Plan(entry.tree, entry.module, code, first, entry.backward)
+            plan = RecordingPlan(entry.tree, entry.module, code, first, entry.backward)
             if not plan.regions:
                 continue
             if not plan.is_what_runs:
@@ -257,7 +257,7 @@ def hints(unreached: Unreached) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return unreached.integers, unreached.floats
 
 
-def _subtree(plan: Plan, region: Region) -> tuple[list[int], int]:
+def _subtree(plan: RecordingPlan, region: Region) -> tuple[list[int], int]:
     """The lines of a region and of those that are entered from it, and the last line."""
     inside = {region}
     for other in plan.regions:  # parents come first

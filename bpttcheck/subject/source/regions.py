@@ -54,7 +54,7 @@ class Region:
     last: int = 0
 
 
-class Recorder(set[int]):
+class LineRecorder(set[int]):
     """The numbers of the regions that were reached; it can stand among the constants of a code."""
 
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
@@ -63,7 +63,7 @@ class Recorder(set[int]):
         return self is other
 
 
-class Plan:
+class RecordingPlan:
     """The regions of one function.
 
     Args:
@@ -89,7 +89,7 @@ class Plan:
         self._definition()
         self.is_what_runs = same_program(self._compiled(tree), code)
 
-    def marked(self, reached: frozenset[int] | set[int], recorder: Recorder) -> CodeType:
+    def marked(self, reached: frozenset[int] | set[int], recorder: LineRecorder) -> CodeType:
         """The code with a mark at the start of every region that is not reached.
 
         Args:
@@ -355,7 +355,7 @@ def _with_child(parent: Any, old: ast.AST, new: ast.AST) -> Any:
     return changed
 
 
-def _recording(code: CodeType | None, recorder: Recorder) -> CodeType:
+def _recording(code: CodeType | None, recorder: LineRecorder) -> CodeType:
     """The code with the recorder among its constants, in place of the word that stands for it."""
     assert code is not None
     constants: list[Any] = []
@@ -382,7 +382,7 @@ def _only_raises(body: list[Any]) -> bool:
     return isinstance(last, ast.Raise)
 
 
-def region_of(plan: Plan, node: ast.AST) -> Region | None:
+def region_of(plan: RecordingPlan, node: ast.AST) -> Region | None:
     """The region of the smallest place in which an expression stands.
 
     Args:

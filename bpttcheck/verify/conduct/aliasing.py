@@ -20,7 +20,14 @@ from bpttcheck.errors import ContractError, OutsideDomain
 from bpttcheck.subject.probe import Impurity
 from bpttcheck.subject.user_code import call
 from bpttcheck.subject.values import Bits, arrays, bits, difference, different, same
-from bpttcheck.verify.conduct.passes import Arguments, Budget, Passes, Rounding, argument_of, flat
+from bpttcheck.verify.conduct.passes import (
+    Arguments,
+    Passes,
+    RepeatBudget,
+    Rounding,
+    argument_of,
+    flat,
+)
 
 CALLS = 600
 """Calls over which results are kept: beyond a ring of 512 buffers."""
@@ -260,7 +267,7 @@ def _kept(probe: _Probe) -> None:
     cache_bits = bits(arrays(cache, names.cache))
     gradients = passes.backward(probe.given.copy(), cache)
     kept: list[Any] = []
-    budget, calls = Budget(SECONDS), 0
+    budget, calls = RepeatBudget(SECONDS), 0
     waiting = passes.forward(others[0])
     for stop in _STOPS:
         while calls < stop and (calls < _STOPS[0] or budget.left):

@@ -12,7 +12,7 @@ from typing import Any
 
 from bpttcheck.contract import Array, Params, State, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.subject.probe import NAMES, Impurity, Point, Probe, Results
+from bpttcheck.subject.probe import NAMES, Impurity, LentArguments, Probe, Results
 from bpttcheck.subject.user_code import Notes
 from bpttcheck.subject.values import Bits, arrays, bits, dtype_remedy
 from bpttcheck.verify.conduct.passes import Arguments, Passes, Rounding
@@ -60,7 +60,7 @@ def impurities(
         raise ValueError("a cell needs at least one time step: xs has T = 0")
     x, d_y = (xs[0], d_ys[0]) if kind == "cell" else (xs, d_ys)
     values = {names.params: params, names.state: state0, names.x: x}
-    point = Point(names, {**values, names.d_state: d_state_T, names.d_y: d_y})
+    point = LentArguments(names, {**values, names.d_state: d_state_T, names.d_y: d_y})
     probe = Probe(subject, kind, names, notes)
     try:
         _initial_state(probe, point, rows=xs.shape[1])
@@ -85,7 +85,7 @@ class _First:
     ``tape``, ``outputs`` and ``gradients`` hold the subject's own arrays; the bits are copies.
     """
 
-    point: Point
+    point: LentArguments
     tape: Any
     outputs: Results
     output_bits: Bits
@@ -93,14 +93,14 @@ class _First:
     gradient_bits: Bits
 
 
-def _first_run(probe: Probe, point: Point) -> _First:
+def _first_run(probe: Probe, point: LentArguments) -> _First:
     tape, outputs = probe.forward(point)
     output_bits = bits(_flat(outputs))
     gradients = probe.backward(point, tape)
     return _First(point, tape, outputs, output_bits, gradients, bits(_flat(gradients)))
 
 
-def _initial_state(probe: Probe, point: Point, rows: int) -> None:
+def _initial_state(probe: Probe, point: LentArguments, rows: int) -> None:
     def run() -> Bits:
         lent = {probe.names.params: point.lend(probe.names.params)}
         state = probe.call("initial_state", point, lent, rows)
@@ -114,7 +114,7 @@ def _initial_state(probe: Probe, point: Point, rows: int) -> None:
 
 
 def _rounding(
-    subject: Any, kind: str, point: Point, first: _First
+    subject: Any, kind: str, point: LentArguments, first: _First
 ) -> Callable[[str, Array, Array], bool]:
     """How far rounding may move the results, measured when something differs."""
     names = point.names
@@ -226,7 +226,7 @@ def _after_others(probe: Probe, first: _First) -> None:
         probe.compare(names.backward, first.gradient_bits, _flat(gradients), why)
 
 
-def _other_run(probe: Probe, point: Point) -> tuple[Point, Any]:
+def _other_run(probe: Probe, point: LentArguments) -> tuple[LentArguments, Any]:
     """Forward at other parameters and other inputs, or at one of the two if it refuses both."""
     for factor, inputs in ((0.75, True), (1.0, True), (0.75, False)):
         other = point.elsewhere(factor, inputs)

@@ -214,7 +214,7 @@ def argument_of(path: str) -> str:
     return re.split(r"[\[.]", path, maxsplit=1)[0]
 
 
-class Budget:
+class RepeatBudget:
     """Time for repetitions: of this thread's own work, and four times as long by the clock.
 
     A busy machine then changes nothing; a subject that waits (for a device, say) is waited for.

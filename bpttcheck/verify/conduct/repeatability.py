@@ -17,7 +17,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.probe import Impurity
 from bpttcheck.subject.values import Bits, bits, same
-from bpttcheck.verify.conduct.passes import Arguments, Budget, Passes, Rounding, flat
+from bpttcheck.verify.conduct.passes import Arguments, Passes, RepeatBudget, Rounding, flat
 
 CALLS = 300
 """Repetitions: what happens in one call of forty is missed with probability (39/40)^300 = 5e-4."""
@@ -69,7 +69,7 @@ def repeated(
     Raises:
         ContractError: the first call failed.
     """
-    budget = Budget(seconds)
+    budget = RepeatBudget(seconds)
     first = bits(passes.both(given.copy()))
     seen, bar = Repeats(calls=1), Rounding(passes, given, first)
     lent = given.copy()
