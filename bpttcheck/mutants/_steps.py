@@ -12,7 +12,7 @@ from bpttcheck.contract import Array, is_cell, is_float
 
 
 @dataclass(frozen=True)
-class StepTape:
+class UnrolledTape:
     """What the backward loop needs.
 
     Args:
@@ -52,7 +52,7 @@ class CellSteps:
         """All steps forward: ``(ys, state_T, tape)``."""
         cell, B = self.reference, xs.shape[1]
         state = cell.initial_state(params, B) if state0 is None else state0
-        tape = StepTape([], [], state, xs)
+        tape = UnrolledTape([], [], state, xs)
         ys: list[Array] = []
         for t, x in enumerate(xs):
             rows = None if mask is None or mask[t].all() else np.flatnonzero(mask[t])
@@ -71,9 +71,9 @@ class CellSteps:
             out = np.stack(ys)
         else:
             out = self._no_output(params, state, np.zeros(xs.shape[1:], xs.dtype))[None][:0]
-        return out, state, StepTape(tape.caches, tape.rows, state, xs)
+        return out, state, UnrolledTape(tape.caches, tape.rows, state, xs)
 
-    def vjp(self, params: Any, tape: StepTape, d_ys: Array, d_state_T: Any) -> Any:
+    def vjp(self, params: Any, tape: UnrolledTape, d_ys: Array, d_state_T: Any) -> Any:
         """All steps backward: ``(d_params, d_xs, d_state0)``."""
         cell = self.reference
         d_params = {key: np.zeros_like(value) for key, value in params.items()}
@@ -98,7 +98,7 @@ class CellSteps:
         with np.errstate(all="ignore"):
             return np.zeros_like(self.reference.step(params, state, np.zeros_like(x))[1])
 
-    def _carried(self, tape: StepTape, d_state: Any) -> Any:
+    def _carried(self, tape: UnrolledTape, d_state: Any) -> Any:
         """Zeros for the leaves that are carried and not differentiated."""
 
         def one(leaf: Any, d_leaf: Any) -> Any:

@@ -1,6 +1,6 @@
 """The JAX programs of :mod:`.autodiff`: one step, traced, scanned over time.
 
-A program takes flat lists of leaves, grouped as in :class:`ProgramInputs`, and returns trees of them.
+A program takes flat lists of leaves, grouped as in :class:`ProgramInputs`, and returns trees.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from bpttcheck.oracles.branches.events import (
     RoundingEvent,
     SelectionEvent,
 )
-from bpttcheck.oracles.branches.user_line import user_place
+from bpttcheck.oracles.branches.user_line import SourceLine, user_place
 
 _running = threading.local()
 
