@@ -217,6 +217,7 @@ def test_a_layer_can_be_tested_too():
     assert found.count(CAUGHT) == 3
 
 
+@pytest.mark.nightly
 def test_what_is_zero_or_lost_in_rounding_is_not_called_missed(forgiving):
     # The tester is blinded, so that only the measurement on the right cell can excuse a bug.
     test = selftest(cells.Jordan(), families=["conditional"], examples=22)
@@ -226,6 +227,7 @@ def test_what_is_zero_or_lost_in_rounding_is_not_called_missed(forgiving):
     assert by_name["d_params doubled where a parameter exceeds 8"].outcome == MISSED
 
 
+@pytest.mark.nightly
 def test_bugs_are_planted_in_a_cell_with_a_declared_surrogate():
     test = selftest(Soft(), families=["sign"], examples=6, dtypes=["float64"])
     assert {(one.outcome, one.said[0]) for one in test.planted} == {(CAUGHT, "sign")}

@@ -53,6 +53,7 @@ def growth(counts):
 ALLOWED = 100
 
 
+@pytest.mark.nightly
 @needs_proc
 def test_memory_maps_do_not_grow_with_the_number_of_subjects(monkeypatch):
     monkeypatch.setattr(CACHE, "most", 4)  # full after a few subjects

@@ -353,6 +353,7 @@ def test_pytest_stores_nothing_where_the_project_says_so(project: pytest.Pyteste
     assert not (project.path / FAILURES).exists()
 
 
+@pytest.mark.nightly
 def test_a_failure_found_under_pytest_can_be_replayed(
     pytester: pytest.Pytester, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

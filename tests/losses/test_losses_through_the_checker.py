@@ -85,7 +85,7 @@ SUBJECTS = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", list(SUBJECTS))
 def test_the_checker_passes_every_loss(name):
     # The other checks are about time and rows, which here are the adapter's and not the loss's.
@@ -159,7 +159,7 @@ def as_found(monkeypatch):
     monkeypatch.setattr("bpttcheck.diagnose.evidence.explain", lambda *args: ())
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.usefixtures("as_found")
 @pytest.mark.parametrize(("loss", "targets"), PLANTED[:2])
 def test_the_checker_finds_a_planted_wrong_gradient(loss, targets):

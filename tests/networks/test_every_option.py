@@ -97,7 +97,7 @@ def checked():
         yield pytest.param(row, id=words(row), marks=[pytest.mark.nightly] if dear else [])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("row", list(checked()))
 def test_the_network_of_these_options_is_right(row):
     report = bpttcheck.check(network(*row), examples=12, seed=CHECKED.index(row))

@@ -20,6 +20,7 @@ def test_a_native_form_passes_with_its_cell_as_the_reference(kit, gated):
     assert bpttcheck.check(kit.layer(cell), reference=cell, **FEW).passed
 
 
+@pytest.mark.nightly
 def test_float32_and_masks_pass_as_well(kit):
     cell, _ = kit.twins["gru_reset_after"]
     options = {**FEW, "checks": ["sequence_vjp", "masking"], "dtypes": ["float32"]}

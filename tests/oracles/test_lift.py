@@ -368,6 +368,7 @@ COPIERS = [
 ]
 
 
+@pytest.mark.nightly
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_any_mix_of_views_and_writes_is_numpys_or_is_declined(seed):

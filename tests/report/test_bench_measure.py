@@ -49,6 +49,7 @@ def forms(found: SubjectBenchmark) -> set[str]:
     return {timing.form for timing in found.points[0].timings}
 
 
+@pytest.mark.nightly
 def test_every_form_of_a_built_in_is_timed_and_right(only: Any) -> None:
     pytest.importorskip("torch", reason="torch is an optional peer")
     few, most = ("numpy", "jax", "torch"), tuple(name for name in FORMS if name not in _SLOW)

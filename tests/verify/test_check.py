@@ -105,6 +105,7 @@ def test_checks_can_be_chosen_and_run_in_their_own_order():
     assert [c.name for c in report.checks] == ["purity", "linearity"]
 
 
+@pytest.mark.nightly
 def test_a_layer_is_checked_against_the_cell_it_fuses():
     report = bpttcheck.check(CellLayer(LSTM()), reference=LSTM(), **ONE)
     assert report.passed
@@ -112,6 +113,7 @@ def test_a_layer_is_checked_against_the_cell_it_fuses():
     assert skipped["step_vjp"] == "a layer has no single step"
 
 
+@pytest.mark.nightly
 def test_a_truncated_layer_fails_gradient_and_law():
     report = bpttcheck.check(LosesOldCarry(Elman()), reference=Elman(), raises=False, **ONE)
     failed = {c.name for c in report.checks if c.verdict is Verdict.FAILED}
@@ -178,6 +180,7 @@ def test_an_expected_failure_that_passes_is_a_failure():
         bpttcheck.check(Elman(), expected_failures={"linearity": "known"}, **ONE)
 
 
+@pytest.mark.nightly
 def test_parameters_that_only_the_initial_state_reads_are_named_as_unchecked():
     class Trainable(Elman):
         def init(self, rng, n_in, n_hidden):

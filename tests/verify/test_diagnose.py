@@ -108,6 +108,7 @@ def test_without_jax_nothing_is_guessed():
     assert report.findings[0].diagnoses == ()
 
 
+@pytest.mark.nightly
 def test_a_step_that_has_other_operations_where_a_size_is_one_is_explained():
     from bpttcheck import mutants
 

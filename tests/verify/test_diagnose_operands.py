@@ -84,7 +84,7 @@ def mutants():
     return {right: source_mutants(right()) for right in (LSTM, GRU)}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("right", "change", "says", "line"),
     [
@@ -103,6 +103,7 @@ def test_the_wrong_quantity_is_named_with_its_line(right, change, says, line, mu
         assert first.evidence["where"].split(": ", 1)[1].startswith(line)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("bug", "says", "line"),
     [

@@ -221,6 +221,7 @@ def test_the_noise_of_the_copies_keeps_rounding_from_convicting_a_right_cell(mon
     assert verdict(cell) is Verdict.FAILED
 
 
+@pytest.mark.nightly
 def test_rounding_of_float32_alone_convicts_no_layer_without_a_reference(monkeypatch):
     layer = Layer()
     assert verdict(layer, "sequence_vjp", 60, ["float32"]) is Verdict.PASSED

@@ -77,6 +77,7 @@ def test_every_executor_gives_the_report_that_none_gives(cell, names, pools):
         assert report(cell(), pools[name]) == without, name
 
 
+@pytest.mark.nightly
 def test_the_size_of_the_jobs_changes_nothing(monkeypatch):
     monkeypatch.setattr(spread, "_CASES", 1)
     pool, options = Counts(), {"examples": 11, "checks": None}

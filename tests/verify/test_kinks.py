@@ -102,6 +102,7 @@ def test_a_slope_beyond_both_sides_is_caught_although_only_ties_show_it(slope):
         assert all(finding.case.regime in ("at_kinks", "zeros") for finding in report.findings)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("edges", [
     (np.greater, np.less, np.greater_equal, np.less_equal),
     pytest.param(

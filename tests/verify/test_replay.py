@@ -527,7 +527,7 @@ def made(module, name):
     return thing() if isinstance(thing, type) else thing
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("check", "name"), [*LAWS.items(), *OTHERS.items()])
 def test_every_check_fails_again_and_passes_once_repaired(tmp_path, repaired, check, name):
     report = verified(made(wrong, name), check)
@@ -659,7 +659,7 @@ def test_the_script_shows_the_failure_with_numpy_alone(tmp_path, monkeypatch, ki
     assert done.stdout.endswith("right now\n")
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("check", "name"),
     [
@@ -716,6 +716,7 @@ def test_the_place_of_a_number_of_a_law_is_where_a_plain_run_has_it(check):
             assert plain[where] == pytest.approx(values[entry], rel=1e-12, abs=1e-14)
 
 
+@pytest.mark.nightly
 def test_a_law_about_outputs_has_no_script(tmp_path):
     (stored,) = replay.store(verified(wrong.Mixed(), "batch_additivity"), tmp_path)
     assert stored.finding.block == "ys"

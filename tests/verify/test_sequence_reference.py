@@ -100,6 +100,7 @@ def test_laws_of_time_say_why_they_are_skipped():
     assert skipped["causality"] == skipped["time_splitting"] == "causal is False"
 
 
+@pytest.mark.nightly
 def test_a_layer_with_a_sequence_is_a_reference_for_another():
     class Mine(BothWays):
         sequence = None
@@ -224,6 +225,7 @@ def test_a_soft_slope_that_is_not_declared_is_hinted_at_and_not_guessed():
     assert any("has a jump at test_sequence_reference.py" in note for note in report.notes)
 
 
+@pytest.mark.nightly
 def test_a_surrogate_inside_a_network_is_judged_as_such():
     network = Stack([Spiking(), Elman()])
     report = bpttcheck.check(network, examples=8, checks=["sequence_vjp"], dtypes=["float64"])
@@ -258,6 +260,7 @@ def test_a_report_says_how_far_truncation_is_from_the_full_gradient():
     assert number(none) < 1e-14
 
 
+@pytest.mark.nightly
 def test_a_window_that_starts_one_step_late_is_caught():
     class Late(Truncated):
         def vjp(self, params, tape, d_ys, d_state_T):

@@ -139,6 +139,7 @@ def test_a_lost_carry_is_caught_and_named():
     assert ("sequence_vjp", "d_state0") in found
 
 
+@pytest.mark.nightly
 def test_the_mean_over_the_batch_is_caught_by_gradient_and_law():
     def mean(d_params, d_h, d_x):
         return {**d_params, "b": d_params["b"] / len(d_x)}, d_h, d_x
@@ -147,6 +148,7 @@ def test_the_mean_over_the_batch_is_caught_by_gradient_and_law():
     assert {("step_vjp", "d_params['b']"), ("batch_additivity", "d_params['b']")} <= found
 
 
+@pytest.mark.nightly
 def test_a_clip_is_caught_by_gradient_and_law():
     found = failed(wrong(lambda p, h, x: (p, np.clip(h, -5, 5), x)))
     assert ("step_vjp", "d_previous_state") in found
