@@ -47,6 +47,7 @@ def test_importing_the_package_takes_less_than_50_ms() -> None:
     assert milliseconds("", "import bpttcheck") < 50
 
 
+@pytest.mark.nightly  # milliseconds by the clock: on a machine that does nothing else
 def test_the_plugin_adds_less_than_20_ms_to_pytest() -> None:
     assert milliseconds("import pytest", "import bpttcheck.pytest_plugin") < 20
 
