@@ -111,24 +111,53 @@ def test_every_room_has_a_floor():
     assert rooms == set(LEVEL)
 
 
+def heaps(paths):
+    """Folders with more modules than anybody looks through, by their path in the package."""
+    sizes = Counter(
+        path.parent.relative_to(PACKAGE).as_posix() for path in paths if path.name != "__init__.py"
+    )
+    return [name for name, size in sizes.items() if size > LARGER.get(name, MOST_MODULES)]
+
+
+def prefixes(paths):
+    """More than three files that share the beginning of their names are a package."""
+    stems = [(path.parent, path.stem.strip("_")) for path in paths]
+    heads = Counter((parent, stem.split("_")[0]) for parent, stem in stems if "_" in stem)
+    return [f"{folder.name}/{head}_*" for (folder, head), count in heads.items() if count > 3]
+
+
+def namesakes(sources):
+    """Public classes that more than one module defines."""
+    homes = {}
+    for name, source in sources.items():
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(name)
+    return {name: found for name, found in homes.items() if len(found) > 1}
+
+
 def test_no_folder_is_a_heap():
-    sizes = Counter(path.parent for path in MODULES if path.name != "__init__.py")
-    heaps = {
-        str(folder.relative_to(PACKAGE)): size
-        for folder, size in sizes.items()
-        if size > LARGER.get(str(folder.relative_to(PACKAGE)), MOST_MODULES)
-    }
-    assert heaps == {}
+    assert heaps(MODULES) == []
+    many = [PACKAGE / "judge" / f"m{n}.py" for n in range(MOST_MODULES + 1)]
+    assert heaps(many) == ["judge"]
+    assert heaps(many[1:]) == []
 
 
 def test_no_prefix_stands_for_a_folder():
-    """Three files that share the beginning of their names are a package."""
-    heads = Counter(
-        (path.parent, path.stem.strip("_").split("_")[0])
-        for path in MODULES
-        if "_" in path.stem.strip("_")
-    )
-    assert [f"{folder.name}/{head}_*" for (folder, head), n in heads.items() if n > 3] == []
+    assert prefixes(MODULES) == []
+    few = [PACKAGE / "verify" / f"_replay_{n}.py" for n in range(4)]
+    assert prefixes(few) == ["verify/replay_*"]
+    assert prefixes(few[1:]) == []
+
+
+def test_no_two_classes_have_one_name():
+    assert namesakes({name: path.read_text() for name, path in NAMES.items()}) == {}
+    two = {
+        "a": "class Point: ...",
+        "b": "class Point: ...\nclass _Own: ...",
+        "c": "class _Own: ...",
+    }
+    assert namesakes(two) == {"Point": ["a", "b"]}
 
 
 @pytest.mark.parametrize(
@@ -152,12 +181,3 @@ def test_a_planted_circle_is_found():
     graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a"}}
     assert circles(graph) == ["b", "c"]
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
-
-
-def test_no_two_classes_have_one_name():
-    homes = {}
-    for name, path in NAMES.items():
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                homes.setdefault(node.name, []).append(name)
-    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
