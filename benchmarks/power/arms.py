@@ -117,7 +117,7 @@ def _trial(
 def equal(bench: Bench, peers: Sequence[Peer], amounts: Amounts) -> Iterator[Trial]:
     """As many forward evaluations for every peer as one whole check takes.
 
-    A peer spends them on ordinary inputs drawn anew, and in a second arm on the cases of the check
+    A peer spends them on ordinary inputs drawn again, and in a second arm on the cases of the check
     itself: sizes, lengths, masks, regimes and cotangents. All in float64, at the defaults.
     """
     dtypes = ("float64",)

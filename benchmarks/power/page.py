@@ -98,7 +98,7 @@ bugs as above. bpttcheck has nothing to set: its numbers are those of arm 1.
 One whole check of {a.examples} cases in float64 (all named checks) takes {granted(r)} forward
 evaluations: passes of the code under test, and of JAX's copies of it, noisy ones included. Every
 peer gets as many, at its defaults, and stops at its first flag. *Fixed inputs*: ordinary problems
-of one size, drawn anew for each look. *Our strategies*: the very cases of the check, with their
+of one size, drawn again for each look. *Our strategies*: the very cases of the check, with their
 sizes, lengths, masks, regimes and cotangents. What a peer flags more in the second than in the
 first is what the generator gains. What lies between a peer's told apart in the second and
 bpttcheck's is what the oracles and the laws gain: the inputs are the same. The bugs are drawn from
@@ -154,7 +154,7 @@ as not caught: a checker that flags right code in more than 10 % of the problems
 - All peers check any differentiable function; bpttcheck checks recurrent layers alone.
 - The peers see the NumPy code through a wrapper of their own kind: `torch.autograd.Function`,
   `jax.custom_vjp` around `pure_callback`, an autograd `primitive`, a pytensor `Op`. JAX and
-  pytensor keep no record between the passes, so theirs is made anew: bugs of the record cannot
+  pytensor keep no record between the passes, so theirs is made again: bugs of the record cannot
   show there.
 - autograd has no argument for step and tolerance: its module's constants are set.
 - Bugs that do not show at fixed inputs are no fault of a peer's oracle, and a user may vary inputs

@@ -10,7 +10,7 @@ from benchmarks.right_cells._parts import blank, draw, sigmoid
 class InPlace:
     """u = sigmoid(.), r = sigmoid(.), c = tanh(x C + (r h) D), h' = h + u (c - h), with ``out=``.
 
-    The gates share one array ``(B, 2 H)``; every buffer is made anew in each call.
+    The gates share one array ``(B, 2 H)``; every buffer is made again in each call.
     """
 
     def init(self, rng, n_in, n_hidden):

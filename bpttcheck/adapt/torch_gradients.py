@@ -82,7 +82,7 @@ def pulled_back(build: Callable[[], AutogradGraph], function: str) -> Gradients:
     it does in torch.
 
     Args:
-        build: makes the graph anew.
+        build: makes the graph again.
         function: its name.
 
     Returns:

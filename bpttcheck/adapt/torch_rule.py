@@ -31,7 +31,7 @@ class SavedByForward:
 
 @dataclass(frozen=True, eq=False)
 class TorchRule:
-    """The function runs forward as in training; the graph is built anew for each pull-back.
+    """The function runs forward as in training; the graph is built again for each pull-back.
 
     Args:
         function: the ``torch.autograd.Function`` under test.

@@ -1,4 +1,4 @@
-"""Timing in interleaved rounds: every form once in a round, in an order drawn anew each time."""
+"""Timing in interleaved rounds: every form once in a round, in an order drawn again each time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One-step derivatives of a cell as matrices, read off its hand-derived ``step_vjp``.
 
 A unit cotangent pulls one row of a Jacobian out of ``step_vjp``, so these matrices are the cell's
-own derivation written out, right or wrong: nothing is differentiated anew.
+own derivation written out, right or wrong: nothing is differentiated again.
 """
 
 from __future__ import annotations

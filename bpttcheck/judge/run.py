@@ -147,7 +147,7 @@ class Run:
         other.methods = _methods(subject)
         return other
 
-    def anew(self, name: str) -> Run:
+    def for_call(self, name: str) -> Run:
         """The same run for another call: programs are shared, notes and counts are its own."""
         other = Run.__new__(Run)
         other.__dict__.update(self.__dict__)

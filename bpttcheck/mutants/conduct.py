@@ -34,7 +34,7 @@ _DEEPEST = 5
 
 
 def impure(parts: Anatomy) -> Iterator[Mutant]:
-    """Arguments written to, buffers used again, sums that never start anew, noise, one use only."""
+    """Arguments written to, buffers used again, sums that never restart, noise, one use only."""
     arguments: dict[str, Callable[[Call], Any]] = {
         "d_y": lambda call: call.d_y,
         "d_state": lambda call: call.d_state,

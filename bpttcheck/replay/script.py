@@ -26,7 +26,7 @@ HEAD = Template('''\
 #
 # A failure stored by bpttcheck $version as
 # $id.
-# This file needs NumPy and the cell alone. It is written anew when the failure is met again: copy
+# This file needs NumPy and the cell alone. It is rewritten when the failure is met again: copy
 # it before you change it.
 
 import sys

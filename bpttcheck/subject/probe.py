@@ -92,7 +92,7 @@ class LentArguments:
         self._lent = {name: _copy(value) for name, value in values.items()}
 
     def lend(self, name: str) -> Any:
-        """An argument: the same arrays every time, in containers made anew."""
+        """An argument: the same arrays every time, in containers made again."""
         return trees.map_leaves(lambda leaf: leaf, self._lent[name])
 
     def replace(self, name: str) -> None:

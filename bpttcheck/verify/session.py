@@ -38,7 +38,7 @@ class Session:
             if not same or self._run is None:
                 self._run = Run(subject, options.seed, options.dtypes)
                 self._key = (objects, values)
-            return self._run.anew(subject.name)
+            return self._run.for_call(subject.name)
 
     def clear(self) -> None:
         """Forget it."""

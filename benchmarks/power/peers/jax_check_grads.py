@@ -61,7 +61,7 @@ def _forward(*leaves: Any) -> list[Any]:
 
 def _backward(leaves: Any, cotangents: Any) -> list[Any]:
     flat, leaves = _SHOWN[0], [np.array(leaf) for leaf in leaves]
-    # What JAX keeps between the passes are arrays: the record is made anew, uncounted.
+    # What JAX keeps between the passes are arrays: the record is made again, uncounted.
     flat.calls.forward -= 1
     _, record = flat.forward(*leaves)
     return flat.backward(leaves, record, [np.array(one) for one in cotangents])

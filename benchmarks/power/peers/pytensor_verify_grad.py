@@ -33,7 +33,7 @@ def look(flat: Flat, settings: Settings | None) -> None:
 
         def perform(self, node, inputs, outputs):
             *leaves, cotangent = inputs
-            # A graph has no place for a record: it is made anew, uncounted.
+            # A graph has no place for a record: it is made again, uncounted.
             flat.calls.forward -= 1
             _, record = flat.forward(*leaves)
             parts = np.split(np.asarray(cotangent, dtype), ends)

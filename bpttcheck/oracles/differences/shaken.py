@@ -120,7 +120,7 @@ def shaken(
 
 
 class _Signs:
-    """Random signs and sizes near one, from a pool: drawing them anew is most of the cost."""
+    """Random signs and sizes near one, from a pool: drawing them again is most of the cost."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
