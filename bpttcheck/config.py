@@ -34,6 +34,7 @@ class Settings:
         sizes: ``(n_in, n_hidden)`` pairs that are used alone; None for any.
         isolate: whether ``bpttcheck verify`` checks each target in a process of its own; None: if
             there are several.
+        jobs: how many isolated targets are checked at a time; None: one for each processor.
         timeout: seconds after which a target in a process of its own is given up; None: never.
     """
 
@@ -49,6 +50,7 @@ class Settings:
     batches: tuple[int, ...] | None = None
     sizes: tuple[tuple[int, int], ...] | None = None
     isolate: bool | None = None
+    jobs: int | None = None
     timeout: float | None = None
 
     def check_options(self) -> dict[str, Any]:
@@ -282,6 +284,12 @@ def _count(item: Any) -> int | None:
     return item if whole else None
 
 
+def _jobs(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ContractError(f"jobs={value!r}, expected a whole number of at least 1")
+    return value
+
+
 def _timeout(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ContractError(f"timeout={value!r}, expected a number of seconds above 0")
@@ -301,6 +309,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "batches": lambda value: parse_counts("batches", value),
     "sizes": parse_sizes,
     "isolate": _flag("isolate"),
+    "jobs": _jobs,
     "timeout": _timeout,
 }
 

@@ -35,7 +35,7 @@ _OPTIONS = (
     "reference", "sizes", "dtypes", "examples", "seed", "checks", "executor", "strict", "require",
     "lengths", "batches",
 )  # fmt: skip
-_ELSEWHERE = ("store", "isolate", "timeout")  # settings that are none of the core's options
+_ELSEWHERE = ("store", "isolate", "jobs", "timeout")  # settings that are none of the core's options
 _INTERNAL = "internal error"
 _RUN = "bpttcheck-run"  # the name under which pytest knows the part that collects results
 _SEED = "bpttcheck_seed"  # what a worker of xdist is told

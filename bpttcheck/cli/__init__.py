@@ -42,6 +42,7 @@ Settings of a project, in [tool.bpttcheck] of its pyproject.toml (for pytest, to
   store = ".bpttcheck"       where failures are stored; false for nowhere
   inconclusive = "fail"      or "skip": what an undecided check does under pytest
   isolate = true             verify: each target in a process of its own
+  jobs = 2                   verify: isolated targets checked at a time
   timeout = 60               verify: give a target up after so many seconds
 \b
 BPTTCHECK_DEBUG=1 in the environment raises internal errors as they are.

@@ -1,6 +1,6 @@
-"""Targets checked in processes of their own, one after another: one that dies is a verdict too.
+"""Targets checked in processes of their own, some at a time: one that dies is a verdict too.
 
-While a target is being checked, the process for the next one is already importing what it needs.
+While targets are being checked, the process for the next one is already importing what it needs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,75 +34,133 @@ class Children:
     """Processes that check one target each.
 
     Args:
+        orders: all that will be asked for, in this order.
+        jobs: how many are checked at a time.
         clean: whether what user code prints goes to stderr.
         timeout: seconds after which a target is given up; None: never.
     """
 
-    def __init__(self, clean: bool = False, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        orders: Sequence[Order],
+        jobs: int = 1,
+        clean: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        self._waiting = deque(orders)
+        self._jobs = jobs
         self._clean = clean
         self._timeout = timeout
+        self._running: deque[_Child] = deque()
         self._spare: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Children:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for child in self._running:
+            child.close()
         if self._spare is not None:
             _end(self._spare)
 
-    def judge(self, order: Order, progress: Progress, more: bool = False) -> JudgedTarget:
-        """Check one target in a process of its own.
+    def next(self, progress: Progress) -> JudgedTarget:
+        """Wait for the next target, while those behind it are being checked, too.
 
         Args:
-            order: what is asked for.
             progress: called as ``progress(done, total, what)`` now and then.
-            more: whether another target follows.
 
         Returns:
-            What the process found; if it died or was given up, an inconclusive verdict that names
+            What its process found; if that died or was given up, an inconclusive verdict that names
             what it was doing.
         """
-        process, self._spare = self._spare or _start(), None
-        try:
-            if more:
-                self._spare = _start()
-            with tempfile.TemporaryDirectory(prefix="bpttcheck-") as place:
-                return self._wait(process, order, Path(place), progress)
-        finally:
-            _end(process)
+        while True:
+            self._fill()
+            first = self._running[0]
+            # One that is over makes room for another, even if what it found is told later.
+            for child in self._running:
+                child.look()
+            if first.found is not None:
+                self._running.popleft()
+                return first.found
+            first.tell(progress)
+            first.wait()
 
-    def _wait(
-        self, process: subprocess.Popen[bytes], order: Order, folder: Path, progress: Progress
-    ) -> JudgedTarget:
-        told = {"order": order.to_dict(), "folder": str(folder), "clean": self._clean}
+    def _fill(self) -> None:
+        while self._waiting and sum(one.found is None for one in self._running) < self._jobs:
+            process, self._spare = self._spare or _start(), None
+            order = self._waiting.popleft()
+            self._running.append(_Child(process, order, self._clean, self._timeout))
+        if self._waiting and self._spare is None:
+            self._spare = _start()
+
+
+class _Child:
+    """One process, and the order that it was given."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], order: Order, clean: bool, timeout: float | None
+    ) -> None:
+        self._process, self._order, self._timeout = process, order, timeout
+        self._place = tempfile.TemporaryDirectory(prefix="bpttcheck-")
+        self._folder = Path(self._place.name)
+        self._started = self._begun = time.monotonic()
+        self.found: JudgedTarget | None = None
+        """What came of it; None while it runs."""
+        told = {"order": order.to_dict(), "folder": str(self._folder), "clean": clean}
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(told).encode() + b"\n")
             process.stdin.flush()
-        late = self._watch(process, folder, progress)
-        if (folder / RESULT).exists():
-            return JudgedTarget.from_dict(json.loads((folder / RESULT).read_text(encoding="utf-8")))
-        how = f"did not end within {self._timeout:g} s" if late else _ending(process.returncode)
-        return _lost(order, how, folder)
 
-    def _watch(self, process: subprocess.Popen[bytes], folder: Path, progress: Progress) -> bool:
-        """Wait for the end; True if that took too long and was brought about."""
-        started = begun = time.monotonic()
-        while True:
-            try:
-                process.wait(_POLL)
-                return False
-            except subprocess.TimeoutExpired:
-                pass
-            known = _record(folder)
-            if "total" in known:
-                progress(known["done"], known["total"], known["check"])
-            elif not known and time.monotonic() - started < _IMPORTS:
-                begun = time.monotonic()
-            if self._timeout is not None and time.monotonic() - begun > self._timeout:
-                _ask_where(process, folder)
-                _end(process)
-                return True
+    def wait(self) -> None:
+        """Wait a moment, or until it ends."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_POLL)
+
+    def tell(self, progress: Progress) -> None:
+        """Say how far it has come."""
+        known = _record(self._folder)
+        if "total" in known:
+            progress(known["done"], known["total"], known["check"])
+
+    def look(self) -> None:
+        """See whether it has ended, and end it if that takes too long."""
+        if self.found is not None:
+            return
+        late = self._process.poll() is None and self._is_late()
+        if late:
+            _ask_where(self._process, self._folder)
+            _end(self._process)
+        if self._process.poll() is None:
+            return
+        result = self._folder / RESULT
+        if result.exists():
+            self.found = JudgedTarget.from_dict(json.loads(result.read_text(encoding="utf-8")))
+        else:
+            code = self._process.returncode
+            how = f"did not end within {self._timeout:g} s" if late else _ending(code)
+            self.found = _lost(self._order, how, self._folder)
+        self.close()
+
+    def close(self) -> None:
+        """End it, with what it has started, and take its files away."""
+        _end(self._process)
+        self._place.cleanup()
+
+    def _is_late(self) -> bool:
+        if self._timeout is None:
+            return False
+        now = time.monotonic()
+        if now - self._started < _IMPORTS and not _record(self._folder):
+            self._begun = now
+        return now - self._begun > self._timeout
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _start() -> subprocess.Popen[bytes]:

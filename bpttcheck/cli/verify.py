@@ -103,6 +103,13 @@ class _Outcome:
     metavar="SECONDS",
     help="Give a target up after so long; implies --isolate.",
 )
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Isolated targets checked at a time (default: one for each processor).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing about what passed.")
 @click.pass_context
@@ -185,7 +192,7 @@ def _all(
     silent: bool,
     quiet: bool,
 ) -> None:
-    """Check the targets one after another, and say what came of each."""
+    """Check the targets, and say in their order what came of each."""
     asked = settings.isolate if given["isolate"] is None else given["isolate"]
     timeout = settings.timeout if given["timeout"] is None else given["timeout"]
     if asked is False and given["isolate"] is False:
@@ -197,12 +204,13 @@ def _all(
                 judged = judge(order, progress)
             _tell(judged, outcome, silent=silent, quiet=quiet)
         return
-    from bpttcheck.cli.isolated import Children
+    from bpttcheck.cli.isolated import Children, processors
 
-    with Children(clean=silent, timeout=timeout) as children:
-        for number, order in enumerate(orders, 1):
+    jobs = given["jobs"] or settings.jobs or processors()
+    with Children(orders, jobs, clean=silent, timeout=timeout) as children:
+        for order in orders:
             with Progress(order.target, enabled=not quiet) as progress:
-                judged = children.judge(order, progress, more=number < len(orders))
+                judged = children.next(progress)
             _tell(judged, outcome, silent=silent, quiet=quiet)
 
 

@@ -135,7 +135,7 @@ def examine(
         outcome.judged.append(judge(block, value, spread.value, spread.copies, unit, tiny))
     outcome.judged = [_unblinded(run, mode, outcome, j, template) for j in outcome.judged]
     if not any(j.usable for j in outcome.judged):
-        outcome.declined = "JAX's gradient is not finite although the forward pass is"
+        outcome.declined = "its own gradient is not finite, which is no fault of this code"
         outcome.spoke.discard("jax")
         outcome.judged = []
         _without_jax(run, mode, outcome)
@@ -146,6 +146,16 @@ def examine(
     if confirm and smooth and any(j.wrong and j.block not in known for j in outcome.judged):
         outcome.judged = _within_its_own_rounding(run, mode, outcome, reference, known)
     wrong = [j for j in outcome.judged if j.wrong]
+    if (
+        wrong
+        and not any(np.isfinite(j.hand) for j in wrong)
+        and _nearly_overflows(run, mode, problem)
+    ):
+        outcome.judged = []
+        outcome.skipped = (
+            f"range: the gradient overflows {problem.case.dtype} where the forward pass nearly does"
+        )
+        return outcome
     for j in wrong:
         new = confirm and j.block not in known
         outcome.votes[j.block] = (
@@ -178,7 +188,7 @@ def _within_its_own_rounding(
     unit, tiny = rounding(outcome.problem.dtype)
     found: list[Judged] = []
     for j in outcome.judged:
-        if j.wrong and j.block in noise and j.block not in known:
+        if j.wrong and np.isfinite(j.hand) and j.block in noise and j.block not in known:
             spread = reference.gradients[j.block]
             # Each of the two noises counts whole: the rms over all copies would halve them.
             copies = np.concatenate([spread.copies, spread.value + np.sqrt(2) * noise[j.block]])
@@ -236,9 +246,7 @@ def _unblinded(
     assert outcome.hand is not None
     hand = np.asarray(outcome.hand.gradients[j.block], np.float64)
     if not np.isfinite(hand).all():
-        double = _own_rounding(run, mode, outcome).get(j.block)
-        lost = double is not None and np.isfinite(double).all()
-        return j if lost else replace(j, blind=False)
+        return replace(j, blind=False)
     if outcome.problem.case.regime != "at_kinks":
         return j
     low, high = _hull(run, mode, outcome.problem, j.block, template)
@@ -589,6 +597,28 @@ def _beyond_range(reference: Reference, problem: Problem) -> bool:
     """True if the right gradient is too large for the checked dtype: nobody's mistake."""
     most = float(np.finfo(problem.dtype).max) * 1e-3
     return any(np.abs(s.value).max(initial=0.0) > most for s in reference.gradients.values())
+
+
+def _nearly_overflows(run: Run, mode: str, problem: Problem) -> bool:
+    """True if the forward pass fails with parameters twice as large, or all arguments.
+
+    ``p ** 62`` under a sum is still a number in float32 where its gradient overflows, and
+    ``p ** 124`` is zero. A gradient that overflows where the forward pass is far from it is wrong.
+    """
+    twice = replace(problem, params=_doubled(problem.params))
+    both = replace(twice, xs=2 * problem.xs, state0=_doubled(problem.state0))
+    for larger in (twice, both):
+        try:
+            forward = run.hand(mode, larger).forward
+        except BpttcheckError:
+            return False
+        if not all(np.isfinite(value).all() for value in forward.values()):
+            return True
+    return False
+
+
+def _doubled(tree: Any) -> Any:
+    return trees.map_leaves(lambda leaf: leaf * 2 if leaf.dtype.kind == "f" else leaf, tree)
 
 
 def _first_nonfinite(hand: Hand, broken: list[str]) -> str:

@@ -82,6 +82,15 @@ class Hangs(Right):
             time.sleep(0.01)
 
 
+class Meets(Right):
+    """Waits until two of its kind are being checked."""
+
+    def die(self):
+        open(f"here-{os.getpid()}", "w").close()
+        while sum(name.startswith("here-") for name in os.listdir()) < 2:
+            time.sleep(0.01)
+
+
 class Lingers(Right):
     """Leaves a thread behind that would keep the process alive."""
 
@@ -142,6 +151,24 @@ def test_what_hangs_is_given_up_and_its_line_is_named(cells: Path, cli: Cli) -> 
     assert_gone(int(Path("hanging.txt").read_text()))
 
 
+def test_as_many_targets_as_jobs_are_checked_at_a_time(cells: Path, cli: Cli) -> None:
+    two = ("dying.py:Meets", "dying.py:Meets", *QUICK, "--timeout", "30")
+    result = cli("verify", *two, "--jobs", "2")
+    assert "2 subjects: 2 passed" in result.stdout, result.output
+    for path in cells.glob("here-*"):
+        path.unlink()
+    result = cli("verify", *two, "--jobs", "1", "--timeout", "1")  # alone it waits in vain
+    assert "2 subjects: 1 passed, 0 failed, 1 inconclusive" in result.stdout, result.output
+
+
+def test_what_is_over_early_is_told_in_its_turn(cells: Path, cli: Cli) -> None:
+    names = ("Hangs", "Right", "Wrong")
+    targets = [f"dying.py:{name}" for name in names]
+    result = cli("verify", *targets, *QUICK, "--jobs", "2", "--timeout", "3")
+    heads = re.findall(r"^(?:PASSED|FAILED|INCONCLUSIVE) +(\S+):", result.stdout, re.MULTILINE)
+    assert [head.removeprefix("dying.py:") for head in heads] == list(names)
+
+
 def assert_gone(pid: int) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -180,7 +207,7 @@ def test_what_cannot_be_loaded_is_not_checked(cells: Path, cli: Cli) -> None:
 
 def test_ctrl_c_ends_at_once_and_prints_what_was_finished(cells: Path) -> None:
     command = [sys.executable, "-m", "bpttcheck", "verify", "dying.py:Right", "dying.py:Hangs",
-               "dying.py:Right", *QUICK]  # fmt: skip
+               "dying.py:Right", "--jobs", "1", *QUICK]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -220,11 +247,12 @@ def test_several_targets_are_isolated_and_one_is_not_unless_asked_for(
 ) -> None:
     apart: list[str] = []
 
-    def judge(self: object, asked: Order, *_: object, **__: object) -> JudgedTarget:
+    def judged(self: isolated.Children, _: object) -> JudgedTarget:
+        asked = self._waiting.popleft()
         apart.append(asked.target)
         return JudgedTarget(asked.target, "passed", True, "", {})
 
-    monkeypatch.setattr(isolated.Children, "judge", judge)
+    monkeypatch.setattr(isolated.Children, "next", judged)
     monkeypatch.setattr(
         sys.modules["bpttcheck.cli.verify"],
         "judge",
@@ -253,8 +281,8 @@ def test_a_process_that_dies_before_it_begins_says_so(
             start_new_session=True,
         ),
     )  # fmt: skip
-    with isolated.Children() as children:
-        found = children.judge(order("lstm"), lambda *_: None)
+    with isolated.Children([order("lstm")]) as children:
+        found = children.next(lambda *_: None)
     assert found.verdict == "inconclusive"
     assert "ended with exit code 7 before its checks were over while the target was loaded" in (
         " ".join(found.text.split())

@@ -7,7 +7,10 @@ An interpreter walks the jaxpr of one step. Each rounded floating result ``o`` b
 
 with ``u``, ``u'`` uniform, of mean zero and unit variance. The second term moves only the
 derivative: hand formulas such as ``s (1 - s)`` and ``1 - tanh^2`` are right to ``eps`` absolutely,
-not relatively. With ``eps = 0`` the program is the original one, so one serves every dtype.
+not relatively. A power or a quotient whose value or derivative falls below the smallest normal
+number of the dtype has an absolute error, too: the ``1 / y^2`` that JAX multiplies with is zero for
+``y`` above 1e154, although ``exp(-z) / y^2`` with ``y = 1 + exp(-z)`` is not. With ``eps = 0`` the
+program is the original one, so one serves every dtype.
 
 Where a branch (``maximum``, a comparison, ``abs``) lies within rounding of its threshold, each
 noisy copy picks a side of its own: together they span what a right gradient may be there.
@@ -88,6 +91,16 @@ class Noise:
     values: Any
     used: int = 0
     branches: int = 0
+
+    @property
+    def tiny(self) -> Any:
+        """The smallest normal number of the case's dtype, which its rounding unit tells.
+
+        In float64 a larger one: XLA takes subnormal numbers for zero, so that noise of this size
+        would vanish in the first product with a cotangent.
+        """
+        single, double = (float(jnp.finfo(t).tiny) for t in (jnp.float32, jnp.float64))
+        return jnp.where(self.unit > 1e-10, single, double * 2**20)
 
     def draw(self, shape: tuple[int, ...]) -> Any:
         """The next numbers, as an array of ``shape``."""
@@ -202,12 +215,25 @@ def _evaluate(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]
 def _round(name: str, out: Any, inputs: list[Any], noise: Noise) -> Any:
     if not _rounds(name, out):
         return out
-    noisy = out * (1 + noise.eps * noise.draw(out.shape))
+    noisy = out * (1 + _relative(name, out, noise) * noise.draw(out.shape))
     for x in _curved(name, inputs, out):
         fixed = jax.lax.stop_gradient(x)
-        share = noise.eps * noise.draw(out.shape) * _steepness(name, fixed, out)
-        noisy = noisy + share * (x - fixed)
+        steepness = _steepness(name, fixed, out)
+        share = noise.eps * steepness
+        if name in _POWERS:  # a derivative that is too small for a normal number
+            share += jnp.where((noise.eps > 0) & (steepness < noise.tiny), noise.tiny, 0.0)
+        zero = jnp.where(jnp.isfinite(fixed), x - fixed, 0.0)  # 1 / inf is a number, inf - inf none
+        noisy = noisy + noise.draw(out.shape) * share * zero
     return noisy
+
+
+def _relative(name: str, out: Any, noise: Noise) -> Any:
+    """The relative error of a value: more than ``eps`` where a power is a subnormal number."""
+    if name not in _POWERS and name not in ("exp", "exp2"):
+        return noise.eps
+    size = jnp.abs(jax.lax.stop_gradient(out))
+    lost = jnp.where((noise.eps > 0) & (size > 0), noise.tiny * noise.unit / size, 0.0)
+    return jnp.maximum(noise.eps, jnp.minimum(0.5, lost))
 
 
 def _steepness(name: str, x: Any, out: Any) -> Any:

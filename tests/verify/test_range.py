@@ -1,0 +1,108 @@
+"""At the ends of a dtype's range: what overflows honestly is not judged, what need not is wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import bpttcheck
+from bpttcheck.judge.gradient import examine
+from bpttcheck.judge.run import Run
+from bpttcheck.subject.subject import Subject
+
+pytestmark = pytest.mark.usefixtures("shared_runs")
+
+
+class TextbookSigmoid:
+    """h' = 1 / (1 + exp(-z)), of which JAX's derivative is exp(-z) * (1 / (1 + exp(-z))^2)."""
+
+    def init(self, rng, n_in, n_hidden):
+        shapes = {"U": (n_hidden, n_in), "W": (n_hidden, n_hidden), "b": (n_hidden,)}
+        return {k: rng.standard_normal(s) / np.sqrt(s[-1]) for k, s in shapes.items()}
+
+    def initial_state(self, params, batch_size):
+        return np.zeros((batch_size, len(params["b"])), params["b"].dtype)
+
+    def value(self, z):
+        with np.errstate(over="ignore"):
+            return 1 / (1 + np.exp(-z))
+
+    def slope(self, z, s):
+        return s * (1 - s)
+
+    def step(self, params, h, x):
+        z = x @ params["U"].T + h @ params["W"].T + params["b"]
+        s = self.value(z)
+        return s, s, (x, h, z, s)
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, h, z, s = cache
+        d = ((d_state + d_y) * self.slope(z, s)).astype(x.dtype)
+        return {"U": d.T @ x, "W": d.T @ h, "b": d.sum(0)}, d @ params["W"], d @ params["U"]
+
+
+class QuotientRule(TextbookSigmoid):
+    """Wrong: inf / inf where the right slope is a small number."""
+
+    def slope(self, z, s):
+        e = np.exp(-z)
+        return e / (1 + e) ** 2
+
+
+class Sharpened(TextbookSigmoid):
+    """s^62 as a share of all units: a sum that is nearly zero in float32."""
+
+    power = 62
+
+    def value(self, z):
+        p = super().value(z) ** self.power
+        return p / p.sum(-1, keepdims=True)
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, h, z, s = cache
+        sigmoid = super().value(z)
+        p = sigmoid**self.power
+        d = d_state + d_y
+        with np.errstate(all="ignore"):
+            d_p = (d - (d * s).sum(-1, keepdims=True)) / p.sum(-1, keepdims=True)
+            d = (d_p * self.power * sigmoid ** (self.power - 1) * sigmoid * (1 - sigmoid)).astype(
+                x.dtype
+            )
+        return {"U": d.T @ x, "W": d.T @ h, "b": d.sum(0)}, d @ params["W"], d @ params["U"]
+
+
+def at(cell, bias, dtype):
+    """What is said of one step whose pre-activations lie near ``bias``."""
+    run = Run(Subject(cell), 0, (dtype,))
+    problem = run.problem(replace(run.case(0), T=1, B=2, regime="ordinary"))
+    params = {k: v * 0 + 0.01 for k, v in problem.params.items()}
+    params["b"] = params["b"] * 0 + np.asarray(bias, dtype)
+    problem = replace(problem, params=params, xs=problem.xs * 0.01, d_ys=problem.d_ys * 50)
+    return examine(run, "step", problem, None)
+
+
+@pytest.mark.parametrize("z", [-20.0, -340.0, -400.0, -500.0, -700.0])
+def test_jax_losing_a_small_derivative_convicts_nobody(z):
+    assert not at(TextbookSigmoid(), z, "float64").wrong
+
+
+@pytest.mark.parametrize("z", [-20.0, -60.0, -80.0])
+def test_nor_does_it_in_float32(z):
+    assert not at(TextbookSigmoid(), z, "float32").wrong
+
+
+def test_a_derivative_that_overflows_where_its_value_does_not_is_wrong():
+    report = bpttcheck.check(QuotientRule(), checks=("sequence_vjp",), raises=False)
+    assert report.verdict.value == "failed", str(report)
+    assert any(np.isnan(f.hand) for f in report.findings)
+
+
+def test_a_gradient_that_overflows_where_the_forward_pass_nearly_does_is_not_judged():
+    outcome = at(Sharpened(), [-1.08, -1.1], "float32")
+    assert outcome.skipped.startswith("range: the gradient overflows float32"), outcome
+    assert not outcome.wrong
+
+
+def test_right_code_passes_with_weights_that_overflow():
+    report = bpttcheck.check(TextbookSigmoid(), seed=2, checks=("sequence_vjp",), raises=False)
+    assert report.passed, str(report)
