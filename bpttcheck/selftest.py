@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from bpttcheck.blocks import Block
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
@@ -166,7 +167,7 @@ def _passes(base: Run, options: Options) -> dict[tuple[str, str], float]:
                 item="subject",
             )
         for block in result.blocks:
-            key = (_step_name(block.block), block.dtype)
+            key = (Block(block.block).in_step, block.dtype)
             seen[key] = min(seen.get(key, float("inf")), block.resolution)
     return seen
 
@@ -200,7 +201,7 @@ def _plant(
     said = tuple(d.code for d in findings[0].diagnoses) if findings else ()
     expected = (bug.diagnosis, *bug.also)
     declared = bug.diagnosis and bug.note != RAISES  # an exception has no pattern
-    blocks = {_step_name(f.block) for f in findings}
+    blocks = {Block(f.block).in_step for f in findings}
     return Planted(
         *known, CAUGHT, check=check, named=findings[0].block if findings else "",
         right_block=bool(blocks & set(bug.blocks)) if bug.blocks else None,
@@ -265,15 +266,8 @@ def _drowned(base: Run, bug: Mutant, cases: Sequence[Case]) -> str:
             case = base.case(index, steps=1 if mode == STEP else None)
             found = examine(base, mode, base.problem(case), base.template(index), confirm=False)
             if any(
-                j.usable and not j.blind and not j.null and _step_name(j.block) in bug.blocks
+                j.usable and not j.blind and not j.null and Block(j.block).in_step in bug.blocks
                 for j in found.judged
             ):
                 return ""
     return "what is wrong is zero or lost in rounding in every case that shows it"
-
-
-def _step_name(block: str) -> str:
-    """A block in the names of ``step_vjp``."""
-    if block == "d_xs":
-        return "d_x"
-    return block.replace("d_state0", "d_previous_state", 1)

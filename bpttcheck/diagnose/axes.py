@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import Block
 from bpttcheck.diagnose import surgery
 from bpttcheck.diagnose.base import Array, Evidence, Page, Rule, Specimen, diagnosis
 from bpttcheck.results.records import Case, Diagnosis, Finding
@@ -83,7 +84,7 @@ def _fit_swapped_gates(evidence: Evidence) -> Diagnosis | None:
                 gates=[i, j],
             )  # fmt: skip
     for other in evidence.specimens[0].right:
-        if other == block or not (other.startswith("d_params") and block.startswith("d_params")):
+        if other == block or {Block(other).kind, Block(block).kind} != {"params"}:
             continue
         residual = evidence.alone(lambda _, s, other=other: s.right[other])
         if residual is not None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from bpttcheck import diagnose
+from bpttcheck.blocks import Block
 from bpttcheck.diagnose.base import SEQUENCE, STEP, Evidence, Seen, Specimen
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.judge.run import Run
@@ -44,7 +45,7 @@ def explain(
     """
     if mode == SEQUENCE and run.subject.kind == "cell":
         # The loop over time is not the user's: what is wrong, is wrong in one step.
-        step = _evidence(run, check, STEP, _in_step(block), seen, [])
+        step = _evidence(run, check, STEP, Block(block).in_step, seen, [])
         if step.specimens:
             return _first_fits(replace(step, seen=[_one_step(one) for one in seen]))
     return _first_fits(_evidence(run, check, mode, block, seen, failing))
@@ -153,13 +154,8 @@ def _specimen(run: Run, mode: str, problem: Problem, template: Template | None) 
     return Specimen(run, mode, problem, template, hand, reference, wrong) if finite else None
 
 
-def _in_step(block: str) -> str:
-    if block == "d_xs":
-        return "d_x"
-    return block.replace("d_state0", "d_previous_state", 1)
-
-
 def _one_step(one: Seen) -> Seen:
-    return replace(
-        one, wrong=tuple(map(_in_step, one.wrong)), judged=tuple(map(_in_step, one.judged))
-    )
+    def named(blocks: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(Block(block).in_step for block in blocks)
+
+    return replace(one, wrong=named(one.wrong), judged=named(one.judged))

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_XS, Block, d_state0, of_params, of_state
 from bpttcheck.diagnose.base import Blocks, Evidence, Page, Rule, Specimen, diagnosis
 from bpttcheck.results.records import Diagnosis
 
@@ -36,7 +37,7 @@ def _fit_truncated(evidence: Evidence) -> Diagnosis | None:
     few, block = replace(evidence, specimens=long), evidence.block
     shortest = min(min(s.problem.case.T for s in long), _LONGEST)
     # All blocks together; then this one alone, for others may have bugs of their own.
-    for alone in (False, True) if not block.startswith("d_state0") else (False,):
+    for alone in (False, True) if Block(block).kind != "state" else (False,):
         for text, steps, predict in _ways(shortest):
             residual = few.explained(
                 lambda s, predict=predict, alone=alone: _part(predict(s), block, alone)
@@ -69,11 +70,11 @@ def _steps(k: int) -> str:
 def _last(specimen: Specimen, k: int) -> dict[str, np.ndarray]:
     """Every block if the backward pass stops after ``k`` steps."""
     T, terms = specimen.problem.case.T, specimen.untied.d_params
-    found = {f"d_params[{key!r}]": leaf[T - k :].sum(axis=0) for key, leaf in terms.items()}
+    found = {block: leaf[T - k :].sum(axis=0) for block, leaf in of_params(terms).items()}
     for name, right in specimen.right.items():
-        if name == "d_xs":
+        if name == D_XS:
             found[name] = np.where(np.arange(T)[:, None, None] < T - k, 0.0, right)
-        elif name.startswith("d_state0") and name in specimen.wrong:
+        elif Block(name).kind == "state" and name in specimen.wrong:
             # Zero, or what the loop held when it stopped.
             found[name] = _stopped(specimen, name, T - k)
     return found
@@ -83,9 +84,7 @@ def _stopped(specimen: Specimen, name: str, t: int) -> np.ndarray:
     hand = specimen.given(name)
     if not hand.any():
         return np.zeros_like(hand)
-    paths = trees.structure(specimen.problem.state0).paths
-    leaves = trees.leaves(specimen.untied.d_states)
-    return np.asarray(dict(zip((f"d_state0{p}" for p in paths), leaves, strict=True))[name])[t]
+    return _adjoint(specimen, name, t)
 
 
 def _windows(shortest: int) -> Iterator[tuple[int, str]]:
@@ -184,14 +183,14 @@ def _changed(
 ) -> dict[str, np.ndarray]:
     """The given blocks with one step's share changed, ``d_xs`` at that step."""
     terms = specimen.untied.d_params
-    named = {f"d_params[{key!r}]": leaf for key, leaf in terms.items()}
+    named = of_params(terms)
     t = index if index >= 0 else specimen.problem.case.T + index
     found: dict[str, np.ndarray] = {}
     for name in dict.fromkeys(blocks):
         right = specimen.right[name]
         if name in named:
             found[name] = right + times * named[name][t]
-        elif name == "d_xs":
+        elif name == D_XS:
             found[name] = right.copy()
             found[name][t] *= 1 + times
         else:
@@ -203,9 +202,14 @@ def _state_after(specimen: Specimen, name: str, t: int, right: np.ndarray) -> np
     """``d_state0`` if the loop stops before it has gone through step ``t = 0``."""
     if t != 0:
         return right
-    paths = trees.structure(specimen.problem.state0).paths
+    return _adjoint(specimen, name, 1)
+
+
+def _adjoint(specimen: Specimen, name: str, t: int) -> np.ndarray:
+    """The right gradient of one leaf of the state before step ``t``."""
     leaves = trees.leaves(specimen.untied.d_states)
-    return np.asarray(dict(zip((f"d_state0{p}" for p in paths), leaves, strict=True))[name])[1]
+    blocks = of_state(d_state0(), specimen.problem.state0)
+    return np.asarray(dict(zip(blocks, leaves, strict=True))[Block(name)])[t]
 
 
 MISSING_TERM = Rule(_MISSING_TERM_PAGE, _fit_missing_term)
@@ -303,11 +307,11 @@ _INITIAL_STATE_PAGE = Page(
 
 def _fit_initial_state(evidence: Evidence) -> Diagnosis | None:
     """No other block is wrong, of a whole sequence."""
-    if not evidence.sequence or not evidence.block.startswith("d_state0"):
+    if not evidence.sequence or Block(evidence.block).kind != "state":
         return None
     if evidence.run.subject.kind == "cell":
         return None  # one step shows it as d_previous_state
-    others = {b for one in evidence.seen for b in one.wrong if not b.startswith("d_state0")}
+    others = {b for one in evidence.seen for b in one.wrong if Block(b).kind != "state"}
     if others or not evidence.specimens:
         return None
     zero = all(not s.given(evidence.block).any() for s in evidence.specimens)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck import activations, trees
+from bpttcheck import activations
+from bpttcheck.blocks import D_X, Block, d_previous_state, of_params, of_state
 from bpttcheck.diagnose.base import SEQUENCE, Array, Evidence, Specimen
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.oracles.step_graph.paths import EditSite, Paths
@@ -143,12 +144,8 @@ def _named(site: EditSite) -> str:
 def blocks_of(specimen: Specimen, gradients: tuple[Any, Any, Array]) -> dict[str, Array]:
     """``(d_params, d_state, d_x)`` by the names of blocks."""
     d_params, d_state, d_x = gradients
-    found = {f"d_params[{key!r}]": value for key, value in d_params.items()}
-    paths = trees.structure(d_state).paths
-    leaves = trees.leaves(d_state)
-    found.update({f"d_previous_state{p}": v for p, v in zip(paths, leaves, strict=True)})
-    found["d_x"] = d_x
-    return {name: found[name] for name in specimen.right}
+    found = {**of_params(d_params), **of_state(d_previous_state(), d_state), D_X: d_x}
+    return {name: found[Block(name)] for name in specimen.right}
 
 
 def _derivatives(paths: Paths, point: Any) -> Iterator[tuple[EditSite, Array, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import Block
 from bpttcheck.calibration import LIMIT
 from bpttcheck.diagnose.base import Array, Evidence, Page, Rule, Specimen, diagnosis
 from bpttcheck.errors import BpttcheckError
@@ -160,7 +161,7 @@ def _norms(evidence: Evidence) -> Iterator[tuple[list[float], str]]:
     yield [whole(s) for s in evidence.specimens], "the whole gradient"
 
     def parameters(specimen: Specimen) -> float:
-        blocks = [b for b in specimen.right if b.startswith("d_params")]
+        blocks = [b for b in specimen.right if Block(b).kind == "params"]
         return float(np.sqrt(sum((specimen.given(b) ** 2).sum() for b in blocks)))
 
     yield [parameters(s) for s in evidence.specimens], "the gradient of the parameters"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck import trees
+from bpttcheck.blocks import Block, d_state0, of_state, state_T
 from bpttcheck.calibration import BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LAW_COPIES, LIMIT
 from bpttcheck.errors import BpttcheckError, Declined
 from bpttcheck.judge.run import Hand, Reference, Run
@@ -224,11 +225,8 @@ def _broken(name: str, value: Array, problem: Problem) -> bool:
     """True for what is not finite, unless the state started at an infinity, as a maximum does."""
     if np.isfinite(value).all():
         return False
-    if name.startswith(("state_T", "new_state")) and not np.isnan(value).any():
-        path = name.removeprefix("state_T").removeprefix("new_state")
-        start = dict(
-            zip(trees.structure(problem.state0).paths, trees.leaves(problem.state0), strict=True)
-        ).get(path)
+    if Block(name).kind == "new_state" and not np.isnan(value).any():
+        start = of_state(state_T(), problem.state0).get(Block(name).in_sequence)
         return start is None or not np.isinf(start).any()
     return True
 
@@ -546,11 +544,8 @@ def _random_direction(outcome: CaseOutcome, blocks: list[str], attempt: int) -> 
 
 def _movable(problem: Problem, block: str, shape: tuple[int, ...]) -> Array:
     """Where an input is finite: differences do not move a state that starts at -inf."""
-    paths, leaves = trees.structure(problem.state0).paths, trees.leaves(problem.state0)
-    for path, leaf in zip(paths, leaves, strict=True):
-        if block in (f"d_state0{path}", f"d_previous_state{path}"):
-            return np.isfinite(np.asarray(leaf))
-    return np.ones(shape, bool)
+    leaf = of_state(d_state0(), problem.state0).get(Block(block).in_sequence)
+    return np.ones(shape, bool) if leaf is None else np.isfinite(np.asarray(leaf))
 
 
 def _forward_differences(

@@ -17,6 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck import trees
+from bpttcheck.blocks import (
+    D_X,
+    D_XS,
+    YS,
+    Block,
+    Y,
+    d_previous_state,
+    d_state0,
+    new_state,
+    of_params,
+    of_state,
+    state_T,
+)
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined, InternalError, OutsideDomain
 from bpttcheck.judge.verdict import rounding
@@ -62,8 +75,8 @@ _COMPILED_SIZES = 8
 _LESSONS = 2
 
 _NAMES = {
-    SEQUENCE: ("d_state0", "d_xs", "ys", "state_T"),
-    STEP: ("d_previous_state", "d_x", "y", "new_state"),
+    SEQUENCE: (d_state0(), D_XS, YS, state_T()),
+    STEP: (d_previous_state(), D_X, Y, new_state()),
 }
 
 
@@ -354,26 +367,22 @@ class Run:
         else:
             d_params, d_xs, d_state0, ys, state = self.run_layer(problem)
         blocks = _params_blocks(d_params, problem.params)
-        blocks.update(_state_blocks(state_name, d_state0, problem.state0))
+        blocks.update(of_state(state_name, d_state0, problem.state0))
         blocks[x_name] = np.asarray(d_xs)
-        forward = {y_name: np.asarray(ys)}
-        forward.update(_state_blocks(new_name, state, problem.state0))
+        forward: dict[str, Array] = {y_name: np.asarray(ys)}
+        forward.update(of_state(new_name, state, problem.state0))
         self._require_shapes(mode, problem, blocks)
         return Hand(forward, {b: g for b, g in blocks.items() if not self.is_absent(b)})
 
     def is_absent(self, block: str) -> bool:
         """True if the subject returns None for this block, in a step or in a sequence."""
-        state, x, _, _ = _NAMES[STEP]
-        for step, sequence in ((state, _NAMES[SEQUENCE][0]), (x, _NAMES[SEQUENCE][1])):
-            if block.startswith(step) and (block + " ")[len(step)] in " [.":
-                block = sequence + block.removeprefix(step)
-        return block in self.absent
+        return bool(self.absent) and Block(block).in_sequence in self.absent
 
     def _require_shapes(self, mode: str, problem: Problem, blocks: Mapping[str, Any]) -> None:
         """A shape that is wrong at this size only would otherwise be broadcast."""
         state_name, x_name, _, _ = _NAMES[mode]
         wanted = _params_blocks(problem.params, problem.params)
-        wanted.update(_state_blocks(state_name, problem.state0, problem.state0))
+        wanted.update(of_state(state_name, problem.state0, problem.state0))
         wanted[x_name] = problem.xs[0] if mode == STEP else problem.xs
         for name, like in wanted.items():
             if np.shape(blocks[name]) != np.shape(like):
@@ -431,12 +440,12 @@ class Run:
         )
         state_name, x_name, y_name, new_name = _NAMES[mode]
         blocks = _params_blocks(found.d_params, problem.params)
-        blocks.update(_state_blocks(state_name, found.d_state0, problem.state0))
+        blocks.update(of_state(state_name, found.d_state0, problem.state0))
         first = (lambda s: Spread(s.value[0], s.copies[:, 0])) if mode == STEP else (lambda s: s)
         blocks[x_name] = first(found.d_xs)
         blocks = {name: g for name, g in blocks.items() if not self.is_absent(name)}
-        forward = {y_name: first(found.ys)}
-        forward.update(_state_blocks(new_name, found.state_T, problem.state0))
+        forward: dict[str, Spread] = {y_name: first(found.ys)}
+        forward.update(of_state(new_name, found.state_T, problem.state0))
         reference = Reference(forward, blocks)
         if known is not None:
             known[key] = reference
@@ -503,8 +512,8 @@ class Run:
         """
         found = self._jax().carried(self._point(problem), keep, _pad(template))
         blocks = _params_blocks(found[0], problem.params)
-        blocks.update(_state_blocks("d_state0", found[1], problem.state0))
-        blocks["d_xs"] = found[2]
+        blocks.update(of_state(d_state0(), found[1], problem.state0))
+        blocks[D_XS] = found[2]
         return blocks
 
     def paths(self, problem: Problem) -> Paths:
@@ -565,14 +574,7 @@ def _params_blocks(gradients: Any, params: Any) -> dict[str, Any]:
         raise ContractError(
             f"d_params lacks {missing[0]!r}, but should have the keys of params", item="d_params"
         )
-    return {f"d_params[{key!r}]": gradients[key] for key in params}
-
-
-def _state_blocks(name: str, tree: Any, like: Any) -> dict[str, Any]:
-    """Float leaves of a state by name; carried integers have no gradient."""
-    ordered = trees.map_leaves(lambda _, leaf: leaf, like, tree)
-    named = zip(trees.structure(like).paths, trees.leaves(ordered), trees.leaves(like), strict=True)
-    return {f"{name}{path}": leaf for path, leaf, first in named if is_float(first)}
+    return of_params(gradients, params)
 
 
 def _methods(subject: Subject) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_X, Block, d_param, d_previous_state
 from bpttcheck.contract import is_cell, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.mutants._call import Change, zeros
@@ -61,14 +62,14 @@ class Anatomy:
     _points: dict[Size, list[CallPoint]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def param_blocks(self) -> tuple[str, ...]:
+    def param_blocks(self) -> tuple[Block, ...]:
         """``d_params['W']`` for each parameter."""
-        return tuple(f"d_params[{key!r}]" for key in self.params)
+        return tuple(d_param(key) for key in self.params)
 
     @property
-    def state_blocks(self) -> tuple[str, ...]:
+    def state_blocks(self) -> tuple[Block, ...]:
         """``d_previous_state`` or ``d_previous_state[0]`` for each leaf that is differentiated."""
-        return tuple(f"d_previous_state{path}" for path in self.state_paths)
+        return tuple(d_previous_state(path) for path in self.state_paths)
 
     @property
     def state_paths(self) -> tuple[str, ...]:
@@ -79,7 +80,7 @@ class Anatomy:
     @property
     def blocks(self) -> tuple[str, ...]:
         """Every output of the backward pass, in the names of ``step_vjp``."""
-        return (*self.param_blocks, *self.state_blocks, "d_x")
+        return (*self.param_blocks, *self.state_blocks, D_X)
 
     def where(self, test: Callable[[Size, Shapes], bool]) -> tuple[Size, ...] | None:
         """The sizes for which ``test(size, shapes)`` is true: None if none, ``()`` if all are."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_X, Block, d_param, d_previous_state, of_params, of_state
 from bpttcheck.contract import Array
 
 
@@ -28,11 +29,8 @@ class Pulled:
 
     def blocks(self) -> dict[str, Array]:
         """Every array by its name in ``step_vjp``: ``"d_params['W']"``, ``"d_x"``."""
-        named = {f"d_params[{key!r}]": value for key, value in self.d_params.items()}
-        leaves, shape = trees.flatten(self.d_state)
-        for path, leaf in zip(shape.paths, leaves, strict=True):
-            named[f"d_previous_state{path}"] = leaf
-        return {**named, "d_x": self.d_x}
+        state = of_state(d_previous_state(), self.d_state)
+        return {**of_params(self.d_params), **state, D_X: self.d_x}
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,13 @@ Edit = Callable[[Array], Array]
 
 def change_block(pulled: Pulled, block: str, how: Edit) -> Pulled:
     """``pulled`` with one block replaced by ``how(block)``; names as in ``step_vjp``."""
-    if block == "d_x":
+    if block == D_X:
         return replace(pulled, d_x=edited(how, pulled.d_x))
-    if block.startswith("d_previous_state"):
-        return replace(
-            pulled, d_state=change_leaf(pulled.d_state, block.removeprefix("d_previous_state"), how)
-        )
+    if Block(block).kind == "state":
+        d_state = change_leaf(pulled.d_state, Block(block).path, how)
+        return replace(pulled, d_state=d_state)
     d_params = {
-        key: edited(how, value) if block == f"d_params[{key!r}]" else value
+        key: edited(how, value) if block == d_param(key) else value
         for key, value in pulled.d_params.items()
     }
     return replace(pulled, d_params=d_params)

@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_X, d_param
 from bpttcheck.contract import Array
 from bpttcheck.mutants._call import only_row
 from bpttcheck.mutants.base import (
@@ -38,7 +39,7 @@ def transposed(parts: Anatomy) -> Iterator[Mutant]:
     for key, shape in parts.params.items():
         if len(shape) != 2:
             continue
-        block = f"d_params[{key!r}]"
+        block = d_param(key)
         square = parts.where(lambda _, shapes, key=key: _is_square(shapes[key]))
         if square is not None:
             yield _gradient(parts, block, "transposed where it is square", _flipped, square)
@@ -88,7 +89,7 @@ def _weight(
 ) -> Iterator[Mutant]:
     """The weight transposed in one backward product; none where that product does not have it."""
     shown = sizes[0] if sizes else None
-    for outputs, name in ((parts.state_blocks, "d_state"), (("d_x",), "d_x")):
+    for outputs, name in ((parts.state_blocks, "d_state"), ((D_X,), "d_x")):
         change = _product(key, how, outputs)
         blocks = parts.reached(change, shown)
         if blocks:
@@ -129,9 +130,9 @@ def swapped(parts: Anatomy) -> Iterator[Mutant]:
         if gates is None:
             continue
         change = _gates(key, *gates)
-        sizes = parts.where_filled(f"d_params[{key!r}]")
+        sizes = parts.where_filled(d_param(key))
         if sizes is not None and parts.reached(change):
-            block = f"d_params[{key!r}]"
+            block = d_param(key)
             yield Mutant(
                 f"gates 0 and 1 of {block} swapped", "swapped",
                 f"gates 0 and 1 of {block} are exchanged", planted(change), parts.kind,
@@ -144,7 +145,7 @@ def swapped(parts: Anatomy) -> Iterator[Mutant]:
         change = _parameters(one, other)
         if sizes is None or not parts.reached(change, sizes[0] if sizes else None):
             continue
-        blocks = f"d_params[{one!r}]", f"d_params[{other!r}]"
+        blocks = d_param(one), d_param(other)
         yield Mutant(
             f"{blocks[0]} and {blocks[1]} swapped", "swapped",
             f"{blocks[0]} and {blocks[1]} are exchanged where they have one shape",
@@ -158,7 +159,7 @@ def _gates(key: str, axis: int, m: int) -> Change:
         return np.concatenate([second, first, *rest], axis)
 
     def change(call: Call) -> Pulled:
-        return change_block(call.right(), f"d_params[{key!r}]", swap)
+        return change_block(call.right(), d_param(key), swap)
 
     return change
 
@@ -193,8 +194,8 @@ def batch(parts: Anatomy) -> Iterator[Mutant]:
         ):
             mutant = _mutant(parts, name, sentence, change, (block,), "batch-reduction")
             yield replace(mutant, sizes=sizes)
-    for block in (*parts.state_blocks, "d_x"):
-        change = _repeated(block, 1 if block == "d_x" and parts.kind == "layer" else 0)
+    for block in (*parts.state_blocks, D_X):
+        change = _repeated(block, 1 if block == D_X and parts.kind == "layer" else 0)
         if parts.reached(change):
             yield _mutant(
                 parts, f"row 0 of {block} repeated", f"every row of {block} is row 0", change,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_X
 from bpttcheck.contract import Array, is_float
 from bpttcheck.mutants._once import latest_only, once, recording
 from bpttcheck.mutants.base import (
@@ -208,7 +209,7 @@ def _ring() -> Change:
             buffer[...] = gradient
             return buffer
 
-        return change_block(call.right(), "d_x", into)
+        return change_block(call.right(), D_X, into)
 
     return change
 
@@ -271,7 +272,7 @@ def _tiring(blocks: tuple[str, ...]) -> Change:
 
 def uninitialised(parts: Anatomy) -> Iterator[Mutant]:
     """The last entry of the input's and of a state's gradient; the inputs of masked steps."""
-    for block in ("d_x", *parts.state_blocks[:1]):
+    for block in (D_X, *parts.state_blocks[:1]):
         if block in parts.nonzero:
             yield Mutant(
                 f"last entry of {block} never written", "uninitialised",
@@ -281,7 +282,7 @@ def uninitialised(parts: Anatomy) -> Iterator[Mutant]:
     if parts.masks:
         yield Mutant(
             "d_x of masked steps never written", "uninitialised",
-            "d_x of a masked step is what the memory held", stepped(_real_rows), "layer", ("d_x",),
+            "d_x of a masked step is what the memory held", stepped(_real_rows), "layer", (D_X,),
             regimes=LIVELY, needs_mask=True,
         )  # fmt: skip
 

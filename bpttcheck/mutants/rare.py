@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_X
 from bpttcheck.contract import Array
 from bpttcheck.mutants._anatomy import GRID
 from bpttcheck.mutants._call import rows_before
@@ -138,7 +139,7 @@ def sizes(parts: Anatomy) -> Iterator[Mutant]:
         yield Mutant(
             f"last d_x lost where T is a multiple of {steps}", "sizes",
             f"d_x of the last step is zero where T is a multiple of {steps}",
-            in_layer(_last_input(steps)), "layer", ("d_x",), regimes=LIVELY, least_T=steps,
+            in_layer(_last_input(steps)), "layer", (D_X,), regimes=LIVELY, least_T=steps,
             every_T=steps,
         )  # fmt: skip
     for units in UNITS:
@@ -156,7 +157,7 @@ def sizes(parts: Anatomy) -> Iterator[Mutant]:
             yield Mutant(
                 f"inputs from number {inputs} on lost in d_x", "sizes",
                 f"d_x of all but the first {inputs - 1} inputs is zero", planted(change),
-                parts.kind, ("d_x",), regimes=LIVELY, least_n_in=inputs,
+                parts.kind, (D_X,), regimes=LIVELY, least_n_in=inputs,
             )  # fmt: skip
 
 
@@ -238,8 +239,8 @@ def _first_inputs(count: int) -> Change:
 
 def values(parts: Anatomy) -> Iterator[Mutant]:
     """``d_params`` doubled under each condition; ``d_x`` where there are no parameters."""
-    blocks = tuple(block for block in parts.param_blocks if block in parts.nonzero) or ("d_x",)
-    what = "d_x" if blocks == ("d_x",) else "d_params"
+    blocks = tuple(block for block in parts.param_blocks if block in parts.nonzero) or (D_X,)
+    what = "d_x" if blocks == (D_X,) else "d_params"
     for key, of_inputs in _INPUTS.items():
         yield Mutant(
             f"{what} doubled where {VALUES[key]}", "values",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from bpttcheck.blocks import D_X, d_state0
 from bpttcheck.mutants._stepwise import Turn, reached_by_turn, rows_only, summed
 from bpttcheck.mutants.base import (
     LIVELY,
@@ -132,7 +133,7 @@ _HOW_TERMS = ((0.0, "missing", "missing-term"), (2.0, "doubled", "doubled-term")
 
 def terms(parts: Anatomy) -> Iterator[Mutant]:
     """The first and the last term, of the parameters and of the input; a mean over time."""
-    for blocks, name in ((parts.param_blocks, "d_params"), (("d_x",), "d_x")):
+    for blocks, name in ((parts.param_blocks, "d_params"), ((D_X,), "d_x")):
         for t, when in _WHICH:
             for factor, verb, code in _HOW_TERMS:
                 turn = _term(t, blocks, factor)
@@ -260,9 +261,9 @@ _HOW_INITIAL_STATE = (
 def initial_state(parts: Anatomy) -> Iterator[Mutant]:
     """The whole gradient of the initial state, and each leaf of it, zero or doubled."""
     leaves = parts.state_blocks
-    groups = {"d_state0": leaves}
+    groups = {d_state0(): leaves}
     if len(leaves) > 1:
-        groups |= {f"d_state0{path}": (f"d_previous_state{path}",) for path in parts.state_paths}
+        groups |= {block.in_sequence: (block,) for block in leaves}
     for name, blocks in groups.items():
         for how, verb, what, plain in _HOW_INITIAL_STATE:
             change = _wrong(blocks, how)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_XS, Block, d_state0, of_params, of_state
 from bpttcheck.contract import Array, is_float
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.user_code import call
@@ -21,12 +22,12 @@ class Leaves:
     problem: Problem
 
     def _named(self) -> list[tuple[str, Any]]:
-        """Every input leaf under its block's name, in the order params, state0, xs."""
+        """Every input leaf under the name of its gradient, in the order params, state0, xs."""
         p = self.problem
-        names = [f"d_params[{key!r}]" for key in p.params]
-        state = [f"state{path}" for path in trees.structure(p.state0).paths]
+        names = [*of_params(p.params)]
+        state = [*of_state(d_state0(), p.state0)]
         values = [*p.params.values(), *trees.leaves(p.state0), p.xs]
-        return list(zip([*names, *state, "xs"], values, strict=True))
+        return list(zip([*names, *state, D_XS], values, strict=True))
 
     def _rebuild(self, leaves: Sequence[Any]) -> tuple[Any, Any, Any]:
         p, n = self.problem, len(self.problem.params)
@@ -35,7 +36,7 @@ class Leaves:
 
     def direction(self, along: Mapping[str, Array]) -> tuple[Any, Any, Any]:
         """``along`` as trees of params, state0 and xs, zero where nothing is said."""
-        wanted = {_plain_name(name): value for name, value in along.items()}
+        wanted: dict[str, Array] = {Block(name).in_sequence: value for name, value in along.items()}
         leaves = [
             np.zeros(np.shape(v)) if name not in wanted else np.reshape(wanted[name], np.shape(v))
             for name, v in self._named()
@@ -86,10 +87,3 @@ class Leaves:
             return [ys, *(leaf for leaf, first in last if is_float(first))]
 
         return outputs
-
-
-def _plain_name(block: str) -> str:
-    for prefix in ("d_previous_state", "d_state0"):
-        if block.startswith(prefix):
-            return "state" + block.removeprefix(prefix)
-    return "xs" if block in ("d_x", "d_xs") else block

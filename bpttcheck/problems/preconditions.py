@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_XS, d_state0
 from bpttcheck.contract import is_float
 from bpttcheck.errors import BpttcheckError, ContractError
 from bpttcheck.problems.problem import draw_mask
@@ -213,7 +214,7 @@ def _omissions(known: Preconditions, probe: _Probe, T: int, B: int, dtype: str) 
     d_params, d_x, d_state = gradients
     if known.subject.kind == "cell" and d_state is None:
         return  # a loop over time cannot go on without it
-    known.absent = tuple(absent(d_params, d_x, d_state, state, ("d_state0", "d_xs")))
+    known.absent = tuple(absent(d_params, d_x, d_state, state, (d_state0(), D_XS)))
     if known.absent:
         target = filled(known.subject.target, known.subject.kind)
         known.subject = replace(known.subject, target=target)

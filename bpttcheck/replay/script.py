@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_X, D_XS, Block, d_param, d_state0, of_state
 from bpttcheck.contract import is_float
 from bpttcheck.problems.problem import Problem
 from bpttcheck.replay.record import SerializedProblem, Shape, Stored, items
@@ -481,15 +482,14 @@ def _place(finding: Finding, problem: Problem) -> tuple[Problem, _Number] | None
 
 def _number(problem: Problem, block: str, entry: tuple[int, ...] | None) -> _Number | None:
     for key in problem.params:
-        if block == f"d_params[{key!r}]":
+        if block == d_param(key):
             return _Number(block, f"moved_params[{key!r}]", entry)
-    for i, path in enumerate(trees.structure(problem.state0).paths):
-        if block in (f"d_state0{path}", f"d_previous_state{path}"):
-            return _Number(f"d_state0[{i}]", f"moved_state0[{i}]", entry)
-    if block == "d_xs":
-        return _Number("d_xs", "moved_xs", entry)
-    if block == "d_x":
-        return _Number("d_xs", "moved_xs", None if entry is None else (0, *entry))
+    for i, leaf in enumerate(of_state(d_state0(), problem.state0)):
+        if Block(block).in_sequence == leaf:
+            return _Number(d_state0(f"[{i}]"), f"moved_state0[{i}]", entry)
+    if Block(block).in_sequence == D_XS:
+        first = (0,) if block == D_X else ()
+        return _Number(D_XS, "moved_xs", None if entry is None else (*first, *entry))
     return None  # an output: there is no gradient to show
 
 

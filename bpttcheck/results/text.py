@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bpttcheck.blocks import Block
 from bpttcheck.results.digits import aligned, short
 from bpttcheck.results.records import (
     BlockSummary,
@@ -265,11 +266,7 @@ def _also(findings: Sequence[Finding]) -> str:
 
 def _key(finding: Finding) -> tuple[str, str]:
     """Findings of one step and of a sequence about the same output share their key."""
-    block = finding.block
-    for step, sequence in (("d_previous_state", "d_state0"), ("d_x", "d_xs")):
-        if block == step or block.startswith((step + "[", step + ".")):
-            block = sequence + block.removeprefix(step)
-    return finding.method, block
+    return finding.method, Block(finding.block).in_sequence
 
 
 def _finding(number: int, finding: Finding, width: int, unknown: bool) -> list[str]:

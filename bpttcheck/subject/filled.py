@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import Block, d_param, of_state
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def unfilled(target: Any) -> Any:
     return target.target if isinstance(target, _Filled) else target
 
 
-def absent(d_params: Any, d_x: Any, d_state: Any, state: Any, names: tuple[str, str]) -> list[str]:
+def absent(
+    d_params: Any, d_x: Any, d_state: Any, state: Any, names: tuple[Block, Block]
+) -> list[str]:
     """The blocks for which a backward pass returned None.
 
     Args:
@@ -79,13 +82,13 @@ def absent(d_params: Any, d_x: Any, d_state: Any, state: Any, names: tuple[str, 
         names: what the gradients of state and input are called.
     """
     state_name, x_name = names
-    found = [f"d_params[{key!r}]" for key, g in d_params.items() if g is None]
-    paths = trees.structure(state).paths
+    found: list[str] = [d_param(key) for key, g in d_params.items() if g is None]
+    leaves = of_state(state_name, state)
     if d_state is None:
-        found += [f"{state_name}{path}" for path in paths]
+        found += leaves
     else:
-        leaves = _none_leaves(d_state, state)
-        found += [f"{state_name}{path}" for path, gone in zip(paths, leaves, strict=True) if gone]
+        gone = _none_leaves(d_state, state)
+        found += [block for block, none in zip(leaves, gone, strict=True) if none]
     return found + ([x_name] if d_x is None else [])
 
 

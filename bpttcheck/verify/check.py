@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck.blocks import Block
 from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch, InternalError
 from bpttcheck.judge.coverage import hidden_of, larger
 from bpttcheck.judge.distance import distance_from_full
@@ -305,7 +306,7 @@ def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
         if result.name == "sequence_vjp" and result.verdict is Verdict.PASSED:
             names = {b.block for b in result.blocks}
             seen = {b.block for b in result.blocks if b.judged or b.blind}
-            found = sorted(name for name in names - seen if name.startswith("d_params"))
+            found = sorted(name for name in names - seen if Block(name).kind == "params")
     return absent + tuple(
         f"{name.removeprefix('d_')} (its gradient is zero in every case; if only initial_state "
         "reads it, write initial_state_vjp)"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bpttcheck.blocks import Block
 from bpttcheck.calibration import LAW_COPIES, LIMIT
 from bpttcheck.contract import is_float
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
@@ -340,4 +341,4 @@ def _finding(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> Find
 
 
 def _is_forward(block: str) -> bool:
-    return block.startswith(("ys", "state_T"))
+    return Block(block).kind in ("y", "new_state")

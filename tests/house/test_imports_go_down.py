@@ -12,7 +12,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     # the ground: NumPy alone
-    ["errors", "trees", "contract", "calibration", "lazy", "jax_mode", "warning_scope", "activity"],
+    [
+        "errors",
+        "trees",
+        "contract",
+        "calibration",
+        "blocks",
+        "lazy",
+        "jax_mode",
+        "warning_scope",
+        "activity",
+    ],
     ["activations", "losses"],
     # two wings: the zoo of subjects, and the oracles
     ["cells", "adapt"],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_X, d_previous_state, of_params, of_state
 from bpttcheck.contract import Array, is_float
 
 _ROUNDING = 1e-11
@@ -55,11 +56,8 @@ class StepProblem:
             Exception: whatever ``step_vjp`` raises; a ValueError if it returns no gradients.
         """
         d_params, d_state, d_x = step_vjp(*self.arguments(target))
-        leaves, shape = trees.flatten(d_state)
-        blocks = {f"d_params[{key!r}]": d_params[key] for key in sorted(d_params)}
-        blocks |= dict(
-            zip([f"d_previous_state{p}" for p in shape.paths], leaves, strict=True), d_x=d_x
-        )
+        blocks = of_params(d_params, sorted(d_params))
+        blocks |= {**of_state(d_previous_state(), d_state), D_X: d_x}
         return {name: np.asarray(value) for name, value in blocks.items()}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_XS, YS, Block
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.large import chunks
@@ -39,7 +40,7 @@ def on_problem(run: Run, problem: Problem) -> Tally:
 
 def _whole_batch(run: Run, problem: Problem) -> dict[str, Any]:
     hand = run.hand(SEQUENCE, problem)
-    return {"ys": hand.forward["ys"], **hand.gradients}
+    return {YS: hand.forward[YS], **hand.gradients}
 
 
 def _row_by_row(run: Run, problem: Problem) -> dict[str, Any]:
@@ -47,10 +48,10 @@ def _row_by_row(run: Run, problem: Problem) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for block in parts[0]:
         stack = [np.asarray(part[block], np.float64) for part in parts]
-        if block.startswith("d_params"):
+        if Block(block).kind == "params":
             out[block] = sum(stack)
         else:
-            out[block] = np.concatenate(stack, axis=1 if block in ("d_xs", "ys") else 0)
+            out[block] = np.concatenate(stack, axis=1 if block in (D_XS, YS) else 0)
     return out
 
 

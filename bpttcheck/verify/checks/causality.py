@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import D_XS, YS, Block
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
+
+_EARLY, _LATE = YS.part("before the change"), D_XS.part("of later steps")
 
 
 def causality(context: Context) -> Tally:
@@ -22,7 +25,7 @@ def causality(context: Context) -> Tally:
     """
     if not context.run.subject.causal:
         raise NotApplicable("causal is False")
-    if "d_xs" in context.run.absent:
+    if D_XS in context.run.absent:
         raise NotApplicable("it returns no d_xs")
     return obey(context, LAW)
 
@@ -56,24 +59,24 @@ def _changed_later(problem: Problem) -> Problem:
 
 def _place(problem: Problem, block: str, entry: Entry) -> Place:
     changed = _changed_later(problem)
-    if block.startswith("ys"):
-        return changed, "ys", entry
-    return changed, "d_xs", entry and (entry[0] + _cut(problem), *entry[1:])
+    if Block(block).whole == YS:
+        return changed, YS, entry
+    return changed, D_XS, entry and (entry[0] + _cut(problem), *entry[1:])
 
 
 def _without_future(run: Run, problem: Problem) -> dict[str, Any]:
     cut = _cut(problem)
     hand = run.hand(SEQUENCE, _early_only(problem))
-    late = hand.gradients["d_xs"][cut:]
-    return {"ys before the change": hand.forward["ys"][:cut], "d_xs of later steps": 0.0 * late}
+    late = hand.gradients[D_XS][cut:]
+    return {_EARLY: hand.forward[YS][:cut], _LATE: 0.0 * late}
 
 
 def _with_future(run: Run, problem: Problem) -> dict[str, Any]:
     cut = _cut(problem)
     hand = run.hand(SEQUENCE, _changed_later(problem))
     return {
-        "ys before the change": hand.forward["ys"][:cut],
-        "d_xs of later steps": hand.gradients["d_xs"][cut:],
+        _EARLY: hand.forward[YS][:cut],
+        _LATE: hand.gradients[D_XS][cut:],
     }
 
 

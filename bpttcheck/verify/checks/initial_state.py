@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import d_param
 from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
 from bpttcheck.contract import is_float
 from bpttcheck.judge.run import Run
@@ -79,7 +80,7 @@ def _compare(run: Run, tally: Tally, problem: Problem, key: str) -> None:
     unit = float(np.finfo(problem.dtype).eps)
     bar = float(estimate.error) + LIMIT * unit * float(np.abs(gradient * along).sum())
     ratio = abs(hand - value) / bar * LIMIT / DIFFERENCE_LIMIT if bar and np.isfinite(bar) else 0.0
-    block = f"d_params[{key!r}]"
+    block = d_param(key)
     judged = Judged(
         block, ratio, (), hand, value, bar, abs(hand - value) / (abs(value) or 1.0),
         bar / abs(value) if value else np.inf, null=value == 0 and hand == 0,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bpttcheck.blocks import D_XS, YS, Block
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
@@ -17,6 +18,8 @@ from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
 
 _PADDING = 3
+
+_MASKED_YS, _MASKED_D_XS = YS.part("of masked steps"), D_XS.part("of masked steps")
 
 
 def masking(context: Context) -> Tally:
@@ -51,12 +54,8 @@ def _plain(run: Run, problem: Problem) -> dict[str, Any]:
     return {
         **hand.gradients,
         **hand.forward,
-        **(
-            {"d_xs of masked steps": np.zeros((_PADDING, B, n_in))}
-            if "d_xs" in hand.gradients
-            else {}
-        ),
-        "ys of masked steps": np.zeros((_PADDING, B, n_out)),
+        **({_MASKED_D_XS: np.zeros((_PADDING, B, n_in))} if D_XS in hand.gradients else {}),
+        _MASKED_YS: np.zeros((_PADDING, B, n_out)),
     }
 
 
@@ -89,9 +88,9 @@ def _law(at_end: bool) -> Law:
 
     def place(problem: Problem, block: str, entry: Entry) -> Place:
         padded, real = _padding(problem, at_end)
-        name, _, masked = block.partition(" of masked")
-        if entry and name in ("d_xs", "ys"):
-            steps = np.flatnonzero(~real if masked else real)
+        name = Block(block).whole
+        if entry and name in (D_XS, YS):
+            steps = np.flatnonzero(~real if name != block else real)
             entry = (int(steps[entry[0]]), *entry[1:])
         return padded, name, entry
 
@@ -99,11 +98,11 @@ def _law(at_end: bool) -> Law:
         padded, real = _padding(problem, at_end)
         hand = run.hand(SEQUENCE, padded)
         out = {**hand.gradients, **hand.forward}
-        if "d_xs" in out:
-            out["d_xs of masked steps"] = out["d_xs"][~real]
-            out["d_xs"] = out["d_xs"][real]
-        out["ys of masked steps"] = out["ys"][~real]
-        out["ys"] = out["ys"][real]
+        if D_XS in out:
+            out[_MASKED_D_XS] = out[D_XS][~real]
+            out[D_XS] = out[D_XS][real]
+        out[_MASKED_YS] = out[YS][~real]
+        out[YS] = out[YS][real]
         return out
 
     return Law(

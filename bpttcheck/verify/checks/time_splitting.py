@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck import trees
-from bpttcheck.contract import is_float
+from bpttcheck.blocks import D_XS, Block, d_state0, of_params, of_state
 from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
@@ -28,7 +27,7 @@ def time_splitting(context: Context) -> Tally:
         raise NotApplicable("causal is False")
     if not subject.splits_in_time:
         raise NotApplicable("splits_in_time is False")
-    if not subject.final_state_gradient or any(b.startswith("d_state0") for b in run.absent):
+    if not subject.final_state_gradient or any(Block(b).kind == "state" for b in run.absent):
         raise NotApplicable("halves cannot be chained without a gradient of the state")
     return obey(context, LAW, context.run.plan.lengths)
 
@@ -74,17 +73,10 @@ def _two_halves(run: Run, problem: Problem) -> dict[str, Any]:
     one = _pulled(run, late, second)
     two = _pulled(run, replace(early, d_state=one[2]), first)
     p = problem
-    out: dict[str, Any] = {
-        f"d_params[{key!r}]": np.asarray(one[0][key]) + np.asarray(two[0][key]) for key in p.params
-    }
-    named = zip(
-        trees.structure(p.state0).paths,
-        trees.leaves(trees.map_leaves(lambda _, leaf: leaf, p.state0, two[2])),
-        trees.leaves(p.state0),
-        strict=True,
-    )
-    out.update({f"d_state0{path}": leaf for path, leaf, first in named if is_float(first)})
-    out["d_xs"] = np.concatenate([two[1], one[1]])
+    late, early = of_params(one[0], p.params), of_params(two[0], p.params)
+    out: dict[str, Any] = {b: np.asarray(late[b]) + np.asarray(early[b]) for b in late}
+    out.update(of_state(d_state0(), two[2], p.state0))
+    out[D_XS] = np.concatenate([two[1], one[1]])
     return out
 
 

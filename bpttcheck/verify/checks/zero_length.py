@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.contract import is_float
+from bpttcheck.blocks import D_XS, YS, Block, d_state0, of_params, of_state, state_T
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
@@ -16,6 +16,8 @@ from bpttcheck.problems.problem import Problem, nearest
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.verify.checks.base import Check, Context
 from bpttcheck.verify.law import Law, obey, obeyed_on
+
+_SHAPE_OF_YS, _SHAPE_OF_D_XS = Block("shape of ys"), Block("shape of d_xs")
 
 
 def zero_length(context: Context) -> Tally:
@@ -74,18 +76,12 @@ def on_problem(run: Run, problem: Problem) -> Tally:
 
 
 def _nothing(run: Run, problem: Problem) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        f"d_params[{key!r}]": np.zeros(np.shape(p)) for key, p in problem.params.items()
-    }
-    paths = trees.structure(problem.state0).paths
-    states, cotangents = trees.leaves(problem.state0), trees.leaves(problem.d_state)
-    for path, state, cotangent in zip(paths, states, cotangents, strict=True):
-        if is_float(state):
-            out[f"d_state0{path}"] = cotangent
-            out[f"state_T{path}"] = state
-    out["shape of ys"] = np.array([0, *problem.d_ys.shape[1:]], float)
-    if not run.is_absent("d_xs"):
-        out["shape of d_xs"] = np.array([0, *problem.xs.shape[1:]], float)
+    out: dict[str, Any] = {b: np.zeros(np.shape(p)) for b, p in of_params(problem.params).items()}
+    out.update(of_state(d_state0(), problem.d_state, problem.state0))
+    out.update(of_state(state_T(), problem.state0, problem.state0))
+    out[_SHAPE_OF_YS] = np.array([0, *problem.d_ys.shape[1:]], float)
+    if not run.is_absent(D_XS):
+        out[_SHAPE_OF_D_XS] = np.array([0, *problem.xs.shape[1:]], float)
     return out
 
 
@@ -98,9 +94,9 @@ def _cut_off(problem: Problem) -> Problem:
 def _empty(run: Run, problem: Problem) -> dict[str, Any]:
     hand = run.hand(SEQUENCE, _cut_off(problem))
     out: dict[str, Any] = {**hand.gradients, **hand.forward}
-    out["shape of ys"] = np.array(np.shape(out.pop("ys")), float)
-    if "d_xs" in out:
-        out["shape of d_xs"] = np.array(np.shape(out.pop("d_xs")), float)
+    out[_SHAPE_OF_YS] = np.array(np.shape(out.pop(YS)), float)
+    if D_XS in out:
+        out[_SHAPE_OF_D_XS] = np.array(np.shape(out.pop(D_XS)), float)
     return out
 
 
