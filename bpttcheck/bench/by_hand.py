@@ -12,6 +12,7 @@ from bpttcheck.errors import Declined
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
+from bpttcheck.traits import Traits
 
 
 def as_it_is(subject: Subject, problem: Problem) -> Ready:
@@ -42,7 +43,7 @@ def fused_layer(cell: Any) -> Layer | None:
 
     for make in FUSED.values():
         layer = make()
-        if type(getattr(layer, "reference", None)) is not type(cell):
+        if type(Traits.of(layer).reference) is not type(cell):
             continue
         activation = getattr(cell, "activation", None)
         layer = layer if activation is None else make(activation=activation)

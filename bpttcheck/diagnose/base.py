@@ -232,7 +232,7 @@ class Evidence:
 
 def step_name(evidence: Evidence) -> str:
     """The user's backward method."""
-    return evidence.run.methods[1]
+    return evidence.run.methods[1] if evidence.sequence else "step_vjp"
 
 
 def diagnosis(code: str, sentence: str, residual: float, **more: Any) -> Diagnosis:

@@ -265,6 +265,9 @@ TIME_REDUCTION = Rule(_TIME_REDUCTION_PAGE, _fit_time_reduction)
 """The sum over time is a mean."""
 
 
+_CHANCE = 0.05
+"""So likely may it be that cases taken at random share what all wrong ones share."""
+
 _MASK_IGNORED_PAGE = Page(
     "mask-ignored",
     "The backward pass ignores the mask, or treats it in another way than the forward pass.",
@@ -284,6 +287,10 @@ def _fit_mask_ignored(evidence: Evidence) -> Diagnosis | None:
     if not evidence.sequence or not wrong or plain < 3:
         return None
     if any(case.mask == "none" for case in wrong):
+        return None
+    masked = len(wrong) + sum(case.mask != "none" for case in evidence.right_cases())
+    share = masked / (masked + plain)
+    if share ** len(wrong) > _CHANCE or any(s.problem.mask is None for s in evidence.specimens):
         return None
     return diagnosis(
         "mask-ignored", f"{evidence.block} is wrong only where steps are masked", 0.0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ def distance_from_full(run: Run) -> dict[str, float]:
     The distance of a block is ``|surrogate - full| / |full|``, 2-norms, on ordinary cases in
     float64; blocks whose full gradient is zero are left out.
     """
-    full: Any = getattr(run.subject.target, "full", None)
+    full = run.subject.traits.full
     if full is None or not run.subject.surrogate:
         return {}
     whole = Run(Subject(full, sizes=run.subject.sizes), run.seed, run.dtypes)

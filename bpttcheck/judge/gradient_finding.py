@@ -64,10 +64,10 @@ def forward_finding(run: Run, name: str, outcome: CaseOutcome) -> Finding:
     j = outcome.forward[0]
     return Finding(
         check=name,
-        method=run.methods[0],
+        method=run.methods_of(name)[0],
         block=j.block,
         message=(
-            f"the forward passes differ: {j.block} is {j.hand:.6g} by {run.methods[0]}, "
+            f"the forward passes differ: {j.block} is {j.hand:.6g} by {run.methods_of(name)[0]}, "
             f"{j.value:.6g} by the reference, so no gradient could be compared with it"
         ),
         case=outcome.problem.case,
@@ -86,7 +86,7 @@ def plain_finding(run: Run, name: str, j: Judged, case: Case, by_jax: bool) -> F
     value = Measured(j.value, j.width)
     return Finding(
         check=name,
-        method=run.methods[1],
+        method=run.methods_of(name)[1],
         block=j.block,
         message=_message(j, by_jax),
         case=case,
@@ -124,7 +124,7 @@ def finding_of(run: Run, name: str, outcome: CaseOutcome, wrong: Judged) -> Find
         difference = Measured(float(witness.difference.value), witness.bar)
     return Finding(
         check=name,
-        method="step_vjp" if run.subject.kind == "cell" else "vjp",
+        method=run.methods_of(name)[1],
         block=wrong.block,
         message=_message(wrong, by_jax),
         case=outcome.problem.case,

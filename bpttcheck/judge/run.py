@@ -113,6 +113,8 @@ class Run:
     def __init__(self, subject: Subject, seed: int, dtypes: Sequence[str]) -> None:
         self.seed = seed
         self.notes = Notes()
+        for name in subject.traits.ignored:
+            self.notes.add(f"`{name}` is not what the trait of that name is: it was left alone")
         self.refusals: list[Finding] = []
         self.absent: set[str] = set()
         self.subject = subject
@@ -232,7 +234,7 @@ class Run:
 
         Tracing runs the user's code, which must not run in two threads at once; compiling does not.
         """
-        if self._autodiff is None or self.subject.fixed_sizes:
+        if self._autodiff is None or self.subject.traits.fixed_sizes:
             return
         needed = dict.fromkeys(self.template(index) for index in range(examples))
         pool = ThreadPoolExecutor(2, thread_name_prefix="bpttcheck-compile")
@@ -261,13 +263,13 @@ class Run:
         """
         if scheduled_regime(index) == "long":
             return self._exact(self.templates[-1])
-        few = index < FEW or self.subject.fixed_sizes
+        few = index < FEW or self.subject.traits.fixed_sizes
         short = self.templates[2:-1] if few else self.templates[:-1]
         return self._exact(short[int(generator(self.seed, index, 1).integers(len(short)))])
 
     def _exact(self, template: Template) -> Template:
         """Where every new shape is dear, or T decides, T and B are always the template's own."""
-        exact = self.subject.fixed_sizes or self.subject.exact_length
+        exact = self.subject.traits.fixed_sizes or self.subject.traits.exact_length
         return replace(template, exact=True) if exact else template
 
     def case(self, index: int, *, free: bool = False, steps: int | None = None) -> Case:
@@ -279,7 +281,7 @@ class Run:
             steps: exact T, or None.
         """
         regime, dtype = scheduled_regime(index), scheduled_dtype(index, self.dtypes)
-        fixed = free and not self.subject.fixed_sizes
+        fixed = free and not self.subject.traits.fixed_sizes
         case = draw_case(
             Seeded(generator(self.seed, index, 2)),
             regime=regime,
@@ -374,6 +376,10 @@ class Run:
         self._require_shapes(mode, problem, blocks)
         return Hand(forward, {b: g for b, g in blocks.items() if not self.is_absent(b)})
 
+    def methods_of(self, check: str) -> tuple[str, str]:
+        """The subject's forward and backward methods that a check speaks of."""
+        return ("step", "step_vjp") if check == "step_vjp" else self.methods
+
     def is_absent(self, block: str) -> bool:
         """True if the subject returns None for this block, in a step or in a sequence."""
         return bool(self.absent) and Block(block).in_sequence in self.absent
@@ -386,7 +392,7 @@ class Run:
         wanted[x_name] = problem.xs[0] if mode == STEP else problem.xs
         for name, like in wanted.items():
             if np.shape(blocks[name]) != np.shape(like):
-                method = self.methods[1]
+                method = self.methods_of("step_vjp" if mode == STEP else "")[1]
                 raise ContractError(
                     f"{method}: {name}.shape={np.shape(blocks[name])}, but should be "
                     f"{np.shape(like)} [{problem.case}]",
@@ -482,7 +488,7 @@ class Run:
                 "step_vjp", layer.adjoints, problem.params, tape, problem.d_ys, problem.d_state
             )
         T, subject = len(problem.xs), self.subject
-        if T > _SUFFIXES or not (subject.causal and subject.splits_in_time):
+        if T > _SUFFIXES or not (subject.traits.causal and subject.traits.splits_in_time):
             return None
         found: list[Any] = []
         for t in range(T):

@@ -84,7 +84,7 @@ def _candidates(
 def _widths(run: Run, case: Case) -> list[tuple[int, int]]:
     own = (case.n_in, case.n_hidden)
     allowed = _SMALL if run.sizes is None else run.sizes
-    if run.subject.fixed_sizes:
+    if run.subject.traits.fixed_sizes:
         return [own]
     smaller = [w for w in allowed if w[0] <= own[0] and w[1] <= own[1] and w != own]
     return [*smaller, own]

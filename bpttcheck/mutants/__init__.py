@@ -88,6 +88,7 @@ def catalogue(
     """
     from bpttcheck.mutants.base import anatomy
     from bpttcheck.mutants.source import source_mutants
+    from bpttcheck.traits import Traits
 
     chosen = FAMILIES if families is None else tuple(dict.fromkeys(families))
     unknown = [family for family in chosen if family not in (*FAMILIES, SOURCE)]
@@ -98,7 +99,8 @@ def catalogue(
             item="families",
         )
     parts = anatomy(target, sizes)
-    if not (getattr(target, "causal", True) and getattr(target, "splits_in_time", True)):
+    traits = Traits.of(target)
+    if not (traits.causal and traits.splits_in_time):
         chosen = tuple(family for family in chosen if family not in _OF_THE_LOOP)
     found: list[Mutant] = []
     for family in chosen:

@@ -7,6 +7,7 @@ from typing import Any
 from bpttcheck.contract import is_cell, is_layer
 from bpttcheck.errors import ContractError
 from bpttcheck.networks.direction import Direction
+from bpttcheck.traits import Traits
 
 
 def as_layer(given: Any, place: str) -> Any:
@@ -17,7 +18,7 @@ def as_layer(given: Any, place: str) -> Any:
     """
     if is_cell(given):
         return Direction(given)
-    if is_layer(given) and callable(getattr(given, "sequence", None)):
+    if is_layer(given) and Traits.of(given).sequence is not None:
         return given
     kind = "a layer without the method sequence" if is_layer(given) else repr(given)[:60]
     hint = "pass an instance: write LSTM()" if isinstance(given, type) else "see bpttcheck.contract"

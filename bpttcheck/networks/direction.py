@@ -19,6 +19,7 @@ from bpttcheck.networks.composed import (
 )
 from bpttcheck.networks.final_output import FinalOutput
 from bpttcheck.networks.names import shapes
+from bpttcheck.traits import Traits
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ class Direction:
     @property
     def surrogate(self) -> str:
         """What the cell says of a backward pass that is deliberately no gradient, or ``""``."""
-        return getattr(self.cell, "surrogate", "") or ""
+        return Traits.of(self.cell).surrogate
 
     @property
     def sizes(self) -> Any:
         """The sizes that the cell takes: a Hypothesis strategy, or None for all."""
-        return getattr(self.cell, "sizes", None)
+        return Traits.of(self.cell).sizes
 
     def final(self) -> FinalOutput:
         """The layer that puts out this direction's last output alone."""

@@ -18,6 +18,7 @@ from bpttcheck.networks.composed import (
 )
 from bpttcheck.networks.direction import Direction
 from bpttcheck.networks.names import joined, part_of, require_parts
+from bpttcheck.traits import Traits
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class StackedCell:
     @property
     def sizes(self) -> Any:
         """The sizes that the first cell takes: a Hypothesis strategy, or None for all."""
-        return getattr(self.cells[0], "sizes", None)
+        return Traits.of(self.cells[0]).sizes
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:
         """Fresh parameters, every cell ``n_hidden`` wide and as many inputs as come from below."""

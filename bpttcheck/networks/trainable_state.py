@@ -15,6 +15,7 @@ from bpttcheck.networks.composed import Composed
 from bpttcheck.networks.convert import as_layer
 from bpttcheck.networks.final_output import final
 from bpttcheck.networks.names import require_free, require_names, without
+from bpttcheck.traits import Traits
 
 # What the name of a row begins with; "state0" alone is the row of a state that is one array.
 _HEADS = ("state0[", "state0.")
@@ -52,7 +53,7 @@ class TrainableState(Composed):
 
     def __post_init__(self) -> None:
         layer = as_layer(self.layer, "layer")
-        if callable(getattr(layer, "initial_state_vjp", None)):
+        if Traits.of(layer).initial_state_vjp is not None:
             raise ContractError(
                 f"layer={self.layer!r} already has a trainable initial state, and a second one"
                 " would replace it: wrap it once",

@@ -14,6 +14,7 @@ from bpttcheck import trees
 from bpttcheck.errors import ContractError
 from bpttcheck.on_jax.arguments import is_float
 from bpttcheck.on_jax.form import JaxArray
+from bpttcheck.traits import Traits
 
 
 class HostCallbackWarning(UserWarning):
@@ -59,7 +60,7 @@ class HostLoops:
         self, params: Any, xs: JaxArray, state0: Any, mask: JaxArray | None
     ) -> tuple[JaxArray, Any, HostTape]:
         """``(ys, state_T, tape)``."""
-        if mask is not None and not getattr(self.layer, "supports_mask", True):
+        if mask is not None and not Traits.of(self.layer).supports_mask:
             raise ContractError(
                 f"{type(self.layer).__name__} was given a mask, expected none: supports_mask is"
                 " False",

@@ -28,6 +28,7 @@ ALL = 50
 
 # The loop over time of a cell is not the cell's: fewer lengths show what it keeps between calls.
 _LENGTHS_OF_A_CELL = (17, 33, 65, 129, 257)
+_TOGETHER = ((33, 65, (3, 33)),)
 _SECONDS = 2.0
 
 
@@ -87,7 +88,7 @@ def plan(
     def any_of(options: Sequence[tuple[int, int]]) -> tuple[int, int]:
         return options[int(rng.integers(len(options)))]
 
-    if subject.fixed_sizes:
+    if subject.traits.fixed_sizes:
         left = [pair for pair in sizes or () if pair not in compiled]
         fixed = tuple(case(i, 3, 2, pair) for i, pair in enumerate(left))
         return LargerSizes((), (), fixed, frozenset(one.index for one in fixed))
@@ -101,9 +102,14 @@ def plan(
     many = [(few[int(rng.integers(len(few)))], B) for B in batches]
     if subject.batches is None and subject.lengths is None:
         many.append((64, 17))
+    together = tuple(
+        case(190 + i, T, B, width)  # large in all sizes at once: what counts all entries
+        for i, (T, B, width) in enumerate(_TOGETHER)
+        if (subject.batches, subject.lengths, sizes) == (None, None, None)
+    )
     cases = (
         tuple(case(i, T, B, any_of(narrow)) for i, (T, B) in enumerate(long)),
-        tuple(case(100 + i, T, B, any_of(narrow)) for i, (T, B) in enumerate(many)),
+        (*(case(100 + i, T, B, any_of(narrow)) for i, (T, B) in enumerate(many)), *together),
         tuple(
             case(200 + i, few[-1], min(2, max(rows)), pair)
             for i, pair in enumerate(_widths(rng, sizes, compiled, constants))

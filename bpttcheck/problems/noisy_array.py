@@ -41,6 +41,13 @@ _SUMMING_METHODS = frozenset(("reduce", "accumulate", "reduceat"))
 
 # Functions in C that sum products: the noise belongs on the products.
 _PRODUCTS = frozenset("dot einsum inner tensordot vdot convolve correlate kron cross".split())
+_FACTORED = frozenset(
+    "inv pinv solve lstsq svd svdvals eig eigh eigvals eigvalsh qr cholesky det slogdet "
+    "matrix_rank tensorinv tensorsolve".split()
+)
+"""Backward stable to ``n eps`` normwise: N. J. Higham, Accuracy and Stability of Numerical
+Algorithms, 2nd ed., SIAM 2002, sections 7.6, 9.3, 19.4."""
+
 _PRODUCT_MODULES = ("numpy.linalg", "numpy.fft")
 
 
@@ -148,7 +155,9 @@ class NoisyArray(np.ndarray):
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """Noise on what sums products in C; the rest is made of ufuncs, or rounds nothing."""
         if func.__name__ in _PRODUCTS or func.__module__.startswith(_PRODUCT_MODULES):
-            result = func(*map(_operand, args), **{k: _operand(v) for k, v in kwargs.items()})
+            factored = func.__module__.startswith("numpy.linalg") and func.__name__ in _FACTORED
+            moved = _matrix if factored else _operand
+            result = func(*map(moved, args), **{k: moved(v) for k, v in kwargs.items()})
             return _wrapped(result, True)
         return _wrapped(super().__array_function__(func, types, args, kwargs), False)
 
@@ -167,6 +176,17 @@ def _operand(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(map(_operand, value))
     return value
+
+
+def _matrix(value: Any) -> Any:
+    """An argument of a factorisation, whose backward error is ``n eps`` of its largest entry."""
+    moved = _operand(value)
+    if not isinstance(value, NoisyArray) or moved.ndim < 2 or _SUPPLY.rng is None:
+        return moved
+    eps = np.finfo(moved.dtype).eps if _SUPPLY.unit is None else _SUPPLY.unit
+    largest = np.abs(moved).max(initial=0.0)
+    u = _SUPPLY.rng.uniform(-_UNIFORM, _UNIFORM, moved.shape)
+    return (moved + eps * moved.shape[-1] * largest * u).astype(moved.dtype)
 
 
 def _wrapped(result: Any, rounds: bool) -> Any:

@@ -64,7 +64,7 @@ def find(
         the contract says what is wrong.
     """
     known = Preconditions(subject, tuple(dtypes))
-    if subject.fixed_sizes:
+    if subject.traits.fixed_sizes:
         return known
     probe = _Probe(subject, sizes, seed)
     start = probe.working(dtypes)

@@ -219,18 +219,18 @@ def build(subject: Subject, case: Case, stream: int = 0, freedom: str = FREE) ->
     values = Values(
         case,
         rng,
-        subject.domain,
+        subject.traits.domain,
         subject.thresholds,
         freedom,
         _turn(case),
-        subject.final_state_gradient,
+        subject.traits.final_state_gradient,
     )
     natural = call("init", layer.init, rng, case.n_in, case.n_hidden)
     params = {key: values.parameter(key, np.asarray(value)) for key, value in natural.items()}
     xs = values.inputs()
     own = call("initial_state", layer.initial_state, params, case.B)
     # Where every new shape is expensive, the warm-up has the case's own; as where T is restricted.
-    steps = case.T if subject.fixed_sizes or subject.lengths is not None else 2
+    steps = case.T if subject.traits.fixed_sizes or subject.lengths is not None else 2
     warm = values.warm_up(steps)
     ys, reached, _ = call("forward", layer.forward, params, warm, own)
     n_out = int(np.shape(ys)[-1])

@@ -74,14 +74,40 @@ class Values:
         factor = SCALED_PARAMETERS.get(case.regime, 1.0)
         if case.regime == "overflowing" and case.dtype == "float32":
             factor = SCALED_PARAMETERS["saturated"]  # there exponentials overflow beyond 88
+        if case.regime == "vanishing":
+            factor = self._vanishing(values, factor)
         values = values * factor
-        if case.regime == "zeros" and values.ndim == 1:
-            values = np.zeros_like(values)
+        if case.regime == "zeros":
+            values = self._with_zeros(values)
         if case.regime == "biased_gates" and values.ndim == 1:
             values = self._biased(values)
         if case.regime == "large_inputs" and self.turn % 2:
             values = values * 0.05  # so that large inputs do not saturate every unit
+        if case.regime == "tokens" and self.turn % 3 == 2:
+            values = values * 0.01
         return self._within(key, values).astype(self._dtype)
+
+    def _vanishing(self, values: Array, usual: float) -> float:
+        """The usual factor, or the one that takes every entry below a threshold of the source."""
+        known = [c for c in self.thresholds if 1e-12 <= c <= 1e-2]
+        largest = float(np.abs(values).max(initial=0.0))
+        if not known or not largest or self.turn % 2 == 0:
+            return usual
+        return 0.3 * known[self.turn // 2 % len(known)] / largest
+
+    def _with_zeros(self, values: Array) -> Array:
+        """Biases of zero; every other time matrices with nothing off their diagonals, too.
+
+        Identity matrices are what some networks start from; of stacked gates every block is one.
+        """
+        if values.ndim == 1:
+            return np.zeros_like(values)
+        if values.ndim != 2 or self.turn % 3 == 0 or 0 in values.shape:
+            return values
+        rows, columns = values.shape
+        side = min(rows, columns)
+        diagonal = np.arange(rows)[:, None] % side == np.arange(columns) % side
+        return np.where(diagonal, 1.0 if self.turn % 3 == 2 else values, 0.0)
 
     def _biased(self, values: Array) -> Array:
         """Some gates of every unit saturated, all to the same side; the others as they were."""
@@ -196,8 +222,9 @@ class Values:
         return values
 
     def _tokens(self, shape: tuple[int, ...]) -> Array:
-        if self.turn % 2:
-            return self.rng.integers(0, 51, shape).astype(float)
+        if self.turn % 3:
+            most = 50 if self.turn % 3 == 1 else 300  # beyond what eight bits hold
+            return self.rng.integers(0, most + 1, shape).astype(float)
         return np.eye(shape[2])[self.rng.integers(0, shape[2], shape[:2])]
 
     def _scale(self, low: float, high: float, fits: Callable[[float], bool]) -> float:
@@ -220,8 +247,8 @@ class Values:
             return _rows(d_ys, silent, axis=1), trees.map_leaves(
                 lambda leaf: _rows(leaf, silent), d_state
             )
-        if variant == 1:  # only the final state matters
-            return np.zeros_like(d_ys), d_state
+        if variant == 1:  # only the final state matters, or one leaf of it
+            return np.zeros_like(d_ys), self._one_leaf(d_state)
         if variant == 3:  # one output alone
             only = np.arange(d_ys.shape[2]) == self.rng.integers(d_ys.shape[2])
             return _times(d_ys, only), trees.map_leaves(np.zeros_like, d_state)
@@ -229,6 +256,17 @@ class Values:
         if d_ys.shape[2] > 1:
             d_ys[..., self.rng.integers(d_ys.shape[2])] = 0.0
         return d_ys, trees.map_leaves(np.zeros_like, d_state)
+
+    def _one_leaf(self, d_state: Any) -> Any:
+        """One leaf after another alone, and then all."""
+        leaves, shape = trees.flatten(d_state)
+        if len(leaves) < 2:
+            return d_state
+        only = self.turn // 4 % (len(leaves) + 1)
+        return shape.unflatten([
+            leaf if only in (i, len(leaves)) else np.zeros_like(leaf)
+            for i, leaf in enumerate(leaves)
+        ])  # fmt: skip
 
     def _carried(self, first: Array, later: Array) -> Array:
         """An integer leaf: as it was, counted, or counted far."""

@@ -10,6 +10,7 @@ from bpttcheck import trees
 from bpttcheck.contract import Array, Params, State, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.subject.user_code import Notes, call
+from bpttcheck.traits import Traits
 
 # Of the largest value: two ways to the same number differ by rounding only, also in float32.
 _SAME = 1e-4
@@ -23,7 +24,8 @@ def validate_surrogate_step(
     Raises:
         ContractError: one of ``surrogate`` and ``surrogate_step`` is missing, or the values differ.
     """
-    declared, method = getattr(cell, "surrogate", ""), getattr(cell, "surrogate_step", None)
+    traits = Traits.of(cell)
+    declared, method = traits.surrogate, traits.surrogate_step
     if not declared and method is None:
         return
     if method is None:
@@ -57,8 +59,9 @@ def validate_surrogate_sequence(layer: Any) -> None:
     Raises:
         ContractError: there is a sentence and no ``sequence``.
     """
-    declared = getattr(layer, "surrogate", "")
-    if declared and not callable(getattr(layer, "sequence", None)):
+    traits = Traits.of(layer)
+    declared = traits.surrogate
+    if declared and traits.sequence is None:
         raise ContractError(
             f"surrogate={declared!r}, but there is no sequence(engine, params, xs, state0, mask) "
             "that freezes anything: write it, or remove the sentence",

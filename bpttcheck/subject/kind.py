@@ -24,7 +24,7 @@ _MISSING = object()
 
 
 def validate_subject(candidate: object) -> Literal["cell", "layer"]:
-    """Say whether ``candidate`` is a cell or a layer; an object that is both counts as a cell.
+    """Say whether ``candidate`` is a cell or a layer; an object that is both is a layer.
 
     Args:
         candidate: the object that the user wants checked.
@@ -103,7 +103,8 @@ def _likely_kind(attributes: dict[str, Any]) -> Literal["cell", "layer"]:
     def present(names: tuple[str, ...]) -> int:
         return sum(callable(attributes[name]) for name in names)
 
-    return "layer" if present(LAYER_METHODS[2:]) > present(CELL_METHODS[2:]) else "cell"
+    as_layer, as_cell = present(LAYER_METHODS[2:]), present(CELL_METHODS[2:])
+    return "layer" if as_layer == 2 or as_layer > as_cell else "cell"
 
 
 def _require_method(candidate: Any, name: str, value: Any) -> None:

@@ -12,8 +12,7 @@ from bpttcheck.contract import Layer, is_cell
 from bpttcheck.errors import ContractError
 from bpttcheck.subject.filled import unfilled
 from bpttcheck.subject.validate import validate_subject
-
-_MASKS = ("none", "lengths", "holes", "empty_rows")
+from bpttcheck.traits import MASKS, Traits, counts, mask_kinds, pairs_or_strategy
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,23 @@ class Subject:
     lengths: Any = None
     batches: Any = None
     masks: Any = None
+    traits: Traits = field(init=False, repr=False, compare=False)
+    """What the target says of itself."""
 
     def __post_init__(self) -> None:
         validate_subject(self.target)
         target = self.target
-        if self.reference is None:
-            object.__setattr__(self, "reference", getattr(target, "reference", None))
-        if self.sizes is None:
-            object.__setattr__(self, "sizes", _own_sizes(target))
+        own = Traits.of(target)
+        object.__setattr__(self, "traits", own)
+        for trait in ("reference", "sizes"):
+            if getattr(self, trait) is None:
+                object.__setattr__(self, trait, getattr(own, trait))
         if not self.name:
-            object.__setattr__(self, "name", _name(target))
+            object.__setattr__(self, "name", own.name or _name(target))
         for trait in ("lengths", "batches"):
             given = getattr(self, trait)
-            own = _whole_numbers(getattr(target, trait, None))
-            object.__setattr__(self, trait, own if given is None else _require_whole(trait, given))
+            found = getattr(own, trait) if given is None else _require_counts(trait, given)
+            object.__setattr__(self, trait, found)
         object.__setattr__(self, "masks", self._mask_kinds())
         _validate_reference(self.reference)
         _validate_sizes(self.sizes)
@@ -73,12 +75,9 @@ class Subject:
         return replace(candidate, **changes) if changes else candidate
 
     def _mask_kinds(self) -> tuple[str, ...]:
-        if not getattr(self.target, "supports_mask", True):
+        if not self.traits.supports_mask:
             return ()
-        found = getattr(self.target, "masks", None) if self.masks is None else self.masks
-        if not isinstance(found, (tuple, list, set, frozenset)) or not set(found) <= set(_MASKS):
-            return _MASKS
-        return tuple(kind for kind in _MASKS if kind in found or kind == "none")
+        return self.traits.masks if self.masks is None else mask_kinds(self.masks) or MASKS
 
     @property
     def kind(self) -> str:
@@ -96,69 +95,37 @@ class Subject:
         return len(self.masks) > 1
 
     @property
-    def fixed_sizes(self) -> bool:
-        """True if every new shape is dear (compiled kernels), so that few are used."""
-        return bool(getattr(self.target, "fixed_sizes", False))
-
-    @property
     def _judge(self) -> Any:
         """Whose forward pass, or declared surrogate, the backward pass is compared with."""
         return unfilled(self.target) if self.reference is None else self.reference
 
+    @cached_property
+    def _judged_traits(self) -> Traits:
+        return Traits.of(self._judge)
+
     @property
     def surrogate(self) -> str:
         """Why the backward pass is not the gradient of the forward pass, or ``""``: it is."""
-        return str(getattr(self._judge, "surrogate", "") or "")
+        return self._judged_traits.surrogate
 
     @property
     def reference_sequence(self) -> Callable[..., Any] | None:
         """``sequence(engine, params, xs, state0, mask) -> (ys, state_T)``, or None."""
-        sequence = getattr(self._judge, "sequence", None)
-        if self.kind != "layer" or not callable(sequence):
+        sequence = self._judged_traits.sequence
+        if self.kind != "layer" or sequence is None:
             return None
-        adapt: Callable[[Any], Any] = getattr(self.target, "to_reference", lambda params: params)
+        adapt = self.traits.to_reference
         return lambda engine, p, xs, s, mask: sequence(engine, adapt(p), xs, s, mask)
 
     @property
     def surrogate_step(self) -> Callable[..., Any] | None:
         """``surrogate_step(freeze, params, state, x) -> (state, y)``, or None."""
-        found = getattr(self._judge, "surrogate_step", None)
-        return found if self.kind == "cell" and callable(found) else None
+        return self._judged_traits.surrogate_step if self.kind == "cell" else None
 
     @property
     def surrogate_cell(self) -> Any:
         """The cell that has :attr:`surrogate_step`."""
         return self._judge
-
-    @property
-    def causal(self) -> bool:
-        """False only for a layer that says that its outputs may depend on later inputs."""
-        return bool(getattr(self.target, "causal", True))
-
-    @property
-    def splits_in_time(self) -> bool:
-        """False only for a layer that says that two halves in a row are not the whole."""
-        return bool(getattr(self.target, "splits_in_time", True))
-
-    @property
-    def exact_length(self) -> bool:
-        """True if JAX must see the very T of the problem."""
-        return bool(getattr(self.target, "exact_length", False))
-
-    @property
-    def domain(self) -> Mapping[str, Any]:
-        """Where values must stay: a parameter's name, ``"x"`` or ``"state"`` to what is allowed.
-
-        An interval ``(low, high)``, a function ``(rng, array) -> array``, or, for the state,
-        ``"reached"``: only states that a sequence reaches.
-        """
-        found = getattr(self.target, "domain", None)
-        return found if isinstance(found, Mapping) else {}
-
-    @property
-    def final_state_gradient(self) -> bool:
-        """False if the code says that nothing may depend on its final state."""
-        return getattr(self.target, "final_state_gradient", True) is not False
 
     @cached_property
     def thresholds(self) -> tuple[float, ...]:
@@ -177,12 +144,12 @@ class Subject:
     @property
     def reference_step(self) -> tuple[str, Callable[..., Any]] | None:
         """``("numpy" | "jax", step(params, state, x) -> (state, y))``, or None if there is none."""
-        adapt: Callable[[Any], Any] = getattr(self.target, "to_reference", lambda params: params)
+        adapt = self.traits.to_reference
         reference: Any = unfilled(self.target) if self.reference is None else self.reference
         step: Callable[..., Any]
         if is_cell(reference):
             # An adapted cell brings the JAX function that it stands for.
-            own: Any = getattr(reference, "reference", None)
+            own = Traits.of(reference).reference
             kind, step = ("jax", own) if callable(own) else ("numpy", reference.step)
         elif self.reference is None:
             return None
@@ -191,29 +158,17 @@ class Subject:
         return kind, lambda p, s, x: step(adapt(p), s, x)[:2]
 
 
-def _whole_numbers(given: Any) -> tuple[int, ...] | None:
-    """Sorted positive integers; None for anything else, which is then no trait."""
-    if not isinstance(given, (tuple, list, range, set, frozenset)) or not given:
-        return None
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in given):
-        return None
-    return tuple(sorted(set(given)))
-
-
-def _require_whole(name: str, given: Any) -> tuple[int, ...]:
-    found = _whole_numbers(given)
+def _require_counts(name: str, given: Any) -> tuple[int, ...]:
+    found = counts(given)
     if found is None:
         raise ContractError(
-            f"{name}={_short(given)}, but should be positive whole numbers, such as (1, 16, 300)",
+            f"{name}={_short(given)}, but should be positive integers, such as (1, 16, 300)",
             item=name,
         )
     return found
 
 
 def _name(target: Any) -> str:
-    own = getattr(target, "name", None)
-    if isinstance(own, str) and own:
-        return own
     if is_dataclass(target):
         told = [f for f in fields(target) if f.repr and getattr(target, f.name) != f.default]
         options = ", ".join(f"{f.name}={getattr(target, f.name)!r}" for f in told)
@@ -225,7 +180,7 @@ def _name(target: Any) -> str:
 
 
 def _validate_reference(reference: Any) -> None:
-    if reference is None or is_cell(reference) or callable(getattr(reference, "sequence", None)):
+    if reference is None or is_cell(reference) or Traits.of(reference).sequence is not None:
         return
     if isinstance(reference, type) or not callable(reference):
         raise ContractError(
@@ -235,22 +190,8 @@ def _validate_reference(reference: Any) -> None:
         )
 
 
-def _own_sizes(target: Any) -> Any:
-    """The target's ``sizes`` if it is a strategy or pairs; else it means something else."""
-    own = getattr(target, "sizes", None)
-    try:
-        _validate_sizes(own)
-    except ContractError:
-        return None
-    return own
-
-
 def _validate_sizes(sizes: Any) -> None:
-    pairs = isinstance(sizes, (tuple, list)) and all(
-        isinstance(pair, (tuple, list)) and _whole_numbers(pair) is not None and len(pair) == 2
-        for pair in sizes
-    )
-    if sizes is not None and not hasattr(sizes, "example") and not (pairs and sizes):
+    if sizes is not None and pairs_or_strategy(sizes) is None:
         raise ContractError(
             f"sizes={_short(sizes)}, but should be pairs (n_in, n_hidden), or a Hypothesis "
             "strategy of them, such as st.tuples(st.integers(1, 4), st.sampled_from([2, 4]))",

@@ -30,6 +30,7 @@ from bpttcheck.subject.kind import validate_subject
 from bpttcheck.subject.options import Options, validate_options
 from bpttcheck.subject.user_code import Notes, call, examining
 from bpttcheck.subject.values import Expected, Place, describe
+from bpttcheck.traits import Traits
 
 __all__ = [
     "Options",
@@ -185,7 +186,7 @@ def _validate_initial_state_vjp(
     subject: Any, params: Params, state: State, rng: np.random.Generator, notes: Notes | None
 ) -> None:
     with examining("initial_state_vjp"):
-        method = getattr(subject, "initial_state_vjp", None)
+        method = Traits.of(subject).initial_state_vjp
     if method is None:
         return
     name = "initial_state_vjp"

@@ -298,9 +298,9 @@ def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
     """Parameters without any gradient in the recurrence, and what no oracle judged."""
     found: list[str] = []
     absent = tuple(f"{block} (the code returns None)" for block in sorted(run.absent))
-    if not run.subject.final_state_gradient:
+    if not run.subject.traits.final_state_gradient:
         absent += ("the cotangent of the final state (it is declared to have no gradient)",)
-    if callable(getattr(run.subject.target, "initial_state_vjp", None)):
+    if run.subject.traits.initial_state_vjp is not None:
         return absent
     for result in checks:
         if result.name == "sequence_vjp" and result.verdict is Verdict.PASSED:

@@ -22,6 +22,7 @@ from bpttcheck.problems.large import Budget, in_one_step
 from bpttcheck.problems.problem import Problem, Template, build
 from bpttcheck.problems.values import REACHED
 from bpttcheck.results.records import Case, Finding
+from bpttcheck.subject.user_code import call
 from bpttcheck.verify.checks.base import Context
 
 # Failing cases that are explained in full; later ones are only counted.
@@ -41,9 +42,9 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
     origins: dict[str, Origin] = {}
     run.prepare(context.examples)
     for index in range(context.examples):
-        free = mode != STEP and index % _FREE == _FREE - 1 and not run.subject.fixed_sizes
+        free = mode != STEP and index % _FREE == _FREE - 1 and not run.subject.traits.fixed_sizes
         case = run.case(index, free=free, steps=1 if mode == STEP else None)
-        template = None if free or run.subject.fixed_sizes else run.template(index)
+        template = None if free or run.subject.traits.fixed_sizes else run.template(index)
         try:
             _one(run, mode, tally, origins, case, template, free)
         finally:
@@ -128,10 +129,13 @@ def _placed(run: Run, mode: str, finding: Finding, origins: Mapping[str, Origin]
     if origin is None or origin[0].case.regime == "own_initial_state":
         return finding
     case = origin[0].case
-    for index in range(_REACHED):
+    for index in range(_REACHED + 1):
         try:
-            other = replace(case, index=max(case.index, 0) + index, mask="none")
-            reached = build(run.subject, other, 0, REACHED)
+            if index == _REACHED:  # all else as it was: the state decides, or it does not
+                reached = _at_rest(run, origin[0])
+            else:
+                other = replace(case, index=max(case.index, 0) + index)
+                reached = build(run.subject, other, 0, REACHED)
             outcome = examine(run, mode, reached, None, confirm=False)
         except BpttcheckError:
             return finding
@@ -143,6 +147,13 @@ def _placed(run: Run, mode: str, finding: Finding, origins: Mapping[str, Origin]
         'domain = {"state": "reached"}'
     )
     return replace(finding, message=sentence)
+
+
+def _at_rest(run: Run, problem: Problem) -> Problem:
+    """The problem from the subject's own initial state."""
+    target = run.subject.target
+    own = call("initial_state", target.initial_state, problem.params, problem.case.B)
+    return replace(problem, state0=own)
 
 
 def _diagnosed(

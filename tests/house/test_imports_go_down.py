@@ -16,6 +16,7 @@ FLOORS = [
         "errors",
         "trees",
         "contract",
+        "traits",
         "calibration",
         "blocks",
         "lazy",

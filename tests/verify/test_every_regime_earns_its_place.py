@@ -214,6 +214,61 @@ class OneHotIsAnIndex(Cell):
         return d_params, d_h, d_x * (not hot)
 
 
+class EightBits(Cell):
+    """Inputs that are integers are kept in eight bits."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, *rest = cache
+        if (x == np.round(x)).all():
+            x = x.astype(np.int64).astype(np.int8).astype(x.dtype)
+        return super().step_vjp(params, (x, *rest), d_state, d_y)
+
+
+class DiagonalStaysDiagonal(Cell):
+    """Where W is diagonal, as at the start of some networks, so is its gradient."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        W = params["W"]
+        if W.any() and (W == np.diag(np.diag(W))).all() and len(W) > 1:
+            d_params["W"] = d_params["W"] * np.eye(len(W), dtype=W.dtype)
+        return d_params, d_h, d_x
+
+
+class NoWeightNoPath(Cell):
+    """A threshold of the source: all weights below it are taken for zero."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        W = params["W"] * (np.abs(params["W"]).max() >= 1e-6)
+        return super().step_vjp({**params, "W": W}, cache, d_state, d_y)
+
+
+class TwoLeaves(Cell):
+    """The same with the state twice: ``h`` and a sum of all so far."""
+
+    def initial_state(self, params, batch_size):
+        h = super().initial_state(params, batch_size)
+        return {"h": h, "s": h}
+
+    def step(self, params, state, x):
+        h, _, cache = super().step(params, state["h"], x)
+        return {"h": h, "s": 0.5 * state["s"] + h}, h, cache
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_h = d_state["h"] + d_state["s"]
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_h, d_y)
+        return d_params, {"h": d_h, "s": 0.5 * d_state["s"]}, d_x
+
+
+class OneLeafIsSilent(TwoLeaves):
+    """Where neither ``h`` nor the output has a cotangent, nothing flows back."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        if not d_state["h"].any() and not d_y.any():
+            d_state = {"h": d_state["h"], "s": 0 * d_state["s"]}
+        return super().step_vjp(params, cache, d_state, d_y)
+
+
 class InputsClipped(Cell):
     def step_vjp(self, params, cache, d_state, d_y):
         x, *rest = cache
@@ -373,7 +428,7 @@ class MeanOverTheBatch(Cell):
 @pytest.fixture(scope="module")
 def bases():
     """A run for each forward pass: the wrong backward passes share what JAX says of it."""
-    return {cell: Run(Subject(cell()), 0, DTYPES) for cell in (Cell, Relu, Centred)}
+    return {cell: Run(Subject(cell()), 0, DTYPES) for cell in (Cell, Relu, Centred, TwoLeaves)}
 
 
 @pytest.fixture(autouse=True)
@@ -385,7 +440,7 @@ def _cases_as_they_are(monkeypatch):
 
 def result(bases, wrong, check, change=lambda run: None, examples=EXAMPLES):
     """What one check of ``wrong`` says; ``change`` may leave something out of its run."""
-    right = next(cell for cell in (Relu, Centred, Cell) if isinstance(wrong, cell))
+    right = next(cell for cell in (Relu, Centred, TwoLeaves, Cell) if isinstance(wrong, cell))
     run = bases[right].fork(Subject(wrong, reference=right()))
     run.plan = LargerSizes((), (), ())  # the schedule alone: larger sizes have tests of their own
     run._memo = {}  # with another schedule the values of a case are others
@@ -411,11 +466,15 @@ REGIMES = [
     ("own_initial_state", BeginsWithoutInput()),
     ("zeros", NoBiasNoGradient()),
     ("sparse_inputs", ZerosAreMissing()),
+    ("zeros", DiagonalStaysDiagonal()),
     ("tokens", OneHotIsAnIndex()),
+    ("tokens", EightBits()),
+    ("vanishing", NoWeightNoPath()),
     ("large_inputs", InputsClipped()),
     ("small_inputs", SmallInputsAreNone()),
     ("one_sign", NegativeIsNoGradient()),
     ("silent_outputs", NoOutputNoGradient()),
+    ("silent_outputs", OneLeafIsSilent()),
     ("biased_gates", LargeBiasDecides()),
     ("overflowing", Overflows()),
 ]
@@ -443,7 +502,7 @@ def of_one_kind(regime, schedule):
     return tuple("ordinary" if name in others else name for name in schedule)
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize(
     ("regime", "wrong"), REGIMES, ids=lambda x: x if isinstance(x, str) else type(x).__name__
 )

@@ -51,6 +51,8 @@ SIZES = {
     "T > 300": (lambda T, B, n, H: T > 300, "time_splitting"),
     "T > 1000": (lambda T, B, n, H: T > 1000, "time_splitting"),
     "T B > 1024": (lambda T, B, n, H: T * B > 1024 and B > 1, "time_splitting"),
+    "T B H > 65535": (lambda T, B, n, H: T * B * H > 65535, "batch_additivity"),
+    "B H > 2048": (lambda T, B, n, H: B * H > 2048, "batch_additivity"),
     "B >= 5": (lambda T, B, n, H: B >= 5, "batch_additivity"),
     "B = 9": (lambda T, B, n, H: B == 9, "batch_additivity"),
     "B > 256": (lambda T, B, n, H: B > 256, "batch_additivity"),

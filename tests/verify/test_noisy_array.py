@@ -29,6 +29,8 @@ ROUNDS = {
     "dot": lambda a: np.dot(a, a),
     "tanh": np.tanh,
     "in place": lambda a: np.multiply(a, a, out=a.copy()),
+    "inv": np.linalg.inv,
+    "pinv": np.linalg.pinv,
     "solve": lambda a: np.linalg.solve(a, a[0]),
     "fft": lambda a: np.fft.irfft(np.fft.rfft(a, axis=0), axis=0),
     "complex": lambda a: ((a + 1j * a) * (2 - 1j)).imag,
@@ -51,6 +53,13 @@ EXACT = {
 @pytest.mark.parametrize("name", ROUNDS)
 def test_what_rounds_is_moved_by_about_a_rounding_error(name):
     assert 0.01 < moved(ROUNDS[name], A) < 60
+
+
+def test_a_factorisation_is_moved_by_its_backward_error():
+    """``n eps`` of the largest entry: two right ways to an inverse differ by as much."""
+    a = np.diag([1.0, 1e-3, 1.0, 1.0])
+    small = [moved(lambda a: np.linalg.inv(a)[1, 1], a) for _ in range(3)]
+    assert max(small) > 50
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -118,11 +118,13 @@ def user_code(target: Any) -> UserCode:
 def _read_code(target: Any) -> UserCode:
     search = _Search(_top_package(type(target).__module__))
     search.keep(target, _DEPTH)
-    one_step = is_cell(target) or lookup(target, "vjp") is UNKNOWN
-    for name in ("step_vjp" if one_step else "vjp", "initial_state_vjp"):
+    has_vjp = lookup(target, "vjp") is not UNKNOWN
+    forms = ((is_cell(target) or not has_vjp, "step", "step_vjp"), (has_vjp, "forward", "vjp"))
+    there = [(forward, backward) for is_there, forward, backward in forms if is_there]
+    for name in (*(backward for _, backward in there), "initial_state_vjp"):
         search.method(target, name, backward=True)
     search.finish()
-    for name in ("step" if one_step else "forward", "initial_state"):
+    for name in (*(forward for forward, _ in there), "initial_state"):
         search.method(target, name, backward=False)
     search.finish()
     found = [entry for entry in search.found.values() if entry is not None]

@@ -63,7 +63,7 @@ def on_problem(run: Run, problem: Problem) -> Tally:
 
 def _layouts(run: Run, tally: Tally, problem: Problem) -> None:
     """Every argument in other layouts, unless the subject says that it takes none."""
-    if getattr(run.subject.target, "contiguous", False) is True:
+    if run.subject.traits.contiguous:
         tally.remarks["layouts were left out: it says `contiguous = True`"] += 1
         return
     _tell(tally, other_layouts(*_passes(run, problem)), problem)

@@ -13,6 +13,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.large import chunks
 from bpttcheck.problems.problem import Problem
+from bpttcheck.results.records import Case
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.law import Law, obey, obeyed_on
 
@@ -61,8 +62,15 @@ def _parts(run: Run, problem: Problem) -> list[Problem]:
     if allowed is not None:
         most = max((n for n in allowed if n < B and B % n == 0), default=1)
     else:
-        most = 1 if B <= _ROWS else _ROWS if B <= _JUDGED + 1 else _JUDGED
+        most = _at_most(problem.case)
     return [_rows(problem, rows) for rows in chunks(B, most)]
+
+
+def _at_most(case: Case) -> int:
+    """The rows of one part: few where the parts would be large in other sizes."""
+    if case.B <= _ROWS or case.n_hidden > _JUDGED:
+        return 1
+    return _ROWS if case.B <= _JUDGED + 1 else _JUDGED
 
 
 def _rows(problem: Problem, rows: slice) -> Problem:

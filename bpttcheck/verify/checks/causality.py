@@ -23,7 +23,7 @@ def causality(context: Context) -> Tally:
 
     Finds an index that is off by one in time and a sequence that is reversed on one side only.
     """
-    if not context.run.subject.causal:
+    if not context.run.subject.traits.causal:
         raise NotApplicable("causal is False")
     if D_XS in context.run.absent:
         raise NotApplicable("it returns no d_xs")

@@ -45,7 +45,7 @@ def contract(context: Context) -> Tally:
 
 
 def _sizes(run: Run) -> list[tuple[int, int, int]]:
-    if run.subject.fixed_sizes:
+    if run.subject.traits.fixed_sizes:
         return [(t.n_in, t.n_hidden, t.B) for t in run.templates[1:3]]
     allowed = run.subject.batches
     if run.sizes is None:

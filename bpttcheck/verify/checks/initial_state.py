@@ -48,7 +48,7 @@ def on_problem(run: Run, problem: Problem) -> Tally:
 
 
 def _require(run: Run) -> None:
-    if not callable(getattr(run.subject.target, "initial_state_vjp", None)):
+    if run.subject.traits.initial_state_vjp is None:
         raise NotApplicable("no initial_state_vjp")
 
 

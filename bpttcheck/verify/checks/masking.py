@@ -44,7 +44,7 @@ def on_problem(run: Run, problem: Problem) -> Tally:
 def _require(run: Run) -> None:
     if not run.subject.supports_mask:
         raise NotApplicable("supports_mask is False")
-    if run.subject.exact_length:
+    if run.subject.traits.exact_length:
         raise NotApplicable("exact_length is True: added steps count, masked or not")
 
 

@@ -138,7 +138,7 @@ def _aliasing(run: Run, tally: Tally, problem: Problem) -> None:
     def other(T: int, B: int, n_in: int, n_hidden: int) -> Arguments:
         return Arguments.of(kind, run.problem(small_case(run, T, B, n_in, n_hidden, case.dtype)))
 
-    fixed = run.subject.fixed_sizes
+    fixed = run.subject.traits.fixed_sizes
     others = {} if fixed else {what: partial(other, *sizes) for what, sizes in _OTHERS.items()}
     found = shared_memory(*_passes(run, problem), others)
     if found:
@@ -166,12 +166,12 @@ def _passes(run: Run, problem: Problem) -> tuple[Passes, Arguments]:
 
 
 def _deterministic(run: Run) -> bool:
-    return getattr(run.subject.target, "deterministic", False) is True
+    return run.subject.traits.deterministic
 
 
 def _smaller(run: Run, problem: Problem) -> Problem:
     """The smallest of a few sizes that is still impure."""
-    if run.sizes is not None or run.subject.fixed_sizes:
+    if run.sizes is not None or run.subject.traits.fixed_sizes:
         return problem
     for T, B, n_in, n_hidden in ((1, 1, 1, 1), (2, 1, 1, 1), (2, 2, 2, 2)):
         case = replace(

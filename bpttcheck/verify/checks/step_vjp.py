@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bpttcheck.contract import is_cell
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
@@ -15,7 +16,7 @@ def step_vjp(context: Context) -> Tally:
 
     Finds a wrong derivative, sign, transpose, gate or reduction inside one step, and names the
     output of ``step_vjp`` that is wrong: ``d_params['W']``, ``d_previous_state`` or ``d_x``. For
-    cells only: a layer has no single step.
+    cells, and for layers that have a ``step`` and a ``step_vjp`` too.
     """
     _require(context.run)
     return gradient_cases(context, "step_vjp", STEP)
@@ -28,7 +29,7 @@ def on_problem(run: Run, problem: Problem) -> Tally:
 
 
 def _require(run: Run) -> None:
-    if run.subject.kind != "cell":
+    if not is_cell(run.subject.target):
         raise NotApplicable("a layer has no single step")
 
 

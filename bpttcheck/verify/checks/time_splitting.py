@@ -23,11 +23,11 @@ def time_splitting(context: Context) -> Tally:
     apart, and a layer whose tape depends on the length.
     """
     run, subject = context.run, context.run.subject
-    if not subject.causal:
+    if not subject.traits.causal:
         raise NotApplicable("causal is False")
-    if not subject.splits_in_time:
+    if not subject.traits.splits_in_time:
         raise NotApplicable("splits_in_time is False")
-    if not subject.final_state_gradient or any(Block(b).kind == "state" for b in run.absent):
+    if not subject.traits.final_state_gradient or any(Block(b).kind == "state" for b in run.absent):
         raise NotApplicable("halves cannot be chained without a gradient of the state")
     return obey(context, LAW, context.run.plan.lengths)
 

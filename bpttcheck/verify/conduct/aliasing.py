@@ -215,13 +215,16 @@ def _update(given: Arguments, chosen: tuple[str, ...], part: Any) -> None:
             flat_view[part] *= 0.875
 
 
+_A_LITTLE = {"f": 5e-7, "d": 4e-8}
+
+
 def _nearly_the_same(probe: _Probe) -> None:
-    """Parameters that have one entry in common are not the same: asked beside a fresh copy."""
+    """Parameters that share an entry, or seven digits, are not the same: asked of a fresh copy."""
     passes, names = probe.passes, probe.passes.names
     probe.when = "with parameters that are nearly those of an earlier call"
-    why = "is that of earlier parameters with some equal entries: something is kept under a key "
-    why += "that does not tell them apart"
-    for turn, keep in enumerate((slice(0, 1), slice(-1, None))):
+    why = "is that of earlier parameters with some equal entries or digits: something is kept "
+    why += "under a key that does not tell them apart"
+    for turn, keep in enumerate((slice(0, 1), slice(-1, None), None)):
         try:
             fresh = copy.deepcopy(passes.subject)
         except Exception:  # what cannot be copied is not asked
@@ -231,6 +234,9 @@ def _nearly_the_same(probe: _Probe) -> None:
             if argument_of(path) == names.params and is_float(leaf) and leaf.size:
                 leaf *= 0.96875 - 0.03125 * turn  # no earlier call had these
                 other = near.leaves()[path].reshape(-1)
+                if keep is None:  # a key of rounded numbers
+                    other[...] = leaf.reshape(-1) * (1 + _A_LITTLE[leaf.dtype.char])
+                    continue
                 other[...] = leaf.reshape(-1) * 0.875
                 other[keep] = leaf.reshape(-1)[keep]
         right = bits(replace(passes, subject=fresh).both(near.copy()))

@@ -195,7 +195,7 @@ def small_case(
         mask: kind of mask, for a subject that has masks.
     """
     case = replace(run.case(0, free=True), regime="ordinary", dtype=dtype or run.dtypes[0])
-    if run.subject.fixed_sizes:
+    if run.subject.traits.fixed_sizes:
         return case
     subject = run.subject
     T, B = _nearest(T, subject.lengths), _nearest(B, subject.batches)

@@ -124,7 +124,7 @@ class Told:
 
 def drawn(run: Run, mode: str, index: int) -> tuple[Case, Template | None]:
     """A case of a gradient check and its compiled shape; None: its own, or differences alone."""
-    fixed = run.subject.fixed_sizes
+    fixed = run.subject.traits.fixed_sizes
     free = mode != STEP and index % _FREE == _FREE - 1 and not fixed
     case = run.case(index, free=free, steps=1 if mode == STEP else None)
     return case, None if free or fixed else run.template(index)
@@ -150,7 +150,7 @@ def judge(place: Here | Elsewhere, keys: Sequence[Key]) -> dict[Key, Told]:
 
 def _judged(run: Run, mode: str, index: int) -> CaseOutcome | None:
     case, template = drawn(run, mode, index)
-    alone = template is None and not run.subject.fixed_sizes
+    alone = template is None and not run.subject.traits.fixed_sizes
     try:
         outcome = examine(run, mode, run.problem(case), template, differences_only=alone)
     except (ContractError, LeftToTheCaller):
