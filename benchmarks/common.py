@@ -28,7 +28,7 @@ def runs(names: Iterable[str] = (), seed: int = 0) -> Iterator[tuple[str, Run]]:
     """A run for each named built-in; none: all of them, Elman with each activation."""
     for name in names or every_name():
         run = Run(Subject(builtin(name)), seed, DTYPES)
-        run.prepare(100)
+        run.jax.prepare(run.cases, 100)
         yield name, run
 
 
@@ -38,13 +38,17 @@ def problems(
     """``count`` problems of one regime and dtype, spread over the compiled templates."""
     for index in range(start, start + count):
         long = regime == "long"
-        template = run.templates[-1] if long else run.templates[index % (len(run.templates) - 1)]
+        template = (
+            run.cases.templates[-1]
+            if long
+            else run.cases.templates[index % (len(run.cases.templates) - 1)]
+        )
         rng = np.random.default_rng([run.seed, index, 23])
         T = int(rng.choice([35, 70, 300])) if long else int(rng.integers(1, template.T + 1))
         B = int(rng.integers(1, template.B + 1))
         if template.exact:
             T, B = template.T, template.B
-        case = run.case(index)
+        case = run.cases.case(index)
         case = replace(
             case,
             T=T,
@@ -55,7 +59,7 @@ def problems(
             dtype=dtype,
             mask=case.mask if T * B > 1 else "none",
         )
-        yield run.problem(case), template
+        yield run.cases.problem(case), template
 
 
 def upper_bound(hits: int, trials: int) -> float:

@@ -139,8 +139,8 @@ def selftest(
     base.fork(right)  # from here on the run remembers what JAX says
     seen = _passes(base, options)
     chosen = (*mutants.FAMILIES, mutants.SOURCE) if families is None else families
-    bugs = mutants.catalogue(right.target, families=chosen, sizes=base.sizes)
-    cases = [base.case(index) for index in range(options.examples)]
+    bugs = mutants.catalogue(right.target, families=chosen, sizes=base.cases.sizes)
+    cases = [base.cases.case(index) for index in range(options.examples)]
     planted: list[Planted] = []
     for number, bug in enumerate(bugs):
         if progress is not None:
@@ -263,8 +263,10 @@ def _drowned(base: Run, bug: Mutant, cases: Sequence[Case]) -> str:
     modes = (STEP, SEQUENCE) if base.subject.kind == "cell" else (SEQUENCE,)
     for index in (i for i, case in enumerate(cases) if case.regime in bug.regimes):
         for mode in modes:
-            case = base.case(index, steps=1 if mode == STEP else None)
-            found = examine(base, mode, base.problem(case), base.template(index), confirm=False)
+            case = base.cases.case(index, steps=1 if mode == STEP else None)
+            found = examine(
+                base, mode, base.cases.problem(case), base.cases.template(index), confirm=False
+            )
             if any(
                 j.usable and not j.blind and not j.null and Block(j.block).in_step in bug.blocks
                 for j in found.judged

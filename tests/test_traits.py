@@ -85,7 +85,7 @@ def test_nobody_else_reads_one():
     # the last is that of any value.
     allowed = {
         "subject/validate.py": {"supports_mask"},
-        "judge/run.py": {"adjoints"},
+        "judge/handwritten.py": {"adjoints"},
         "mutants/values.py": {"name"},
     }
     assert found == allowed

@@ -16,9 +16,9 @@ from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
 from bpttcheck.judge.verdict import judge
+from bpttcheck.problems.cases import FREE
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.gradient_check import _FREE
 
 RUNGS = tuple(
     float(f"{mantissa}e-{exponent}") for exponent in range(15, 0, -1) for mantissa in (1, 3)
@@ -82,14 +82,14 @@ def climb_checks(name: str, mode: str, dtype: str, examples: int, count: int) ->
     differences alone count as if they had caught nothing.
     """
     run = Run(Subject(builtin(name)), 0, (dtype,))
-    run.prepare(examples)
+    run.jax.prepare(run.cases, examples)
     for start in range(0, count * examples, examples):
         found: dict[str, np.ndarray] = {}
         for index in range(start, start + examples):
-            if mode == SEQUENCE and index % _FREE == _FREE - 1:
+            if mode == SEQUENCE and index % FREE == FREE - 1:
                 continue
-            case = run.case(index, steps=1 if mode == STEP else None)
-            for block in compared(run, mode, run.problem(case), run.template(index)):
+            case = run.cases.case(index, steps=1 if mode == STEP else None)
+            for block in compared(run, mode, run.cases.problem(case), run.cases.template(index)):
                 before = found.setdefault(block.block, np.zeros(len(RUNGS), bool))
                 found[block.block] = before | np.array(caught(block))
         for block, rungs in found.items():

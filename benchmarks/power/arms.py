@@ -180,7 +180,7 @@ def _until_spent(
 
 def _again(run: Run, index: int, examples: int) -> Problem:
     """The cases of a check; after the last one the first comes again, with other numbers."""
-    return run.problem(run.case(index % examples), index // examples)
+    return run.cases.problem(run.cases.case(index % examples), index // examples)
 
 
 def fixed_size() -> str:

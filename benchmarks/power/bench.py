@@ -69,7 +69,7 @@ class Bench:
 
     def problem(self, regime: str, dtype: str, index: int) -> Problem:
         """The problem of fixed size: the same arrays for every checker."""
-        return self.run.problem(self.case(regime, dtype, index))
+        return self.run.cases.problem(self.case(regime, dtype, index))
 
     def case(self, regime: str, dtype: str, index: int) -> Case:
         """Its structure: every sequence is short, except in the long regime."""
@@ -105,7 +105,7 @@ class Bench:
         """What a peer (None: this package) says of a cell or layer at one problem."""
         if peer is None:
             # Impure code may have written to the arrays of the problem.
-            problem = self.run.problem(problem.case)
+            problem = self.run.cases.problem(problem.case)
             return ours.look(self.run, target, problem, self.template(problem))
         layer = CellLayer(target) if is_cell(target) else target
         flat = Flat(layer, problem, scalar, calls or Calls(), seed=problem.case.index)

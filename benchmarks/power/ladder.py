@@ -30,7 +30,7 @@ def smallest_caught(
 ) -> Reach:
     """At one problem, of one block: the blocks take turns from problem to problem."""
     problem = bench.problem("ordinary", dtype, index)
-    gradients = bench.run.hand("sequence", problem).gradients
+    gradients = bench.run.code.run("sequence", problem).gradients
     blocks = [block for block, value in gradients.items() if value.any()]
     block = blocks[index % len(blocks)]
     layer = Planted(bench.cell, block)

@@ -72,7 +72,7 @@ def look(base: Run, target: Any, problem: Problem, template: Template | None) ->
         template: the compiled shape to use.
     """
     run, calls, traced = base.fork(_subject(base, target)), Calls(), [0]
-    run._layer = CountedLayer(run.layer, calls)
+    run.code.layer = CountedLayer(run.code.layer, calls)
     _count_traced(run, traced)
     started = time.perf_counter()
     message = ""
@@ -122,7 +122,7 @@ def passes_of_a_check(cell: Any, examples: int, seed: int, dtypes: tuple[str, ..
     started = time.perf_counter()
     with mock.patch.object(layer_module, "unroll", in_a_loop):
         run = Run(Subject(CountedCell(cell, calls, inside), reference=cell), seed, dtypes)
-        run._layer = CountedLayer(run.layer, calls)
+        run.code.layer = CountedLayer(run.code.layer, calls)
         _count_traced(run, traced)
         options = _options(run, examples)
         failed = [
@@ -133,17 +133,17 @@ def passes_of_a_check(cell: Any, examples: int, seed: int, dtypes: tuple[str, ..
 
 
 def _count_traced(run: Run, traced: list[int]) -> None:
-    jax, forward_mode = run.jax, run.jax_forward_mode
+    gradients, forward_mode = run.jax.gradients, run.jax.forward_mode
 
     def counted(*arguments: Any) -> Any:
         traced[0] += 1 + COPIES
-        return jax(*arguments)
+        return gradients(*arguments)
 
     def counted_forward_mode(*arguments: Any) -> Any:
         traced[0] += 1 + COPIES
         return forward_mode(*arguments)
 
-    run.jax, run.jax_forward_mode = counted, counted_forward_mode
+    run.jax.gradients, run.jax.forward_mode = counted, counted_forward_mode
 
 
 def _subject(base: Run, target: Any) -> Subject:

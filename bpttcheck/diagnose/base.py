@@ -144,18 +144,18 @@ class Specimen:
 
     def _with(self, d_ys: Array, d_state: Any) -> dict[str, Array]:
         changed = replace(self.problem, d_ys=d_ys, d_state=d_state)
-        found = self.run.jax(self.mode, changed, self.template)
+        found = self.run.reference(self.mode, changed, self.template)
         return {block: spread.value for block, spread in found.gradients.items()}
 
     def right_for(self, changed: Problem) -> dict[str, Array]:
         """JAX's gradient of another problem of the same shape."""
-        found = self.run.jax(self.mode, changed, self.template)
+        found = self.run.reference(self.mode, changed, self.template)
         return {block: spread.value for block, spread in found.gradients.items()}
 
     @cached_property
     def untied(self) -> Untied:
         """Each step's own contribution, and the adjoints."""
-        return self.run.untied(self.problem, self.template)
+        return self.run.jax.untied(self.problem, self.template)
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Evidence:
 
 def step_name(evidence: Evidence) -> str:
     """The user's backward method."""
-    return evidence.run.methods[1] if evidence.sequence else "step_vjp"
+    return evidence.run.code.methods[1] if evidence.sequence else "step_vjp"
 
 
 def diagnosis(code: str, sentence: str, residual: float, **more: Any) -> Diagnosis:

@@ -76,7 +76,7 @@ def _mention_jumps(evidence: Evidence) -> None:
     if not step or evidence.run.subject.surrogate:
         return
     try:
-        where = evidence.run.paths(step[0].problem).jumps()
+        where = evidence.run.jax.paths(step[0].problem).jumps()
     except BpttcheckError:
         return
     if where:
@@ -121,11 +121,11 @@ def _problems(
     for dtype, regime, mask in dict.fromkeys(manners):
         if dtype not in run.dtypes:
             continue
-        templates = (run.templates[2], run.templates[1], run.templates[3])
+        templates = (run.cases.templates[2], run.cases.templates[1], run.cases.templates[3])
         for template, T in zip(templates, _RICH_STEPS, strict=True):
             case = _rich(run, mode, template, T, dtype, regime, mask)
             try:
-                yield run.problem(case), template
+                yield run.cases.problem(case), template
             except BpttcheckError:
                 continue
     yield from reversed(failing)
@@ -140,8 +140,8 @@ def _rich(run: Run, mode: str, t: Template, steps: int, dtype: str, regime: str,
 
 def _specimen(run: Run, mode: str, problem: Problem, template: Template | None) -> Specimen | None:
     try:
-        hand = run.hand(mode, problem)
-        reference = run.jax(mode, problem, template)
+        hand = run.code.run(mode, problem)
+        reference = run.reference(mode, problem, template)
     except BpttcheckError:
         return None
     unit, tiny = rounding(problem.dtype)

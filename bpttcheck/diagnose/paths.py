@@ -245,9 +245,11 @@ def _candidates(evidence: Evidence) -> tuple[list[Swap], list[_Table]]:
 
 def _shifts(specimen: Specimen) -> list[Shift]:
     p = specimen.problem
-    paths = specimen.run.paths(p)
+    paths = specimen.run.jax.paths(p)
     point = (p.params, p.state0, p.xs[0])
-    return specimen.run.remember("operands", p, lambda: paths.swaps(point, (p.d_state, p.d_ys[0])))
+    return specimen.run.jax.remember(
+        "operands", p, lambda: paths.swaps(point, (p.d_state, p.d_ys[0]))
+    )
 
 
 def _fitting(block: str, specimen: Specimen, shifts: list[Shift]) -> _Table:
@@ -255,7 +257,7 @@ def _fitting(block: str, specimen: Specimen, shifts: list[Shift]) -> _Table:
     point = (p.params, p.state0, p.xs[0])
     given = (p.d_state, p.d_ys[0])
     found: _Table = {}
-    moved = specimen.run.paths(p).swapped(point, given, shifts)
+    moved = specimen.run.jax.paths(p).swapped(point, given, shifts)
     for shift, added in zip(shifts, moved, strict=True):
         more = blocks_of(specimen, added)
         if not more[block].any():
@@ -323,7 +325,7 @@ def _fit_wrong_cotangent(evidence: Evidence) -> Diagnosis | None:
 def _residuals(specimen: Specimen) -> dict[tuple[int, int], tuple[float, EditSite]]:
     """For each function the best fit over its local factor."""
     p = specimen.problem
-    paths = specimen.run.paths(p)
+    paths = specimen.run.jax.paths(p)
     point = (p.params, p.state0, p.xs[0])
     shapes = [v.shape for _, v in paths.values(*point)]
     found: dict[tuple[int, int], tuple[float, EditSite]] = {}

@@ -101,7 +101,7 @@ def _cut(specimen: Specimen, k: int, aligned: str) -> dict[str, np.ndarray]:
     keep = np.where(border, 0.0, 1.0)
     if k > 1 or aligned == "start":
         keep[0] = 1.0  # the initial state still gets the gradient of its own window
-    return specimen.run.carried(specimen.problem, specimen.template, keep)
+    return specimen.run.jax.carried(specimen.problem, specimen.template, keep)
 
 
 def _never(specimen: Specimen, aligned: str) -> dict[str, np.ndarray]:

@@ -83,7 +83,7 @@ def _table(evidence: Evidence, specimen: Specimen) -> dict[Any, dict[str, Array]
     """Change -> the gradient that it gives, block by block; made once for each problem."""
     made: dict[int, Any] = evidence.notes.setdefault(_KEY, {})
     if id(specimen) not in made:
-        made[id(specimen)] = specimen.run.remember(
+        made[id(specimen)] = specimen.run.jax.remember(
             _KEY, specimen.problem, lambda: dict(_changes(specimen))
         )
     return made[id(specimen)]
@@ -91,7 +91,7 @@ def _table(evidence: Evidence, specimen: Specimen) -> dict[Any, dict[str, Array]
 
 def _changes(specimen: Specimen) -> Iterator[tuple[Any, dict[str, Array]]]:
     p = specimen.problem
-    paths = specimen.run.paths(p)
+    paths = specimen.run.jax.paths(p)
     point = (p.params, p.state0, p.xs[0])
     todo: list[tuple[Any, EditSite, Array | None]] = []
     number = _numbered(paths)

@@ -220,8 +220,8 @@ def _scaled(specimen: Specimen, factor: float, block: str) -> float | None:
         return (leaf * factor).astype(leaf.dtype)
 
     changed = replace(p, d_ys=by(p.d_ys), d_state=trees.map_leaves(by, p.d_state))
-    hand = specimen.run.hand(specimen.mode, changed)
-    reference = specimen.run.jax(specimen.mode, changed, specimen.template)
+    hand = specimen.run.code.run(specimen.mode, changed)
+    reference = specimen.run.reference(specimen.mode, changed, specimen.template)
     fresh = replace(specimen, problem=changed, hand=hand, reference=reference)
     right = fresh.right[block]
     return fresh.residual({block: right}) if np.abs(right).max(initial=0.0) > 0 else None
@@ -288,7 +288,7 @@ def _fit_range(evidence: Evidence) -> Diagnosis | None:
 
 def _in_double(specimen: Specimen, block: str) -> float:
     try:
-        hand = specimen.run.hand(specimen.mode, in_float64(specimen.problem))
+        hand = specimen.run.code.run(specimen.mode, in_float64(specimen.problem))
     except BpttcheckError:
         return np.inf
     return replace(specimen, hand=hand).residual({block: specimen.right[block]})

@@ -117,9 +117,9 @@ def hidden_of(run: Run, cases: Sequence[Case]) -> tuple[str, ...]:
     """
     beyond = [case for name in run.judged for case in run.judged[name] if case.index >= FIRST]
     found = list(hidden([*cases, *beyond]))
-    found += [f"lines that no judged case ran: {line}" for line in run.unreached()]
-    if not run.lines.available:
-        found.append(f"lines of the backward pass were not watched: {run.lines.reason}")
+    found += [f"lines that no judged case ran: {line}" for line in run.code.unreached()]
+    if not run.code.lines.available:
+        found.append(f"lines of the backward pass were not watched: {run.code.lines.reason}")
     if run.untried:
         found.append(f"larger sizes left out, for they take too long: {_sizes(run.untried)}")
     if _keeps_buffers(unfilled(run.subject.target)):

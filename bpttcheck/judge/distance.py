@@ -25,9 +25,11 @@ def distance_from_full(run: Run) -> dict[str, float]:
     whole = Run(Subject(full, sizes=run.subject.sizes), run.seed, run.dtypes)
     found: dict[str, list[float]] = {}
     for index in range(_CASES):
-        case = replace(run.case(index, free=True, steps=12), dtype="float64", regime="ordinary")
-        problem: Problem = run.problem(case)
-        mine, its = (r.hand(SEQUENCE, problem).gradients for r in (run, whole))
+        case = replace(
+            run.cases.case(index, free=True, steps=12), dtype="float64", regime="ordinary"
+        )
+        problem: Problem = run.cases.problem(case)
+        mine, its = (r.code.run(SEQUENCE, problem).gradients for r in (run, whole))
         for block, value in its.items():
             size = float(np.linalg.norm(value))
             if size:

@@ -94,7 +94,7 @@ def examine(
     Raises:
         ContractError: if the subject's own code fails.
     """
-    hand = run.hand(mode, problem)
+    hand = run.code.run(mode, problem)
     broken = [name for name, value in hand.forward.items() if _broken(name, value, problem)]
     if broken:
         return CaseOutcome(problem, skipped=_first_nonfinite(hand, broken))
@@ -103,7 +103,7 @@ def examine(
         _without_jax(run, mode, outcome)
         return outcome
     try:
-        reference = run.jax(mode, problem, template)
+        reference = run.reference(mode, problem, template)
     except Declined as declined:
         outcome.declined = str(declined)
         _without_jax(run, mode, outcome)
@@ -119,7 +119,7 @@ def examine(
     if differs:
         lost = not any(j.usable for j in outcome.forward[:1])
         outcome.forward = []
-        operation = run.departure(mode, problem)
+        operation = run.jax.departure(mode, problem)
         leaves = f"the traced forward pass leaves the native one at {operation}"
         outcome.declined = f"{leaves}; pass `reference=`" if operation else differs
         _without_jax(run, mode, outcome)
@@ -270,8 +270,8 @@ def _hull(
     rng = np.random.default_rng(problem.case.seed)
     patterns = np.concatenate([np.arange(32), rng.integers(0, 2**15, 32)]).reshape(-1, COPIES)
     unit, tiny = rounding(problem.dtype)
-    runs = [run.jax(mode, problem, template)]
-    runs += [run.jax(mode, problem, template, [int(p) for p in row]) for row in patterns]
+    runs = [run.reference(mode, problem, template)]
+    runs += [run.reference(mode, problem, template, [int(p) for p in row]) for row in patterns]
     value = runs[0].gradients[block].value
     copies = np.concatenate([one.gradients[block].copies for one in runs])
     low, high = np.minimum(value, copies.min(axis=0)), np.maximum(value, copies.max(axis=0))
@@ -292,7 +292,7 @@ def _settle(
     )  # fmt: skip
     along = {j.block: gap / np.linalg.norm(gap / np.abs(gap).max()) / np.abs(gap).max()}
     witness = _witness(run, outcome, along, reference.gradients)
-    forward = run.jax_forward_mode(outcome.problem, along, template)
+    forward = run.jax.forward_mode(outcome.problem, along, template)
     gap = abs(float(forward.value) - witness.jax)
     consistent = gap <= LIMIT * (witness.noise + float(forward.error))
     outcome.witnesses[j.block] = (
@@ -446,11 +446,11 @@ def _own_noise(
     assert outcome.hand is not None
     exact, case = part(outcome.hand), outcome.problem.case
     found = noisy_copies(
-        lambda p: dict(part(run.hand(mode, p))), outcome.problem,
+        lambda p: dict(part(run.code.run(mode, p))), outcome.problem,
         (case.seed, abs(case.index), 31), LAW_COPIES,
     )  # fmt: skip
     # Sums whose order changes from call to call: their spread is noise, too.
-    again = [part(run.hand(mode, outcome.problem)) for _ in range(LAW_COPIES)]
+    again = [part(run.code.run(mode, outcome.problem)) for _ in range(LAW_COPIES)]
     groups = [group for group in (found, again) if group]
     return {
         block: np.nan_to_num(np.concatenate([deviations(group, block) for group in groups]))
@@ -468,7 +468,7 @@ def _own_rounding(run: Run, mode: str, outcome: CaseOutcome) -> dict[str, Array]
     if outcome.problem.dtype == np.float64:
         return {}
     try:
-        double = run.hand(mode, in_float64(outcome.problem))
+        double = run.code.run(mode, in_float64(outcome.problem))
     except BpttcheckError:
         return {}  # code for float32 alone
     return {
@@ -604,7 +604,7 @@ def _nearly_overflows(run: Run, mode: str, problem: Problem) -> bool:
     both = replace(twice, xs=2 * problem.xs, state0=_doubled(problem.state0))
     for larger in (twice, both):
         try:
-            forward = run.hand(mode, larger).forward
+            forward = run.code.run(mode, larger).forward
         except BpttcheckError:
             return False
         if not all(np.isfinite(value).all() for value in forward.values()):

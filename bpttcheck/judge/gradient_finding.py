@@ -47,7 +47,7 @@ def count(run: Run, tally: Tally, outcome: CaseOutcome) -> None:
     wrong = tuple(j.block for j in outcome.wrong)
     tally.seen.append(Seen(outcome.problem.case, wrong, tuple(j.block for j in clear)))
     tally.oracles.update(outcome.spoke)
-    if outcome.declined and outcome.declined != run.declined:
+    if outcome.declined and outcome.declined != run.jax.declined:
         tally.remarks[f"JAX declined: {outcome.declined}"] += 1
     if outcome.doubtful:
         tally.doubtful += 1
@@ -62,12 +62,13 @@ def count(run: Run, tally: Tally, outcome: CaseOutcome) -> None:
 def forward_finding(run: Run, name: str, outcome: CaseOutcome) -> Finding:
     """What is told where a layer does not compute what its reference computes."""
     j = outcome.forward[0]
+    method = run.code.methods_of(name)[0]
     return Finding(
         check=name,
-        method=run.methods_of(name)[0],
+        method=method,
         block=j.block,
         message=(
-            f"the forward passes differ: {j.block} is {j.hand:.6g} by {run.methods_of(name)[0]}, "
+            f"the forward passes differ: {j.block} is {j.hand:.6g} by {method}, "
             f"{j.value:.6g} by the reference, so no gradient could be compared with it"
         ),
         case=outcome.problem.case,
@@ -86,7 +87,7 @@ def plain_finding(run: Run, name: str, j: Judged, case: Case, by_jax: bool) -> F
     value = Measured(j.value, j.width)
     return Finding(
         check=name,
-        method=run.methods_of(name)[1],
+        method=run.code.methods_of(name)[1],
         block=j.block,
         message=_message(j, by_jax),
         case=case,
@@ -124,7 +125,7 @@ def finding_of(run: Run, name: str, outcome: CaseOutcome, wrong: Judged) -> Find
         difference = Measured(float(witness.difference.value), witness.bar)
     return Finding(
         check=name,
-        method=run.methods_of(name)[1],
+        method=run.code.methods_of(name)[1],
         block=wrong.block,
         message=_message(wrong, by_jax),
         case=outcome.problem.case,

@@ -49,7 +49,7 @@ def smallest(
         if tried == _TRIES or rows > _ROWS:
             break
         try:
-            problem = run.problem(case, stream)
+            problem = run.cases.problem(case, stream)
             result = attempt(problem, shape)
         except BpttcheckError:
             continue  # another failure than the one being shrunk
@@ -83,7 +83,7 @@ def _candidates(
 
 def _widths(run: Run, case: Case) -> list[tuple[int, int]]:
     own = (case.n_in, case.n_hidden)
-    allowed = _SMALL if run.sizes is None else run.sizes
+    allowed = _SMALL if run.cases.sizes is None else run.cases.sizes
     if run.subject.traits.fixed_sizes:
         return [own]
     smaller = [w for w in allowed if w[0] <= own[0] and w[1] <= own[1] and w != own]

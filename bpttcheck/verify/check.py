@@ -165,7 +165,9 @@ def _outcomes(
     order = sorted(rest, key=lambda name: bool(CHECKS[name].mode))
     if executor is None:
         if any(CHECKS[name].mode for name in rest):
-            run.prepare(options.examples)  # compiles in the background of the first checks
+            run.jax.prepare(
+                run.cases, options.examples
+            )  # compiles in the background of the first checks
         found = {name: check_one(run, options, name, counter) for name in order}
     else:
         with spread(run, options.examples, order, executor) as checks:
@@ -259,7 +261,7 @@ def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float)
     }
     cases = list(gradient.values())
     asked = options.examples if any(CHECKS[r.name].mode and r.verdict for r in checks) else 0
-    unreached = run.unreached()
+    unreached = run.code.unreached()
     return Report(
         subject=run.subject.name,
         checks=checks,
@@ -275,7 +277,7 @@ def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float)
         masks=dict(Counter(c.mask for c in cases)),
         larger=larger(run.judged),
         judged=(len(cases), asked),
-        lines=run.lines.share() if run.lines.available and asked else None,
+        lines=run.code.lines.share() if run.code.lines.available and asked else None,
         unreached=unreached if asked else (),
         unchecked=_unchecked(run, checks),
         hidden=hidden_of(run, cases) if asked else (),
@@ -297,7 +299,7 @@ def _severity(finding: Finding) -> tuple[bool, bool, float]:
 def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
     """Parameters without any gradient in the recurrence, and what no oracle judged."""
     found: list[str] = []
-    absent = tuple(f"{block} (the code returns None)" for block in sorted(run.absent))
+    absent = tuple(f"{block} (the code returns None)" for block in sorted(run.code.absent))
     if not run.subject.traits.final_state_gradient:
         absent += ("the cotangent of the final state (it is declared to have no gradient)",)
     if run.subject.traits.initial_state_vjp is not None:
@@ -322,8 +324,8 @@ def _notes(run: Run) -> tuple[str, ...]:
         if distances:
             told = ", ".join(f"{block} {value:.2g}" for block, value in distances.items())
             notes.insert(1, f"relative distance from the full gradient, median at T = 12: {told}")
-    if run.declined:
-        notes.append(f"JAX autodiff was not used: {run.declined}")
+    if run.jax.declined:
+        notes.append(f"JAX autodiff was not used: {run.jax.declined}")
     return tuple(notes)
 
 

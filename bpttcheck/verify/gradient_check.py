@@ -27,8 +27,6 @@ from bpttcheck.verify.checks.base import Context
 
 # Failing cases that are explained in full; later ones are only counted.
 _EXPLAINED = 3
-# Every so many cases one is drawn at any size and judged by differences alone.
-_FREE = 10
 # States reached by a sequence, at which a wrong gradient is asked for again.
 _REACHED = 3
 
@@ -40,13 +38,10 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
     """Run the cases of one gradient check."""
     run, tally = context.run, Tally(name)
     origins: dict[str, Origin] = {}
-    run.prepare(context.examples)
+    run.jax.prepare(run.cases, context.examples)
     for index in range(context.examples):
-        free = mode != STEP and index % _FREE == _FREE - 1 and not run.subject.traits.fixed_sizes
-        case = run.case(index, free=free, steps=1 if mode == STEP else None)
-        template = None if free or run.subject.traits.fixed_sizes else run.template(index)
         try:
-            _one(run, mode, tally, origins, case, template, free)
+            _one(run, mode, tally, origins, *run.cases.scheduled(index, mode == STEP))
         finally:
             context.tick()
     wide_cases(run, mode, tally, origins, context.examples)
@@ -62,8 +57,8 @@ def wide_cases(
     run: Run, mode: str, tally: Tally, origins: dict[str, Origin], examples: int
 ) -> None:
     """Wide states, by differences alone: of a cell in one step, of a layer in few."""
-    wide = run.plan.widths if (mode == STEP) == (run.subject.kind == "cell") else ()
-    some = run.plan.some(() if tally.failures else wide, examples)
+    wide = run.cases.plan.widths if (mode == STEP) == (run.subject.kind == "cell") else ()
+    some = run.cases.plan.some(() if tally.failures else wide, examples)
     for case in Budget().spend(some, run.untried):
         one = in_one_step(case) if mode == STEP else case
         _one(run, mode, tally, origins, one, None, True)
@@ -83,7 +78,7 @@ def _one(
     problem = None
     explain = len(tally.findings) < _EXPLAINED
     try:
-        problem = run.problem(case)
+        problem = run.cases.problem(case)
         known = frozenset(block for block, (_, _, by_jax) in tally.worst.items() if by_jax)
         outcome = examine(
             run, mode, problem, template, confirm=explain, differences_only=differences_only,
@@ -101,9 +96,9 @@ def _one(
         return
     count(run, tally, outcome)
     if outcome.spoke:
-        run.lines.commit()
+        run.code.lines.commit()
     else:
-        run.lines.discard()
+        run.code.lines.discard()
     if outcome.forward:
         if not any(f.block == outcome.forward[0].block for f in tally.findings):
             tally.findings.append(forward_finding(run, tally.name, outcome))

@@ -84,7 +84,7 @@ def obey(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
     for index in range(context.laws):
         _one(run, law, _case(run, index, law), tally)
         context.tick()
-    larger = run.plan.some(larger, context.examples)
+    larger = run.cases.plan.some(larger, context.examples)
     for case in Budget().spend(() if tally.failures else larger, run.untried):
         _one(run, law, case, tally)
     return tally
@@ -93,7 +93,7 @@ def obey(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
 def _one(run: Run, law: Law, case: Case, tally: Tally) -> None:
     """One case, judged, and the first failure made small."""
     try:
-        problem = run.problem(case)
+        problem = run.cases.problem(case)
     except OutsideDomain as error:
         tally.cases += 1
         tally.outside(error, case)
@@ -119,11 +119,11 @@ def obeyed_on(run: Run, law: Law, problem: Problem) -> Tally:
 
 def gradients(run: Run, problem: Problem) -> dict[str, Any]:
     """Every gradient block of the hand-written code."""
-    return dict(run.hand(SEQUENCE, problem).gradients)
+    return dict(run.code.run(SEQUENCE, problem).gradients)
 
 
 def _case(run: Run, index: int, law: Law) -> Case:
-    case, least = run.case(index, free=True), law.least
+    case, least = run.cases.case(index, free=True), law.least
     # Summed in another order, a value within rounding of a kink may fall on its other side.
     regime = "ordinary" if case.regime in ("near_kinks", "long") else case.regime
     lengths, batches = run.subject.lengths, run.subject.batches
@@ -141,7 +141,7 @@ def _judge(run: Run, law: Law, problem: Problem, tally: Tally) -> list[Judged]:
         _broken(run, tally, law, error, problem.case, problem)
         return []
     tally.add(judged, problem.case)
-    run.lines.commit()
+    run.code.lines.commit()
     tally.oracles["law"] += 1
     tally.failures += any(j.wrong for j in judged)
     return judged
@@ -157,7 +157,7 @@ def _broken(
 ) -> None:
     if tally.refused(error, case, _smallest(law, case)):
         return
-    if error.method == run.methods[0] and case.regime != "ordinary":
+    if error.method == run.code.methods[0] and case.regime != "ordinary":
         # The problem itself runs: a neighbour of it, moved by rounding, is outside the domain.
         tally.outside(error, case)
         return
@@ -181,7 +181,7 @@ def _compare(run: Run, law: Law, problem: Problem, at_once: bool = False) -> lis
     """
     unit, tiny = rounding(problem.dtype)
     value, other = law.expected(run, problem), law.actual(run, problem)
-    value = {block: v for block, v in value.items() if not run.is_absent(block)}
+    value = {block: v for block, v in value.items() if not run.code.is_absent(block)}
     rng = np.random.default_rng([*_seeds(problem), 11])
     count = LAW_COPIES if problem.case.index < FIRST else LAW_COPIES // 2
     copies = [law.expected(run, perturbed(problem, rng)) for _ in range(count)]
@@ -236,7 +236,7 @@ def _beside_jax(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> l
     Each of them lies within its own error bar, and the law's bar is the sum of theirs: a law that
     is broken by right gradients is broken by rounding. What JAX is blind to is no evidence.
     """
-    if not run.has_jax or not law.parts:
+    if not run.jax.available or not law.parts:
         return judged
     from bpttcheck.judge.gradient import examine
 
@@ -326,7 +326,7 @@ def _finding(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> Find
     forward = _is_forward(worst.block)
     return Finding(
         check=law.name,
-        method=run.methods[0] if forward else run.methods[1],
+        method=run.code.methods[0] if forward else run.code.methods[1],
         block=worst.block,
         message=law.sentence.format(block=worst.block),
         case=problem.case,

@@ -95,9 +95,9 @@ def _untied(autodiff: Any) -> bool:
 
     assert callable(autodiff.untied)
     run = Run(bpttcheck.Subject(bpttcheck.cells.Elman()), 0, ["float64"])
-    problem = build(run.subject, run.case(0, free=True, steps=4))
-    untied = run.untied(problem).d_params
-    tied = run.hand("sequence", problem).gradients
+    problem = build(run.subject, run.cases.case(0, free=True, steps=4))
+    untied = run.jax.untied(problem).d_params
+    tied = run.code.run("sequence", problem).gradients
     return all(
         np.allclose(terms.sum(axis=0), tied[f"d_params[{name!r}]"], rtol=1e-9, atol=1e-12)
         for name, terms in untied.items()

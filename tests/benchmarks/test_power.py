@@ -134,10 +134,10 @@ def test_a_peer_starts_from_the_very_arrays_of_the_problem(bench, peer):
     class Spy:
         def forward(self, params, xs, state0):
             seen.append([*params.values(), *trees.leaves(state0), xs])
-            return bench.run.layer.forward(params, xs, state0)
+            return bench.run.code.layer.forward(params, xs, state0)
 
         def vjp(self, *arguments):
-            return bench.run.layer.vjp(*arguments)
+            return bench.run.code.layer.vjp(*arguments)
 
     flat = Flat(Spy(), problem)
     ask(peer, flat)
@@ -148,10 +148,10 @@ def test_a_peer_starts_from_the_very_arrays_of_the_problem(bench, peer):
 
 def test_the_loss_that_a_peer_sees_has_the_problems_own_cotangents(bench):
     problem = bench.problem("large_cotangents", "float64", 0)
-    flat = Flat(bench.run.layer, problem, scalar=True)
+    flat = Flat(bench.run.code.layer, problem, scalar=True)
     _, record = flat.forward(*flat.point)
     found = dict(zip(flat.names, flat.backward(flat.point, record, [np.ones(())]), strict=True))
-    hand = bench.run.hand("sequence", problem).gradients
+    hand = bench.run.code.run("sequence", problem).gradients
     assert found.keys() == hand.keys()
     for block, value in hand.items():
         assert np.array_equal(found[block], value)
@@ -167,7 +167,7 @@ def test_a_peer_that_runs_out_of_evaluations_has_flagged_nothing(bench, peer):
 def test_an_exception_of_the_code_under_test_is_a_flag(bench, peer):
     class Broken:
         def forward(self, params, xs, state0):
-            return bench.run.layer.forward(params, xs, state0)
+            return bench.run.code.layer.forward(params, xs, state0)
 
         def vjp(self, *arguments):
             raise RuntimeError("no backward pass")
@@ -176,7 +176,7 @@ def test_an_exception_of_the_code_under_test_is_a_flag(bench, peer):
 
 
 def test_a_message_is_searched_for_the_block_that_it_names(bench):
-    flat = Flat(bench.run.layer, bench.problem("ordinary", "float64", 0))
+    flat = Flat(bench.run.code.layer, bench.problem("ordinary", "float64", 0))
     named = {peer.name: peer.named for peer in PEERS}
     torch = named["torch gradcheck"](
         "Jacobian mismatch for output 0 with respect to input 3,", flat

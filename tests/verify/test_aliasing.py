@@ -18,10 +18,10 @@ from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
 def found(cell, dtype="float64"):
     run = Run(Subject(cell), 0, (dtype,))
     kind = run.subject.kind
-    problem = run.problem(small_case(run, 2, 2, 2, 2))
+    problem = run.cases.problem(small_case(run, 2, 2, 2, 2))
 
     def other(sizes):
-        return lambda: Arguments.of(kind, run.problem(small_case(run, *sizes)))
+        return lambda: Arguments.of(kind, run.cases.problem(small_case(run, *sizes)))
 
     others = {str(sizes): other(sizes) for sizes in ((1, 2, 2, 2), (2, 2, 1, 1), (4, 4, 3, 3))}
     return shared_memory(Passes(cell, kind), Arguments.of(kind, problem), others)

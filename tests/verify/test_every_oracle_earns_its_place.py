@@ -13,6 +13,8 @@ from bpttcheck import Verdict, trees
 from bpttcheck.diagnose import evidence
 from bpttcheck.errors import Declined
 from bpttcheck.judge import gradient
+from bpttcheck.judge.handwritten import HandWritten
+from bpttcheck.judge.reference import JaxReference
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.oracles.autodiff import noise
 from bpttcheck.oracles.autodiff.autodiff import Autodiff, NoisyGradients, Spread
@@ -157,7 +159,7 @@ def declines(*args, **options):
 def test_jax_sees_an_error_that_the_differences_miss(monkeypatch):
     cell = HardlyWrong()
     assert verdict(cell) is Verdict.FAILED
-    monkeypatch.setattr(Run, "jax", declines)
+    monkeypatch.setattr(JaxReference, "gradients", declines)
     assert verdict(cell) is Verdict.PASSED
 
 
@@ -192,8 +194,9 @@ def test_forward_mode_keeps_a_wrong_reverse_mode_from_convicting_a_right_cell(mo
         W = Spread(W.value * HARDLY, W.copies * HARDLY)
         return replace(found, d_params={**found.d_params, "W": W})
 
-    def agrees(run, problem, along, template):
-        known = run.jax(STEP, problem, template).gradients
+    def agrees(jax, problem, along, template):
+        code = HandWritten(jax.subject)
+        known = jax.gradients(code, STEP, problem, template).gradients
         return Estimate(sum((known[block].value * v).sum() for block, v in along.items()), 0.0)
 
     assert verdict(cell) is Verdict.PASSED
@@ -201,7 +204,7 @@ def test_forward_mode_keeps_a_wrong_reverse_mode_from_convicting_a_right_cell(mo
     (row,) = bpttcheck.check(cell, checks=["step_vjp"], examples=4, raises=False).checks
     assert row.verdict is Verdict.INCONCLUSIVE
     assert "JAX's reverse and forward mode contradict each other in d_params['W']" in row.reason
-    monkeypatch.setattr(Run, "jax_forward_mode", agrees)
+    monkeypatch.setattr(JaxReference, "forward_mode", agrees)
     assert verdict(cell) is Verdict.FAILED
 
 

@@ -12,9 +12,8 @@ import pytest
 
 from bpttcheck import Verdict
 from bpttcheck.diagnose import evidence
-from bpttcheck.judge import run as running
 from bpttcheck.judge.run import Run
-from bpttcheck.problems import problem
+from bpttcheck.problems import cases, problem
 from bpttcheck.problems.large import LargerSizes
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import validate_options
@@ -442,8 +441,10 @@ def result(bases, wrong, check, change=lambda run: None, examples=EXAMPLES):
     """What one check of ``wrong`` says; ``change`` may leave something out of its run."""
     right = next(cell for cell in (Relu, Centred, TwoLeaves, Cell) if isinstance(wrong, cell))
     run = bases[right].fork(Subject(wrong, reference=right()))
-    run.plan = LargerSizes((), (), ())  # the schedule alone: larger sizes have tests of their own
-    run._memo = {}  # with another schedule the values of a case are others
+    run.cases.plan = LargerSizes(
+        (), (), ()
+    )  # the schedule alone: larger sizes have tests of their own
+    run.jax._memo = {}  # with another schedule the values of a case are others
     change(run)
     options = validate_options(
         dtypes=run.dtypes, examples=examples, seed=0, checks=None, expected_failures=None,
@@ -538,7 +539,7 @@ def test_a_kind_of_mask_shows_a_bug_that_is_missed_without_it(mask, bases, monke
         instead = "lengths" if mask == "none" else "none"
         return replace(case, mask=instead) if case.mask == mask else case
 
-    monkeypatch.setattr(running, "draw_case", draw)
+    monkeypatch.setattr(cases, "draw_case", draw)
     assert result(bases, MASKS[mask], "sequence_vjp", examples=40)[0].verdict is Verdict.PASSED
 
 
@@ -552,7 +553,7 @@ def test_a_dtype_shows_a_bug_that_is_missed_without_it(dtype, bases):
     assert {finding.case.dtype for finding in findings} == {dtype}
 
     def leave_out(run):
-        run.dtypes = tuple(name for name in DTYPES if name != dtype)
+        run.cases.dtypes = tuple(name for name in DTYPES if name != dtype)
 
     assert result(bases, DTYPE_BUGS[dtype], "step_vjp", leave_out)[0].verdict is Verdict.PASSED
 
@@ -586,7 +587,7 @@ def test_a_shape_shows_a_bug_that_is_missed_without_it(shape, bases):
     assert result(bases, shape.wrong, "step_vjp")[0].verdict is Verdict.FAILED
 
     def leave_out(run):
-        run.templates = tuple(shape.left(run.templates))
+        run.cases.templates = tuple(shape.left(run.cases.templates))
 
     assert result(bases, shape.wrong, "step_vjp", leave_out)[0].verdict is Verdict.PASSED
 
@@ -595,10 +596,11 @@ def test_a_size_of_no_template_shows_a_bug_that_is_missed_without_it(bases):
     found, findings = result(bases, ColumnOfInputs(), "sequence_vjp")
     assert found.verdict is Verdict.FAILED
     widths = {(f.case.n_in, f.case.n_hidden) for f in findings}
-    assert not widths & {(one.n_in, one.n_hidden) for one in bases[Cell].templates}
+    assert not widths & {(one.n_in, one.n_hidden) for one in bases[Cell].cases.templates}
 
     def leave_out(run):
-        run.case = lambda index, **options: Run.case(run, index, **{**options, "free": False})
+        of, cases_of_run = type(run.cases).case, run.cases
+        cases_of_run.case = lambda i, **options: of(cases_of_run, i, **{**options, "free": False})
 
     without_it = result(bases, ColumnOfInputs(), "sequence_vjp", leave_out)
     assert without_it[0].verdict is Verdict.PASSED
@@ -609,10 +611,10 @@ def test_a_template_without_padding_shows_a_bug_that_is_missed_without_it(bases)
     assert result(bases, HardlyWrong(), "step_vjp", examples=5)[0].verdict is Verdict.FAILED
 
     def pad(run):
-        def jax(mode, point, template, patterns=None):
-            return Run.jax(run, mode, point, replace(template, B=template.B + 1), patterns)
+        def reference(mode, point, template, patterns=None):
+            return Run.reference(run, mode, point, replace(template, B=template.B + 1), patterns)
 
-        run.jax = jax
+        run.reference = reference
 
     padded = result(bases, HardlyWrong(), "step_vjp", pad, examples=5)
     # Padded rows change what JAX computes: the gradient is not compared any more.

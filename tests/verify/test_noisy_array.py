@@ -92,9 +92,9 @@ def test_without_a_supply_nothing_is_moved():
 
 def test_a_gradient_runs_on_noisy_arrays_and_moves_by_its_rounding():
     run = Run(Subject(LSTM()), 0, ("float64",))
-    problem = run.problem(run.case(0))
-    exact = run.hand(SEQUENCE, problem).gradients
-    found = copies(lambda p: dict(run.hand(SEQUENCE, p).gradients), problem, (0,), 3)
+    problem = run.cases.problem(run.cases.case(0))
+    exact = run.code.run(SEQUENCE, problem).gradients
+    found = copies(lambda p: dict(run.code.run(SEQUENCE, p).gradients), problem, (0,), 3)
     assert found is not None
     for one in found:
         for block, value in one.items():
@@ -110,5 +110,5 @@ def test_code_for_plain_arrays_alone_says_so():
             return super().step(params, state, x)
 
     run = Run(Subject(Strict()), 0, ("float64",))
-    problem = run.problem(run.case(0))
-    assert copies(lambda p: dict(run.hand(SEQUENCE, p).gradients), problem, (0,), 1) is None
+    problem = run.cases.problem(run.cases.case(0))
+    assert copies(lambda p: dict(run.code.run(SEQUENCE, p).gradients), problem, (0,), 1) is None

@@ -40,9 +40,11 @@ def case(regime="ordinary", dtype="float64", T=5, B=3, mask="none", index=3):
 @given(index=st.integers(0, 10**6), seed=st.integers(0, 10**6))
 def test_a_case_is_a_function_of_seed_and_index(index, seed):
     runs = [Run(Subject(Elman()), seed, DTYPES) for _ in range(2)]
-    first, second = (run.case(index) for run in runs)
+    first, second = (run.cases.case(index) for run in runs)
     assert first == second
-    same = zip(leaves(runs[0].problem(first)), leaves(runs[1].problem(second)), strict=True)
+    same = zip(
+        leaves(runs[0].cases.problem(first)), leaves(runs[1].cases.problem(second)), strict=True
+    )
     for a, b in same:
         np.testing.assert_array_equal(a, b)
 
@@ -145,6 +147,6 @@ class Counting(Elman):
 
 def test_a_counter_has_counted_in_half_of_the_cases():
     run = Run(Subject(Counting()), 0, DTYPES)
-    counts = [int(run.problem(run.case(index)).state0[1][0]) for index in range(22)]
+    counts = [int(run.cases.problem(run.cases.case(index)).state0[1][0]) for index in range(22)]
     assert set(counts[::2]) == {0}
     assert set(counts[1::2]) == {2, 2002}  # some have counted far

@@ -74,7 +74,7 @@ class Sharpened(TextbookSigmoid):
 def at(cell, bias, dtype):
     """What is said of one step whose pre-activations lie near ``bias``."""
     run = Run(Subject(cell), 0, (dtype,))
-    problem = run.problem(replace(run.case(0), T=1, B=2, regime="ordinary"))
+    problem = run.cases.problem(replace(run.cases.case(0), T=1, B=2, regime="ordinary"))
     params = {k: v * 0 + 0.01 for k, v in problem.params.items()}
     params["b"] = params["b"] * 0 + np.asarray(bias, dtype)
     problem = replace(problem, params=params, xs=problem.xs * 0.01, d_ys=problem.d_ys * 50)

@@ -69,7 +69,7 @@ class FailsLate(Plain):
 
 def point(cell, dtype="float64"):
     run = Run(Subject(cell), 0, (dtype,))
-    problem = run.problem(small_case(run, 6, 4, 3, 4))
+    problem = run.cases.problem(small_case(run, 6, 4, 3, 4))
     return Passes(cell, "cell"), Arguments.of("cell", problem)
 
 
@@ -137,7 +137,7 @@ def test_a_slow_subject_is_repeated_less_often():
 
 def test_the_spread_covers_what_varies_and_nothing_else():
     run = Run(Subject(Reordered()), 0, ("float64",))
-    problem = run.problem(small_case(run, 6, 4, 3, 4))
+    problem = run.cases.problem(small_case(run, 6, 4, 3, 4))
     right = Run(Subject(Plain()), 0, ("float64",))
     assert spread(right, problem) == {}
     wide = spread(run, problem)

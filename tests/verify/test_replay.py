@@ -630,7 +630,7 @@ def gradient_report(kind, **changes):
     cell = CELLS[kind]
     problem = build(Subject.of(cell), case(**changes))
     run = Run(Subject.of(cell), 0, ["float64"])
-    hand = run.hand(SEQUENCE, problem).gradients["d_params['W']"]
+    hand = run.code.run(SEQUENCE, problem).gradients["d_params['W']"]
     right, eps = hand / 2, float(np.finfo(problem.dtype).eps)
     jax = Measured(float(right[0, 1]), 4 * eps * float(np.abs(right).max()))
     return found(problem, hand=float(hand[0, 1]), jax=jax, entry=(0, 1))
@@ -689,7 +689,7 @@ def test_the_script_of_every_check_fails_until_the_cell_is_repaired(
 
 def test_an_entry_of_one_step_is_that_of_the_first_step(tmp_path, monkeypatch):
     problem = build(Subject.of(wrong.Lossy()), case(T=1))
-    hand = Run(Subject.of(wrong.Lossy()), 0, ["float64"]).hand("step", problem).gradients["d_x"]
+    hand = Run(Subject.of(wrong.Lossy()), 0, ["float64"]).code.run("step", problem).gradients["d_x"]
     report = found(
         problem, check="step_vjp", block="d_x", entry=(1, 0), hand=float(hand[1, 0]),
         jax=Measured(2 * float(hand[1, 0]), 1e-15),
@@ -711,7 +711,7 @@ def test_the_place_of_a_number_of_a_law_is_where_a_plain_run_has_it(check):
             continue
         for entry in np.ndindex(np.shape(values)):
             moved, name, where = law.place(problem, block, entry)
-            hand = run.hand(SEQUENCE, moved)
+            hand = run.code.run(SEQUENCE, moved)
             plain = {**hand.gradients, **hand.forward}[name]
             assert plain[where] == pytest.approx(values[entry], rel=1e-12, abs=1e-14)
 

@@ -125,7 +125,7 @@ def found(cell, T=3, B=3, n_in=2, n_hidden=3, mask="holes", regime="ordinary", d
     run = Run(Subject(cell), 0, (dtype,))
     case = replace(small_case(run, T, B, n_in, n_hidden, mask=mask), regime=regime)
     kind = run.subject.kind
-    return unwritten(Passes(cell, kind), Arguments.of(kind, run.problem(case)))
+    return unwritten(Passes(cell, kind), Arguments.of(kind, run.cases.problem(case)))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -39,9 +39,9 @@ def arguments(context: Context) -> Tally:
     for look, case in looks:
         tally.cases += 1
         try:
-            look(run, tally, run.problem(case))
+            look(run, tally, run.cases.problem(case))
             if look is _forms and {"float32", "float64"} <= set(run.dtypes):
-                _mixed(run, tally, run.problem(case))
+                _mixed(run, tally, run.cases.problem(case))
         except ContractError as error:
             tally.skipped[f"{error.method} failed with plain arguments"] += 1
     tally.failures += bool(tally.findings)

@@ -31,7 +31,7 @@ def batch_additivity(context: Context) -> Tally:
     """
     if context.run.subject.batches == (1,):
         raise NotApplicable("takes one row only")
-    return obey(context, LAW, context.run.plan.batches)
+    return obey(context, LAW, context.run.cases.plan.batches)
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:
@@ -40,7 +40,7 @@ def on_problem(run: Run, problem: Problem) -> Tally:
 
 
 def _whole_batch(run: Run, problem: Problem) -> dict[str, Any]:
-    hand = run.hand(SEQUENCE, problem)
+    hand = run.code.run(SEQUENCE, problem)
     return {YS: hand.forward[YS], **hand.gradients}
 
 

@@ -25,7 +25,7 @@ def causality(context: Context) -> Tally:
     """
     if not context.run.subject.traits.causal:
         raise NotApplicable("causal is False")
-    if D_XS in context.run.absent:
+    if D_XS in context.run.code.absent:
         raise NotApplicable("it returns no d_xs")
     return obey(context, LAW)
 
@@ -66,14 +66,14 @@ def _place(problem: Problem, block: str, entry: Entry) -> Place:
 
 def _without_future(run: Run, problem: Problem) -> dict[str, Any]:
     cut = _cut(problem)
-    hand = run.hand(SEQUENCE, _early_only(problem))
+    hand = run.code.run(SEQUENCE, _early_only(problem))
     late = hand.gradients[D_XS][cut:]
     return {_EARLY: hand.forward[YS][:cut], _LATE: 0.0 * late}
 
 
 def _with_future(run: Run, problem: Problem) -> dict[str, Any]:
     cut = _cut(problem)
-    hand = run.hand(SEQUENCE, _changed_later(problem))
+    hand = run.code.run(SEQUENCE, _changed_later(problem))
     return {
         _EARLY: hand.forward[YS][:cut],
         _LATE: hand.gradients[D_XS][cut:],

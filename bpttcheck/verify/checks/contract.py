@@ -46,12 +46,12 @@ def contract(context: Context) -> Tally:
 
 def _sizes(run: Run) -> list[tuple[int, int, int]]:
     if run.subject.traits.fixed_sizes:
-        return [(t.n_in, t.n_hidden, t.B) for t in run.templates[1:3]]
+        return [(t.n_in, t.n_hidden, t.B) for t in run.cases.templates[1:3]]
     allowed = run.subject.batches
-    if run.sizes is None:
+    if run.cases.sizes is None:
         return [(n_in, n_hidden, nearest(B, allowed)) for n_in, n_hidden, B in _SIZES]
     batches = (2, 3, 1, 4)
-    ordered = sorted(run.sizes[:4], key=lambda pair: pair[0] == pair[1])
+    ordered = sorted(run.cases.sizes[:4], key=lambda pair: pair[0] == pair[1])
     return [(*pair, nearest(batches[i], allowed)) for i, pair in enumerate(ordered)]
 
 

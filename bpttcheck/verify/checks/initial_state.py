@@ -34,7 +34,11 @@ def initial_state(context: Context) -> Tally:
     _require(run)
     for index in range(context.laws):
         rows = nearest(_ROWS[index % len(_ROWS)], run.subject.batches)
-        _judge(run, tally, run.problem(replace(run.case(index, free=True, steps=1), B=rows)))
+        _judge(
+            run,
+            tally,
+            run.cases.problem(replace(run.cases.case(index, free=True, steps=1), B=rows)),
+        )
         context.tick()
     return tally
 
@@ -72,9 +76,9 @@ def _compare(run: Run, tally: Tally, problem: Problem, key: str) -> None:
     state = trees.leaves(problem.state0)
     weights = [c for c, s in zip(trees.leaves(problem.d_state), state, strict=True) if is_float(s)]
     estimate = finite_difference(function, [params[key]], [along], weights)
-    with run.lines.recording():
+    with run.code.lines.recording():
         found = call("initial_state_vjp", target.initial_state_vjp, params, problem.d_state)
-    run.lines.commit()
+    run.code.lines.commit()
     gradient = np.asarray(found.get(key, np.zeros_like(params[key])), np.float64)
     hand, value = float((gradient * along).sum()), float(estimate.value)
     unit = float(np.finfo(problem.dtype).eps)

@@ -49,7 +49,7 @@ def _require(run: Run) -> None:
 
 
 def _plain(run: Run, problem: Problem) -> dict[str, Any]:
-    hand = run.hand(SEQUENCE, problem)
+    hand = run.code.run(SEQUENCE, problem)
     B, n_in, n_out = problem.xs.shape[1], problem.xs.shape[2], problem.d_ys.shape[2]
     return {
         **hand.gradients,
@@ -96,7 +96,7 @@ def _law(at_end: bool) -> Law:
 
     def padded_side(run: Run, problem: Problem) -> dict[str, Any]:
         padded, real = _padding(problem, at_end)
-        hand = run.hand(SEQUENCE, padded)
+        hand = run.code.run(SEQUENCE, padded)
         out = {**hand.gradients, **hand.forward}
         if D_XS in out:
             out[_MASKED_D_XS] = out[D_XS][~real]
@@ -122,21 +122,23 @@ def _of(run: Run) -> Law:
 
 def _garbage(run: Run, tally: Tally) -> None:
     """Padding of NaN: what masks by a product with zero keeps it. Right for finite padding."""
-    case = replace(run.case(0, free=True), regime="ordinary", mask="none", dtype=run.dtypes[0])
+    case = replace(
+        run.cases.case(0, free=True), regime="ordinary", mask="none", dtype=run.dtypes[0]
+    )
     case = replace(case, T=nearest(4, run.subject.lengths), B=nearest(2, run.subject.batches))
-    padded, real = _padding(run.problem(case), True)
+    padded, real = _padding(run.cases.problem(case), True)
     for name in ("d_ys", "xs"):
         spoiled = getattr(padded, name).copy()
         spoiled[~real] = np.nan
         try:
-            hand = run.hand(SEQUENCE, replace(padded, **{name: spoiled}))
+            hand = run.code.run(SEQUENCE, replace(padded, **{name: spoiled}))
         except ContractError:
             continue
         tally.cases += 1
         lost = [b for b, g in hand.gradients.items() if not np.isfinite(np.asarray(g)).all()]
         if lost:
             tally.conduct.append(Finding(
-                tally.name, run.methods[1], lost[0],
+                tally.name, run.code.methods[1], lost[0],
                 f"{lost[0]} is not finite where {name} of masked steps is NaN: a product with a "
                 "mask of zero keeps NaN, np.where does not",
                 padded.case,

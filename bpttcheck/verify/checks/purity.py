@@ -52,7 +52,7 @@ def purity(context: Context) -> Tally:
     """
     run, tally = context.run, Tally("purity")
     for index in range(max(4, context.examples // 10)):
-        case = run.case(index, free=True)
+        case = run.cases.case(index, free=True)
         if case.T > 12:
             case = replace(case, T=12, regime="ordinary")
         _case(run, tally, _impure, case)
@@ -92,7 +92,7 @@ def _case(run: Run, tally: Tally, look: Look, case: Case) -> None:
     """One question about one case. Code that fails at the first call is no matter of purity."""
     tally.cases += 1
     try:
-        look(run, tally, run.problem(case))
+        look(run, tally, run.cases.problem(case))
     except ContractError as error:
         tally.skipped[f"{error.method} failed at the first call"] += 1
         finding = exception_finding("purity", error, case)
@@ -136,7 +136,9 @@ def _aliasing(run: Run, tally: Tally, problem: Problem) -> None:
     kind, case = run.subject.kind, problem.case
 
     def other(T: int, B: int, n_in: int, n_hidden: int) -> Arguments:
-        return Arguments.of(kind, run.problem(small_case(run, T, B, n_in, n_hidden, case.dtype)))
+        return Arguments.of(
+            kind, run.cases.problem(small_case(run, T, B, n_in, n_hidden, case.dtype))
+        )
 
     fixed = run.subject.traits.fixed_sizes
     others = {} if fixed else {what: partial(other, *sizes) for what, sizes in _OTHERS.items()}
@@ -171,7 +173,7 @@ def _deterministic(run: Run) -> bool:
 
 def _smaller(run: Run, problem: Problem) -> Problem:
     """The smallest of a few sizes that is still impure."""
-    if run.sizes is not None or run.subject.traits.fixed_sizes:
+    if run.cases.sizes is not None or run.subject.traits.fixed_sizes:
         return problem
     for T, B, n_in, n_hidden in ((1, 1, 1, 1), (2, 1, 1, 1), (2, 2, 2, 2)):
         case = replace(
@@ -179,7 +181,7 @@ def _smaller(run: Run, problem: Problem) -> Problem:
             index=-1,
         )  # fmt: skip
         try:
-            small = run.problem(case)
+            small = run.cases.problem(case)
             if any(not one.conduct for one in _impurities(run, small)):
                 return small
         except ContractError:

@@ -27,9 +27,11 @@ def time_splitting(context: Context) -> Tally:
         raise NotApplicable("causal is False")
     if not subject.traits.splits_in_time:
         raise NotApplicable("splits_in_time is False")
-    if not subject.traits.final_state_gradient or any(Block(b).kind == "state" for b in run.absent):
+    if not subject.traits.final_state_gradient or any(
+        Block(b).kind == "state" for b in run.code.absent
+    ):
         raise NotApplicable("halves cannot be chained without a gradient of the state")
-    return obey(context, LAW, context.run.plan.lengths)
+    return obey(context, LAW, context.run.cases.plan.lengths)
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:
@@ -40,12 +42,17 @@ def on_problem(run: Run, problem: Problem) -> Tally:
 def _halves(run: Run, problem: Problem) -> tuple[Problem, Problem, Any, Any]:
     """Both halves as problems, and the tape of each; the early one lacks its last cotangent."""
     p, cut = problem, problem.case.T // 2
-    step, _ = run.methods
+    step, _ = run.code.methods
 
     def half(part: slice, state: Any) -> tuple[Problem, Any, Any]:
         mask = None if p.mask is None else p.mask[part]
         _, end, tape = call(
-            step, run.layer.forward, p.params, p.xs[part], state, *(() if mask is None else (mask,))
+            step,
+            run.code.layer.forward,
+            p.params,
+            p.xs[part],
+            state,
+            *(() if mask is None else (mask,)),
         )
         T = len(p.xs[part])
         case = replace(p.case, T=T)
@@ -58,8 +65,8 @@ def _halves(run: Run, problem: Problem) -> tuple[Problem, Problem, Any, Any]:
 
 
 def _pulled(run: Run, half: Problem, tape: Any) -> Any:
-    _, step_vjp = run.methods
-    return call(step_vjp, run.layer.vjp, half.params, tape, half.d_ys, half.d_state)
+    _, step_vjp = run.code.methods
+    return call(step_vjp, run.code.layer.vjp, half.params, tape, half.d_ys, half.d_state)
 
 
 def _parts(run: Run, problem: Problem) -> list[Problem]:

@@ -37,11 +37,11 @@ def _no_rows(run: Run, tally: Tally) -> None:
     """One batch of no rows in each dtype."""
     for dtype in run.dtypes:
         case = Case(run.seed, 0, nearest(3, run.subject.lengths), 1,
-                    *(run.sizes or ((2, 3),))[0], dtype, "none", "ordinary")  # fmt: skip
-        problem = _without_rows(run.problem(case))
+                    *(run.cases.sizes or ((2, 3),))[0], dtype, "none", "ordinary")  # fmt: skip
+        problem = _without_rows(run.cases.problem(case))
         tally.cases += 1
         try:
-            hand = run.hand(SEQUENCE, problem)
+            hand = run.code.run(SEQUENCE, problem)
         except ContractError as error:
             tally.refused(error, problem.case, True)
             return
@@ -49,7 +49,7 @@ def _no_rows(run: Run, tally: Tally) -> None:
             if np.asarray(gradient).size and not np.all(np.asarray(gradient) == 0):
                 tally.failures += 1
                 tally.findings.append(Finding(
-                    tally.name, run.methods[1], block,
+                    tally.name, run.code.methods[1], block,
                     f"{block} of a batch of no rows is not zero: a mean over no rows?",
                     problem.case, problem=problem,
                 ))  # fmt: skip
@@ -80,7 +80,7 @@ def _nothing(run: Run, problem: Problem) -> dict[str, Any]:
     out.update(of_state(d_state0(), problem.d_state, problem.state0))
     out.update(of_state(state_T(), problem.state0, problem.state0))
     out[_SHAPE_OF_YS] = np.array([0, *problem.d_ys.shape[1:]], float)
-    if not run.is_absent(D_XS):
+    if not run.code.is_absent(D_XS):
         out[_SHAPE_OF_D_XS] = np.array([0, *problem.xs.shape[1:]], float)
     return out
 
@@ -92,7 +92,7 @@ def _cut_off(problem: Problem) -> Problem:
 
 
 def _empty(run: Run, problem: Problem) -> dict[str, Any]:
-    hand = run.hand(SEQUENCE, _cut_off(problem))
+    hand = run.code.run(SEQUENCE, _cut_off(problem))
     out: dict[str, Any] = {**hand.gradients, **hand.forward}
     out[_SHAPE_OF_YS] = np.array(np.shape(out.pop(YS)), float)
     if D_XS in out:

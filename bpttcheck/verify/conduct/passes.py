@@ -194,7 +194,7 @@ def small_case(
         dtype: the dtype; empty: the first of the run.
         mask: kind of mask, for a subject that has masks.
     """
-    case = replace(run.case(0, free=True), regime="ordinary", dtype=dtype or run.dtypes[0])
+    case = replace(run.cases.case(0, free=True), regime="ordinary", dtype=dtype or run.dtypes[0])
     if run.subject.traits.fixed_sizes:
         return case
     subject = run.subject
@@ -202,7 +202,7 @@ def small_case(
     # A kind of mask that it does not take is left out; so is one that has nothing to mask.
     masked = mask in subject.masks and T * B > 1
     case = replace(case, T=T, B=B, mask=mask if masked else "none", index=-1)
-    return case if run.sizes is not None else replace(case, n_in=n_in, n_hidden=n_hidden)
+    return case if run.cases.sizes is not None else replace(case, n_in=n_in, n_hidden=n_hidden)
 
 
 def _nearest(wanted: int, allowed: Sequence[int] | None) -> int:

@@ -152,16 +152,16 @@ def spread(run: Run, problem: Problem, calls: int = SPREAD_CALLS) -> dict[str, A
         calls: repetitions; if the first few are equal bit by bit there are no more.
 
     Returns:
-        By the blocks of ``run.hand(SEQUENCE, problem).gradients``, the largest difference from the
-        first call of every entry; empty if all are equal bit by bit.
+        By block, the largest difference from the first call of every entry; empty if all are equal
+        bit by bit.
 
     Raises:
         ContractError: the subject's code failed.
     """
-    first = {b: np.array(a) for b, a in run.hand(SEQUENCE, problem).gradients.items()}
+    first = {b: np.array(a) for b, a in run.code.run(SEQUENCE, problem).gradients.items()}
     most = {block: np.zeros(np.shape(a)) for block, a in first.items()}
     for done in range(1, calls):
-        for block, now in run.hand(SEQUENCE, problem).gradients.items():
+        for block, now in run.code.run(SEQUENCE, problem).gradients.items():
             with np.errstate(all="ignore"):
                 gap = np.abs(np.asarray(now, np.float64) - np.asarray(first[block], np.float64))
             most[block] = np.fmax(most[block], gap)

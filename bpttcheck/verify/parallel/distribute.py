@@ -24,7 +24,7 @@ from bpttcheck.problems.problem import Template
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.gradient_check import wide_cases
-from bpttcheck.verify.parallel.worker import Elsewhere, Here, Key, Told, drawn, judge, obey
+from bpttcheck.verify.parallel.worker import Elsewhere, Here, Key, Told, judge, obey
 
 # Cases in one job: with few examples a worker compiles one program, with many all are busy.
 _CASES = 100
@@ -62,7 +62,7 @@ def spread(
                 yield found  # cases that depend on each other stay in their order
                 return
     if isinstance(place, Here):
-        run.prepare(examples)
+        run.jax.prepare(run.cases, examples)
     modes = {
         n: CHECKS[n].mode
         for n in names
@@ -96,8 +96,8 @@ def _place(run: Run, executor: Executor) -> Here | Elsewhere:
     for name in ("target", "reference"):
         _require_pickle(name, getattr(subject, name))
     return Elsewhere(
-        uuid.uuid4().hex, subject.target, subject.reference, subject.name, run.sizes, run.seed,
-        run.dtypes,
+        uuid.uuid4().hex, subject.target, subject.reference, subject.name, run.cases.sizes,
+        run.seed, run.dtypes,
     )  # fmt: skip
 
 
@@ -106,7 +106,9 @@ def _jobs(run: Run, examples: int, modes: Sequence[str]) -> list[tuple[Key, ...]
     groups: dict[Template | None, list[Key]] = {}
     for mode in modes:
         for index in range(examples):
-            groups.setdefault(drawn(run, mode, index)[1], []).append((mode, index))
+            groups.setdefault(run.cases.scheduled(index, mode == STEP).template, []).append(
+                (mode, index)
+            )
     ordered = sorted(groups.items(), key=lambda group: -(group[0].T if group[0] else 0))
     return [
         tuple(keys[start : start + _CASES])
@@ -134,7 +136,7 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Runs:
             assert outcome is not None
             tally.cases += 1
             _note(context.run, told[index].notes)
-            context.run.lines.include(told[index].lines)
+            context.run.code.lines.include(told[index].lines)
             count(context.run, tally, outcome)
         wide_cases(context.run, mode, tally, {}, context.examples)
         return CHECKS[name](context) if tally.failures else tally
@@ -148,7 +150,7 @@ def _obeyed(answer: Callable[[], tuple[Tally, tuple[str, ...], frozenset[int]]])
     def check(context: Context) -> Tally:
         tally, notes, lines = answer()
         _note(context.run, notes)
-        context.run.lines.include(lines)
+        context.run.code.lines.include(lines)
         for _ in range(tally.cases):
             context.tick()
         return tally

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Sequence
@@ -12,10 +13,10 @@ import numpy as np
 
 from bpttcheck.errors import BpttcheckError, ContractError
 from bpttcheck.judge.gradient import CaseOutcome, examine
+from bpttcheck.judge.reference import JaxReference
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.tally import Tally
-from bpttcheck.problems.problem import Problem, Template, templates
-from bpttcheck.results.records import Case
+from bpttcheck.problems.problem import Problem, templates
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import Notes
 from bpttcheck.verify.checks import CHECKS
@@ -23,9 +24,6 @@ from bpttcheck.verify.checks.base import Context
 
 Key = tuple[str, int]
 """The mode of a gradient check, and the number of a case."""
-
-# As in the check itself: every so many cases one is drawn at any size, for differences alone.
-_FREE = 10
 
 # A forked child inherits this number and not JAX's threads.
 _LOADED_IN = os.getpid()
@@ -35,16 +33,23 @@ class LeftToTheCaller(Exception):
     """A worker meets what only the caller may do."""
 
 
-class View(Run):
-    """A run as one job sees it: programs shared, remarks of its own, no search for an operation."""
+class _WithoutSearch(JaxReference):
+    """Searches are few in a run, so the caller makes them, in the order of the cases."""
 
-    def __init__(self, run: Run) -> None:
-        self.__dict__.update(run.__dict__)
-        self.notes = Notes()
+    def __init__(self, shared: JaxReference) -> None:
+        self.__dict__.update(shared.__dict__)
 
     def departure(self, mode: str, problem: Problem) -> str:
-        """Searches are few in a run, so the caller makes them, in the order of the cases."""
+        """Leave it to the caller."""
         raise LeftToTheCaller
+
+
+def _view(run: Run) -> Run:
+    """A run as one job sees it: programs shared, remarks of its own, no search for an operation."""
+    view = copy.copy(run)
+    view.code, view.jax = copy.copy(run.code), _WithoutSearch(run.jax)
+    view.code.notes = Notes()
+    return view
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Here:
 
     def view(self) -> Run:
         """The run for one job."""
-        return View(self.run)
+        return _view(self.run)
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Elsewhere:
                 "does not copy: it would hang. Make the pool with "
                 'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
             )
-        return View(_KEPT.get(self))
+        return _view(_KEPT.get(self))
 
     def make(self) -> Run:
         """A run of the same cases: the sizes drawn are sent, for a strategy does not pickle."""
@@ -92,7 +97,7 @@ class Elsewhere:
         run = Run(
             Subject(self.target, self.reference, sizes, name=self.name), self.seed, self.dtypes
         )
-        run.sizes, run.templates = self.sizes, templates(self.seed, self.sizes)
+        run.cases.sizes, run.cases.templates = self.sizes, templates(self.seed, self.sizes)
         return run
 
 
@@ -122,37 +127,28 @@ class Told:
     lines: frozenset[int] = frozenset()
 
 
-def drawn(run: Run, mode: str, index: int) -> tuple[Case, Template | None]:
-    """A case of a gradient check and its compiled shape; None: its own, or differences alone."""
-    fixed = run.subject.traits.fixed_sizes
-    free = mode != STEP and index % _FREE == _FREE - 1 and not fixed
-    case = run.case(index, free=free, steps=1 if mode == STEP else None)
-    return case, None if free or fixed else run.template(index)
-
-
 def judge(place: Here | Elsewhere, keys: Sequence[Key]) -> dict[Key, Told]:
     """One job of cases, in a worker; it ends a check with the first case that is the caller's."""
     run, told, over = place.view(), dict[Key, Told](), set[str]()
     for mode, index in keys:
         if mode in over:
             continue
-        run.notes = Notes()
+        run.code.notes = Notes()
         outcome = _judged(run, mode, index)
         if outcome is not None and outcome.spoke:
-            run.lines.commit()
+            run.code.lines.commit()
         else:
-            run.lines.discard()
-        told[mode, index] = Told(outcome, run.notes.texts, run.lines.progress())
+            run.code.lines.discard()
+        told[mode, index] = Told(outcome, run.notes.texts, run.code.lines.progress())
         if outcome is None:
             over.add(mode)
     return told
 
 
 def _judged(run: Run, mode: str, index: int) -> CaseOutcome | None:
-    case, template = drawn(run, mode, index)
-    alone = template is None and not run.subject.traits.fixed_sizes
+    case, template, alone = run.cases.scheduled(index, mode == STEP)
     try:
-        outcome = examine(run, mode, run.problem(case), template, differences_only=alone)
+        outcome = examine(run, mode, run.cases.problem(case), template, differences_only=alone)
     except (ContractError, LeftToTheCaller):
         return None
     if outcome.wrong:
@@ -167,4 +163,4 @@ def obey(
     """One whole check in a worker: its tally, notes, and the lines that were reached."""
     run = place.view()
     tally = CHECKS[name](Context(run, examples))
-    return tally, run.notes.texts, run.lines.progress()
+    return tally, run.notes.texts, run.code.lines.progress()

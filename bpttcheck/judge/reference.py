@@ -1,0 +1,257 @@
+"""JAX as a judge of one subject: its gradients with noisy copies, by the names of blocks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck.blocks import D_XS, d_state0, of_state
+from bpttcheck.errors import ContractError, Declined, InternalError
+from bpttcheck.judge.handwritten import NAMES, STEP, HandWritten, params_blocks
+from bpttcheck.judge.verdict import rounding
+from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point, Spread, Untied
+from bpttcheck.oracles.estimate import Estimate
+from bpttcheck.oracles.step_graph.paths import Paths
+from bpttcheck.problems.cases import Cases
+from bpttcheck.problems.leaves import Leaves
+from bpttcheck.problems.problem import Problem, Template
+from bpttcheck.results.records import Case
+from bpttcheck.subject.subject import Subject
+
+Array = NDArray[Any]
+
+# Searches for the operation at fault in one run.
+_SEARCHES = 3
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The same from JAX: every value with its noisy copies."""
+
+    forward: Mapping[str, Spread]
+    gradients: Mapping[str, Spread]
+
+
+class JaxReference:
+    """What JAX differentiates for a subject, its compiled programs, and what it said.
+
+    Args:
+        subject: what is under test.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.declined = ""
+        self._autodiff = self._reference()
+        self._preparing: dict[Template, Future[None]] = {}
+        self._memo: dict[Any, Any] | None = None
+        self._departure, self._searches = "", 0
+
+    def kept(self) -> JaxReference:
+        """The same for planted bugs: what is a function of a case is remembered, for all of them.
+
+        A hundred of them need the programs and gradients of one reference.
+        """
+        if self._memo is None:
+            self._memo = {}
+        return copy.copy(self)
+
+    def remember(self, key: Any, problem: Problem, make: Callable[[], Any]) -> Any:
+        """``make()``, remembered where somebody shares it and the case alone decides it."""
+        if self._memo is None or not problem.original:
+            return make()
+        known = (key, problem.case)
+        if known not in self._memo:
+            self._memo[known] = make()
+        return self._memo[known]
+
+    @property
+    def available(self) -> bool:
+        """True if there is something that JAX could differentiate."""
+        return self._autodiff is not None
+
+    @property
+    def compilations(self) -> int:
+        """XLA programs compiled so far."""
+        return self._autodiff.compilations if self._autodiff else 0
+
+    def _reference(self) -> Autodiff | None:
+        of_its_own = self._sequence_or_surrogate()
+        if of_its_own is not None:
+            return of_its_own
+        found = self.subject.reference_step
+        if found is None:
+            self.declined = (
+                "a layer without `reference=` or `sequence`: finite differences decide alone"
+            )
+            return None
+        kind, step = found
+        if kind == "numpy":
+            from bpttcheck.oracles.tracer.trace import lift
+
+            step = lift(step)
+        return Autodiff(step)
+
+    def _sequence_or_surrogate(self) -> Autodiff | None:
+        """For what is no single loop, or declares of what its backward pass is the gradient."""
+        from bpttcheck.oracles.tracer.lax_engine import LaxEngine
+        from bpttcheck.oracles.tracer.trace import lift
+
+        sequence, surrogate = self.subject.reference_sequence, self.subject.surrogate_step
+        engine = LaxEngine()
+        if sequence is not None:
+            return Autodiff(None, lift(lambda p, xs, s, mask: sequence(engine, p, xs, s, mask)))
+        if surrogate is not None:
+            return Autodiff(lift(lambda p, s, x: surrogate(engine.freeze, p, s, x)))
+        return None
+
+    def prepare(self, cases: Cases, examples: int) -> None:
+        """Trace the programs of the first cases here, and compile them side by side in threads.
+
+        Tracing runs the user's code, which must not run in two threads at once; compiling does not.
+        """
+        if self._autodiff is None or self.subject.traits.fixed_sizes:
+            return
+        needed = dict.fromkeys(cases.template(index) for index in range(examples))
+        pool = ThreadPoolExecutor(2, thread_name_prefix="bpttcheck-compile")
+        for template in needed:
+            if template not in self._preparing:
+                compiling = self._traced(cases, template)
+                if compiling is not None:
+                    self._preparing[template] = pool.submit(compiling)
+        pool.shutdown(wait=False)
+
+    def _traced(self, cases: Cases, template: Template) -> Callable[[], None] | None:
+        """What compiles the program of a template; None: said again when the template is used."""
+        assert self._autodiff is not None
+        case = Case(cases.seed, 0, template.T, template.B, template.n_in, template.n_hidden,
+                    cases.dtypes[0], "none", "ordinary")  # fmt: skip
+        try:
+            return self._autodiff.lower(_point(cases.problem(case)), _pad(template))
+        except (Declined, ContractError, InternalError):
+            return None
+
+    def gradients(
+        self,
+        code: HandWritten,
+        mode: str,
+        problem: Problem,
+        template: Template | None,
+        patterns: Sequence[int] | None = None,
+    ) -> Reference:
+        """What JAX says, with noisy copies.
+
+        Args:
+            code: the hand-written side, whose absent blocks are left out.
+            mode: ``STEP`` or ``SEQUENCE``.
+            problem: the point.
+            template: the compiled shape to use; None: the problem's own.
+            patterns: how each copy decides its free branches; None: each by itself.
+
+        Raises:
+            Declined: if there is no reference, or JAX cannot trace it.
+        """
+        autodiff = self._jax()
+        waiting = self._preparing.get(template) if template else None
+        if waiting is not None:
+            waiting.result()
+        unit, _ = rounding(problem.dtype)
+        # Only an unchanged case of the schedule is a function of its structure.
+        known = self._memo if problem.original and patterns is None else None
+        key = (mode == STEP, problem.case, template)
+        if known is not None and key in known:
+            return known[key]
+        found = autodiff.gradients(
+            _point(problem), unit, problem.case.index & 0xFFFF, _pad(template), patterns
+        )
+        state_name, x_name, y_name, new_name = NAMES[mode]
+        blocks = params_blocks(found.d_params, problem.params)
+        blocks.update(of_state(state_name, found.d_state0, problem.state0))
+        first = (lambda s: Spread(s.value[0], s.copies[:, 0])) if mode == STEP else (lambda s: s)
+        blocks[x_name] = first(found.d_xs)
+        blocks = {name: g for name, g in blocks.items() if not code.is_absent(name)}
+        forward: dict[str, Spread] = {y_name: first(found.ys)}
+        forward.update(of_state(new_name, found.state_T, problem.state0))
+        reference = Reference(forward, blocks)
+        if known is not None:
+            known[key] = reference
+        return reference
+
+    def forward_mode(
+        self, problem: Problem, along: Mapping[str, Array], template: Template | None
+    ) -> Estimate:
+        """JAX's forward-mode derivative of the loss along a direction."""
+        assert self._autodiff is not None
+        moved = Leaves(problem).direction(along)
+        zero = _point(problem)
+        direction = Point(
+            moved[0], moved[1], moved[2], zero.mask, np.zeros_like(zero.d_ys), zero.d_state
+        )
+        unit, _ = rounding(problem.dtype)
+        return self._autodiff.directional(zero, direction, unit, 1, _pad(template))
+
+    def untied(self, problem: Problem, template: Template | None = None) -> Untied:
+        """JAX's per-step parameter terms and adjoints.
+
+        Raises:
+            Declined: if JAX does not judge this subject.
+        """
+        return self._jax().untied(_point(problem), _pad(template))
+
+    def carried(self, problem: Problem, template: Template | None, keep: Array) -> dict[str, Array]:
+        """JAX's gradient with the carry into step t times ``keep[t]``, by block.
+
+        Raises:
+            Declined: if JAX does not judge this subject.
+        """
+        found = self._jax().carried(_point(problem), keep, _pad(template))
+        blocks = params_blocks(found[0], problem.params)
+        blocks.update(of_state(d_state0(), found[1], problem.state0))
+        blocks[D_XS] = found[2]
+        return blocks
+
+    def paths(self, problem: Problem) -> Paths:
+        """The first step as a graph whose paths can be changed one by one.
+
+        Raises:
+            Declined: if JAX does not judge this subject.
+        """
+        return self._jax().paths(_point(problem))
+
+    def _jax(self) -> Autodiff:
+        if self._autodiff is None:
+            raise Declined(self.declined)
+        return self._autodiff
+
+    def departure(self, mode: str, problem: Problem) -> str:
+        """Where the traced forward pass first leaves the native one, or ``""`` if unknown.
+
+        Each search costs JAX memory that is never freed, so there are few.
+        """
+        found = self.subject.reference_step
+        searched = self._departure or self._searches >= _SEARCHES
+        if searched or found is None or found[0] != "numpy":
+            return self._departure
+        from bpttcheck.oracles.tracer.divergence import first_departure
+
+        self._searches += 1
+        xs = problem.xs[:1] if mode == STEP else problem.xs
+        operation = first_departure(found[1], problem.params, problem.state0, xs)
+        self._departure = str(operation or "")
+        return self._departure
+
+
+def _point(problem: Problem) -> Point:
+    return Point(
+        problem.params, problem.state0, problem.xs, problem.real, problem.d_ys, problem.d_state
+    )
+
+
+def _pad(template: Template | None) -> tuple[int, int] | None:
+    return None if template is None else (template.T, template.B)
