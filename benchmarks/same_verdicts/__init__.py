@@ -1,0 +1,1 @@
+"""Whether a change of the program left every verdict and every ratio as it was."""
