@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "sampled(n): n of its parameters, evenly spread; all under the profile nightly"
     )
     _share_programs(config)
+    _compile_cheaply(config)
 
 
 def _share_programs(config: pytest.Config) -> None:
@@ -53,6 +55,18 @@ def _share_programs(config: pytest.Config) -> None:
             sys.modules["jax"].config.update(name, value)
 
 
+def _compile_cheaply(config: pytest.Config) -> None:
+    """XLA optimises nothing: programs of tests run once, and compiling them takes most of the time.
+
+    Under the profile nightly, or where somebody gives XLA flags, it compiles as it does for users.
+    """
+    nightly = config.getoption("--hypothesis-profile") == "nightly"
+    if nightly or "XLA_FLAGS" in os.environ or "jax" in sys.modules:
+        return
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--hypothesis-profile") == "nightly":
         return
@@ -70,6 +84,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for number, item in enumerate(rows):
             if number % step:
                 item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not walk it a thousand times."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def test_everything_is_written_and_the_headlines_printed(cli: Cli, here: Path) -
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_files_stand_beside_the_result_where_no_folder_is_named(cli: Cli, here: Path) -> None:
     (here / "sub").mkdir()
     shutil.copy(FIXTURE, here / "sub" / "report.json")

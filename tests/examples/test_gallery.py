@@ -121,7 +121,7 @@ def test_a_cell_imports_numpy_alone(name):
     assert [ast.unparse(node) for node in imports] == ["import numpy as np"]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CELLS)
 def test_a_cell_passes_with_both_oracles(name):
     report = bpttcheck.check(cell(name), examples=20)

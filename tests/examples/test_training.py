@@ -33,7 +33,10 @@ def files():
         del sys.modules[name]
 
 
-@pytest.fixture(scope="module", params=EXAMPLES)
+# A training runs JAX eight times beside the gradients by hand: one of the two in every run.
+@pytest.fixture(
+    scope="module", params=["adding", pytest.param("characters", marks=pytest.mark.nightly)]
+)
 def result(files, request):
     return files.show.compare(getattr(files, request.param).TASK, STEPS)
 

@@ -85,12 +85,13 @@ SUBJECTS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", list(SUBJECTS))
 def test_the_checker_passes_every_loss(name):
-    # The other checks are about time and rows, which here are the adapter's and not the loss's.
-    checks = ["contract", "purity", "step_vjp"]
-    report = bpttcheck.check(Totals(*SUBJECTS[name]), examples=20, checks=checks)
+    # The other checks are about time and rows, which here are the adapter's and not the loss's:
+    # it calls the loss row by row, and each row is traced and compiled anew.
+    options = {"checks": ["contract", "purity", "step_vjp"], "batches": [2]}
+    report = bpttcheck.check(Totals(*SUBJECTS[name]), examples=20, **options)
     assert report.passed
     # Nothing was declined: JAX traced the very code of the value.
     assert "declined" not in str(report)

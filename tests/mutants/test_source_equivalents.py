@@ -56,6 +56,7 @@ def contradictions(cell):
             yield f"in the table, but not equal: {mutant.name}"
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("name", CELLS)
 def test_what_changes_nothing_is_in_the_table_and_nothing_else_is(name):
     assert list(contradictions(CELLS[name])) == []
@@ -93,6 +94,7 @@ def test_a_difference_that_only_other_problems_show_is_found(monkeypatch):
     assert len(found) == len(source_mutants(Elman(), equivalents=True))
 
 
+@pytest.mark.nightly
 def test_every_row_of_the_table_is_needed():
     unused = {(cell, change) for cell, changes in EQUIVALENTS.items() for change in changes}
     for target in CELLS.values():

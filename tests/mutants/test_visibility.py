@@ -17,6 +17,16 @@ from bpttcheck.mutants.base import VALUES
 CELLS = [*BUILTINS, "elman[relu]", "counting"]
 NAMES = [*CELLS, "layer of lstm", "layer of counting"]
 SEEDS = range(3)
+# These have every family, every kind of state, and sizes of their own between them.
+DEFAULT = ("elman", "lstm", "counting", "jordan_teacher_forced", "layer of counting")
+
+
+def each(names):
+    """The names of ``DEFAULT`` in every run, the others nightly."""
+    marks = {name: [] if name in DEFAULT else [pytest.mark.nightly] for name in names}
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
+
+
 IMPURE = ("impure", "aliasing", "uninitialised")
 
 
@@ -117,7 +127,7 @@ def test_a_graded_error_is_as_large_as_declared(name, bench):
             np.testing.assert_allclose(off, mutant.error, rtol=1e-3, atol=4e-16)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_is_right_at_every_size_that_it_does_not_name(name, bench):
     target = bench.target(name)
     grid = anatomy(target, bench.sizes(name)).grid
@@ -131,7 +141,7 @@ def test_a_mutant_is_right_at_every_size_that_it_does_not_name(name, bench):
             assert not any(gaps.values()), (mutant.name, size)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_of_the_batch_is_right_for_one_row(name, bench):
     found = [mutant for mutant in pure(bench, name) if mutant.least_B > 1]
     families = {mutant.family for mutant in found}
@@ -141,7 +151,7 @@ def test_a_mutant_of_the_batch_is_right_for_one_row(name, bench):
         assert is_right(bench, name, mutant, **fitting(mutant, B=1)), mutant.name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_of_sizes_is_right_up_to_its_size(name, bench):
     found = [mutant for mutant in pure(bench, name) if mutant.family == "sizes"]
     assert len(found) >= 9
@@ -157,7 +167,7 @@ def test_a_mutant_of_sizes_is_right_up_to_its_size(name, bench):
             assert is_right(bench, name, mutant, **structure), mutant.name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_of_rare_values_is_right_for_ordinary_ones(name, bench):
     found = [mutant for mutant in pure(bench, name) if mutant.values]
     assert {mutant.family for mutant in found} == {"values", "magnitudes", "layouts"}
@@ -170,7 +180,7 @@ def test_a_mutant_of_rare_values_is_right_for_ordinary_ones(name, bench):
             assert is_right(bench, name, mutant, **structure), (mutant.name, values)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_of_the_loop_is_right_for_a_sequence_that_is_too_short(name, bench):
     # A single step is the first and the last: its term is missing there too.
     found = [m for m in pure(bench, name) if m.least_T > 1 and m.time_step is None]
@@ -181,7 +191,7 @@ def test_a_mutant_of_the_loop_is_right_for_a_sequence_that_is_too_short(name, be
         assert is_right(bench, name, mutant, **structure), mutant.name
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", each(CELLS))
 def test_a_mutant_of_the_mask_is_right_where_nothing_is_masked(name, bench):
     found = [mutant for mutant in pure(bench, name) if mutant.needs_mask]
     assert len(found) == 4
@@ -189,7 +199,7 @@ def test_a_mutant_of_the_mask_is_right_where_nothing_is_masked(name, bench):
         assert is_right(bench, name, mutant, **fitting(mutant, masked=False)), mutant.name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_of_a_regime_is_right_outside_it(name, bench):
     regimes = {"clipped": "tiny_gradients", "conditional": "ordinary"}
     found = [m for m in pure(bench, name) if m.regimes and m.family in regimes]
@@ -199,7 +209,7 @@ def test_a_mutant_of_a_regime_is_right_outside_it(name, bench):
         assert is_right(bench, name, mutant, **structure), mutant.name
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", each(CELLS))
 def test_float32_does_not_show_what_is_rounded_to_it(name, bench):
     found = [m for m in pure(bench, name) if m.family == "precision" and m.dtypes == ("float64",)]
     assert found
@@ -208,7 +218,7 @@ def test_float32_does_not_show_what_is_rounded_to_it(name, bench):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_the_forward_pass_of_every_mutant_is_the_right_one(name, masked, bench):
     target = bench.target(name)
     for mutant in bench.catalogue(name):
@@ -222,7 +232,7 @@ def test_the_forward_pass_of_every_mutant_is_the_right_one(name, masked, bench):
             assert one.dtype == other.dtype, mutant.name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_that_is_not_impure_is_a_function(name, bench):
     target = bench.target(name)
     for mutant in pure(bench, name):
@@ -242,7 +252,7 @@ def test_a_mutant_that_is_not_impure_is_a_function(name, bench):
             assert np.array_equal(was, now), mutant.name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_dtypes_and_shapes_stay_but_where_the_shape_is_the_bug(name, bench):
     target = bench.target(name)
     for mutant in pure(bench, name):

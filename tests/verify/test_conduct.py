@@ -149,12 +149,13 @@ def test_an_error_of_the_callers_progress_is_the_callers():
         bpttcheck.check(Elman(), progress=progress, **FEW)
 
 
-def test_every_case_of_every_built_in_is_judged_by_jax():
-    for name in ("elman", "lstm", "gru_reset_after"):
-        report = bpttcheck.check(bpttcheck.cells.builtin(name), checks=["step_vjp"], examples=30)
-        oracles, wide = report.checks[0].oracles, report.checks[0].cases - 30
-        assert oracles["jax"] == 30
-        assert wide >= 0
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru_reset_after"])
+def test_every_case_of_every_built_in_is_judged_by_jax(name):
+    report = bpttcheck.check(bpttcheck.cells.builtin(name), checks=["step_vjp"], examples=30)
+    oracles, wide = report.checks[0].oracles, report.checks[0].cases - 30
+    assert oracles["jax"] == 30
+    assert wide >= 0
 
 
 class Leaky(Elman):
@@ -223,7 +224,7 @@ def test_counted_is_what_was_judged():
             bad = np.where(np.abs(params["W"]).max() > 12, np.nan, 1.0).astype(h.dtype)
             return h * bad, y * bad, cache
 
-    report = bpttcheck.check(Finite(), examples=60, raises=False)
+    report = bpttcheck.check(Finite(), dtypes=["float64"], examples=60, raises=False)
     assert report.passed
     assert "saturated" not in report.regimes
     assert any("saturat" in sentence for sentence in report.hidden)

@@ -62,7 +62,7 @@ SIZES = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SIZES)
 def test_a_bug_that_begins_at_a_size_is_found(name):
     condition, check = SIZES[name]
