@@ -123,4 +123,4 @@ def interval(hits: int, trials: int) -> tuple[float, float]:
     middle = p + z * z / (2 * trials)
     half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
     low, high = (middle - half) / (1 + z * z / trials), (middle + half) / (1 + z * z / trials)
-    return max(low, 0.0), min(high, 1.0)
+    return (low if hits else 0.0), (high if hits < trials else 1.0)  # exactly, not to rounding

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from bpttcheck import trees
-from bpttcheck.contract import is_float
 
 Kind = Literal["params", "state", "x", "y", "new_state", ""]
 
@@ -125,6 +124,8 @@ def of_state(name: Block, tree: Any, like: Any = None) -> dict[str, Any]:
     if like is None:
         leaves, shape = trees.flatten(tree)
         return {Block(name + path): leaf for path, leaf in zip(shape.paths, leaves, strict=True)}
+    from bpttcheck.contract import is_float  # needs NumPy, which a name does not
+
     ordered = trees.map_leaves(lambda _, leaf: leaf, like, tree)
     named = zip(trees.structure(like).paths, trees.leaves(ordered), trees.leaves(like), strict=True)
     return {Block(name + path): leaf for path, leaf, first in named if is_float(first)}

@@ -45,11 +45,11 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         'examples = 7\nseed = "random"\ndtypes = ["float32"]\nchecks = ["purity"]\n'
         'inconclusive = "skip"\nstore = "here"\nstrict = true\nrequire = ["jax"]\n'
         "lengths = [1, 16]\nbatches = [0, 3]\nsizes = [[3, 4], [8, 32]]\nisolate = false\n"
-        "timeout = 2",
+        "jobs = 3\ntimeout = 2",
     )
     assert read(path) == Settings(
         7, "random", ("float32",), ("purity",), "skip", "here", True, ("jax",), (1, 16), (0, 3),
-        ((3, 4), (8, 32)), False, 2.0,
+        ((3, 4), (8, 32)), False, 3, 2.0,
     )  # fmt: skip
 
 
@@ -116,6 +116,7 @@ def test_numbers_and_names_are_read_as_they_are_typed(parse: Any, good: Any, val
         ("isolate = 0", "isolate=0, expected true or false"),
         ("timeout = 0", "timeout=0, expected a number of seconds above 0"),
         ("timeout = true", "timeout=True"),
+        ("jobs = 0", "jobs=0, expected a whole number of at least 1"),
     ],
 )
 def test_a_wrong_value_of_a_newer_key_is_told(tmp_path: Path, table: str, words: str) -> None:
