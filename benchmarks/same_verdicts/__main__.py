@@ -76,3 +76,7 @@ def differences(before: dict[str, Record], after: dict[str, Record]) -> list[str
             if a != b:
                 lines.append(f"{name}: {check} was {a}, is {b}")
     return lines
+
+
+if __name__ == "__main__":
+    main()
