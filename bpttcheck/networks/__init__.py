@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING
 from bpttcheck.lazy import index
 
 if TYPE_CHECKING:
-    from bpttcheck.networks.batch import Batch
     from bpttcheck.networks.bidirectional import Bidirectional
-    from bpttcheck.networks.direction import Direction
+    from bpttcheck.networks.direction import Direction, TrainableState
     from bpttcheck.networks.final_output import FinalOutput
-    from bpttcheck.networks.network import LossAndGradient, Network, NetworkGradients
+    from bpttcheck.networks.network import Batch, LossAndGradient, Network, NetworkGradients
     from bpttcheck.networks.optimise import SGD, Adam, clip_by_norm
     from bpttcheck.networks.output_feedback import OutputFeedback
     from bpttcheck.networks.readout import Readout
-    from bpttcheck.networks.stack import Stack
-    from bpttcheck.networks.stacked_cell import StackedCell
-    from bpttcheck.networks.trainable_state import TrainableState
+    from bpttcheck.networks.stack import Stack, StackedCell
 
 __all__ = [
     "SGD",
@@ -42,7 +39,7 @@ __all__ = [
 
 _HOMES = {
     "Adam": "optimise",
-    "Batch": "batch",
+    "Batch": "network",
     "Bidirectional": "bidirectional",
     "Direction": "direction",
     "FinalOutput": "final_output",
@@ -53,8 +50,8 @@ _HOMES = {
     "Readout": "readout",
     "SGD": "optimise",
     "Stack": "stack",
-    "StackedCell": "stacked_cell",
-    "TrainableState": "trainable_state",
+    "StackedCell": "stack",
+    "TrainableState": "direction",
     "clip_by_norm": "optimise",
 }
 

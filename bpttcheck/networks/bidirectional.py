@@ -14,11 +14,13 @@ from bpttcheck.networks.composed import (
     InitialStateVjp,
     if_any_part_has_it,
     initial_state_vjp,
+    joined,
+    part_of,
     require_cells,
+    require_parts,
     require_states,
 )
 from bpttcheck.networks.direction import Direction
-from bpttcheck.networks.names import joined, part_of, require_parts
 
 MERGES = ("concat", "sum")
 

@@ -1,4 +1,4 @@
-"""The front door: a whole network from a few options, its loss, and the gradient of that."""
+"""The front door: a whole network from a few options, and the gradient of its loss on a batch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from bpttcheck import losses, trees
 from bpttcheck.activations import Activation
+from bpttcheck.bptt.unroll import require_mask, require_sequence
 from bpttcheck.contract import Array, Engine, Params, State, Tape, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.losses.base import Loss
-from bpttcheck.networks.batch import Batch
-from bpttcheck.networks.bidirectional import Bidirectional
+from bpttcheck.networks.bidirectional import Bidirectional, require_merge
 from bpttcheck.networks.composed import (
     Composed,
     InitialStateVjp,
@@ -21,13 +21,11 @@ from bpttcheck.networks.composed import (
     initial_state_vjp,
     require_cells,
 )
-from bpttcheck.networks.direction import Direction
+from bpttcheck.networks.direction import Direction, TrainableState
 from bpttcheck.networks.final_output import final, last_steps
-from bpttcheck.networks.options import require_options
 from bpttcheck.networks.output_feedback import OutputFeedback
-from bpttcheck.networks.readout import Readout
+from bpttcheck.networks.readout import Readout, require_n_out
 from bpttcheck.networks.stack import Stack
-from bpttcheck.networks.trainable_state import TrainableState
 
 
 class NetworkGradients(NamedTuple):
@@ -238,3 +236,133 @@ def _fitting(state0: State, own: State) -> State:
             item="state0",
         )
     return state0
+
+
+READOUTS = ("every", "last", "fed_back", None)
+
+
+def require_options(network: Any) -> None:
+    """Refuse options of a :class:`bpttcheck.networks.Network` that are unknown or contradict.
+
+    Raises:
+        ContractError: there are such.
+    """
+    readout, directions = network.readout, network.directions
+    if readout not in READOUTS:
+        raise ContractError(
+            f"readout={readout!r} is unknown, expected one of {', '.join(map(repr, READOUTS))}",
+            item="readout",
+        )
+    if directions not in (1, 2):
+        raise ContractError(f"directions={directions!r}, but expected 1 or 2", item="directions")
+    require_merge(network.merge)
+    if readout is not None:
+        require_n_out(network.n_out, f"a Network with readout={readout!r}")
+    elif network.n_out is not None:
+        raise ContractError(
+            f"n_out={network.n_out} with readout=None, but without a readout the last layer puts"
+            " out n_hidden: set n_out=None, or readout='every'",
+            item="n_out",
+        )
+    if readout == "fed_back" and directions == 2:
+        raise ContractError(
+            "directions=2 with readout='fed_back', but an output cannot be fed back to steps that"
+            " came before it: use directions=1",
+            item="directions",
+        )
+    if readout != "fed_back" and (
+        network.teacher_forced or network.output_activation != "identity"
+    ):
+        item = "teacher_forced" if network.teacher_forced else "output_activation"
+        raise ContractError(
+            f"{item}={getattr(network, item)!r} with readout={readout!r}, but only an output that"
+            " is fed back has it: use readout='fed_back'",
+            item=item,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sequences with their targets.
+
+    Args:
+        xs: the inputs ``(T, B, n_in)``, floating.
+        targets: what the loss compares the outputs with. With a readout at every step, integer
+            labels ``(T, B)`` or numbers ``(T, B, n_out)``; with one at the last step, ``(B,)`` or
+            ``(B, n_out)``.
+        mask: ``(T, B)`` bool, true where the step is real; None: every step is.
+        lengths: the number of real steps of each row, ``(B,)`` integers in ``0 .. T``, instead of a
+            mask.
+        state0: the state before the first step; None: the network's own.
+
+    Raises:
+        ContractError: ``xs`` is no floating array of three axes or has no step, there are both a
+            mask and lengths, one of them has the wrong shape, dtype or values, or no step is real.
+    """
+
+    xs: Array
+    targets: Array
+    mask: Array | None = None
+    lengths: Any = None
+    state0: State | None = None
+
+    def __post_init__(self) -> None:
+        _require_steps(self.xs)
+        if not isinstance(self.targets, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ContractError(
+                f"targets of type {type(self.targets).__name__}, but expected a NumPy array",
+                item="targets",
+            )
+        if self.mask is not None and self.lengths is not None:
+            raise ContractError(
+                "both mask and lengths are given, but they say the same: give one of them, the"
+                " other None",
+                item="mask",
+            )
+        if self.mask is not None:
+            require_mask(self.mask, *self.xs.shape[:2])
+        if self.lengths is not None:
+            object.__setattr__(self, "lengths", _checked_lengths(self.lengths, self.xs))
+        real = self.real
+        if real is not None and not real.any():
+            given = f"lengths={self.lengths}" if self.mask is None else "a mask that is false"
+            raise ContractError(
+                f"{given}: no step is real, but a loss needs at least one",
+                item="lengths" if self.mask is None else "mask",
+            )
+
+    @property
+    def real(self) -> Array | None:
+        """The mask ``(T, B)``, made of the lengths if these are given; None: every step is real."""
+        if self.lengths is None:
+            return self.mask
+        return np.arange(len(self.xs))[:, None] < self.lengths
+
+
+def _require_steps(xs: Array) -> None:
+    require_sequence(xs)
+    if xs.shape[0] * xs.shape[1] == 0:
+        raise ContractError(
+            f"xs.shape={xs.shape}: the batch is empty, but a loss needs at least one step (T > 0)"
+            " of at least one row (B > 0)",
+            item="xs",
+        )
+
+
+def _checked_lengths(given: Any, xs: Array) -> Array:
+    T, B = xs.shape[:2]
+    lengths = np.asarray(given)
+    if lengths.shape != (B,) or lengths.dtype.kind not in "iu":
+        raise ContractError(
+            f"lengths.shape={lengths.shape}, lengths.dtype={lengths.dtype}, but expected (B,) ="
+            f" ({B},) integers, one for each row of xs",
+            item="lengths",
+        )
+    bad = np.flatnonzero((lengths < 0) | (lengths > T))
+    if bad.size:
+        raise ContractError(
+            f"lengths[{bad[0]}]={lengths[bad[0]]}, but expected a number of steps in 0..{T},"
+            f" because xs has T={T}",
+            item="lengths",
+        )
+    return lengths

@@ -17,12 +17,13 @@ from bpttcheck.networks.composed import (
     initial_state_vjp,
     output_width,
     require_cells,
+    require_parts,
     require_states,
+    without,
 )
 from bpttcheck.networks.direction import Direction
-from bpttcheck.networks.names import require_parts, without
 from bpttcheck.networks.readout import NAMES, C, V, require_n_out
-from bpttcheck.networks.stacked_cell import StackedCell
+from bpttcheck.networks.stack import StackedCell
 
 
 class FeedbackCache(NamedTuple):

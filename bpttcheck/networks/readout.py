@@ -16,10 +16,12 @@ from bpttcheck.networks.composed import (
     if_any_part_has_it,
     initial_state_vjp,
     output_width,
+    require_free,
+    require_names,
+    without,
 )
-from bpttcheck.networks.convert import as_layer
+from bpttcheck.networks.direction import as_layer
 from bpttcheck.networks.final_output import final, last_steps, real_steps
-from bpttcheck.networks.names import require_free, require_names, without
 
 PLACES = ("every", "last")
 V, C = NAMES = ("readout.V", "readout.c")

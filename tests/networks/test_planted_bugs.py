@@ -17,8 +17,8 @@ from bpttcheck.networks import (
     StackedCell,
     TrainableState,
 )
+from bpttcheck.networks.composed import part_of
 from bpttcheck.networks.final_output import FinalTape
-from bpttcheck.networks.names import part_of
 
 
 class NotFlipped(Direction):
