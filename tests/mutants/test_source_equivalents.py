@@ -8,7 +8,7 @@ import pytest
 from bpttcheck.activations import ACTIVATIONS
 from bpttcheck.cells import LSTM, Elman, Jordan, builtin, every_name
 from bpttcheck.mutants.source import RAISES, planting, source_mutants
-from bpttcheck.mutants.source.equivalents import EQUIVALENTS, matches, why_equivalent
+from bpttcheck.mutants.source.planting import EQUIVALENTS, matches, why_equivalent
 from bpttcheck.mutants.source.problems import compare, problem
 
 CELLS = {name: builtin(name) for name in every_name()} | {

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpttcheck.mutants.source.edits import OPERATORS
 from bpttcheck.mutants.source.expressions import factors, multiplied, summed, terms, text
-from bpttcheck.mutants.source.index import OPERATORS
 from bpttcheck.mutants.source.scene import Scene
 from bpttcheck.mutants.source.sites import context, replaced, sites, statements
 

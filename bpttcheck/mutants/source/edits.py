@@ -1,4 +1,4 @@
-"""Every changed source of a backward pass, each with its name, none twice."""
+"""Every changed source of a backward pass, by each of the operators, none twice."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from bpttcheck.mutants.source import algebra, names
 from bpttcheck.mutants.source.change import Site, SourceChange
 from bpttcheck.mutants.source.expressions import text
-from bpttcheck.mutants.source.index import OPERATORS
 from bpttcheck.mutants.source.scene import Scene
 from bpttcheck.mutants.source.sites import context, replaced, sites
 
@@ -95,3 +95,30 @@ def _edit(site: Site, change: SourceChange) -> tuple[Edit | None, tuple[int, str
 
 def _short(words: str) -> str:
     return words if len(words) <= _LONGEST else words[: _LONGEST - 3] + "..."
+
+
+# Of two operators that write the same, the first one counts: the one that knows the diagnosis.
+OPERATORS = (
+    algebra.other_derivative,
+    algebra.drop_power,
+    algebra.drop_factor,
+    algebra.drop_activation,
+    algebra.change_constant,
+    algebra.drop_term,
+    algebra.flip_sign,
+    algebra.negate_value,
+    algebra.drop_minus,
+    algebra.change_update,
+    algebra.drop_reassignment,
+    algebra.drop_transpose,
+    algebra.move_transpose,
+    algebra.add_transpose,
+    algebra.swap_operands,
+    algebra.reduce_otherwise,
+    names.swap_values,
+    names.swap_blocks,
+    names.swap_targets,
+    names.swap_returned,
+    names.other_name,
+    names.earlier_name,
+)
