@@ -1,8 +1,10 @@
-"""A ``torch.autograd.Function`` as a cell or a layer."""
+"""A ``torch.autograd.Function`` as a cell or a layer, run on NumPy arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -10,9 +12,9 @@ from bpttcheck import trees
 from bpttcheck.adapt.arguments import given, name_of, require_function, require_reference
 from bpttcheck.adapt.parameters import Init, parameters
 from bpttcheck.adapt.subjects import AdaptedCell, AdaptedLayer
-from bpttcheck.adapt.torch_gradients import to_array
-from bpttcheck.adapt.torch_rule import TorchRule
-from bpttcheck.errors import ContractError
+from bpttcheck.adapt.torch_gradients import AutogradGraph, pulled_back, to_array
+from bpttcheck.contract import is_float
+from bpttcheck.errors import ContractError, Declined
 
 
 def from_autograd_function(
@@ -107,3 +109,199 @@ def _numpy(leaf: Any) -> Any:
     import torch
 
     return to_array(leaf) if isinstance(leaf, torch.Tensor) else leaf
+
+
+@dataclass
+class SavedByForward:
+    """What forward runs have shown of the function.
+
+    Args:
+        final_state_gradient: False if the output carries a gradient and no leaf of the state does.
+        names: the names of the parameters in the order of ``init``, by the set of them.
+    """
+
+    final_state_gradient: bool = True
+    names: dict[frozenset[str], tuple[str, ...]] = field(
+        default_factory=dict[frozenset[str], tuple[str, ...]]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TorchRule:
+    """The function runs forward as in training; the graph is built again for each pull-back.
+
+    Args:
+        function: the ``torch.autograd.Function`` under test.
+        arguments: ``(params, state, x) -> tuple`` for ``function.apply``, or None for the default.
+        sequence: whether ``x`` is a whole sequence, and so the first result.
+        seen: what its runs have shown.
+    """
+
+    function: Any
+    arguments: Callable[..., Any] | None = None
+    sequence: bool = False
+    seen: SavedByForward = field(default_factory=SavedByForward)
+
+    def init(self, fresh: Callable[..., Any], *arguments: Any) -> Any:
+        """``fresh(*arguments)``; the order of its names is that of the arguments from then on."""
+        params = fresh(*arguments)
+        if isinstance(params, Mapping):
+            names: tuple[str, ...] = tuple(params)
+            self.seen.names.setdefault(frozenset(names), names)
+        return params
+
+    def final_state_gradient(self) -> bool:
+        """False once a run has shown that the output carries a gradient and the state does not."""
+        return self.seen.final_state_gradient
+
+    def step(self, params: Any, state: Any, x: Any) -> tuple[Any, Any, Any]:
+        """``(new_state, y, cache)``; the cache is what the pull-back is built from."""
+        arrays, shape = trees.flatten((params, state, x))
+        inputs = shape.unflatten(_tensors(arrays))
+        new_state, y = self._run(inputs)[1]
+        leaves = [leaf for leaf in trees.leaves(new_state) if leaf.is_floating_point()]
+        if leaves and _carries_gradient(y) and not any(map(_carries_gradient, leaves)):
+            self.seen.final_state_gradient = False
+        return trees.map_leaves(to_array, new_state), to_array(y), (state, x)
+
+    def step_vjp(self, params: Any, cache: Any, d_state: Any, d_y: Any) -> tuple[Any, Any, Any]:
+        """``(d_params, d_previous_state, d_x)`` by the function's ``backward``.
+
+        A gradient is None where ``backward`` returned None for something that it was given.
+
+        Raises:
+            ContractError: no result of the function carries a gradient, ``backward`` fails just
+                where a result takes no part in the loss, or it overwrites what it saved.
+        """
+        import numpy as np
+
+        arrays, shape = trees.flatten((params, *cache))
+        source = iter(
+            pulled_back(lambda: self._graph(arrays, shape, (d_state, d_y)), self.function.__name__)
+        )
+        gradients = [next(source) if is_float(array) else np.zeros_like(array) for array in arrays]
+        return shape.unflatten(gradients)
+
+    def forward(self, params: Any, xs: Any, state0: Any) -> tuple[Any, Any, Any]:
+        """``(ys, state_T, tape)``: the step, its arguments and results in a layer's order."""
+        state_T, ys, tape = self.step(params, state0, xs)
+        return ys, state_T, tape
+
+    def vjp(self, params: Any, tape: Any, d_ys: Any, d_state_T: Any) -> tuple[Any, Any, Any]:
+        """``(d_params, d_xs, d_state0)``: the same for the backward pass."""
+        d_params, d_state0, d_xs = self.step_vjp(params, tape, d_state_T, d_ys)
+        return d_params, d_xs, d_state0
+
+    def _run(self, inputs: tuple[Any, Any, Any]) -> tuple[tuple[Any, ...], tuple[Any, Any]]:
+        """What the function was given, and ``(new_state, y)`` out of what it returned."""
+        import torch
+
+        with torch.enable_grad():
+            passed = self._passed(inputs)
+            return passed, self._results(passed, inputs)
+
+    def _graph(self, arrays: list[Any], shape: trees.Structure, cotangents: Any) -> AutogradGraph:
+        tensors = _tensors(arrays)
+        passed, results = self._run(shape.unflatten(tensors))
+        wanted = [tensor.requires_grad for tensor in tensors]
+        labels = _labels(("d_params", "d_state", "d_x"), shape)
+        graph = AutogradGraph(
+            list(itertools.compress(tensors, wanted)),
+            list(itertools.compress(labels, wanted)),
+            list(filter(_carries_gradient, passed)),
+        )
+        names = ("state_T", "ys") if self.sequence else ("state", "y")
+        paths = iter(_labels(names, trees.structure(results)))
+
+        def collect(result: Any, cotangent: Any) -> None:
+            name = next(paths)
+            if _carries_gradient(result):
+                graph.results.append(result)
+                graph.slopes.append(_tensor(cotangent).to(result.device, result.dtype))
+                graph.names.append(name)
+
+        trees.map_leaves(collect, results, cotangents)
+        if not graph.results:
+            raise ContractError(
+                f"no result of {self.function.__name__}.apply carries a gradient, expected that of "
+                "the output and the state; are all marked non-differentiable, or integers?",
+                method="backward",
+            )
+        return graph
+
+    def _passed(self, inputs: tuple[Any, Any, Any]) -> tuple[Any, ...]:
+        if self.arguments is None:
+            params, state, x = inputs
+            # JAX and JSON sort keys: the order of init is the one that the function knows.
+            names = self.seen.names.get(frozenset(params), tuple(params))
+            return (x, *trees.leaves(state), *(params[name] for name in names))
+        passed = self.arguments(*inputs)
+        if not isinstance(passed, tuple):
+            raise ContractError(
+                f"arguments returned {given('it', passed)}, expected a tuple of what "
+                f"{self.function.__name__}.apply takes",
+                item="arguments",
+            )
+        return passed
+
+    def _results(self, passed: tuple[Any, ...], inputs: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+        """``(new_state, y)`` out of what the function returns."""
+        import torch
+
+        shape = trees.structure(inputs[1])
+        out = self.function.apply(*passed)
+        if isinstance(out, torch.Tensor):
+            if shape.size == 1 and not self.sequence:
+                return shape.unflatten([out]), out
+            if shape.size == 1:
+                last = out[-1] if len(out) else trees.leaves(inputs[1])[0]
+                return shape.unflatten([last]), out
+            out = (out,)
+        if len(out) != 1 + shape.size:
+            raise ContractError(
+                f"{self.function.__name__}.apply returned {len(out)} tensors, expected "
+                f"{1 + shape.size}: the output, then each leaf of the state, {shape.describe()}",
+                method="forward",
+            )
+        return shape.unflatten(out[1:]), out[0]
+
+
+def _tensors(arrays: list[Any]) -> list[Any]:
+    return [_tensor(array).requires_grad_(is_float(array)) for array in arrays]
+
+
+def _tensor(array: Any) -> Any:
+    """A tensor on the array's own memory where torch can, so that a mutation stays visible.
+
+    Its strides are the array's, as long as torch has such: an axis that is broadcast stays one.
+    """
+    import numpy as np
+    import torch
+
+    whole: Any = np.asarray(array)
+    if not issubclass(type(whole), np.ndarray):
+        # An oracle that traces NumPy code hands in arrays of its own.
+        raise Declined(
+            "code of torch cannot be traced",
+            remedy="pass `reference=`, a JAX function step(params, state, x) -> (state, y)",
+        )
+    is_odd = min(whole.strides, default=0) < 0 or not whole.flags.aligned
+    if whole.flags.writeable and not is_odd:
+        return torch.from_numpy(whole)
+    single = tuple(
+        slice(0, 1) if stride == 0 and size > 1 else slice(None)
+        for stride, size in zip(whole.strides, whole.shape, strict=True)
+    )
+    return torch.from_numpy(whole[single].copy(order="K")).expand(whole.shape)
+
+
+def _carries_gradient(tensor: Any) -> bool:
+    return bool(getattr(tensor, "requires_grad", False))
+
+
+def _labels(names: tuple[str, ...], shape: trees.Structure) -> list[str]:
+    return [
+        name + path
+        for name, child in zip(names, shape.children, strict=True)
+        for path in child.paths
+    ]
