@@ -11,8 +11,7 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import CELL_METHODS, LAYER_METHODS, is_cell, is_layer
 from bpttcheck.errors import ContractError
 from bpttcheck.on_jax.arguments import require_form, require_sequence
-from bpttcheck.on_jax.host import HostLoops, warn_of_the_cost
-from bpttcheck.on_jax.loops import NativeLoops
+from bpttcheck.on_jax.loops import HostLoops, NativeLoops, warn_of_the_cost
 from bpttcheck.on_jax.native import form_of
 
 
