@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from bpttcheck.lazy import index
 
 if TYPE_CHECKING:
-    from bpttcheck.replay.again import rerun
     from bpttcheck.replay.record import Stored
-    from bpttcheck.replay.stored import DIRECTORY, example, listed, load, store
+    from bpttcheck.replay.stored import DIRECTORY, example, listed, load, rerun, store
 
 __all__ = ["DIRECTORY", "Stored", "example", "listed", "load", "rerun", "store"]
 
@@ -19,7 +18,7 @@ _HOMES = {
     "example": "stored",
     "listed": "stored",
     "load": "stored",
-    "rerun": "again",
+    "rerun": "stored",
     "store": "stored",
 }
 

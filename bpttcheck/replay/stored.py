@@ -1,29 +1,43 @@
 """Failures on the disk: stored when they are found, run again later, on the very same numbers.
 
 Each failure is three files of one name in ``.bpttcheck``: a JSON record, an ``.npz`` with the
-arrays, and a script that needs only NumPy and the cell. Reading them runs nothing: no pickle, no
-import, no type is named in them that would be looked up.
+arrays, and a script that needs only NumPy and the cell. They are written whole or not at all, and
+the folder is kept small. Reading them runs nothing: no pickle, no import, no type is named in them
+that would be looked up.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import stat
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from bpttcheck import trees
 from bpttcheck.errors import ContractError
+from bpttcheck.judge.run import Run
 from bpttcheck.problems.problem import Problem
-from bpttcheck.replay import files
 from bpttcheck.replay import record as records
-from bpttcheck.replay.again import rerun
-from bpttcheck.replay.files import KEPT
-from bpttcheck.replay.record import Stored, flatten
+from bpttcheck.replay.record import FORMAT, ID, SerializedProblem, Stored, flatten, shape
 from bpttcheck.replay.script import example as _example
 from bpttcheck.replay.script import script
-from bpttcheck.results.records import Finding
+from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.report import Report
+from bpttcheck.subject.subject import Subject
+from bpttcheck.subject.user_code import call
+from bpttcheck.verify.check import check
+from bpttcheck.verify.checks import CHECKS
+from bpttcheck.verify.checks.base import NotApplicable
 
 __all__ = ["DIRECTORY", "KEPT", "Stored", "example", "listed", "load", "rerun", "store"]
+
 
 DIRECTORY = ".bpttcheck"
 
@@ -51,9 +65,9 @@ def store(
     findings = [f for f in report.findings if f.block != "expected_failures"]
     if not findings:
         return []
-    files.prepare(folder)
+    prepare(folder)
     stored = {one.id: one for one in (_write(report, f, folder, target) for f in findings)}
-    files.prune(folder)
+    prune(folder)
     return list(stored.values())
 
 
@@ -70,9 +84,9 @@ def load(name: str | Path, directory: Path | str = DIRECTORY) -> Stored:
             bpttcheck.
     """
     path = _path(name, Path(directory))
-    text = files.read(path)
+    text = read(path)
     if text is None:
-        known = [p.stem for p in files.stored_in(path.parent)]
+        known = [p.stem for p in stored_in(path.parent)]
         raise ContractError(
             f"no failure is stored as {path} ({len(known)} others are; `bpttcheck replay` lists "
             "them)",
@@ -81,7 +95,7 @@ def load(name: str | Path, directory: Path | str = DIRECTORY) -> Stored:
     if not records.ID.fullmatch(path.stem):
         raise ContractError(f"{path} is not named like a stored failure", item="id")
     try:
-        stored = records.parse(text.decode(), files.read(path.with_suffix(".npz")))
+        stored = records.parse(text.decode(), read(path.with_suffix(".npz")))
         if stored.id != path.stem:
             raise ValueError(f"it is the failure {stored.id} under another name")
     except ValueError as error:
@@ -103,7 +117,7 @@ def listed(directory: Path | str = DIRECTORY) -> list[tuple[Path, Stored | Contr
         Triples of the JSON file, its content, and its age in seconds.
     """
     found: list[tuple[Path, Stored | ContractError, float]] = []
-    for path in files.stored_in(Path(directory)):
+    for path in stored_in(Path(directory)):
         try:
             record: Stored | ContractError = load(path)
         except ContractError as error:
@@ -138,11 +152,11 @@ def _write(report: Report, finding: Finding, folder: Path, target: str | None) -
     record, packed = stored.files()
     text = None if flat is None or problem is None else script(stored, problem, folder)
     siblings = {".npz": packed, ".py": (text or "").encode()}
-    files.remove(path, tuple(suffix for suffix, data in siblings.items() if not data))
+    remove(path, tuple(suffix for suffix, data in siblings.items() if not data))
     for suffix, data in siblings.items():
         if data:
-            files.write(path.with_suffix(suffix), data)
-    files.write(path, record.encode())
+            write(path.with_suffix(suffix), data)
+    write(path, record.encode())
     return stored
 
 
@@ -159,3 +173,219 @@ def _path(name: str | Path, directory: Path) -> Path:
             item="id",
         )
     return directory / f"{name}.json"
+
+
+def rerun(stored: Stored, subject: Any) -> Report:
+    """Run the check that failed again: on the stored problem, or with its seed if there is none.
+
+    Args:
+        stored: the failure.
+        subject: the cell, layer or :class:`bpttcheck.Subject` that it was found on.
+
+    Returns:
+        A report: FAILED if the check still fails, PASSED if it passes now, INCONCLUSIVE if the
+        problem is no evidence either way.
+
+    Raises:
+        ContractError: the subject's parameters or states are not those of the stored problem.
+    """
+    known = replace(Subject.of(subject), expected_failures=None)
+    flat, case = stored.flat, stored.finding.case
+    if flat is None or case is None:
+        return _same_seed(stored, known)
+    started = time.perf_counter()
+    problem = flat.restore(case, _structure(known, stored, flat))
+    run = Run(known, stored.seed, [case.dtype])
+    result, findings = _on_problem(run, stored.finding, problem, started)
+    note = f"replayed {stored.id}: one problem, the stored one"
+    notes = [note, *run.notes.texts, *([run.jax.declined] if run.jax.declined else [])]
+    return Report(
+        subject=known.name,
+        checks=(result,),
+        findings=findings,
+        seed=stored.seed,
+        examples=1,
+        dtypes=(case.dtype,),
+        notes=(*notes, *_other_name(stored, known)),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _structure(subject: Subject, stored: Stored, flat: SerializedProblem) -> trees.Structure:
+    """The structure of the subject's state, which must be that of the stored one."""
+    case, layer = stored.finding.case, subject.layer
+    assert case is not None
+    rng = np.random.default_rng(stored.seed)
+    drawn = call("init", layer.init, rng, case.n_in, case.n_hidden)
+    params = dict(zip(flat.params, flat.leaves("param"), strict=True))
+    mine = {key: np.shape(value) for key, value in drawn.items()}
+    theirs = {key: value.shape for key, value in params.items()}
+    if mine != theirs:
+        raise ContractError(
+            f"{stored.id} was stored for parameters of the shapes {theirs}, but those of "
+            f"{subject.name} are {mine}: is it another cell, or was it changed since? Then verify "
+            "it again"
+        )
+    state = call("initial_state", layer.initial_state, params, case.B)
+    structure = trees.structure(state)
+    shapes = [np.shape(leaf) for leaf in trees.leaves(state)]
+    if shape(structure) != flat.state or shapes != [a.shape for a in flat.leaves("state0")]:
+        raise ContractError(
+            f"{stored.id} was stored for another state than that of {subject.name}, which is "
+            f"{structure.describe()} of the shapes {shapes}: verify the cell again"
+        )
+    return structure
+
+
+def _on_problem(
+    run: Run, finding: Finding, problem: Problem, started: float
+) -> tuple[CheckResult, tuple[Finding, ...]]:
+    on_problem = CHECKS[finding.check].on_problem
+    assert on_problem is not None  # what has no problem of its own is run again as it was
+    try:
+        tally = on_problem(run, problem)
+    except NotApplicable as reason:
+        return CheckResult(finding.check, None, skipped=str(reason)), ()
+    result = tally.result(time.perf_counter() - started)
+    judged = any(b.block == finding.block and b.judged for b in result.blocks)
+    if result.verdict is Verdict.INCONCLUSIVE and judged and not tally.contradictions:
+        # Other blocks may be blind in this problem: the one that failed was seen, and is right.
+        result = replace(result, verdict=Verdict.PASSED, reason="")
+    return result, tuple(_diagnosed(found, finding) for found in tally.findings)
+
+
+def _diagnosed(found: Finding, stored: Finding) -> Finding:
+    """A diagnosis rests on many cases; that of the stored run holds if the number is the same."""
+    same = (found.block, found.hand) == (stored.block, stored.hand)
+    return replace(found, diagnoses=stored.diagnoses) if same else found
+
+
+def _same_seed(stored: Stored, subject: Subject) -> Report:
+    """The whole check again: its cases are a function of the seed."""
+    report = check(
+        subject,
+        checks=[stored.finding.check],
+        examples=stored.examples,
+        seed=stored.seed,
+        dtypes=stored.dtypes,
+        raises=False,
+    )
+    note = (
+        f"replayed {stored.id}: no problem is stored, so the check ran again with seed "
+        f"{stored.seed} and {stored.examples} examples"
+    )
+    return replace(report, notes=(note, *report.notes, *_other_name(stored, subject)))
+
+
+def _other_name(stored: Stored, subject: Subject) -> tuple[str, ...]:
+    if stored.subject == subject.name:
+        return ()
+    return (f"it was stored for {stored.subject}, and is replayed on {subject.name}",)
+
+
+KEPT = 100
+"""Failures that one folder keeps; the oldest go first."""
+
+_MOST_BYTES = {".json": 2**22, ".npz": 2**27}
+_SUFFIXES = (".npz", ".py", ".json")  # the JSON last: it says that the others are there
+
+
+def prepare(directory: Path) -> None:
+    """Make the folder, and a ``.gitignore`` in it that keeps it out of the repository.
+
+    Raises:
+        ContractError: it cannot be written, or is a link.
+    """
+    if directory.is_symlink():
+        raise ContractError(
+            f"{directory} is a symbolic link, expected a folder: name the folder itself, as "
+            "`store` in [tool.bpttcheck]"
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        ignore = directory / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("# Made by bpttcheck: failures to replay.\n*\n", encoding="utf-8")
+    except OSError as error:
+        raise ContractError(f"failures cannot be stored in {directory}: {error}") from error
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file at once: whoever reads it sees the old content or the new one.
+
+    Raises:
+        ContractError: it cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(".tmp", ".", path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    except OSError as error:
+        raise ContractError(f"{path} cannot be written: {error}") from error
+
+
+def read(path: Path) -> bytes | None:
+    """The content of a plain file of reasonable size; None if there is none.
+
+    Raises:
+        ContractError: it is a link, a folder, a device or too large, or cannot be read.
+    """
+    try:
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            raise ContractError(f"{path} is a symbolic link, expected a plain file: not read")
+        if not stat.S_ISREG(found.st_mode):
+            raise ContractError(f"{path} is no plain file: not read")
+        if found.st_size > _MOST_BYTES[path.suffix]:
+            raise ContractError(
+                f"{path} has {found.st_size} bytes, more than bpttcheck writes: not read"
+            )
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ContractError(f"{path} cannot be read: {error}") from error
+
+
+def stored_in(directory: Path) -> list[Path]:
+    """The JSON files in a folder that are named like ours, newest first."""
+    found: list[tuple[float, Path]] = []
+    try:
+        for path in directory.glob("*.json"):
+            with contextlib.suppress(OSError):
+                if ID.fullmatch(path.stem):
+                    found.append((path.lstat().st_mtime, path))
+    except OSError as error:
+        raise ContractError(f"{directory} cannot be read: {error}") from error
+    return [path for _, path in sorted(found, key=lambda item: (-item[0], item[1].name))]
+
+
+def prune(directory: Path) -> None:
+    """Delete the oldest failures beyond :data:`KEPT`; a file that is not ours stays."""
+    for path in stored_in(directory)[KEPT:]:
+        if _is_ours(path):
+            remove(path, _SUFFIXES[::-1])
+
+
+def remove(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Delete what was stored beside ``path`` under these suffixes."""
+    for suffix in suffixes:
+        with contextlib.suppress(OSError):
+            path.with_suffix(suffix).unlink()
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        record = json.loads(read(path) or b"")
+    except (ContractError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and (record.get("format"), record.get("id")) == (
+        FORMAT,
+        path.stem,
+    )

@@ -156,7 +156,7 @@ def test_an_expected_failure_that_passed_is_not_stored(tmp_path):
 
 
 def test_the_oldest_failures_go_and_what_is_not_ours_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr("bpttcheck.replay.files.KEPT", 3)
+    monkeypatch.setattr("bpttcheck.replay.stored.KEPT", 3)
     foreign = tmp_path / "theirs-step_vjp-W-abcdef.json"
     foreign.write_text("{}")
     (tmp_path / "notes.json").write_text("[]")
