@@ -18,8 +18,8 @@ from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
 from bpttcheck.mutants.source import RAISES
 from bpttcheck.results.records import Case, Finding, Verdict
+from bpttcheck.subject.options import Options, validate_options
 from bpttcheck.subject.subject import Subject
-from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify.check import check_one
 from bpttcheck.verify.checks import NAMES
 

@@ -19,8 +19,8 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Verdict
 from bpttcheck.results.report import Report
+from bpttcheck.subject.options import Options, validate_options
 from bpttcheck.subject.subject import Subject
-from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify import gradient_check
 from bpttcheck.verify.check import _outcomes, _report, check_one
 from bpttcheck.verify.checks import NAMES

@@ -24,8 +24,8 @@ from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.large import FIRST
 from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.report import Report
+from bpttcheck.subject.options import Options, validate_options
 from bpttcheck.subject.subject import Subject
-from bpttcheck.subject.validate import Options, validate_options
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.parallel.distribute import spread

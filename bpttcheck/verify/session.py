@@ -7,8 +7,8 @@ import threading
 from typing import Any
 
 from bpttcheck.judge.run import Run
+from bpttcheck.subject.options import Options
 from bpttcheck.subject.subject import Subject
-from bpttcheck.subject.validate import Options
 
 
 class Session:

@@ -15,8 +15,8 @@ from bpttcheck.diagnose import evidence
 from bpttcheck.judge.run import Run
 from bpttcheck.problems import cases, problem
 from bpttcheck.problems.large import LargerSizes
+from bpttcheck.subject.options import validate_options
 from bpttcheck.subject.subject import Subject
-from bpttcheck.subject.validate import validate_options
 from bpttcheck.verify import gradient_check
 from bpttcheck.verify.check import check_one
 from bpttcheck.verify.checks import NAMES

@@ -15,13 +15,10 @@ from hypothesis import strategies as st
 
 from bpttcheck.errors import ContractError
 from bpttcheck.subject.items import Output, closest
+from bpttcheck.subject.options import validate_options
+from bpttcheck.subject.subject import validate_subject
 from bpttcheck.subject.user_code import Notes
-from bpttcheck.subject.validate import (
-    validate_cell,
-    validate_layer,
-    validate_options,
-    validate_subject,
-)
+from bpttcheck.subject.validate import validate_cell, validate_layer
 from bpttcheck.subject.values import Expected, Place, dtype_remedy, shape_hint
 
 N, H, B, T, OUT = 3, 4, 2, 5, 6
