@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.speed.plan import WIDTHS
 from bpttcheck.bench import statistics
 from bpttcheck.bench.forms import FORMS
-from bpttcheck.bench.timing import rounds
+from bpttcheck.bench.measure import rounds
 from bpttcheck.bptt.fused import FUSED
 from bpttcheck.cells import builtin
 from bpttcheck.jax_mode import enable_x64

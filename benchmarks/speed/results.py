@@ -11,8 +11,7 @@ from typing import Any
 from benchmarks.speed.growth import Growth
 from benchmarks.speed.memory import Checkpoints, Peak
 from bpttcheck.bench import statistics
-from bpttcheck.bench.report.reading import load
-from bpttcheck.bench.report.records import Benchmark, Interval, MeasuredPoint
+from bpttcheck.bench.report.records import Benchmark, Interval, MeasuredPoint, load
 from bpttcheck.errors import ContractError
 
 LARGE = 4096  # B H from which on the time is in the products

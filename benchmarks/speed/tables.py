@@ -17,7 +17,7 @@ from bpttcheck.bench.report.records import (
     Timing,
 )
 from bpttcheck.bench.report.summary import SHORT, between, percent, seconds, share, times
-from bpttcheck.bench.summarise import compared
+from bpttcheck.bench.statistics import compared
 
 _COMPARED = ("fused", "on_jax", "jax_deferred", "torch")
 _COMPILED = ("jax", "jax_hoisted", "jax_deferred", "on_jax")

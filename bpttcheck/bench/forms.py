@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bpttcheck.bench import by_hand, differences, in_jax, in_torch
+from bpttcheck.bench import by_hand, correct, in_jax, in_torch
 from bpttcheck.bench.form import Ready
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
@@ -49,7 +49,7 @@ FORMS: dict[str, Implementation] = {
     "jax_eager": Implementation("JAX autodiff, not jitted", in_jax.not_jitted, smallest_only=True),
     "differences": Implementation(
         "central differences, entry by entry",
-        differences.every_entry,
+        correct.every_entry,
         smallest_only=True,
         limit={"float64": 1e-5, "float32": 3e-2},
     ),

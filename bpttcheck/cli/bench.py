@@ -67,7 +67,7 @@ def bench(
     Gradients are compared first: a wrong one is not timed. report.json, summary.md, index.html and
     plots are written to DIR. Nothing else should run on the machine meanwhile.
     """
-    from bpttcheck.bench.environment import load_average
+    from bpttcheck.bench.machine import load_average
     from bpttcheck.bench.measure import Plan
     from bpttcheck.bench.sizes import default, parse
 
@@ -142,9 +142,8 @@ def _benchmark(
     failures: list[Failure],
 ) -> Benchmark:
     from bpttcheck import __version__
-    from bpttcheck.bench.environment import environment
     from bpttcheck.bench.forms import FORMS
-    from bpttcheck.bench.peak import peak_gflops
+    from bpttcheck.bench.machine import environment, peak_gflops
     from bpttcheck.bench.report.records import Benchmark
 
     return Benchmark(

@@ -49,7 +49,7 @@ def report(
     added to the page of the job. The page and the plots need the extra `report`.
     """
     from bpttcheck.bench.report.compare import compare, parse_gate
-    from bpttcheck.bench.report.reading import load
+    from bpttcheck.bench.report.records import load
     from bpttcheck.bench.report.summary import markdown
 
     if fail_if is not None and older is None:

@@ -19,7 +19,6 @@ from benchmarks.speed.growth import Growth
 from benchmarks.speed.memory import Checkpoints, Peak, checkpoints, peaks
 from benchmarks.speed.page import page
 from benchmarks.speed.results import Results, read
-from bpttcheck.bench.report.reading import load
 from bpttcheck.bench.report.records import (
     Benchmark,
     Interval,
@@ -27,6 +26,7 @@ from bpttcheck.bench.report.records import (
     Size,
     SubjectBenchmark,
     Timing,
+    load,
 )
 from bpttcheck.errors import ContractError
 

@@ -11,7 +11,7 @@ from click.testing import Result
 
 from bpttcheck.bench import measure
 from bpttcheck.bench.forms import FORMS
-from bpttcheck.bench.report.reading import load
+from bpttcheck.bench.report.records import load
 
 Cli = Callable[..., Result]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from bpttcheck.bench.report.reading import load
+from bpttcheck.bench.report.records import load
 
 Cli = Callable[..., Result]
 FIXTURE = Path(__file__).parents[1] / "report" / "report.json"

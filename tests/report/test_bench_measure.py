@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bpttcheck
-from bpttcheck.bench import correct, deferred, environment, measure, sizes, timing
+from bpttcheck.bench import correct, in_jax, machine, measure, sizes
 from bpttcheck.bench.by_hand import as_it_is, fused_layer
 from bpttcheck.bench.forms import BASELINES, FORMS
 from bpttcheck.bench.in_jax import weights_deferred
@@ -41,8 +41,8 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(autouse=True)
 def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is measured here is looked at, not compared.
-    monkeypatch.setattr(timing, "SHORTEST", 1e-4)
-    monkeypatch.setattr(timing, "MORE", 1)
+    monkeypatch.setattr(measure, "SHORTEST", 1e-4)
+    monkeypatch.setattr(measure, "MORE", 1)
 
 
 def forms(found: SubjectBenchmark) -> set[str]:
@@ -171,8 +171,8 @@ def test_a_wrong_deferred_form_is_left_out_with_the_reason(
 ) -> None:
     only("numpy", "jax", "jax_deferred")
     # The products of the first step are left out.
-    summed = deferred.over_rows
-    monkeypatch.setattr(deferred, "over_rows", lambda d, lefts: summed(d[1:], lefts[1:]))
+    summed = in_jax.over_rows
+    monkeypatch.setattr(in_jax, "over_rows", lambda d, lefts: summed(d[1:], lefts[1:]))
     found = measure.measure("elman", Elman(), PLAN)
     assert forms(found) == {"numpy", "jax"}
     assert found.points[0].absent["jax_deferred"].startswith("not timed: d_params['W'] is off")
@@ -181,7 +181,7 @@ def test_a_wrong_deferred_form_is_left_out_with_the_reason(
 def test_the_deferred_form_is_no_baseline_and_exists_for_the_very_cells_only() -> None:
     assert "jax_deferred" in FORMS
     assert "jax_deferred" not in BASELINES
-    assert deferred.of(Scaled()) is None
+    assert in_jax.sequence_of(Scaled()) is None
 
 
 class Untraceable(Elman):
@@ -295,11 +295,11 @@ def test_the_plan_has_lengths_to_fit_and_widths_by_batches() -> None:
 
 def test_the_environment_is_ready_for_json_and_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
-    found = environment.environment([50.0, 1.0, 1.0])
+    found = machine.environment([50.0, 1.0, 1.0])
     json.dumps(found, allow_nan=False)
     assert found["variables"]["OPENBLAS_CORETYPE"] == "Haswell"
     assert len(found["warnings"]) == 2
     monkeypatch.delenv("OPENBLAS_CORETYPE")
-    found = environment.environment([0.0, 0.0, 0.0], {"float64": 50.0})
+    found = machine.environment([0.0, 0.0, 0.0], {"float64": 50.0})
     assert found["warnings"] == []
     assert found["peak_gflops"] == {"float64": 50.0}

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpttcheck.bench import statistics, timing
+from bpttcheck.bench import measure, statistics
 from bpttcheck.bench.report.records import Interval, Summary
-from bpttcheck.bench.statistics import pays_off_after
-from bpttcheck.bench.summarise import compared, headline
+from bpttcheck.bench.statistics import compared, headline, pays_off_after
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +39,10 @@ class Clock:
         return work
 
 
-def timed(seed: int = 0, count: int = 15, **seconds: float) -> dict[str, timing.Samples]:
+def timed(seed: int = 0, count: int = 15, **seconds: float) -> dict[str, measure.Samples]:
     clock = Clock(seed)
     actions = {name: clock.worker(name, value) for name, value in seconds.items()}
-    return timing.rounds(actions, count, seed=seed, clock=clock)
+    return measure.rounds(actions, count, seed=seed, clock=clock)
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.3, 4.0])
@@ -97,8 +96,8 @@ def test_a_planted_exponent_is_found(power: float, factor: float) -> None:
 def test_everybody_takes_part_once_in_a_round_in_an_order_that_changes() -> None:
     clock = Clock()
     names = ("a", "b", "c")
-    timing.rounds({name: clock.worker(name, 0.01) for name in names}, 30, clock=clock)
-    rounds = 30 * timing.MORE  # for they are short
+    measure.rounds({name: clock.worker(name, 0.01) for name in names}, 30, clock=clock)
+    rounds = 30 * measure.MORE  # for they are short
     orders = [tuple(clock.calls[i : i + 3]) for i in range(6, 6 + 3 * rounds, 3)]
     assert len(clock.calls) == 6 + 3 * rounds
     assert {tuple(sorted(order)) for order in orders} == {names}
@@ -107,7 +106,7 @@ def test_everybody_takes_part_once_in_a_round_in_an_order_that_changes() -> None
 
 def test_a_short_action_is_called_often_enough_for_the_clock() -> None:
     found = timed(short=1e-5, long=0.05)
-    assert found["short"].calls * 1e-5 >= 0.8 * timing.SHORTEST
+    assert found["short"].calls * 1e-5 >= 0.8 * measure.SHORTEST
     assert found["long"].calls == 1
     assert np.median(found["short"].seconds) == pytest.approx(1e-5, rel=0.05)
 
@@ -127,7 +126,7 @@ def test_rounds_shorter_than_the_limit_are_more_and_no_others(each: float, round
 def test_what_takes_part_in_few_rounds_keeps_them_and_does_not_make_the_round_long() -> None:
     clock = Clock()
     actions = {"slow": clock.worker("slow", 1.0), "quick": clock.worker("quick", 0.01)}
-    found = timing.rounds(actions, 15, fewer={"slow": 3}, clock=clock)
+    found = measure.rounds(actions, 15, fewer={"slow": 3}, clock=clock)
     assert (len(found["slow"].seconds), len(found["quick"].seconds)) == (3, 75)
 
 
@@ -139,17 +138,17 @@ def test_the_number_of_rounds_is_settled_by_the_first_calls_alone() -> None:
     def work() -> None:
         clock.now += next(seconds)
 
-    assert len(timing.rounds({"a": work}, 4, clock=clock)["a"].seconds) == 4 * timing.MORE
+    assert len(measure.rounds({"a": work}, 4, clock=clock)["a"].seconds) == 4 * measure.MORE
 
 
 def test_the_garbage_collector_is_put_back_even_after_an_error() -> None:
     assert gc.isenabled()
     with pytest.raises(ZeroDivisionError):
-        timing.once(lambda: 1 / 0)
+        measure.once(lambda: 1 / 0)
     assert gc.isenabled()
     gc.disable()
     try:
-        with timing.no_garbage_collection():
+        with measure.no_garbage_collection():
             pass
         assert not gc.isenabled()
     finally:

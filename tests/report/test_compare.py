@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpttcheck.bench.report.compare import Change, compare, parse_gate
-from bpttcheck.bench.report.reading import load
-from bpttcheck.bench.report.records import Benchmark, Interval, Size
+from bpttcheck.bench.report.records import Benchmark, Interval, Size, load
 from bpttcheck.errors import ContractError
 
 FOUND = load(Path(__file__).parent / "report.json")

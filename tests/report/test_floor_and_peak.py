@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bpttcheck.bench import floor, peak
+from bpttcheck.bench import by_hand, machine
 from bpttcheck.bench.by_hand import fused, fused_layer
 from bpttcheck.bench.report.records import Size
 from bpttcheck.bptt.fused import FUSED
@@ -41,7 +41,7 @@ class Toy:
 
 
 def test_the_calls_of_each_step_are_counted_and_those_of_the_sequence_are_not() -> None:
-    found = floor.calls_per_step(Toy(), problem())
+    found = by_hand.calls_per_step(Toy(), problem())
     names = Counter[str]()
     for call, count in found.items():
         names[call.name] += count
@@ -57,8 +57,8 @@ def test_a_call_more_in_each_step_is_seen() -> None:
             return super().forward(params, xs, state0)
 
     given = problem()
-    more = floor.calls_per_step(Wasteful(), given)
-    assert sum(more.values()) == sum(floor.calls_per_step(Toy(), given).values()) + 1
+    more = by_hand.calls_per_step(Wasteful(), given)
+    assert sum(more.values()) == sum(by_hand.calls_per_step(Toy(), given).values()) + 1
 
 
 def test_numpy_is_itself_again_even_after_an_error() -> None:
@@ -69,48 +69,52 @@ def test_numpy_is_itself_again_even_after_an_error() -> None:
 
     before = np
     with pytest.raises(ZeroDivisionError):
-        floor.calls_per_step(Broken(), problem())
+        by_hand.calls_per_step(Broken(), problem())
     assert np is before
 
 
 def test_the_floor_is_the_sum_of_the_costs_over_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = {"add": 1.0, "multiply": 10.0, "dot": 100.0, "zeros_like": 1000.0}
-    monkeypatch.setattr(floor, "cost", lambda call: costs[call.name])
-    assert floor.seconds(Toy(), problem(T=7)) == 7 * 1112.0
+    monkeypatch.setattr(by_hand, "cost", lambda call: costs[call.name])
+    assert by_hand.seconds(Toy(), problem(T=7)) == 7 * 1112.0
 
 
 def test_calls_at_their_sizes_are_those_of_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = {"add": 1.0, "multiply": 10.0, "dot": 100.0, "zeros_like": 1000.0}
-    monkeypatch.setattr(floor, "cost", lambda call: costs[call.name])
-    assert floor.seconds_at_size(Toy(), problem(T=7)) == 7 * 1112.0
+    monkeypatch.setattr(by_hand, "cost", lambda call: costs[call.name])
+    assert by_hand.seconds_at_size(Toy(), problem(T=7)) == 7 * 1112.0
 
 
 def test_a_call_on_large_arrays_costs_more_at_its_size() -> None:
     large = np.zeros((300, 400)).T
-    sizes = [floor.Given.of(large, at_size=at_size) for at_size in (False, True)]
+    sizes = [by_hand.Given.of(large, at_size=at_size) for at_size in (False, True)]
     again = sizes[1].again()
     assert (again.shape, again.strides) == (large.shape, large.strides)
-    small, own = (floor.cost(floor.CountedCall("exp", (one,), (("out", one),))) for one in sizes)
+    small, own = (
+        by_hand.cost(by_hand.CountedCall("exp", (one,), (("out", one),))) for one in sizes
+    )
     assert own > 10 * small
 
 
 def test_a_cost_is_that_of_the_call_and_not_of_the_arrays() -> None:
-    array = floor.Given.of(np.zeros((4, 5)))
-    one = floor.cost(floor.CountedCall("add", (array, array), (("out", array),)))
-    exp = floor.CountedCall("exp", (array,), (("out", array),))
+    array = by_hand.Given.of(np.zeros((4, 5)))
+    one = by_hand.cost(by_hand.CountedCall("add", (array, array), (("out", array),)))
+    exp = by_hand.CountedCall("exp", (array,), (("out", array),))
     assert 1e-8 < one < 1e-4
-    assert floor.cost(exp) < 1e-4
-    assert array == floor.Given.of(np.ones((400, 5)))
-    assert array != floor.Given.of(np.ones((4, 5), "float32"))
+    assert by_hand.cost(exp) < 1e-4
+    assert array == by_hand.Given.of(np.ones((400, 5)))
+    assert array != by_hand.Given.of(np.ones((4, 5), "float32"))
 
 
 def test_an_argument_that_cannot_be_given_again_has_no_cost() -> None:
-    given = floor.Given.of([np.zeros(2)])
+    given = by_hand.Given.of([np.zeros(2)])
     with pytest.raises(Declined, match="of type list"):
-        floor.cost(floor.CountedCall("stack", (given,)))
+        by_hand.cost(by_hand.CountedCall("stack", (given,)))
     with pytest.raises(Declined, match=r"np\.no_such|np\.reshape"):
-        floor.cost(
-            floor.CountedCall("reshape", (floor.Given.of(np.zeros((2, 2))), floor.Given.of("x")))
+        by_hand.cost(
+            by_hand.CountedCall(
+                "reshape", (by_hand.Given.of(np.zeros((2, 2))), by_hand.Given.of("x"))
+            )
         )
 
 
@@ -120,7 +124,7 @@ def test_every_fused_layer_has_a_floor_of_two_products_or_more(name: str) -> Non
     layer = fused_layer(subject.target)
     assert layer is not None
     case = Case(0, 0, 6, 1, 3, 4, "float64", "none", "ordinary")
-    counts = floor.calls_per_step(layer, build(subject, case))
+    counts = by_hand.calls_per_step(layer, build(subject, case))
     assert sum(count for call, count in counts.items() if call.name in ("dot", "matmul")) >= 2
     ready = fused(subject, build(subject, case))
     assert ready.floor is not None
@@ -129,16 +133,16 @@ def test_every_fused_layer_has_a_floor_of_two_products_or_more(name: str) -> Non
 
 def test_the_operations_are_those_of_six_products() -> None:
     size = Size(7, 2, 3, 5)
-    assert peak.operations(Elman(), size) == 6 * 7 * 2 * 5 * 8
-    assert peak.operations(GRUResetAfter(), size) == 3 * 6 * 7 * 2 * 5 * 8
-    assert peak.operations(LSTM(), size) == 4 * 6 * 7 * 2 * 5 * 8
-    assert peak.operations(builtin("jordan"), size) is None
-    assert peak.operations(type("Mine", (LSTM,), {})(), size) is None
+    assert machine.operations(Elman(), size) == 6 * 7 * 2 * 5 * 8
+    assert machine.operations(GRUResetAfter(), size) == 3 * 6 * 7 * 2 * 5 * 8
+    assert machine.operations(LSTM(), size) == 4 * 6 * 7 * 2 * 5 * 8
+    assert machine.operations(builtin("jordan"), size) is None
+    assert machine.operations(type("Mine", (LSTM,), {})(), size) is None
 
 
 def test_the_peak_counts_a_product_and_a_sum_for_each_of_the_cubed_width(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = iter(range(100))
-    monkeypatch.setattr(peak.time, "perf_counter", lambda: next(now))
-    assert peak.peak_gflops(["float32", "float32"], 16) == {"float32": 2 * 16**3 / 1e9}
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(now))
+    assert machine.peak_gflops(["float32", "float32"], 16) == {"float32": 2 * 16**3 / 1e9}

@@ -13,8 +13,7 @@ import pytest
 
 from bpttcheck.bench.report import html, plots
 from bpttcheck.bench.report.compare import compare
-from bpttcheck.bench.report.reading import load
-from bpttcheck.bench.report.records import Benchmark
+from bpttcheck.bench.report.records import Benchmark, load
 from bpttcheck.bench.report.summary import between
 
 FOUND = load(Path(__file__).parent / "report.json")

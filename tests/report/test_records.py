@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from bpttcheck.bench.report.reading import load, parse
-from bpttcheck.bench.report.records import Interval
+from bpttcheck.bench.report.records import Interval, load, parse
 from bpttcheck.errors import ContractError
 
 FILE = Path(__file__).parent / "report.json"

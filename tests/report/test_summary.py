@@ -10,8 +10,7 @@ import pytest
 
 from bpttcheck.bench.report import summary
 from bpttcheck.bench.report.compare import compare
-from bpttcheck.bench.report.reading import load
-from bpttcheck.bench.report.records import Benchmark, Interval, Timing
+from bpttcheck.bench.report.records import Benchmark, Interval, Timing, load
 
 
 @pytest.fixture

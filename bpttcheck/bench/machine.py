@@ -1,13 +1,19 @@
-"""What the figures depend on: versions, processor, threads, and the variables that change them."""
+"""The machine: what the figures depend on, and what it could compute at most."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from bpttcheck import cells
+from bpttcheck.bench.report.records import Size
 
 _VARIABLES = (
     "XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_COMPILATION_CACHE_DIR",
@@ -31,7 +37,7 @@ def environment(
 
     Args:
         load: :func:`load_average` before the run, which is a load itself.
-        peak: :func:`bpttcheck.bench.peak.peak_gflops`, where it was measured.
+        peak: :func:`bpttcheck.bench.machine.peak_gflops`, where it was measured.
     """
     import jax
 
@@ -113,3 +119,47 @@ def _torch_threads() -> Any:
 
     torch = sys.modules.get("torch")
     return UNKNOWN if torch is None else torch.get_num_threads()
+
+
+_WIDTH, _PRODUCTS = 1024, 4
+_GATES: dict[type, int] = {
+    cells.Elman: 1, cells.GRUResetAfter: 3, cells.GRUResetBefore: 3, cells.LSTM: 4,
+}  # fmt: skip
+
+
+def peak_gflops(dtypes: Sequence[str], width: int = _WIDTH) -> dict[str, float]:
+    """Billions of operations a second in NumPy's product of two square matrices, the best of a few.
+
+    It is the peak of this process: of its threads, and of the BLAS that NumPy has here.
+
+    Args:
+        dtypes: the dtypes.
+        width: of the matrices.
+    """
+    return {dtype: _peak(dtype, width) for dtype in dict.fromkeys(dtypes)}
+
+
+def _peak(dtype: str, width: int) -> float:
+    left, right, out = np.ones((3, width, width), dtype)
+    took: list[float] = []
+    for _ in range(_PRODUCTS):
+        started = time.perf_counter()
+        np.matmul(left, right, out=out)
+        took.append(time.perf_counter() - started)
+    return 2 * width**3 / max(min(took), 1e-9) / 1e9
+
+
+def operations(cell: Any, size: Size) -> int | None:
+    """Additions and multiplications in the products of forward and backward, ``6 T B g H (N + H)``.
+
+    Forward, every number of ``g`` gates takes ``N + H`` products and as many sums; backward takes
+    twice that, for the inputs and for the weights. What is done entry by entry is not counted.
+
+    Args:
+        cell: known are the package's own cells with a fused form; a subclass is another cell.
+        size: the size.
+    """
+    gates = _GATES.get(type(cell))
+    if gates is None:
+        return None
+    return 6 * size.T * size.B * gates * size.n_hidden * (size.n_in + size.n_hidden)
