@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bpttcheck.errors import ContractError
 from bpttcheck.oracles.branches.recording import Pattern
-from bpttcheck.oracles.differences.extrapolation import Tableau
 from bpttcheck.oracles.differences.finite_difference import entrywise, finite_difference
+from bpttcheck.oracles.differences.line import Tableau
 from bpttcheck.oracles.estimate import Estimate
 
 

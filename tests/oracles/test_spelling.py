@@ -7,8 +7,7 @@ import pytest
 
 from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles.autodiff.programs import trace
-from bpttcheck.oracles.step_graph.graph import Graph
-from bpttcheck.oracles.step_graph.spelling import gradient_of, spelled
+from bpttcheck.oracles.step_graph.graph import Graph, gradient_of, spelled
 from bpttcheck.oracles.tracer.trace import lift
 
 B, N, H = 4, 2, 3

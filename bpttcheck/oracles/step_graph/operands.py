@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.autodiff.programs import compile_cheaply
-from bpttcheck.oracles.step_graph.graph import Graph, Op
-from bpttcheck.oracles.step_graph.spelling import gradient_of, spelled
+from bpttcheck.oracles.step_graph.graph import Graph, Op, gradient_of, spelled
 from bpttcheck.trees import Structure
 
 Array = NDArray[Any]
