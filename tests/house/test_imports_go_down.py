@@ -44,8 +44,7 @@ FLOORS = [
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 ZOO = {"cells", "bptt", "networks", "on_jax"}
 MOST_MODULES = 20
-"""In one folder, its index not counted. The tracer has as many kinds of NumPy call."""
-LARGER = {"oracles/tracer": 22}
+"""In one folder, its index not counted."""
 
 
 def dotted(path):
@@ -127,7 +126,7 @@ def heaps(paths):
     sizes = Counter(
         path.parent.relative_to(PACKAGE).as_posix() for path in paths if path.name != "__init__.py"
     )
-    return [name for name, size in sizes.items() if size > LARGER.get(name, MOST_MODULES)]
+    return [name for name, size in sizes.items() if size > MOST_MODULES]
 
 
 def prefixes(paths):

@@ -15,10 +15,10 @@ from bpttcheck.errors import InternalError
 from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles.tracer import functions as _lift_functions
 from bpttcheck.oracles.tracer import index as _lift_index
-from bpttcheck.oracles.tracer import routes as _lift_routes
+from bpttcheck.oracles.tracer import memory as _lift_memory
 from bpttcheck.oracles.tracer import ufuncs as _lift_ufuncs
 from bpttcheck.oracles.tracer.divergence import first_departure
-from bpttcheck.oracles.tracer.special import SPECIAL
+from bpttcheck.oracles.tracer.functions import SPECIAL
 from bpttcheck.oracles.tracer.trace import lift
 
 RNG = np.random.default_rng(11)
@@ -129,7 +129,7 @@ def test_a_result_of_another_form_is_found(monkeypatch, wrong, what):
 
 
 def test_a_write_through_a_view_that_is_lost_is_named_where_it_is_written(monkeypatch):
-    monkeypatch.setattr(_lift_routes.Route, "put", lambda self, whole, value: whole)
+    monkeypatch.setattr(_lift_memory.Route, "put", lambda self, whole, value: whole)
     found = search(step)
     assert found.function == "np.multiply"
     assert "v *= 0.5" in found.where
@@ -141,7 +141,7 @@ def test_an_assignment_that_is_lost_is_named(monkeypatch):
         h[0, 1:] = x[0, 0]
         return h, h
 
-    monkeypatch.setattr(_lift_routes.Route, "put", lambda self, whole, value: whole)
+    monkeypatch.setattr(_lift_memory.Route, "put", lambda self, whole, value: whole)
     found = search(assigns)
     assert found.function == "z[...] = ..."
     assert "h[0, 1:] = x[0, 0]" in found.where

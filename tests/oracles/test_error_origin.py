@@ -17,7 +17,6 @@ from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.autodiff import autodiff, noise, programs
 from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point
 from bpttcheck.oracles.tracer import call as _lift_call
-from bpttcheck.oracles.tracer import forms as _lift_forms
 from bpttcheck.oracles.tracer import trace as lift_module
 from bpttcheck.oracles.tracer import ufuncs as _lift_ufuncs
 from bpttcheck.oracles.tracer.trace import lift
@@ -94,9 +93,9 @@ def test_so_is_a_jax_form_that_breaks(monkeypatch):
         return {}["missing"]
 
     # As it would be if it stood in the table's own module.
-    code = form.__code__.replace(co_filename=_lift_forms.__file__)
-    ours = types.FunctionType(code, vars(_lift_forms))
-    monkeypatch.setitem(_lift_forms.FORMS, np.sum, ours)
+    code = form.__code__.replace(co_filename=_lift_ufuncs.__file__)
+    ours = types.FunctionType(code, vars(_lift_ufuncs))
+    monkeypatch.setitem(_lift_ufuncs.FORMS, np.sum, ours)
     with pytest.raises(InternalError, match="KeyError: 'missing'"):
         plain(lambda p, s, x: (s @ p["W"] + np.sum(x), s))
 

@@ -305,7 +305,7 @@ def test_the_page_of_idioms_is_current():
 
 
 def test_a_tracer_that_loses_writes_through_views_is_seen_by_the_table(monkeypatch):
-    route = importlib.import_module("bpttcheck.oracles.tracer.routes").Route
+    route = importlib.import_module("bpttcheck.oracles.tracer.memory").Route
     monkeypatch.setattr(route, "put", lambda self, whole, value: whole)
     flat = np.asarray(ravel_pytree(point())[0])
     for name in ("slice_changed_in_place", "transposed_write", "split_pieces_changed"):

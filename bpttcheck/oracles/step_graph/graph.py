@@ -1,4 +1,4 @@
-"""A traced step as a graph: numbered values, each with its line and its name in the user's own code."""
+"""A traced step as a graph: operations on numbered values, each with its line and its name."""
 
 from __future__ import annotations
 

@@ -1,33 +1,43 @@
-"""Plain NumPy step functions made traceable by JAX, without a change to their code."""
+"""Plain NumPy step functions made traceable by JAX, without a change to their code.
+
+User code sees a wrapper in place of an ndarray.
+"""
 
 from __future__ import annotations
 
 import functools
+import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from bpttcheck import trees
 from bpttcheck.errors import Declined, InternalError
-from bpttcheck.oracles.error_origin import on_behalf, raise_defect
-from bpttcheck.oracles.tracer.array import TracedArray
-from bpttcheck.oracles.tracer.call import wrap
+from bpttcheck.oracles.error_origin import as_numpy, natively, on_behalf, raise_defect
+from bpttcheck.oracles.tracer import refusals
+from bpttcheck.oracles.tracer.arguments import is_traced
+from bpttcheck.oracles.tracer.call import overwrite, perform, perform_known, rearrange, wrap
+from bpttcheck.oracles.tracer.functions import call_function, call_method
+from bpttcheck.oracles.tracer.index import get_item, put_item
 from bpttcheck.oracles.tracer.kept import unchanged
 from bpttcheck.oracles.tracer.memory import Box, Chosen, Held, constant, fill_with_dummies
-from bpttcheck.oracles.tracer.reach import Reach
+from bpttcheck.oracles.tracer.reach import Reach, swapped
 from bpttcheck.oracles.tracer.run import (
     TracingRun,
+    current,
     decline,
     raised_on_purpose,
     running,
     where_raised,
 )
-from bpttcheck.oracles.tracer.swap import swapped
-from bpttcheck.oracles.tracer.watch import Watch
+from bpttcheck.oracles.tracer.ufuncs import call_ufunc
+from bpttcheck.oracles.tracer.watch import NumpyCall, Watch, observed, observed_method
+from bpttcheck.oracles.tracer.writes import sort_in_place
 
 # User modules are shared by all threads: one trace at a time. A trace inside a trace is no problem.
 _LOCK = threading.RLock()
@@ -117,3 +127,319 @@ def leave(leaf: Any) -> Any:
 def _short(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else "no message"
+
+
+METHODS = frozenset(
+    "all any argmax argmin argsort choose clip compress conj conjugate cumprod cumsum diagonal dot "
+    "max mean min nonzero prod put ravel repeat round searchsorted squeeze std sum swapaxes take "
+    "trace var argpartition".split()
+)
+
+
+class TracedArray(Held, NDArrayOperatorsMixin):
+    """An array of the step that behaves as NumPy's, views and writes included."""
+
+    __slots__ = ()
+
+    @property
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What ``isinstance`` sees: NumPy's own type."""
+        return type(self.shadow)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """NumPy's protocol for ufuncs."""
+        if any(isinstance(item, Chosen) for item in inputs):
+            return NotImplemented
+        return call_ufunc(ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """NumPy's protocol for its other functions."""
+        return call_function(function, args, kwargs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return get_item(self, index)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        put_item(self, index, value)
+
+    def __len__(self) -> int:
+        return len(self.shadow)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[row] for row in range(len(self.shadow)))
+
+    def __getattr__(self, name: str) -> Any:
+        """A method that NumPy also has as a function, or a refusal."""
+        if name.startswith("__") or not hasattr(self.shadow, name):
+            kind = type(self.shadow).__name__
+            as_numpy(AttributeError(f"{kind!r} object has no attribute {name!r}"))
+        if not callable(getattr(self.shadow, name)) or name == "data":
+            return getattr(self.shadow, name) if self.known else refusals.refuse_attribute(name)
+        return lambda *args, **kwargs: self._method(name, args, kwargs)
+
+    def _method(self, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        if not is_traced(self, args, kwargs):
+            return perform_known(
+                lambda a, *b, **c: getattr(a, name)(*b, **c), (self, *args), kwargs
+            )
+        if name in ("conj", "conjugate") and self.shadow.dtype.kind != "c":
+            return rearrange(lambda a: a.conjugate(*args, **kwargs), (self,))
+        if name in METHODS:
+            return call_method(self, name, args, kwargs)
+        return refusals.refuse_attribute(name)
+
+    def __bool__(self) -> bool:
+        return bool(self.shadow) if self.known else refusals.refuse_branch()
+
+    def __float__(self) -> float:
+        return float(self.shadow) if self.known else refusals.refuse_number("float")
+
+    def __int__(self) -> int:
+        return int(self.shadow) if self.known else refusals.refuse_number("int")
+
+    def __index__(self) -> int:
+        return operator.index(self.shadow) if self.known else refusals.refuse_number("index")
+
+    def __complex__(self) -> complex:
+        return complex(self.shadow) if self.known else refusals.refuse_number("complex")
+
+    def __hash__(self) -> int:
+        return hash(self.shadow) if self.known else refusals.refuse_number("hash")
+
+    def __round__(self, *_: Any) -> Any:
+        return refusals.refuse_number("round")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """A plain ndarray, which only a constant has."""
+        if not self.known:
+            refusals.refuse_conversion()
+        plain = np.array(self.shadow, dtype)
+        # Writes to the copy would be lost without a word.
+        plain.flags.writeable = bool(copy)
+        return plain
+
+    def __repr__(self) -> str:
+        """The numbers of a constant; else dtype and shape."""
+        if self.known:
+            return repr(self.shadow)
+        return f"<traced {self.shadow.dtype} array of shape {self.shadow.shape}>"
+
+    def __str__(self) -> str:
+        return str(self.shadow) if self.known else repr(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.shadow, spec) if self.known else repr(self)
+
+    def __copy__(self) -> Any:
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.copy()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As NumPy's; assigning to it reshapes in place."""
+        return self.shadow.shape
+
+    @shape.setter
+    def shape(self, shape: Any) -> None:
+        if not self.box.sure and self.shadow.ndim > 1:
+            decline("an assignment to .shape of an array whose layout is not known", "z.reshape")
+        self._route = self._cache = None
+        self.shadow = self.shadow.reshape(shape, copy=False)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy's dtype."""
+        return self.shadow.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.shadow.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return self.shadow.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that NumPy would hold."""
+        return self.shadow.nbytes
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one entry."""
+        return self.shadow.itemsize
+
+    @property
+    def flags(self) -> Any:
+        """NumPy's flags; clearing ``writeable`` works."""
+        return self.shadow.flags
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """NumPy's strides."""
+        return self.shadow.strides
+
+    @property
+    @observed(lambda array: NumpyCall("np.transpose", np.transpose, (array,), {}))
+    def T(self) -> Any:
+        """The transposed view."""
+        return rearrange(np.transpose, (self,))
+
+    @property
+    @observed(lambda array: NumpyCall("np.matrix_transpose", lambda a: a.mT, (array,), {}))
+    def mT(self) -> Any:
+        """The view with the last two axes swapped."""
+        return rearrange(lambda array: array.mT, (self,))
+
+    @property
+    def real(self) -> Any:
+        """The real part."""
+        return call_function(np.real, (self,), {})
+
+    @property
+    def imag(self) -> Any:
+        """The imaginary part."""
+        return call_function(np.imag, (self,), {})
+
+    @property
+    def flat(self) -> FlatView:
+        """The entries in C order."""
+        return FlatView(self)
+
+    @flat.setter
+    def flat(self, value: Any) -> None:
+        FlatView(self)[:] = value
+
+    @observed_method("copy")
+    def copy(self, order: Any = "C") -> Any:
+        """A copy, in C order unless told otherwise."""
+        return rearrange(lambda array: array.copy(order), (self,))
+
+    @observed_method("flatten")
+    def flatten(self, order: Any = "C") -> Any:
+        """A flat copy."""
+        return rearrange(lambda array: array.flatten(order), (self,))
+
+    @observed_method("reshape")
+    def reshape(self, *shape: Any, **kwargs: Any) -> Any:
+        """A view in another shape, or a copy where NumPy needs one."""
+        return rearrange(lambda array: array.reshape(*shape, **kwargs), (self,))
+
+    @observed_method("transpose")
+    def transpose(self, *axes: Any) -> Any:
+        """A view with the axes in another order."""
+        return rearrange(lambda array: array.transpose(*axes), (self,))
+
+    @observed_method("view")
+    def view(self, *dtype: Any) -> Any:
+        """A view of the same dtype."""
+        if dtype and np.dtype(dtype[0]) != self.shadow.dtype:
+            decline(f"a view as {np.dtype(dtype[0])}", "z.astype(dtype)")
+        return rearrange(lambda array: array.view(), (self,))
+
+    @observed_method("astype")
+    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
+        """The array in another dtype."""
+        if np.dtype(dtype) == self.shadow.dtype:
+            return rearrange(lambda array: array.astype(array.dtype, *args, **kwargs), (self,))
+        native: Callable[..., Any] = lambda array: array.astype(dtype, *args, **kwargs)  # noqa: E731
+        return perform(native, lambda value: value, (self,))
+
+    def fill(self, value: Any) -> None:
+        """Set every entry."""
+        self[...] = value
+
+    @observed_method("sort")
+    def sort(self, axis: int = -1, **kwargs: Any) -> None:
+        """Sort in place."""
+        sort_in_place(self, axis, **kwargs)
+
+    def setflags(self, **flags: Any) -> None:
+        """NumPy's ``setflags``."""
+        self.shadow.setflags(**flags)
+
+
+def _put(array: Any, index: Any, value: Any) -> None:
+    array.flat[index] = value
+
+
+class FlatView:
+    """``z.flat``: entries in C order; what is read is a copy, what is written arrives."""
+
+    def __init__(self, array: TracedArray) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return self._array.size
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._array.flatten())
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._array.flatten()[index]
+        return found.copy() if isinstance(found, TracedArray) and found.ndim else found
+
+    @observed(
+        lambda self, i, value: NumpyCall("z.flat[...] = ...", _put, (self._array, i, value), {})
+    )
+    def __setitem__(self, index: Any, value: Any) -> None:
+        array = self._array
+        places: Any = natively(operator.getitem, np.arange(array.size), index)
+
+        def native(scratch: Any, value: Any) -> None:
+            scratch.flat[index] = value
+
+        def form(whole: Any, value: Any) -> Any:
+            value = jnp.asarray(value)
+            value = value.reshape(places.shape) if value.ndim else value
+            flat = whole.reshape(-1).at[places].set(value.astype(whole.dtype))
+            return flat.reshape(whole.shape)
+
+        if np.ndim(value) and np.size(value) != places.size:
+            decline("z.flat set to fewer or more entries than it has", "as many entries")
+        overwrite(native, form, array, (value,))
+
+
+def _in_place(ufunc: np.ufunc) -> Callable[[TracedArray, Any], Any]:
+    def operate(self: TracedArray, other: Any) -> Any:
+        if not isinstance(self.shadow, np.ndarray):
+            return NotImplemented  # a scalar does not change: Python goes on to a + b
+        if self.box.lone and not self.known:
+            return _replaced(self, ufunc(self, other))
+        return ufunc(self, other, out=(self,))
+
+    return operate
+
+
+def _replaced(number: TracedArray, result: Any) -> Any:
+    """A single number from outside after ``s += a``: a new one, and the old may not be read."""
+    run = current()
+    if run is None or result.dtype != number.dtype or np.ndim(result):
+        decline("a number given from outside is changed in place", "s = s + a")
+    value = result.read() if isinstance(result, Held) else np.array(result)
+    number.box.spent = True
+    owner = np.zeros((), number.dtype)
+    box = Box(owner, value, lone=True)
+    return wrap(run, owner, box)
+
+
+for _name, _ufunc in {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "matmul": np.matmul,
+    "truediv": np.true_divide,
+    "floordiv": np.floor_divide,
+    "mod": np.remainder,
+    "pow": np.power,
+    "lshift": np.left_shift,
+    "rshift": np.right_shift,
+    "and": np.bitwise_and,
+    "xor": np.bitwise_xor,
+    "or": np.bitwise_or,
+}.items():
+    setattr(TracedArray, f"__i{_name}__", _in_place(_ufunc))
