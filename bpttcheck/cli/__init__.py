@@ -1,6 +1,6 @@
 """The command line: ``bpttcheck verify``, ``selftest``, ``replay``, ``flow`` and the rest.
 
-Each command is one file and imports what it needs when it runs, so that ``--help`` is immediate.
+A command imports what it needs when it runs, so that ``--help`` is immediate.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import click
 
 from bpttcheck import __version__
 from bpttcheck.cli.bench import bench
-from bpttcheck.cli.explain import explain
 from bpttcheck.cli.flow import flow
-from bpttcheck.cli.listing import listing
+from bpttcheck.cli.listing import explain, listing
 from bpttcheck.cli.new import new
 from bpttcheck.cli.replay import replay
 from bpttcheck.cli.report import report

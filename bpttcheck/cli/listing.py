@@ -1,4 +1,4 @@
-"""``bpttcheck list``: the built-in cells, the checks and the activations, one line each."""
+"""``bpttcheck list`` and ``bpttcheck explain``: what there is by name, and what a name means."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from bpttcheck.cli.terminal import columns
+from bpttcheck.config import near
 
 
 @click.command("list")
@@ -64,3 +65,24 @@ def _opening(text: str) -> str:
 def _about(activation: Any) -> str:
     kinks = ", ".join(f"{kink:g}" for kink in activation.kinks)
     return f"steepest slope {activation.lipschitz:.4g}" + (f", kinks at {kinks}" if kinks else "")
+
+
+@click.command()
+@click.argument("name")
+def explain(name: str) -> None:
+    """Print what the check NAME finds, or what the diagnosis NAME means."""
+    pages = _pages()
+    if name not in pages:
+        raise click.UsageError(
+            f"nothing is called {name!r}{near(name, pages)} (known: {', '.join(pages)})"
+        )
+    click.echo(pages[name].replace("``", "`"))
+
+
+def _pages() -> dict[str, str]:
+    """Every name that can be explained and its page; a check comes before a diagnosis."""
+    from bpttcheck import diagnose
+    from bpttcheck.verify.checks import CHECKS
+
+    pages = {name: check.text for name, check in CHECKS.items()}
+    return {**diagnose.PAGES, **pages}
