@@ -9,7 +9,7 @@ import numpy as np
 
 from bpttcheck import activations
 from bpttcheck.bptt.fused import sequence
-from bpttcheck.cells.elman import Elman
+from bpttcheck.cells import Elman
 from bpttcheck.contract import Array, Params
 
 # Arrays of the size of ``z`` that the derivative of an activation may need at once.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from bpttcheck.bptt.fused import sequence
-from bpttcheck.cells.gru_reset_after import GRUResetAfter
+from bpttcheck.cells import GRUResetAfter
 from bpttcheck.contract import Array, Params
 
 # Stacked as n, r, z, q, both [d_a_n, d_a_r, d_a_z] and [d_a_r, d_a_z, d_q] are neighbours.

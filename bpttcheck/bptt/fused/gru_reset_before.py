@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from bpttcheck.bptt.fused import sequence
-from bpttcheck.cells.gru_reset_before import GRUResetBefore
+from bpttcheck.cells import GRUResetBefore
 from bpttcheck.contract import Array, Params
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from bpttcheck.bptt.fused import sequence
-from bpttcheck.cells.lstm import LSTM
+from bpttcheck.cells import LSTM
 from bpttcheck.contract import Array, Params
 
 # The cell stacks its gates as i, f, g, o. Stacked as g, i, f, o the three sigmoids are neighbours,
