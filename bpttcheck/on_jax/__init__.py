@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from bpttcheck.lazy import index
 
 if TYPE_CHECKING:
-    from bpttcheck.on_jax.layer import layer
-    from bpttcheck.on_jax.loops import HostCallbackWarning
+    from bpttcheck.on_jax.function import HostCallbackWarning, layer
 
 __all__ = ["HostCallbackWarning", "layer"]
 
-_HOMES = {"HostCallbackWarning": "loops", "layer": "layer"}
+_HOMES = {"HostCallbackWarning": "function", "layer": "function"}
 
 __getattr__, __dir__ = index(__name__, _HOMES)

@@ -1,24 +1,30 @@
-"""x"""
+"""A cell or a layer as a JAX function whose backward pass is the hand-derived one.
+
+Behind it are loops: of a native form, compiled, forward and backward without any sum over time; or
+in NumPy, called back on the host.
+"""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import warnings
-from bpttcheck import (trees)
-from bpttcheck.bptt.layer import (CellLayer)
-from bpttcheck.contract import (CELL_METHODS, LAYER_METHODS, is_cell, is_layer)
-from bpttcheck.errors import (ContractError)
-from bpttcheck.on_jax.arguments import (is_float, require_form, require_sequence)
-from bpttcheck.on_jax.form import (JaxArray, JaxCell)
-from bpttcheck.on_jax.native import (form_of)
-from bpttcheck.on_jax.products import (in_all_steps, is_few)
-from bpttcheck.traits import (Traits)
-from collections.abc import (Callable)
-from dataclasses import (dataclass, field)
-from jax import (lax)
-from typing import (Any, NamedTuple)
+from jax import lax
+
+from bpttcheck import trees
+from bpttcheck.bptt.layer import CellLayer
+from bpttcheck.contract import CELL_METHODS, LAYER_METHODS, is_cell, is_layer
+from bpttcheck.errors import ContractError
+from bpttcheck.on_jax.arguments import is_float, require_form, require_sequence
+from bpttcheck.on_jax.form import JaxArray, JaxCell
+from bpttcheck.on_jax.native import form_of
+from bpttcheck.on_jax.products import in_all_steps, is_few
+from bpttcheck.traits import Traits
 
 
 def layer(subject: Any) -> Callable[..., tuple[Any, Any]]:

@@ -6,9 +6,8 @@ import bpttcheck
 from bpttcheck import cells
 from bpttcheck.adapt import from_custom_vjp
 from bpttcheck.on_jax import layer
+from bpttcheck.on_jax.function import NativeLoops, with_rule
 from bpttcheck.on_jax.gru_reset_before import GRUResetBeforeForm
-from bpttcheck.on_jax.layer import with_rule
-from bpttcheck.on_jax.loops import NativeLoops
 from bpttcheck.on_jax.lstm import LSTMForm
 
 # Each shape of each check costs a compilation, so that the cases are few.
