@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from bpttcheck.lazy import index
 
 if TYPE_CHECKING:
-    from bpttcheck.networks.bidirectional import Bidirectional
     from bpttcheck.networks.direction import Direction, TrainableState
     from bpttcheck.networks.final_output import FinalOutput
     from bpttcheck.networks.network import Batch, LossAndGradient, Network, NetworkGradients
     from bpttcheck.networks.optimise import SGD, Adam, clip_by_norm
     from bpttcheck.networks.output_feedback import OutputFeedback
     from bpttcheck.networks.readout import Readout
-    from bpttcheck.networks.stack import Stack, StackedCell
+    from bpttcheck.networks.stack import Bidirectional, Stack, StackedCell
 
 __all__ = [
     "SGD",
@@ -40,7 +39,7 @@ __all__ = [
 _HOMES = {
     "Adam": "optimise",
     "Batch": "network",
-    "Bidirectional": "bidirectional",
+    "Bidirectional": "stack",
     "Direction": "direction",
     "FinalOutput": "final_output",
     "LossAndGradient": "network",

@@ -13,7 +13,6 @@ from bpttcheck.bptt.unroll import require_mask, require_sequence
 from bpttcheck.contract import Array, Engine, Params, State, Tape, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.losses.base import Loss
-from bpttcheck.networks.bidirectional import Bidirectional, require_merge
 from bpttcheck.networks.composed import (
     Composed,
     InitialStateVjp,
@@ -25,7 +24,7 @@ from bpttcheck.networks.direction import Direction, TrainableState
 from bpttcheck.networks.final_output import final, last_steps
 from bpttcheck.networks.output_feedback import OutputFeedback
 from bpttcheck.networks.readout import Readout, require_n_out
-from bpttcheck.networks.stack import Stack
+from bpttcheck.networks.stack import Bidirectional, Stack, require_merge
 
 
 class NetworkGradients(NamedTuple):

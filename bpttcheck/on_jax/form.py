@@ -11,8 +11,8 @@ JaxArray = Any
 class JaxCell(Protocol):
     """One cell's step forward and backward in ``jax.numpy``, without anything that is deferred.
 
-    The loops of :mod:`bpttcheck.on_jax.function` call it. The output of every form is the part of its
-    state that meets the recurrent weights, its *memory* (``h``; the output ``o`` of a Jordan
+    The loops of :mod:`bpttcheck.on_jax.function` call it. The output of every form is the part of
+    its state that meets the recurrent weights, its *memory* (``h``; the output ``o`` of a Jordan
     network). All arrays are rows of samples, as in the cells.
     """
 

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bpttcheck.mutants.source.change import Example, Site, SourceChange, operator
+from bpttcheck.mutants.source.operators import Example, Site, SourceChange, operator
 from bpttcheck.mutants.source.expressions import (
     Part,
     called,

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bpttcheck.mutants.source import algebra, names
-from bpttcheck.mutants.source.change import Site, SourceChange
+from bpttcheck.mutants.source import algebra
+from bpttcheck.mutants.source import operators
+from bpttcheck.mutants.source.operators import Site, SourceChange
 from bpttcheck.mutants.source.expressions import text
 from bpttcheck.mutants.source.scene import Scene
 from bpttcheck.mutants.source.sites import context, replaced, sites
@@ -115,10 +116,10 @@ OPERATORS = (
     algebra.add_transpose,
     algebra.swap_operands,
     algebra.reduce_otherwise,
-    names.swap_values,
-    names.swap_blocks,
-    names.swap_targets,
-    names.swap_returned,
-    names.other_name,
-    names.earlier_name,
+    operators.swap_values,
+    operators.swap_blocks,
+    operators.swap_targets,
+    operators.swap_returned,
+    operators.other_name,
+    operators.earlier_name,
 )
