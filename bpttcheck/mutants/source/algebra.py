@@ -6,7 +6,6 @@ import ast
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bpttcheck.mutants.source.operators import Example, Site, SourceChange, operator
 from bpttcheck.mutants.source.expressions import (
     Part,
     called,
@@ -24,6 +23,7 @@ from bpttcheck.mutants.source.expressions import (
     terms,
     text,
 )
+from bpttcheck.mutants.source.operators import Example, Site, SourceChange, operator
 from bpttcheck.mutants.source.scene import MISSING
 
 _ACTIVATIONS = ("tanh", "expit", "sigmoid", "relu", "softplus", "sin")

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bpttcheck.mutants.source import algebra
-from bpttcheck.mutants.source import operators
-from bpttcheck.mutants.source.operators import Site, SourceChange
+from bpttcheck.mutants.source import algebra, operators
 from bpttcheck.mutants.source.expressions import text
+from bpttcheck.mutants.source.operators import Site, SourceChange
 from bpttcheck.mutants.source.scene import Scene
 from bpttcheck.mutants.source.sites import context, replaced, sites
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import ast
-from bpttcheck.mutants.source.expressions import (called, factors, is_product, is_slope, is_sum, slopes, text)
-from bpttcheck.mutants.source.scene import (Scene)
-from collections.abc import (Callable, Iterator, Mapping)
-from dataclasses import (dataclass, field)
-from itertools import (combinations)
-from typing import (Any)
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from bpttcheck.mutants.source.expressions import (
+    called,
+    factors,
+    is_product,
+    is_slope,
+    is_sum,
+    slopes,
+    text,
+)
+from bpttcheck.mutants.source.scene import Scene
 
 
 @dataclass(frozen=True)

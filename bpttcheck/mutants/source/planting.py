@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
@@ -13,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck import trees
 from bpttcheck.errors import ContractError, Declined
 from bpttcheck.mutants.base import Call, Mutant, MutatedCell, Pulled
 from bpttcheck.mutants.source.edits import Edit, edits, numbered
 from bpttcheck.mutants.source.problems import Gradients, StepProblem, compare, problem
 from bpttcheck.mutants.source.reading import Method, read
-from bpttcheck.mutants.source.scene import Scene
 from bpttcheck.mutants.source.sites import observe
 
 Sizes = tuple[tuple[int, int], ...]
@@ -185,14 +182,6 @@ def _quiet() -> Generator[None]:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-
-
-
-
-
-
 
 
 _ONE = "the derivative of the identity is 1.0 whatever its argument, and v * 1.0 is v in every bit"

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bpttcheck import trees
-from bpttcheck.mutants.source.operators import Site
 from bpttcheck.mutants.source.expressions import text
+from bpttcheck.mutants.source.operators import Site
 from bpttcheck.mutants.source.problems import StepProblem
 from bpttcheck.mutants.source.reading import Method
 from bpttcheck.mutants.source.scene import Scene
