@@ -1,31 +1,32 @@
 """The forms in JAX: autodiff of a scan, jitted or not, and hand-written rules on JAX.
 
-Autodiff of a scan adds a product to every recurrent weight gradient in each step. For the package's
-own cells the weight gradients can be deferred until after the loop: there the weights are constants
-of the scan, which gives the cotangents of what the recurrent products are added to, and each weight
-gradient is one product over all ``T B`` rows.
+The package's own cells are written in plain JAX in two parts: the products of the inputs, and the
+rest. One definition gives both forms that a JAX user might write: all of it inside the scan, or the
+products of all inputs made in one before it.
+
+Autodiff of a scan adds a product to every recurrent weight gradient in each step. These can be
+deferred until after the loop: then the weights are constants of the scan, which gives the
+cotangents of what the recurrent products are added to, and each weight gradient is one product over
+all ``T B`` rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bpttcheck import (activations, cells, trees)
+from bpttcheck.bench.form import (Blocks, Ready, by_name)
+from bpttcheck.contract import (is_float)
+from bpttcheck.errors import (Declined)
+from bpttcheck.oracles.tracer.lax_engine import (LaxEngine)
+from bpttcheck.oracles.tracer.trace import (lift)
+from bpttcheck.problems.problem import (Problem)
+from bpttcheck.subject.subject import (Subject)
+from collections.abc import (Callable)
+from dataclasses import (dataclass)
+from typing import (Any)
 
-from bpttcheck import cells, trees
-from bpttcheck.bench import projections
-from bpttcheck.bench.form import Blocks, Ready, by_name
-from bpttcheck.bench.projections import Split
-from bpttcheck.contract import is_float
-from bpttcheck.errors import Declined
-from bpttcheck.oracles.tracer.lax_engine import LaxEngine
-from bpttcheck.oracles.tracer.trace import lift
-from bpttcheck.problems.problem import Problem
-from bpttcheck.subject.subject import Subject
 
 # (params, xs, state0) -> (ys, state_T), on trees of JAX arrays
 Forward = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -46,7 +47,7 @@ def hoisted(subject: Subject, problem: Problem) -> Ready:
     Raises:
         Declined: this is done for the package's own cells only.
     """
-    split = projections.of(subject.target)
+    split = split_of(subject.target)
     return _of_this_package(None if split is None else split.hoisted, problem)
 
 
@@ -91,7 +92,7 @@ def _of_this_package(forward: Forward | None, problem: Problem) -> Ready:
 
 
 def _scan(subject: Subject) -> Forward:
-    split = None if subject.kind == "layer" else projections.of(subject.target)
+    split = None if subject.kind == "layer" else split_of(subject.target)
     if split is not None:
         return split.plain
     sequence, surrogate = subject.reference_sequence, subject.surrogate_step
@@ -199,7 +200,7 @@ class Recurrent:
 
 def sequence_of(cell: Any) -> Callable[[Any, Any, Any], tuple[Any, Any]] | None:
     """``f(params, xs, state0) -> (ys, state_T)`` with such gradients; None for other cells."""
-    split, make = projections.of(cell), _RECURRENT.get(type(cell))
+    split, make = split_of(cell), _RECURRENT.get(type(cell))
     return None if split is None or make is None else _sequence(split, make(split))
 
 
@@ -270,7 +271,7 @@ def _gru_reset_before(_: Split) -> Recurrent:
     """All products are parts of ``a``, but the last multiplies ``r * h``."""
 
     def step(params: Any, h: Any, a: Any, _: Any) -> tuple[Any, Any]:
-        new, scaled = projections.gru_reset_before(params, h, a)
+        new, scaled = step_gru_reset_before(params, h, a)
         return new, (h, scaled)
 
     def gradients(d_a: Any, _: Any, lefts: Any) -> dict[str, Any]:
@@ -294,3 +295,86 @@ _RECURRENT: dict[type, Callable[[Split], Recurrent]] = {
     cells.GRUResetAfter: _gru_reset_after,
     cells.GRUResetBefore: _gru_reset_before,
 }
+
+
+@dataclass(frozen=True)
+class Split:
+    """A step in two parts.
+
+    Args:
+        project: ``(params, xs) -> a``, for one step or for all at once.
+        step: ``(params, state, a) -> state``; the output is the state, or the first part of it.
+    """
+
+    project: Callable[[Any, Any], Any]
+    step: Callable[[Any, Any, Any], Any]
+
+    def plain(self, params: Any, xs: Any, state0: Any) -> tuple[Any, Any]:
+        """Everything inside the scan."""
+        return self._scan(lambda state, x: self.step(params, state, self.project(params, x)),
+                          state0, xs)  # fmt: skip
+
+    def hoisted(self, params: Any, xs: Any, state0: Any) -> tuple[Any, Any]:
+        """The projection of all inputs before the scan."""
+        projected = self.project(params, xs)
+        return self._scan(lambda state, a: self.step(params, state, a), state0, projected)
+
+    @staticmethod
+    def _scan(step: Callable[[Any, Any], Any], state0: Any, inputs: Any) -> tuple[Any, Any]:
+        def body(state: Any, given: Any) -> tuple[Any, Any]:
+            new = step(state, given)
+            return new, new[0] if isinstance(new, tuple) else new
+
+        last, ys = jax.lax.scan(body, state0, inputs)
+        return ys, last
+
+
+def split_of(cell: Any) -> Split | None:
+    """The two parts of ``cell``; None unless its type is one of those here."""
+    if type(cell) is cells.Elman:
+        return _split_elman(cell)
+    if type(cell) is cells.LSTM:
+        return Split(_gates, _step_lstm)
+    if type(cell) is cells.GRUResetAfter:
+        return Split(_gates, _step_gru_reset_after)
+    if type(cell) is cells.GRUResetBefore:
+        return Split(_gates, lambda params, h, a: step_gru_reset_before(params, h, a)[0])
+    return None
+
+
+def _split_elman(cell: cells.Elman) -> Split:
+    value = lift(activations.get(cell.activation).value)
+    return Split(
+        project=lambda p, x: x @ p["U"].T + p["b"],
+        step=lambda p, h, a: value(a + h @ p["W"].T),
+    )
+
+
+def _gates(params: Any, x: Any) -> Any:
+    return x @ params["W_ih"].T + params["b"]
+
+
+def _step_lstm(params: Any, state: Any, a: Any) -> Any:
+    h, c = state
+    i, f, g, o = jnp.split(a + h @ params["W_hh"].T, 4, axis=-1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def _step_gru_reset_after(params: Any, h: Any, a: Any) -> Any:
+    a_r, a_z, a_n = jnp.split(a, 3, axis=-1)
+    s_r, s_z, s_n = jnp.split(h @ params["W_hh"].T, 3, axis=-1)
+    r, z = jax.nn.sigmoid(a_r + s_r), jax.nn.sigmoid(a_z + s_z)
+    n = jnp.tanh(a_n + r * (s_n + params["b_hn"]))
+    return (1 - z) * n + z * h
+
+
+def step_gru_reset_before(params: Any, h: Any, a: Any) -> tuple[Any, Any]:
+    """The new state, and ``r * h``, which the last recurrent product multiplies."""
+    H = h.shape[-1]
+    a_r, a_z, a_n = jnp.split(a, 3, axis=-1)
+    u, v = jnp.split(h @ params["W_hh"][: 2 * H].T, 2, axis=-1)
+    r, z = jax.nn.sigmoid(a_r + u), jax.nn.sigmoid(a_z + v)
+    scaled = r * h
+    n = jnp.tanh(a_n + scaled @ params["W_hh"][2 * H :].T)
+    return z * h + (1 - z) * n, scaled
