@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
-from bpttcheck import (cells)
-from bpttcheck.bench import (by_hand, correct, in_jax)
-from bpttcheck.bench.form import (Blocks, Ready, by_name)
-from bpttcheck.contract import (Array)
-from bpttcheck.errors import (Declined)
-from bpttcheck.problems.problem import (Problem)
-from bpttcheck.subject.subject import (Subject)
-from collections.abc import (Callable)
-from dataclasses import (dataclass)
-from typing import (Any)
+
+from bpttcheck import cells
+from bpttcheck.bench import by_hand, correct, in_jax
+from bpttcheck.bench.form import Blocks, Ready, by_name
+from bpttcheck.contract import Array
+from bpttcheck.errors import Declined
+from bpttcheck.problems.problem import Problem
+from bpttcheck.subject.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -39,25 +41,6 @@ class Implementation:
 BASELINES = ("jax", "jax_hoisted")
 NUMPY = ("numpy", "fused")
 FEW_ROUNDS = 3
-
-FORMS: dict[str, Implementation] = {
-    "numpy": Implementation("hand-written in NumPy, as it is", by_hand.as_it_is),
-    "fused": Implementation("hand-written in NumPy, fused", by_hand.fused),
-    "on_jax": Implementation("hand-written on JAX, jitted", in_jax.by_hand),
-    "jax": Implementation("JAX autodiff of one scan, jitted", in_jax.plain),
-    "jax_hoisted": Implementation("JAX autodiff, projection hoisted, jitted", in_jax.hoisted),
-    "jax_deferred": Implementation(
-        "JAX autodiff, weight gradients deferred, jitted", in_jax.weights_deferred
-    ),
-    "torch": Implementation("torch's own layer, autograd", native),
-    "jax_eager": Implementation("JAX autodiff, not jitted", in_jax.not_jitted, smallest_only=True),
-    "differences": Implementation(
-        "central differences, entry by entry",
-        correct.every_entry,
-        smallest_only=True,
-        limit={"float64": 1e-5, "float32": 3e-2},
-    ),
-}
 
 
 def native(subject: Subject, problem: Problem) -> Ready:
@@ -141,3 +124,23 @@ _SAVE: dict[str, Callable[[dict[str, Array]], dict[str, Array]]] = {
         "b_hn": d["bias_hh"][2 * d["weight_hh"].shape[1] :],
     },
 }  # fmt: skip
+
+
+FORMS: dict[str, Implementation] = {
+    "numpy": Implementation("hand-written in NumPy, as it is", by_hand.as_it_is),
+    "fused": Implementation("hand-written in NumPy, fused", by_hand.fused),
+    "on_jax": Implementation("hand-written on JAX, jitted", in_jax.by_hand),
+    "jax": Implementation("JAX autodiff of one scan, jitted", in_jax.plain),
+    "jax_hoisted": Implementation("JAX autodiff, projection hoisted, jitted", in_jax.hoisted),
+    "jax_deferred": Implementation(
+        "JAX autodiff, weight gradients deferred, jitted", in_jax.weights_deferred
+    ),
+    "torch": Implementation("torch's own layer, autograd", native),
+    "jax_eager": Implementation("JAX autodiff, not jitted", in_jax.not_jitted, smallest_only=True),
+    "differences": Implementation(
+        "central differences, entry by entry",
+        correct.every_entry,
+        smallest_only=True,
+        limit={"float64": 1e-5, "float32": 3e-2},
+    ),
+}

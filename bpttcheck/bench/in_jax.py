@@ -12,21 +12,22 @@ all ``T B`` rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bpttcheck import (activations, cells, trees)
-from bpttcheck.bench.form import (Blocks, Ready, by_name)
-from bpttcheck.contract import (is_float)
-from bpttcheck.errors import (Declined)
-from bpttcheck.oracles.tracer.lax_engine import (LaxEngine)
-from bpttcheck.oracles.tracer.trace import (lift)
-from bpttcheck.problems.problem import (Problem)
-from bpttcheck.subject.subject import (Subject)
-from collections.abc import (Callable)
-from dataclasses import (dataclass)
-from typing import (Any)
 
+from bpttcheck import activations, cells, trees
+from bpttcheck.bench.form import Blocks, Ready, by_name
+from bpttcheck.contract import is_float
+from bpttcheck.errors import Declined
+from bpttcheck.oracles.tracer.lax_engine import LaxEngine
+from bpttcheck.oracles.tracer.trace import lift
+from bpttcheck.problems.problem import Problem
+from bpttcheck.subject.subject import Subject
 
 # (params, xs, state0) -> (ys, state_T), on trees of JAX arrays
 Forward = Callable[[Any, Any, Any], tuple[Any, Any]]

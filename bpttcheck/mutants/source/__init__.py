@@ -12,6 +12,15 @@ instance. The rest of the cell stays as it is, and nothing of the module runs a 
 
 from __future__ import annotations
 
-from bpttcheck.mutants.source.planting import RAISES, source_mutants, why_no_source
+from typing import TYPE_CHECKING
+
+from bpttcheck.lazy import index
+
+if TYPE_CHECKING:
+    from bpttcheck.mutants.source.planting import RAISES, source_mutants, why_no_source
 
 __all__ = ["RAISES", "source_mutants", "why_no_source"]
+
+_HOMES = dict.fromkeys(__all__, "planting")
+
+__getattr__, __dir__ = index(__name__, _HOMES)
