@@ -1,20 +1,26 @@
-"""x"""
+"""A problem as named arrays, and these as the bytes of an ``.npz``, read without trust in any.
+
+An ``.npz`` may hold pickles, which run code when they are read, and headers that ask for terabytes.
+Here every member is stored uncompressed, its header is compared with what is expected before
+anything is allocated, and the number of its bytes must be exact.
+"""
 
 from __future__ import annotations
 
 import io
 import keyword
 import math
-import numpy as np
 import zipfile
-from bpttcheck import (trees)
-from bpttcheck.problems.problem import (Problem)
-from bpttcheck.results.records import (Case)
-from collections.abc import (Mapping)
-from dataclasses import (dataclass)
-from numpy.typing import (NDArray)
-from typing import (Any)
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bpttcheck import trees
+from bpttcheck.problems.problem import Problem
+from bpttcheck.results.records import Case
 
 Array = NDArray[Any]
 Shape = Any

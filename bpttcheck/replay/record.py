@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import keyword
 import math
 import re
 from collections.abc import Mapping
@@ -13,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bpttcheck import __version__, trees
-from bpttcheck.problems.problem import Problem
-from bpttcheck.replay.npz import pack, unpack
-from bpttcheck.replay.problem import (KINDS, SerializedProblem, check_params, check_shape, names, shape, size)
+from bpttcheck import __version__
+from bpttcheck.replay.problem import (
+    KINDS,
+    SerializedProblem,
+    check_params,
+    check_shape,
+    names,
+    pack,
+    size,
+    unpack,
+)
 from bpttcheck.results.records import Case, Diagnosis, Finding, Measured
 from bpttcheck.verify.checks import NAMES
 
@@ -165,8 +170,6 @@ def _case(record: Any) -> Case:
         mask=text(record, "mask"),
         regime=text(record, "regime"),
     )
-
-
 
 
 FORMAT = "bpttcheck failure"

@@ -17,8 +17,8 @@ from bpttcheck import trees
 from bpttcheck.blocks import D_X, D_XS, Block, d_param, d_state0, of_state
 from bpttcheck.contract import is_float
 from bpttcheck.problems.problem import Problem
-from bpttcheck.replay.problem import (SerializedProblem, Shape, items)
-from bpttcheck.replay.record import (Stored)
+from bpttcheck.replay.problem import SerializedProblem, Shape, items
+from bpttcheck.replay.record import Stored
 from bpttcheck.results.records import Case, Finding, Measured
 from bpttcheck.verify.checks import CHECKS
 

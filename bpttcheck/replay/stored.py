@@ -25,8 +25,8 @@ from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import Run
 from bpttcheck.problems.problem import Problem
 from bpttcheck.replay import record as records
-from bpttcheck.replay.problem import (SerializedProblem, flatten, shape)
-from bpttcheck.replay.record import (FORMAT, ID, Stored)
+from bpttcheck.replay.problem import SerializedProblem, flatten, shape
+from bpttcheck.replay.record import FORMAT, ID, Stored
 from bpttcheck.replay.script import example as _example
 from bpttcheck.replay.script import script
 from bpttcheck.results.records import CheckResult, Finding, Verdict
