@@ -459,7 +459,7 @@ def _drop_own_frames(excinfo: Any) -> None:
 
 
 def _counts(records: Sequence[Mapping[str, Any]]) -> str:
-    from bpttcheck.results.text import plural
+    from bpttcheck.results.words import plural
 
     summaries = [record["summary"] for record in records]
     verdicts = [summary["verdict"] for summary in summaries]

@@ -13,7 +13,7 @@ from types import TracebackType
 
 import click
 
-from bpttcheck.results.text import WIDTH
+from bpttcheck.results.words import WIDTH
 
 _COLOURS = {
     "passed": "green",

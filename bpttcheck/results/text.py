@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bpttcheck.blocks import Block
-from bpttcheck.results.digits import aligned, short
 from bpttcheck.results.records import (
     BlockSummary,
     Case,
@@ -18,11 +16,11 @@ from bpttcheck.results.records import (
     Finding,
     Verdict,
 )
+from bpttcheck.results.words import WIDTH, aligned, cut, joined, last_lines, plural, short, wrapped
 
 if TYPE_CHECKING:
     from bpttcheck.results.report import Report
 
-WIDTH = 100
 FINDINGS_SHOWN = 5
 _INDENT = "   "
 _LEGEND = "sees: smallest relative error visible in the worst block, best/median case"
@@ -39,11 +37,11 @@ def render(report: Report, width: int = WIDTH) -> str:
         The text, without a newline at its end. Its first line is the verdict and the subject, its
         last line the counts.
     """
-    lines = _wrapped(headline(report), "", width, hang="  ")
-    lines += [line for text in first_lines(report) for line in _wrapped(text, "  ", width, "    ")]
+    lines = wrapped(headline(report), "", width, hang="  ")
+    lines += [line for text in first_lines(report) for line in wrapped(text, "  ", width, "    ")]
     lines += ["", *_table(report, width), *_findings(report, width), ""]
     for remark in _remarks(report):
-        lines += _wrapped(remark, "", width, hang="  ")
+        lines += wrapped(remark, "", width, hang="  ")
     return "\n".join([*lines, counts(report)])
 
 
@@ -133,20 +131,20 @@ def _table(report: Report, width: int) -> list[str]:
     lines = [line for check in rows for line in _row(check, rows, width)]
     lines += _gathered([check for check in report.checks if check not in rows], width)
     if any(_sees(check) for check in rows if check.verdict is not Verdict.FAILED):
-        lines += _wrapped(_LEGEND, "  ", width)
+        lines += wrapped(_LEGEND, "  ", width)
     return lines
 
 
 def _gathered(checks: Sequence[CheckResult], width: int) -> list[str]:
     """Checks that need no row of their own: those that passed, and skipped ones by their reason."""
     passed = [f"{check.name} {check.cases}" for check in checks if not check.skipped]
-    lines = _wrapped(", ".join(passed), "  passed (cases): ", width, "    ") if passed else []
+    lines = wrapped(", ".join(passed), "  passed (cases): ", width, "    ") if passed else []
     reasons: dict[str, list[str]] = {}
     for check in checks:
         if check.skipped:
             reasons.setdefault(check.skipped, []).append(check.name)
     for reason, names in reasons.items():
-        lines += _wrapped(f"{', '.join(names)} ({reason})", "  skipped: ", width, "    ")
+        lines += wrapped(f"{', '.join(names)} ({reason})", "  skipped: ", width, "    ")
     return lines
 
 
@@ -157,13 +155,13 @@ def _row(check: CheckResult, among: Sequence[CheckResult], width: int) -> list[s
     start = f"  {check.name:<{names}}  {outcome(check):<{words}}  "
     hang = " " * len(start)
     if check.skipped:
-        return _wrapped(check.skipped, start, width, hang=hang)
+        return wrapped(check.skipped, start, width, hang=hang)
     cases = max(len(plural(other.cases, "case")) for other in among)
-    lines = _joined([f"{plural(check.cases, 'case'):>{cases}}", *_facts(check)], start, width)
+    lines = joined([f"{plural(check.cases, 'case'):>{cases}}", *_facts(check)], start, width)
     if check.expected_failure:
-        lines += _wrapped(f"expected to fail: {check.expected_failure}", hang, width)
+        lines += wrapped(f"expected to fail: {check.expected_failure}", hang, width)
     if check.reason:
-        lines += _wrapped(f"why: {check.reason}", hang, width)
+        lines += wrapped(f"why: {check.reason}", hang, width)
     return lines
 
 
@@ -230,7 +228,7 @@ def _findings(report: Report, width: int) -> list[str]:
         unknown = finding.jax is not None and not finding.diagnoses
         lines += ["", *_finding(number, replace(finding, diagnoses=new), width, unknown)]
     if others:
-        lines += ["", *_wrapped(f"also wrong: {_also(others)}", "", width, hang=_INDENT)]
+        lines += ["", *wrapped(f"also wrong: {_also(others)}", "", width, hang=_INDENT)]
     return lines
 
 
@@ -272,21 +270,21 @@ def _key(finding: Finding) -> tuple[str, str]:
 def _finding(number: int, finding: Finding, width: int, unknown: bool) -> list[str]:
     place = " of ".join(dict.fromkeys(part for part in (finding.block, finding.method) if part))
     check = "" if finding.check == finding.method else f"{finding.check}: "
-    lines = _wrapped(f"{number}. {check}{place}", "", width, hang=_INDENT)
-    lines += _wrapped(finding.message, _INDENT, width)
+    lines = wrapped(f"{number}. {check}{place}", "", width, hang=_INDENT)
+    lines += wrapped(finding.message, _INDENT, width)
     for diagnosis in finding.diagnoses:
         lines += _diagnosis(diagnosis, width)
     if unknown:
         lines.append(f"{_INDENT}no known pattern fits the error")
     if finding.case is not None:
-        lines += _wrapped(f"case: {describe(finding.case)}", _INDENT, width, hang=_INDENT * 2)
+        lines += wrapped(f"case: {describe(finding.case)}", _INDENT, width, hang=_INDENT * 2)
     lines += [_INDENT + line for line in _values(finding)]
     if _size(finding):
-        lines += _wrapped(_size(finding), _INDENT, width)
+        lines += wrapped(_size(finding), _INDENT, width)
     lines += _departure(finding, width)
     if finding.exception not in finding.message:
-        for line in _last_lines(finding.exception, 6):
-            lines.append(_cut(f"{_INDENT}| {line}", width))
+        for line in last_lines(finding.exception, 6):
+            lines.append(cut(f"{_INDENT}| {line}", width))
     return lines
 
 
@@ -297,12 +295,12 @@ def _departure(finding: Finding, width: int) -> list[str]:
     text = (
         f"going back in time, the adjoint dL/dstate first departs at t={finding.time_step}{steps}"
     )
-    return _wrapped(text, _INDENT, width)
+    return wrapped(text, _INDENT, width)
 
 
 def _diagnosis(diagnosis: Diagnosis, width: int) -> list[str]:
     text = f"{diagnosis.code}: {diagnosis.sentence}"
-    return _wrapped(text, _INDENT + "-> ", width, hang=_INDENT * 2)
+    return wrapped(text, _INDENT + "-> ", width, hang=_INDENT * 2)
 
 
 def _size(finding: Finding) -> str:
@@ -397,47 +395,3 @@ def _covered(report: Report) -> Iterable[str]:
 def _some(items: Sequence[str], limit: int, gap: str = " ") -> str:
     more = f" +{len(items) - limit} more" if len(items) > limit else ""
     return gap.join(items[:limit]) + more
-
-
-def plural(number: int, noun: str) -> str:
-    """``"1 case"``, ``"1,000 cases"``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _last_lines(text: str, limit: int) -> list[str]:
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-limit:]
-
-
-def _cut(line: str, width: int) -> str:
-    return line if len(line) <= width else line[: width - 3] + "..."
-
-
-def _wrapped(text: str, start: str, width: int, hang: str | None = None) -> list[str]:
-    later = start if hang is None else hang
-    wrapped = textwrap.wrap(
-        text,
-        width,
-        initial_indent=start,
-        subsequent_indent=later,
-        break_on_hyphens=False,  # an option of a command line stays in one piece
-    )
-    return wrapped or [start.rstrip()]
-
-
-def _joined(facts: Sequence[str], start: str, width: int) -> list[str]:
-    """Facts side by side, two blanks apart; a fact is broken only if it is wider than a line."""
-    hang = " " * len(start)
-    lines = [start + facts[0]]
-    for fact in facts[1:]:
-        if len(lines[-1]) + 2 + len(fact) <= width:
-            lines[-1] += "  " + fact
-        else:
-            lines.append(hang + fact)
-    return [part for line in lines for part in _fit(line, width, hang)]
-
-
-def _fit(line: str, width: int, hang: str) -> list[str]:
-    if len(line) <= width:
-        return [line]
-    text = line.lstrip()
-    return _wrapped(text, line[: len(line) - len(text)], width, hang=hang)

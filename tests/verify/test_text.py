@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
-from bpttcheck.results.digits import aligned, short
 from bpttcheck.results.records import (
     BlockSummary,
     Case,
@@ -23,6 +22,7 @@ from bpttcheck.results.records import (
 )
 from bpttcheck.results.report import Report
 from bpttcheck.results.text import counts, describe, headline, outcome, render
+from bpttcheck.results.words import aligned, short
 
 NAMES = (
     "contract",

@@ -1,10 +1,13 @@
-"""Numbers as text: few digits, or enough to tell two values apart."""
+"""Numbers, plurals and lines as text: few digits, or enough to tell two values apart."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from decimal import Decimal
+
+WIDTH = 100
 
 
 def aligned(values: Sequence[tuple[float | None, float | None]]) -> list[str]:
@@ -54,3 +57,50 @@ def short(value: float, digits: int = 2) -> str:
     text = f"{value:.{digits}g}"
     mantissa, mark, exponent = text.partition("e")
     return f"{mantissa}e{int(exponent)}" if mark else text
+
+
+def plural(number: int, noun: str) -> str:
+    """``"1 case"``, ``"1,000 cases"``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def last_lines(text: str, limit: int) -> list[str]:
+    """The last lines that are not blank."""
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-limit:]
+
+
+def cut(line: str, width: int) -> str:
+    """The line, its end replaced by an ellipsis where it is wider than ``width``."""
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
+def wrapped(text: str, start: str, width: int, hang: str | None = None) -> list[str]:
+    """Lines of at most ``width`` columns: ``start``, then ``hang`` or ``start`` before each."""
+    later = start if hang is None else hang
+    lines = textwrap.wrap(
+        text,
+        width,
+        initial_indent=start,
+        subsequent_indent=later,
+        break_on_hyphens=False,  # an option of a command line stays in one piece
+    )
+    return lines or [start.rstrip()]
+
+
+def joined(facts: Sequence[str], start: str, width: int) -> list[str]:
+    """Facts side by side, two blanks apart; a fact is broken only if it is wider than a line."""
+    hang = " " * len(start)
+    lines = [start + facts[0]]
+    for fact in facts[1:]:
+        if len(lines[-1]) + 2 + len(fact) <= width:
+            lines[-1] += "  " + fact
+        else:
+            lines.append(hang + fact)
+    return [part for line in lines for part in _fit(line, width, hang)]
+
+
+def _fit(line: str, width: int, hang: str) -> list[str]:
+    if len(line) <= width:
+        return [line]
+    text = line.lstrip()
+    return wrapped(text, line[: len(line) - len(text)], width, hang=hang)
