@@ -9,7 +9,7 @@ import numpy as np
 from bpttcheck import activations
 from bpttcheck.bptt.jacobian import derivatives, layout_of
 from bpttcheck.bptt.unroll import CellTape, unroll
-from bpttcheck.cells.elman import Elman
+from bpttcheck.cells import Elman
 from bpttcheck.contract import Array, Cell, Params, State
 
 SATURATED = 1e-2

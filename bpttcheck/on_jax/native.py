@@ -13,7 +13,7 @@ _FORMS = {
     "bpttcheck.cells.gru_reset_before.GRUResetBefore": "gru_reset_before",
     "bpttcheck.cells.jordan.Jordan": "jordan",
     "bpttcheck.cells.lstm.LSTM": "lstm",
-    "bpttcheck.cells.peephole_lstm.PeepholeLSTM": "peephole_lstm",
+    "bpttcheck.cells.peephole_lstm.PeepholeLSTM": "lstm",
 }
 
 # Layers of the house that compute what one of their attributes, a cell, says.

@@ -7,14 +7,9 @@ pass that no judged case ran, with the conditions that guard them. Nothing here 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from bpttcheck.lazy import index
-
-if TYPE_CHECKING:
-    from bpttcheck.subject.source.constants import float_constants, integer_constants
-    from bpttcheck.subject.source.functions import UserCode, UserFunction, user_code
-    from bpttcheck.subject.source.lines import LineCoverage, Unreached, hints
+from bpttcheck.subject.source.constants import float_constants, integer_constants
+from bpttcheck.subject.source.functions import UserCode, UserFunction, user_code
+from bpttcheck.subject.source.lines import LineCoverage, Unreached, hints
 
 __all__ = [
     "LineCoverage",
@@ -26,16 +21,3 @@ __all__ = [
     "integer_constants",
     "user_code",
 ]
-
-_HOMES = {
-    "LineCoverage": "lines",
-    "Unreached": "lines",
-    "UserCode": "functions",
-    "UserFunction": "functions",
-    "float_constants": "constants",
-    "hints": "lines",
-    "integer_constants": "constants",
-    "user_code": "functions",
-}
-
-__getattr__, __dir__ = index(__name__, _HOMES)
