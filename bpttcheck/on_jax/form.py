@@ -1,13 +1,17 @@
-"""x"""
+"""What a native form of a cell is: its equations, written for a loop that JAX compiles.
+
+What a layer is given, of a native form or not, is refused here before anything is compiled.
+"""
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import jax
 import jax.numpy as jnp
-from bpttcheck import (trees)
-from bpttcheck.errors import (ContractError)
-from typing import (Any, Protocol)
 
+from bpttcheck import trees
+from bpttcheck.errors import ContractError
 
 JaxArray = Any
 """A ``jax.Array`` or a tracer of one."""

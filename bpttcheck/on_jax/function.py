@@ -20,8 +20,7 @@ from bpttcheck import trees
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import CELL_METHODS, LAYER_METHODS, is_cell, is_layer
 from bpttcheck.errors import ContractError
-from bpttcheck.on_jax.arguments import is_float, require_form, require_sequence
-from bpttcheck.on_jax.form import JaxArray, JaxCell
+from bpttcheck.on_jax.form import JaxArray, JaxCell, is_float, require_form, require_sequence
 from bpttcheck.on_jax.native import form_of
 from bpttcheck.on_jax.products import in_all_steps, is_few
 from bpttcheck.traits import Traits

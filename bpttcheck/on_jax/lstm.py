@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import jax.numpy as jnp
-from bpttcheck.cells import (LSTM, PeepholeLSTM)
-from bpttcheck.on_jax.activations import (sigmoid, tanh_slope)
-from bpttcheck.on_jax.form import (JaxArray, JaxCell)
-from bpttcheck.on_jax.products import (back_through, columns, rows, split, transposed)
-from dataclasses import (dataclass)
-from typing import (Any, NamedTuple)
+
+from bpttcheck.cells import LSTM, PeepholeLSTM
+from bpttcheck.on_jax.activations import sigmoid, tanh_slope
+from bpttcheck.on_jax.form import JaxArray, JaxCell
+from bpttcheck.on_jax.products import back_through, columns, rows, split, transposed
 
 
 class LSTMResiduals(NamedTuple):
