@@ -102,6 +102,17 @@ class Traits:
         return cls(**found, ignored=tuple(ignored))
 
 
+def trait(target: Any, name: str) -> Any:
+    """One trait alone, or its default.
+
+    What is made of parts asks its parts so: if each of its traits asked for all traits of each
+    part, the time would grow as a power of the depth.
+    """
+    value = getattr(target, name, None)
+    read = None if value is None else _READERS[name](value)
+    return getattr(_PLAIN, name) if read is None else read
+
+
 def counts(given: Any) -> tuple[int, ...] | None:
     """Sorted positive integers; None for anything else."""
     if not isinstance(given, (tuple, list, range, set, frozenset)) or not given:
@@ -166,3 +177,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 TRAITS = tuple(one.name for one in fields(Traits) if one.name != "ignored")
 """The names of all traits."""
+
+_PLAIN = Traits()

@@ -90,3 +90,20 @@ def test_nobody_else_reads_one():
     }
     assert found == allowed
     assert reads("getattr(cell, 'causal', True)") == {"causal"}
+
+
+def test_the_traits_of_nested_networks_are_asked_once_each():
+    """A network of networks asks its parts: all their traits for each would take for ever."""
+    asked = []
+
+    class Asked(type(bpttcheck.cells.Elman())):
+        def __getattribute__(self, name):
+            asked.append(name)
+            return super().__getattribute__(name)
+
+    network = Asked()
+    for _ in range(5):
+        network = bpttcheck.networks.Stack([network])
+    asked.clear()
+    Traits.of(network)
+    assert all(asked.count(name) <= 3 for name in TRAITS), {n: asked.count(n) for n in TRAITS}

@@ -29,7 +29,7 @@ from bpttcheck.errors import Declined
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
-from bpttcheck.traits import Traits
+from bpttcheck.traits import trait
 
 
 def as_it_is(subject: Subject, problem: Problem) -> Ready:
@@ -60,7 +60,7 @@ def fused_layer(cell: Any) -> Layer | None:
 
     for make in FUSED.values():
         layer = make()
-        if type(Traits.of(layer).reference) is not type(cell):
+        if type(trait(layer, "reference")) is not type(cell):
             continue
         activation = getattr(cell, "activation", None)
         layer = layer if activation is None else make(activation=activation)

@@ -10,7 +10,7 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.bptt.unroll import CellTape, unroll
 from bpttcheck.contract import Array, Params, State
-from bpttcheck.traits import Traits
+from bpttcheck.traits import trait
 
 
 class Frozen:
@@ -82,7 +82,7 @@ class NativeEngine:
 
     def _declared(self, cell: Any) -> Any:
         """The cell, or where values are frozen the surrogate that it declares."""
-        if self._freeze is None or Traits.of(cell).surrogate_step is None:
+        if self._freeze is None or trait(cell, "surrogate_step") is None:
             return cell
         return SurrogateCell(cell, self._freeze)
 

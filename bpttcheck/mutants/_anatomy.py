@@ -16,7 +16,7 @@ from bpttcheck.contract import is_cell, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.mutants._call import Change, zeros
 from bpttcheck.mutants._points import CallPoint, differ, draw_point
-from bpttcheck.traits import Traits
+from bpttcheck.traits import trait
 
 Size = tuple[int, int]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -175,7 +175,7 @@ def anatomy(target: Any, sizes: tuple[Size, ...] | None = None) -> Anatomy:
         "cell" if is_cell(target) else "layer", target, grid, grid[size], square,
         trees.structure(state), tuple(is_float(leaf) for leaf in leaves),
         tuple(np.shape(leaf) for leaf in leaves), n_in, n_hidden,
-        int(np.shape(points[0].call.d_y)[-1]), Traits.of(target).supports_mask,
+        int(np.shape(points[0].call.d_y)[-1]), trait(target, "supports_mask"),
         {size: points},
     )  # fmt: skip
 

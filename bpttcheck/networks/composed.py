@@ -11,7 +11,7 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import Array, Layer, Params, State, is_cell
 from bpttcheck.errors import ContractError
-from bpttcheck.traits import Traits
+from bpttcheck.traits import trait
 
 
 class Composed(ABC):
@@ -25,33 +25,33 @@ class Composed(ABC):
     @property
     def supports_mask(self) -> bool:
         """True if every part takes masks."""
-        return all(Traits.of(part).supports_mask for part in self.parts.values())
+        return all(trait(part, "supports_mask") for part in self.parts.values())
 
     @property
     def causal(self) -> bool:
         """True if no output depends on a later input."""
-        return all(Traits.of(part).causal for part in self.parts.values())
+        return all(trait(part, "causal") for part in self.parts.values())
 
     @property
     def splits_in_time(self) -> bool:
         """True if two halves of a sequence, one after the other, give what the whole gives."""
-        return all(Traits.of(part).splits_in_time for part in self.parts.values())
+        return all(trait(part, "splits_in_time") for part in self.parts.values())
 
     @property
     def exact_length(self) -> bool:
         """True if steps that are masked at the end are not the same as no steps."""
-        return any(Traits.of(part).exact_length for part in self.parts.values())
+        return any(trait(part, "exact_length") for part in self.parts.values())
 
     @property
     def surrogate(self) -> str:
         """What the parts say of a backward pass that is deliberately no gradient, or ``""``."""
-        told = [Traits.of(part).surrogate for part in self.parts.values()]
+        told = [trait(part, "surrogate") for part in self.parts.values()]
         return "; ".join(dict.fromkeys(filter(None, told)))
 
     @property
     def sizes(self) -> Any:
         """The sizes that the first part takes: a Hypothesis strategy, or None for all."""
-        return Traits.of(next(iter(self.parts.values()))).sizes
+        return trait(next(iter(self.parts.values())), "sizes")
 
 
 InitialStateVjp = Callable[[Params, State], Params]
@@ -63,7 +63,7 @@ def if_any_part_has_it(parts: Collection[Any], method: InitialStateVjp) -> Initi
     Raises:
         AttributeError: no part has an ``initial_state_vjp``: no parameter is read by it.
     """
-    if not any(Traits.of(part).initial_state_vjp is not None for part in parts):
+    if not any(trait(part, "initial_state_vjp") is not None for part in parts):
         raise AttributeError("initial_state_vjp: no part has a trainable initial state")
     return method
 
@@ -71,7 +71,7 @@ def if_any_part_has_it(parts: Collection[Any], method: InitialStateVjp) -> Initi
 def initial_state_vjp(part: Any, params: Params, d_state0: State) -> Params:
     """The gradient of ``part.initial_state``; zeros for what it does not read."""
     d_params = {name: np.zeros_like(value) for name, value in params.items()}
-    method: InitialStateVjp | None = Traits.of(part).initial_state_vjp
+    method: InitialStateVjp | None = trait(part, "initial_state_vjp")
     return d_params | method(params, d_state0) if method is not None else d_params
 
 

@@ -25,7 +25,7 @@ from bpttcheck.networks.composed import (
     without,
 )
 from bpttcheck.networks.final_output import FinalOutput, final
-from bpttcheck.traits import Traits
+from bpttcheck.traits import trait
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Direction:
     @property
     def surrogate(self) -> str:
         """What the cell says of a backward pass that is deliberately no gradient, or ``""``."""
-        return Traits.of(self.cell).surrogate
+        return trait(self.cell, "surrogate")
 
     @property
     def sizes(self) -> Any:
         """The sizes that the cell takes: a Hypothesis strategy, or None for all."""
-        return Traits.of(self.cell).sizes
+        return trait(self.cell, "sizes")
 
     def final(self) -> FinalOutput:
         """The layer that puts out this direction's last output alone."""
@@ -172,7 +172,7 @@ class TrainableState(Composed):
 
     def __post_init__(self) -> None:
         layer = as_layer(self.layer, "layer")
-        if Traits.of(layer).initial_state_vjp is not None:
+        if trait(layer, "initial_state_vjp") is not None:
             raise ContractError(
                 f"layer={self.layer!r} already has a trainable initial state, and a second one"
                 " would replace it: wrap it once",
@@ -261,7 +261,7 @@ def as_layer(given: Any, place: str) -> Any:
     """
     if is_cell(given):
         return Direction(given)
-    if is_layer(given) and Traits.of(given).sequence is not None:
+    if is_layer(given) and trait(given, "sequence") is not None:
         return given
     kind = "a layer without the method sequence" if is_layer(given) else repr(given)[:60]
     hint = "pass an instance: write LSTM()" if isinstance(given, type) else "see bpttcheck.contract"

@@ -24,7 +24,7 @@ from bpttcheck.networks.composed import (
 )
 from bpttcheck.networks.direction import Direction, as_layer
 from bpttcheck.networks.final_output import final
-from bpttcheck.traits import Traits
+from bpttcheck.traits import trait
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class StackedCell:
     @property
     def sizes(self) -> Any:
         """The sizes that the first cell takes: a Hypothesis strategy, or None for all."""
-        return Traits.of(self.cells[0]).sizes
+        return trait(self.cells[0], "sizes")
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:
         """Fresh parameters, every cell ``n_hidden`` wide and as many inputs as come from below."""

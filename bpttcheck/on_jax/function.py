@@ -23,7 +23,7 @@ from bpttcheck.errors import ContractError
 from bpttcheck.on_jax.form import JaxArray, JaxCell, is_float, require_form, require_sequence
 from bpttcheck.on_jax.native import form_of
 from bpttcheck.on_jax.products import in_all_steps, is_few
-from bpttcheck.traits import Traits
+from bpttcheck.traits import trait
 
 
 def layer(subject: Any) -> Callable[..., tuple[Any, Any]]:
@@ -255,7 +255,7 @@ class HostLoops:
         self, params: Any, xs: JaxArray, state0: Any, mask: JaxArray | None
     ) -> tuple[JaxArray, Any, HostTape]:
         """``(ys, state_T, tape)``."""
-        if mask is not None and not Traits.of(self.layer).supports_mask:
+        if mask is not None and not trait(self.layer, "supports_mask"):
             raise ContractError(
                 f"{type(self.layer).__name__} was given a mask, expected none: supports_mask is"
                 " False",

@@ -15,7 +15,7 @@ from bpttcheck.errors import ContractError
 from bpttcheck.subject.filled import unfilled
 from bpttcheck.subject.user_code import SIGNATURES, examining
 from bpttcheck.subject.values import describe, is_a
-from bpttcheck.traits import MASKS, Traits, counts, mask_kinds, pairs_or_strategy
+from bpttcheck.traits import MASKS, Traits, counts, mask_kinds, pairs_or_strategy, trait
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class Subject:
         target = self.target
         own = Traits.of(target)
         object.__setattr__(self, "traits", own)
-        for trait in ("reference", "sizes"):
-            if getattr(self, trait) is None:
-                object.__setattr__(self, trait, getattr(own, trait))
+        for name in ("reference", "sizes"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(own, name))
         if not self.name:
             object.__setattr__(self, "name", own.name or _name(target))
-        for trait in ("lengths", "batches"):
-            given = getattr(self, trait)
-            found = getattr(own, trait) if given is None else _require_counts(trait, given)
-            object.__setattr__(self, trait, found)
+        for name in ("lengths", "batches"):
+            given = getattr(self, name)
+            found = getattr(own, name) if given is None else _require_counts(name, given)
+            object.__setattr__(self, name, found)
         object.__setattr__(self, "masks", self._mask_kinds())
         _validate_reference(self.reference)
         _validate_sizes(self.sizes)
@@ -152,7 +152,7 @@ class Subject:
         step: Callable[..., Any]
         if is_cell(reference):
             # An adapted cell brings the JAX function that it stands for.
-            own = Traits.of(reference).reference
+            own = trait(reference, "reference")
             kind, step = ("jax", own) if callable(own) else ("numpy", reference.step)
         elif self.reference is None:
             return None
@@ -183,7 +183,7 @@ def _name(target: Any) -> str:
 
 
 def _validate_reference(reference: Any) -> None:
-    if reference is None or is_cell(reference) or Traits.of(reference).sequence is not None:
+    if reference is None or is_cell(reference) or trait(reference, "sequence") is not None:
         return
     if isinstance(reference, type) or not callable(reference):
         raise ContractError(

@@ -35,7 +35,7 @@ from bpttcheck.subject.values import (
     is_a,
     same,
 )
-from bpttcheck.traits import Traits
+from bpttcheck.traits import trait
 
 
 def validate_cell(
@@ -181,7 +181,7 @@ def _validate_initial_state_vjp(
     subject: Any, params: Params, state: State, rng: np.random.Generator, notes: Notes | None
 ) -> None:
     with examining("initial_state_vjp"):
-        method = Traits.of(subject).initial_state_vjp
+        method = trait(subject, "initial_state_vjp")
     if method is None:
         return
     name = "initial_state_vjp"

@@ -12,7 +12,7 @@ from bpttcheck.errors import Declined
 from bpttcheck.oracles.autodiff.programs import where_real
 from bpttcheck.oracles.tracer.run import TracingRun, current
 from bpttcheck.oracles.tracer.trace import enter, leave, lift
-from bpttcheck.traits import Traits
+from bpttcheck.traits import trait
 
 
 class LaxEngine:
@@ -70,7 +70,7 @@ def _scanned(
 
 
 def _step(cell: Any) -> Any:
-    surrogate = Traits.of(cell).surrogate_step
+    surrogate = trait(cell, "surrogate_step")
     if surrogate is not None:
         return lambda p, s, x: surrogate(LaxEngine().freeze, p, s, x)
     return lambda p, s, x: cell.step(p, s, x)[:2]
