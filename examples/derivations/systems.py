@@ -179,11 +179,11 @@ SYSTEMS = (
         "`tests/bptt/test_flow.py`", _flow,
     ),
     System(
-        "clipping by the norm", "C7", "bpttcheck.networks.optimise.clip_by_norm",
+        "clipping by the norm", "C7", "bpttcheck.networks.clip_by_norm",
         "C7 above", _clip,
     ),
     System(
-        "a stochastic-gradient step that trains a small task", "C", "bpttcheck.networks.optimise."
+        "a stochastic-gradient step that trains a small task", "C", "bpttcheck.networks."
         "SGD", "`examples/training`", _trains,
     ),
 )  # fmt: skip

@@ -208,9 +208,14 @@ def test_what_cannot_be_loaded_is_not_checked(cells: Path, cli: Cli) -> None:
 def test_ctrl_c_ends_at_once_and_prints_what_was_finished(cells: Path) -> None:
     command = [sys.executable, "-m", "bpttcheck", "verify", "dying.py:Right", "dying.py:Hangs",
                "dying.py:Right", "--jobs", "1", *QUICK]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:  # what runs in the background ignores the signal, and so would whatever it starts
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
     until = time.monotonic() + 100
     while not Path("hanging.txt").exists() and time.monotonic() < until:
         time.sleep(0.02)

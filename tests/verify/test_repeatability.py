@@ -141,7 +141,7 @@ def test_the_spread_covers_what_varies_and_nothing_else():
     right = Run(Subject(Plain()), 0, ("float64",))
     assert spread(right, problem) == {}
     wide = spread(run, problem)
-    gradients = right.hand("sequence", problem).gradients
+    gradients = right.code.run("sequence", problem).gradients
     assert wide.keys() == gradients.keys()
     for block, gap in wide.items():
         largest = np.abs(gradients[block]).max()
