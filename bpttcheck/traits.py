@@ -135,7 +135,9 @@ def pairs_or_strategy(given: Any) -> Any:
 
 def mask_kinds(given: Any) -> tuple[str, ...] | None:
     """The kinds of mask out of :data:`MASKS`; None for anything else."""
-    if not isinstance(given, (tuple, list, set, frozenset)) or not set(given) <= set(MASKS):
+    if not isinstance(given, (tuple, list, set, frozenset)):
+        return None
+    if not all(isinstance(kind, str) and kind in MASKS for kind in given):
         return None
     return tuple(kind for kind in MASKS if kind in given or kind == "none")
 

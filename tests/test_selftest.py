@@ -183,7 +183,7 @@ def test_the_finest_dtype_that_shows_a_bug_decides_what_is_below_the_resolution(
 
 def test_a_layer_can_be_tested_too():
     class Half:
-        """A layer that puts out half of what it gets, right."""
+        """A layer that outputs half of what it gets, right."""
 
         supports_mask = False
 

@@ -50,6 +50,10 @@ def test_an_attribute_of_another_type_is_no_trait(name):
     assert getattr(found, name) == getattr(Traits(), name)
 
 
+def test_what_cannot_be_hashed_is_no_kind_of_mask():
+    assert Traits.of(SimpleNamespace(masks=[[True, False]])).ignored == ("masks",)
+
+
 def test_the_report_says_what_was_left_alone():
     class Mine(type(bpttcheck.cells.Elman())):
         sizes = (3, 4)

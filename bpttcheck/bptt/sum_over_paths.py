@@ -27,7 +27,7 @@ def sum_over_paths(
 ) -> Gradients:
     """The gradient of :func:`bpttcheck.backpropagate`, in the form of the textbooks' double sum.
 
-    Write ``z_t = (state_t, y_t)`` for what step ``t = 1 .. T`` puts out, ``l_t = dL/dz_t`` for what
+    Write ``z_t = (state_t, y_t)`` for what step ``t = 1 .. T`` outputs, ``l_t = dL/dz_t`` for what
     the loss reads there (``d_ys``, and ``d_state_T`` at ``t = T``), ``J_i = dz_i/dz_{i-1}`` for the
     Jacobian of one step, whose columns of ``y`` are zero, and ``d+`` for an immediate derivative,
     with everything else held constant::

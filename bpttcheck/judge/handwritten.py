@@ -40,8 +40,6 @@ NAMES = {
     SEQUENCE: (d_state0(), D_XS, YS, state_T()),
     STEP: (d_previous_state(), D_X, Y, new_state()),
 }
-
-
 """By mode: what the gradients of state and input are called, the output, and the state after."""
 
 
@@ -64,15 +62,18 @@ class HandWritten:
     Args:
         subject: what is under test.
         absent: the blocks for which it returns None.
+        lines: which of its lines have run, if that is counted already; None: a new count.
     """
 
-    def __init__(self, subject: Subject, absent: Iterable[str] = ()) -> None:
+    def __init__(
+        self, subject: Subject, absent: Iterable[str] = (), lines: LineCoverage | None = None
+    ) -> None:
         self.subject, self.absent = subject, frozenset(absent)
         self.layer: Any = subject.layer
         # The names of its forward and backward methods.
         self.methods = ("step", "step_vjp") if subject.kind == "cell" else ("forward", "vjp")
         self.notes = Notes()
-        self.lines = LineCoverage(unfilled(subject.target))
+        self.lines = LineCoverage(unfilled(subject.target)) if lines is None else lines
 
     def unreached(self) -> tuple[str, ...]:
         """Lines of the backward pass that no judged case ran, and what guards them."""

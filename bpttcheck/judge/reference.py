@@ -32,7 +32,7 @@ _SEARCHES = 3
 
 @dataclass(frozen=True)
 class Reference:
-    """The same from JAX: every value with its noisy copies."""
+    """What JAX says about one problem: outputs and gradients by name, with their noisy copies."""
 
     forward: Mapping[str, Spread]
     gradients: Mapping[str, Spread]

@@ -75,8 +75,7 @@ class Run:
         other._begin()
         other.subject = subject
         other.cases = self.cases.of(subject)
-        lines, other.code = self.code.lines, HandWritten(subject, self.code.absent)
-        other.code.lines = lines
+        other.code = HandWritten(subject, self.code.absent, self.code.lines)
         other.jax = self.jax.kept()
         return other
 

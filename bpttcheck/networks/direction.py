@@ -82,7 +82,7 @@ class Direction:
         return trait(self.cell, "sizes")
 
     def final(self) -> FinalOutput:
-        """The layer that puts out this direction's last output alone."""
+        """The layer that outputs this direction's last output alone."""
         return FinalOutput(self, reverse=self.reverse)
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:
@@ -186,7 +186,7 @@ class TrainableState(Composed):
         return {"": self.layer}
 
     def final(self) -> TrainableState:
-        """The layer that puts out the final output alone."""
+        """The layer that outputs the final output alone."""
         return replace(self, layer=final(self.layer))
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:

@@ -110,7 +110,7 @@ class FinalOutput(Composed):
 
 
 def final(layer: Any) -> Any:
-    """A layer that puts out the final output of ``layer``, of each of its directions.
+    """A layer that outputs the final output of ``layer``, of each of its directions.
 
     A layer whose ends lie elsewhere than at its last real step says so with a method ``final``.
     """

@@ -81,7 +81,7 @@ class Network(Composed):
         directions: 1, or 2 for :class:`Bidirectional` layers with the same cell both ways.
         merge: what becomes of two directions, ``"concat"`` or ``"sum"``.
         readout: ``"every"`` or ``"last"``: a :class:`Readout` there; ``"fed_back"``:
-            :class:`OutputFeedback`; None: what the last layer puts out.
+            :class:`OutputFeedback`; None: what the last layer outputs.
         n_out: the number of outputs; None without a readout.
         teacher_forced: only ``"fed_back"``: True to feed back the target.
         output_activation: only ``"fed_back"``: the activation of the output.
@@ -129,7 +129,7 @@ class Network(Composed):
         return {"": self.layer}
 
     def final(self) -> Any:
-        """The layer that puts out the final output alone."""
+        """The layer that outputs the final output alone."""
         return final(self.layer)
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:

@@ -37,7 +37,7 @@ class ReadoutTape(NamedTuple):
 
 @dataclass(frozen=True)
 class Readout(Composed):
-    """A layer and a linear readout ``o = V h + c`` of what it puts out.
+    """A layer and a linear readout ``o = V h + c`` of what it outputs.
 
     ``steps[t, b]`` is true where there is an output: at every real step, or at each row's last real
     step. At ``"last"``, ``hs`` there holds each direction's own final output (of the forward

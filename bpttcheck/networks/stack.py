@@ -68,7 +68,7 @@ class Stack(Composed):
         return {str(i): layer for i, layer in enumerate(self.layers)}
 
     def final(self) -> Stack:
-        """The stack that puts out the last layer's final output alone."""
+        """The stack that outputs the last layer's final output alone."""
         return replace(self, layers=(*self.layers[:-1], final(self.layers[-1])))
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:
@@ -310,7 +310,7 @@ class Bidirectional(Composed):
         return {"forward": forward, "backward": backward}
 
     def final(self) -> Bidirectional:
-        """The layer that puts out each direction's final output alone."""
+        """The layer that outputs each direction's final output alone."""
         return replace(self, final_only=True)
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:

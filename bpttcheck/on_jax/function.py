@@ -48,7 +48,7 @@ def layer(subject: Any) -> Callable[..., tuple[Any, Any]]:
     - ``xs (T, B, n_in)``;
     - ``state0``: the state before the first step; a native form has no default for it;
     - ``mask (T, B)``: bool, true where the step is real. A masked step carries the state through,
-      puts out zero and sends no gradient anywhere, whatever stands in the padding.
+      outputs zero and sends no gradient anywhere, whatever stands in the padding.
 
     There is no forward-mode derivative of ``f`` (``jax.jvp``, ``jax.jacfwd``): JAX has none for a
     ``custom_vjp``.

@@ -80,11 +80,12 @@ class Cases:
         self.sizes = declared and declared[:_COMPILED_SIZES]
         self.templates = templates(seed, self.sizes, subject.lengths, subject.batches)
         self._tamed: Counter[tuple[str, str]] = Counter()
+        self._forward = _forward(subject)
 
     def of(self, subject: Subject) -> Cases:
         """The same cases for another subject, which may live with other values."""
         other = copy.copy(self)
-        other.subject, other._tamed = subject, Counter()
+        other.subject, other._tamed, other._forward = subject, Counter(), _forward(subject)
         return other
 
     def scheduled(self, index: int, one_step: bool) -> Scheduled:
@@ -180,9 +181,13 @@ class Cases:
             problem = build(self.subject, case, stream, freedom)
             mask = () if problem.mask is None else (problem.mask,)
             args: Any = (problem.params, problem.xs, problem.state0, *mask)
-            name = "step" if self.subject.kind == "cell" else "forward"
-            ys, state, _ = call(name, self.subject.layer.forward, *args)
+            ys, state, _ = call(*self._forward, *args)
         except ContractError as error:
             return error, False
         leaves = (ys, *(leaf for leaf in trees.leaves(state) if is_float(leaf)))
         return problem, all(bool(np.isfinite(leaf).all()) for leaf in leaves)
+
+
+def _forward(subject: Subject) -> tuple[str, Any]:
+    """The user's name of the forward pass, and the pass itself over a sequence."""
+    return "step" if subject.kind == "cell" else "forward", subject.layer.forward

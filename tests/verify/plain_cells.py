@@ -25,7 +25,7 @@ class Plain:
 
 
 class PlainLayer(Plain):
-    """The same over time, right; a masked step keeps the state and puts out zero."""
+    """The same over time, right; a masked step keeps the state and outputs zero."""
 
     step = step_vjp = None
 

@@ -33,7 +33,7 @@ class Cell:
 
 
 class Layer(Cell):
-    """The same over time in one piece, right; a masked step keeps the state and puts out zero."""
+    """The same over time in one piece, right; a masked step keeps the state and outputs zero."""
 
     step = step_vjp = None
 
@@ -186,7 +186,7 @@ class UnmaskedBackward(Layer):
 
 
 class UnmaskedOutput(Layer):
-    """A masked step puts out the state that it carries."""
+    """A masked step outputs the state that it carries."""
 
     def forward(self, params, xs, state0, mask=None):
         _, state, (xs, hs, mask) = super().forward(params, xs, state0, mask)

@@ -65,7 +65,7 @@ class Relu(Cell):
 
 
 class Layer(Cell):
-    """The first cell over time in one piece, right; a masked step keeps the state, puts out 0."""
+    """The first cell over time in one piece, right; a masked step keeps the state, outputs 0."""
 
     step = step_vjp = None
 

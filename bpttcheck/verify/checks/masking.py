@@ -25,7 +25,7 @@ _MASKED_YS, _MASKED_D_XS = YS.part("of masked steps"), D_XS.part("of masked step
 def masking(context: Context) -> Tally:
     """Compares a sequence with the same sequence padded by masked steps full of noise.
 
-    Masked steps carry the state through, put out zero, ignore their cotangent and send nothing into
+    Masked steps carry the state through, output zero, ignore their cotangent and send nothing into
     parameters or inputs. Finds a mask that is ignored, or applied on one side only.
     """
     _require(context.run)

@@ -215,9 +215,6 @@ def _update(given: Arguments, chosen: tuple[str, ...], part: Any) -> None:
             flat_view[part] *= 0.875
 
 
-_A_LITTLE = {"f": 5e-7, "d": 4e-8}
-
-
 def _nearly_the_same(probe: _Probe) -> None:
     """Parameters that share an entry, or seven digits, are not the same: asked of a fresh copy."""
     passes, names = probe.passes, probe.passes.names
@@ -235,7 +232,7 @@ def _nearly_the_same(probe: _Probe) -> None:
                 leaf *= 0.96875 - 0.03125 * turn  # no earlier call had these
                 other = near.leaves()[path].reshape(-1)
                 if keep is None:  # a key of rounded numbers
-                    other[...] = leaf.reshape(-1) * (1 + _A_LITTLE[leaf.dtype.char])
+                    other[...] = leaf.reshape(-1) * (1 + max(4 * np.finfo(leaf.dtype).eps, 4e-8))
                     continue
                 other[...] = leaf.reshape(-1) * 0.875
                 other[keep] = leaf.reshape(-1)[keep]
