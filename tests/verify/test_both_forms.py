@@ -91,3 +91,34 @@ def test_so_is_its_step():
 
 def test_the_kinds():
     assert [Subject(one).kind for one in (Cell(), Layer())] == ["cell", "layer"]
+
+
+class ForgetsWhereMasked(Layer):
+    """Wrong only under a mask, and there at every state, the initial one too."""
+
+    supports_mask = True
+
+    def forward(self, params, xs, state0, mask=None):
+        real = np.ones(xs.shape[:2], bool) if mask is None else mask
+        hs = [state0]
+        for x, here in zip(xs, real, strict=True):
+            new = np.tanh(x @ params["U"].T + hs[-1] @ params["W"].T)
+            hs.append(np.where(here[:, None], new, hs[-1]))
+        hs = np.stack(hs)
+        return hs[1:] * real[:, :, None], hs[-1].copy(), (xs, hs, real)
+
+    def vjp(self, params, tape, d_ys, d_state_T):
+        xs, hs, real = tape
+        d_zs, d_h = np.zeros_like(hs[1:]), d_state_T
+        for t in reversed(range(len(xs))):
+            here = real[t][:, None]
+            d_zs[t] = (d_h + d_ys[t]) * (1 - hs[t + 1] ** 2) * here
+            d_h = np.where(here, d_zs[t] @ params["W"], 0 * d_h)  # the carry is lost
+        d_W = np.einsum("tbi,tbj->ij", d_zs, hs[:-1])
+        return {"U": np.einsum("tbi,tbj->ij", d_zs, xs), "W": d_W}, d_zs @ params["U"], d_h
+
+
+def test_what_a_mask_decides_is_not_put_down_to_unreachable_states():
+    report = bpttcheck.check(ForgetsWhereMasked(), checks=["sequence_vjp"], raises=False)
+    assert report.verdict.value == "failed"
+    assert "reachable" not in str(report)
