@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bpttcheck.adapt.functions import in_module
     from bpttcheck.bptt.backpropagate import backpropagate
     from bpttcheck.bptt.unroll import unroll
     from bpttcheck.contract import Cell, Layer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from bpttcheck.results.report import Report
     from bpttcheck.subject.subject import Subject
     from bpttcheck.verify.check import check
+    from bpttcheck.verify.functions import check_grad, check_object, check_vjp
 
 __version__ = "0.1.0"
 
@@ -32,6 +34,10 @@ __all__ = [
     "Verdict",
     "backpropagate",
     "check",
+    "check_grad",
+    "check_object",
+    "check_vjp",
+    "in_module",
     "parametrize_with_checks",
     "unroll",
 ]
@@ -47,6 +53,10 @@ _HOMES = {
     "Verdict": "results.records",
     "backpropagate": "bptt.backpropagate",
     "check": "verify.check",
+    "check_grad": "verify.functions",
+    "check_object": "verify.functions",
+    "check_vjp": "verify.functions",
+    "in_module": "adapt.functions",
     "parametrize_with_checks": "pytest_plugin",
     "unroll": "bptt.unroll",
 }

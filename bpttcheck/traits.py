@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck.signature import Signature
+
 MASKS = ("none", "lengths", "holes", "empty_rows")
 """The kinds of mask, of which the first is none."""
 
@@ -58,6 +60,7 @@ class Traits:
         adjoints: ``adjoints(params, tape, d_ys, d_state_T)``: the adjoint of every state.
         initial_state_vjp: ``initial_state_vjp(params, d_state0)``.
         name: what to call it.
+        signature: the inputs and outputs of what is no layer but a function of any form.
         ignored: attributes with the name of a trait and another type.
     """
 
@@ -83,6 +86,7 @@ class Traits:
     adjoints: Callable[..., Any] | None = None
     initial_state_vjp: Callable[..., Any] | None = None
     name: str = ""
+    signature: Any = None
     ignored: tuple[str, ...] = ()
 
     @classmethod
@@ -168,6 +172,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "full": _anything,
     "surrogate": _text,
     "name": _text,
+    "signature": lambda given: given if isinstance(given, Signature) else None,
     **dict.fromkeys(
         ("to_reference", "sequence", "surrogate_step", "adjoints", "initial_state_vjp"), _function
     ),

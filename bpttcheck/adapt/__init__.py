@@ -13,13 +13,26 @@ if TYPE_CHECKING:
     from bpttcheck.adapt.autograd_function import from_autograd_function
     from bpttcheck.adapt.callables import from_callables
     from bpttcheck.adapt.custom_vjp import from_custom_vjp
+    from bpttcheck.adapt.functions import from_grad, from_object, from_vjp, in_module
 
-__all__ = ["from_autograd_function", "from_callables", "from_custom_vjp"]
+__all__ = [
+    "from_autograd_function",
+    "from_callables",
+    "from_custom_vjp",
+    "from_grad",
+    "from_object",
+    "from_vjp",
+    "in_module",
+]
 
 _HOMES = {
     "from_autograd_function": "autograd_function",
     "from_callables": "callables",
     "from_custom_vjp": "custom_vjp",
+    "from_grad": "functions",
+    "from_object": "functions",
+    "from_vjp": "functions",
+    "in_module": "functions",
 }
 
 __getattr__, __dir__ = index(__name__, _HOMES)

@@ -71,7 +71,8 @@ class HandWritten:
         self.subject, self.absent = subject, frozenset(absent)
         self.layer: Any = subject.layer
         # The names of its forward and backward methods.
-        self.methods = ("step", "step_vjp") if subject.kind == "cell" else ("forward", "vjp")
+        own = subject.target.methods if subject.traits.signature is not None else ("forward", "vjp")
+        self.methods: tuple[str, str] = ("step", "step_vjp") if subject.kind == "cell" else own
         self.notes = Notes()
         self.lines = LineCoverage(unfilled(subject.target)) if lines is None else lines
 

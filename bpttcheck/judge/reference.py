@@ -133,7 +133,7 @@ class JaxReference:
         case = Case(cases.seed, 0, template.T, template.B, template.n_in, template.n_hidden,
                     cases.dtypes[0], "none", "ordinary")  # fmt: skip
         try:
-            return self._autodiff.lower(_point(cases.problem(case)), _pad(template))
+            return self._autodiff.lower(_point(cases.problem(case)), self._pad(template))
         except (Declined, ContractError, InternalError):
             return None
 
@@ -168,7 +168,7 @@ class JaxReference:
         if known is not None and key in known:
             return known[key]
         found = autodiff.gradients(
-            _point(problem), unit, problem.case.index & 0xFFFF, _pad(template), patterns
+            _point(problem), unit, problem.case.index & 0xFFFF, self._pad(template), patterns
         )
         state_name, x_name, y_name, new_name = NAMES[mode]
         blocks = params_blocks(found.d_params, problem.params)
@@ -194,7 +194,7 @@ class JaxReference:
             moved[0], moved[1], moved[2], zero.mask, np.zeros_like(zero.d_ys), zero.d_state
         )
         unit, _ = rounding(problem.dtype)
-        return self._autodiff.directional(zero, direction, unit, 1, _pad(template))
+        return self._autodiff.directional(zero, direction, unit, 1, self._pad(template))
 
     def untied(self, problem: Problem, template: Template | None = None) -> Untied:
         """JAX's per-step parameter terms and adjoints.
@@ -202,7 +202,7 @@ class JaxReference:
         Raises:
             Declined: if JAX does not judge this subject.
         """
-        return self._jax().untied(_point(problem), _pad(template))
+        return self._jax().untied(_point(problem), self._pad(template))
 
     def carried(self, problem: Problem, template: Template | None, keep: Array) -> dict[str, Array]:
         """JAX's gradient with the carry into step t times ``keep[t]``, by block.
@@ -210,7 +210,7 @@ class JaxReference:
         Raises:
             Declined: if JAX does not judge this subject.
         """
-        found = self._jax().carried(_point(problem), keep, _pad(template))
+        found = self._jax().carried(_point(problem), keep, self._pad(template))
         blocks = params_blocks(found[0], problem.params)
         blocks.update(of_state(d_state0(), found[1], problem.state0))
         blocks[D_XS] = found[2]
@@ -223,6 +223,12 @@ class JaxReference:
             Declined: if JAX does not judge this subject.
         """
         return self._jax().paths(_point(problem))
+
+    def _pad(self, template: Template | None) -> tuple[int, int] | None:
+        """The room for T and B; a function is traced at its own sizes."""
+        if template is None or self.subject.traits.signature is not None:
+            return None
+        return template.T, template.B
 
     def _jax(self) -> Autodiff:
         if self._autodiff is None:
@@ -251,7 +257,3 @@ def _point(problem: Problem) -> Point:
     return Point(
         problem.params, problem.state0, problem.xs, problem.real, problem.d_ys, problem.d_state
     )
-
-
-def _pad(template: Template | None) -> tuple[int, int] | None:
-    return None if template is None else (template.T, template.B)

@@ -13,7 +13,7 @@ from bpttcheck.judge.handwritten import SEQUENCE, STEP, Hand, HandWritten
 from bpttcheck.judge.reference import JaxReference, Reference
 from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.problems import preconditions
+from bpttcheck.problems import function_cases, preconditions
 from bpttcheck.problems.cases import Cases
 from bpttcheck.problems.leaves import Leaves
 from bpttcheck.problems.problem import Problem, Template
@@ -45,10 +45,19 @@ class Run:
     def __init__(self, subject: Subject, seed: int, dtypes: Sequence[str]) -> None:
         declared = _collect_sizes(subject.sizes, seed)
         # What the subject refuses is kept out of the cases, and said.
-        found = preconditions.find(subject, dtypes, (declared or ((3, 4),))[0], seed)
+        is_function = subject.traits.signature is not None
+        found = (
+            function_cases.preconditions(subject, dtypes, seed)
+            if is_function
+            else preconditions.find(subject, dtypes, (declared or ((3, 4),))[0], seed)
+        )
         self.subject, self.dtypes, self.seed = found.subject, tuple(found.dtypes), seed
         self.refusals = found.remarks
-        self.cases = Cases(self.subject, seed, self.dtypes, declared)
+        self.cases: Cases = (
+            function_cases.FunctionCases(self.subject, seed, self.dtypes)
+            if is_function
+            else Cases(self.subject, seed, self.dtypes, declared)
+        )
         self.code = HandWritten(self.subject, found.absent)
         self.jax = JaxReference(self.subject)
         self._begin()

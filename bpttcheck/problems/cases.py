@@ -175,10 +175,14 @@ class Cases:
             raise OutsideDomain(str(first), method=first.method, item=first.item) from first
         raise first
 
+    def build(self, case: Case, stream: int, freedom: str) -> Problem:
+        """The case with values of a given freedom: see :func:`.problem.build`."""
+        return build(self.subject, case, stream, freedom)
+
     def _lives(self, case: Case, stream: int, freedom: str) -> tuple[Problem | ContractError, bool]:
         """The problem, or what its forward pass raises, and whether its outputs are finite."""
         try:
-            problem = build(self.subject, case, stream, freedom)
+            problem = self.build(case, stream, freedom)
             mask = () if problem.mask is None else (problem.mask,)
             args: Any = (problem.params, problem.xs, problem.state0, *mask)
             ys, state, _ = call(*self._forward, *args)

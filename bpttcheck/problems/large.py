@@ -77,7 +77,7 @@ def plan(
         compiled: the widths that the schedule uses.
     """
     rng = np.random.default_rng([seed, 0x512E])
-    constants = _neighbours(subject.size_constants)
+    constants = neighbours(subject.size_constants)
     dtype = "float64" if "float64" in dtypes else dtypes[0]
     pairs = list(sizes) if sizes is not None else [(1, 1), (2, 3), (3, 2), (3, 4), (4, 4)]
     narrow = [pair for pair in pairs if max(pair) <= 8] or pairs[:1]
@@ -168,7 +168,8 @@ def _lengths(subject: Subject, constants: Sequence[int]) -> set[int]:
     return {*own, LONGEST, *constants}
 
 
-def _neighbours(constants: Sequence[int]) -> tuple[int, ...]:
+def neighbours(constants: Sequence[int]) -> tuple[int, ...]:
+    """Whole numbers of a source with those beside them and twice as large."""
     near = {n for c in constants for n in (c - 1, c, c + 1, 2 * c)}
     return tuple(sorted(n for n in near if n > 4))
 

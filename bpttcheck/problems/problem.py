@@ -139,7 +139,7 @@ def scheduled_regime(index: int) -> str:
     return _SCHEDULE[index % len(_SCHEDULE)]
 
 
-def _turn(case: Case) -> int:
+def turn_of(case: Case) -> int:
     """How many cases of the same regime the schedule has before this one."""
     rounds, place = divmod(max(case.index, 0), len(_SCHEDULE))
     return rounds * _SCHEDULE.count(case.regime) + _SCHEDULE[:place].count(case.regime)
@@ -222,7 +222,7 @@ def build(subject: Subject, case: Case, stream: int = 0, freedom: str = FREE) ->
         subject.traits.domain,
         subject.thresholds,
         freedom,
-        _turn(case),
+        turn_of(case),
         subject.traits.final_state_gradient,
     )
     natural = call("init", layer.init, rng, case.n_in, case.n_hidden)

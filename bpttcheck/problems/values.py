@@ -85,7 +85,7 @@ class Values:
             values = values * 0.05  # so that large inputs do not saturate every unit
         if case.regime == "tokens" and self.turn % 3 == 2:
             values = values * 0.01
-        return self._within(key, values).astype(self._dtype)
+        return self.within(key, values).astype(self._dtype)
 
     def _vanishing(self, values: Array, usual: float) -> float:
         """The usual factor, or the one that takes every entry below a threshold of the source."""
@@ -134,12 +134,12 @@ class Values:
             values = values * self._scale(0.5, 1.5, lambda c: c > 1.0)
         elif case.regime == "small_inputs":
             values = values * self._scale(-4.0, -1.5, lambda c: 1e-6 < c < 1.0)
-        return self._within("x", values).astype(self._dtype)
+        return self.within("x", values).astype(self._dtype)
 
     def warm_up(self, steps: int) -> Array:
         """Inputs of the steps that lead from the initial state to one that is reached."""
         shape = (steps, self.case.B, self.case.n_in)
-        return self._within("x", self.rng.standard_normal(shape)).astype(self._dtype)
+        return self.within("x", self.rng.standard_normal(shape)).astype(self._dtype)
 
     def state(self, own: Any, reached: Any) -> Any:
         """A state that the subject can live with: a normaliser, say, stays positive."""
@@ -154,7 +154,7 @@ class Values:
                 return np.array(first)
             if stay:
                 return np.array(later)
-            return self._within("state", self._float_state(first, later)).astype(self._dtype)
+            return self.within("state", self._float_state(first, later)).astype(self._dtype)
 
         return trees.map_leaves(one, own, reached)
 
@@ -286,7 +286,7 @@ class Values:
         width = 0.5 if size == 0 or _is_ordinary(later) else 0.5 * size
         return later + width * self.rng.standard_normal(first.shape)
 
-    def _within(self, name: str, values: Array) -> Array:
+    def within(self, name: str, values: Array) -> Array:
         """``values`` moved into the declared domain of ``name``."""
         allowed = self.domain.get(name)
         if allowed is None or isinstance(allowed, str):

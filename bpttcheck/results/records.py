@@ -30,6 +30,7 @@ class Case:
         dtype: ``"float64"`` or ``"float32"``.
         mask: ``"none"``, ``"lengths"``, ``"holes"`` or ``"empty_rows"``.
         regime: the regime's name, such as ``"ordinary"``.
+        letters: of a function: the size of each letter of its signature.
     """
 
     seed: int
@@ -41,13 +42,19 @@ class Case:
     dtype: str
     mask: str
     regime: str
+    letters: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def sizes(self) -> str:
+        """Its sizes, such as ``"T=3, B=2, n_in=4, n_hidden=5"``."""
+        usual = (("T", self.T), ("B", self.B), ("n_in", self.n_in), ("n_hidden", self.n_hidden))
+        return ", ".join(f"{name}={size}" for name, size in self.letters or usual)
 
     def __str__(self) -> str:
         """The case as one short line."""
         mask = "" if self.mask == "none" else f", mask={self.mask}"
         return (
-            f"T={self.T}, B={self.B}, n_in={self.n_in}, n_hidden={self.n_hidden}, "
-            f"{self.dtype}, {self.regime}{mask} (seed={self.seed}, case {self.index})"
+            f"{self.sizes}, {self.dtype}, {self.regime}{mask} (seed={self.seed}, case {self.index})"
         )
 
 

@@ -149,7 +149,7 @@ def _run_all(
 def _outcomes(
     run: Run, options: Options, executor: Executor | None, progress: Progress | None
 ) -> list[Outcome]:
-    names = list(options.checks or CHECKS)
+    names = [n for n in options.checks or CHECKS if CHECKS[n].applies(run.subject)]
     wanted = [name for name in CHECKS if name in names]
     counter = _Counter(run, options, wanted, progress)
     first = check_one(run, options, "contract", counter)

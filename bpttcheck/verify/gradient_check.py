@@ -19,7 +19,7 @@ from bpttcheck.judge.shrink import smallest
 from bpttcheck.judge.tally import Tally
 from bpttcheck.judge.verdict import Judged
 from bpttcheck.problems.large import Budget, in_one_step
-from bpttcheck.problems.problem import Problem, Template, build
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.problems.values import REACHED
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.subject.user_code import call
@@ -121,7 +121,8 @@ def _with_all_blocks(run: Run, name: str, tally: Tally) -> Tally:
 def _placed(run: Run, mode: str, finding: Finding, origins: Mapping[str, Origin]) -> Finding:
     """Says so where the gradient is wrong only at states that no sequence reaches."""
     origin = origins.get(finding.block)
-    if origin is None or origin[0].case.regime == "own_initial_state":
+    no_state = run.subject.traits.signature is not None
+    if origin is None or no_state or origin[0].case.regime == "own_initial_state":
         return finding
     case = origin[0].case
     for index in range(_REACHED + 1):
@@ -130,7 +131,7 @@ def _placed(run: Run, mode: str, finding: Finding, origins: Mapping[str, Origin]
                 reached = _at_rest(run, origin[0])
             else:
                 other = replace(case, index=max(case.index, 0) + index)
-                reached = build(run.subject, other, 0, REACHED)
+                reached = run.cases.build(other, 0, REACHED)
             outcome = examine(run, mode, reached, None, confirm=False)
         except BpttcheckError:
             return finding

@@ -19,6 +19,7 @@ NAMES = (
     "arguments",
     "step_vjp",
     "sequence_vjp",
+    "vjp",
     "initial_state",
     "linearity",
     "batch_additivity",

@@ -11,6 +11,7 @@ from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Diagnosis, Finding
+from bpttcheck.subject.subject import Subject
 
 if TYPE_CHECKING:
     from bpttcheck.verify.law import Law
@@ -54,6 +55,7 @@ class Check:
         alone: True if its calls must stay in one process and in their order.
         says: the diagnosis of a finding that no pattern of numbers explains.
         replayed_twice: ``"calls"`` or ``"layouts"`` if a replay compares two runs of the code.
+        functions: True if it is for functions with a signature, too.
     """
 
     name: str
@@ -64,6 +66,11 @@ class Check:
     alone: bool = False
     says: Callable[[Finding], Diagnosis | None] = lambda finding: None
     replayed_twice: str = ""
+    functions: bool = False
+
+    def applies(self, subject: Subject) -> bool:
+        """Whether it is for what the subject is: a cell or a layer, or a function."""
+        return self.functions if subject.traits.signature is not None else self.name != "vjp"
 
     def __call__(self, context: Context) -> Tally:
         """Run it."""

@@ -11,6 +11,7 @@ from bpttcheck import trees
 from bpttcheck.blocks import D_XS, YS, Block
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
+from bpttcheck.problems.function_cases import joined_rows, rows_of
 from bpttcheck.problems.large import chunks
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
@@ -29,9 +30,29 @@ def batch_additivity(context: Context) -> Tally:
     Parameter gradients add up over the rows; gradients of inputs and initial states are the rows'
     own. Finds a mean for a sum over the batch, a first row that stands for all, rows that mix.
     """
+    if context.run.subject.traits.signature is not None:
+        return _of_function(context)
     if context.run.subject.batches == (1,):
         raise NotApplicable("takes one row only")
     return obey(context, LAW, context.run.cases.plan.batches)
+
+
+def _of_function(context: Context) -> Tally:
+    run = context.run
+    if not run.subject.traits.signature.batch or not run.subject.traits.signature.outputs:
+        raise NotApplicable("no batch axis is known: name it in the signature, as in x: N T D")
+    if not _rows_are_independent(run):
+        raise NotApplicable("the forward pass is not what its rows give one by one")
+    return obey(context, LAW)
+
+
+def _rows_are_independent(run: Run) -> bool:
+    """Whether the batch axis, taken by its letter, is one in the forward pass."""
+    case = replace(run.cases.case(0, free=True), T=3, B=3, regime="ordinary")
+    problem = run.cases.problem(case)
+    whole = run.code.run(SEQUENCE, problem).forward[YS]
+    parts = [run.code.run(SEQUENCE, one).forward for one in _parts(run, problem)]
+    return np.allclose(whole, joined(run, problem, YS, [part[YS] for part in parts]), 1e-3, 1e-3)
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:
@@ -49,11 +70,17 @@ def _row_by_row(run: Run, problem: Problem) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for block in parts[0]:
         stack = [np.asarray(part[block], np.float64) for part in parts]
-        if Block(block).kind == "params":
-            out[block] = sum(stack)
-        else:
-            out[block] = np.concatenate(stack, axis=1 if block in (D_XS, YS) else 0)
+        out[block] = joined(run, problem, block, stack)
     return out
+
+
+def joined(run: Run, problem: Problem, block: str, parts: list[Any]) -> Any:
+    """One block of a batch from those of its rows."""
+    if run.subject.traits.signature is not None:
+        return joined_rows(run.subject.traits.signature, problem, block, parts)
+    if Block(block).kind == "params":
+        return sum(parts)
+    return np.concatenate(parts, axis=1 if block in (D_XS, YS) else 0)
 
 
 def _parts(run: Run, problem: Problem) -> list[Problem]:
@@ -63,6 +90,9 @@ def _parts(run: Run, problem: Problem) -> list[Problem]:
         most = max((n for n in allowed if n < B and B % n == 0), default=1)
     else:
         most = _at_most(problem.case)
+    signature = run.subject.traits.signature
+    if signature is not None:
+        return [rows_of(signature, problem, rows) for rows in chunks(B, 1)]
     return [_rows(problem, rows) for rows in chunks(B, most)]
 
 
@@ -101,4 +131,4 @@ LAW = Law(
 )
 
 
-CHECK = Check("batch_additivity", batch_additivity, on_problem, law=LAW)
+CHECK = Check("batch_additivity", batch_additivity, on_problem, law=LAW, functions=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from bpttcheck.diagnose.axes import transposed_result
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient_finding import exception_finding
-from bpttcheck.judge.run import Run
+from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import nearest
 from bpttcheck.subject.validate import validate_cell, validate_layer
@@ -26,6 +28,8 @@ def contract(context: Context) -> Tally:
     that is None, sizes, masks and dtypes that are refused.
     """
     tally = Tally("contract", conduct=list(context.run.refusals))
+    if context.run.subject.traits.signature is not None:
+        return _of_function(context, tally)
     drifts: list[ContractError] = []
     for n_in, n_hidden, batch_size in _sizes(context.run):
         for dtype in context.run.dtypes:
@@ -41,6 +45,28 @@ def contract(context: Context) -> Tally:
                 context.tick()
     first = {(error.method, error.item): error for error in reversed(drifts)}
     tally.conduct += [exception_finding("contract", error) for error in reversed(first.values())]
+    return tally
+
+
+def _of_function(context: Context, tally: Tally) -> Tally:
+    """Whether what a function and its backward pass take and return is what was said."""
+    run = context.run
+    for index in range(2 * len(run.dtypes)):
+        tally.cases += 1
+        try:
+            problem = run.cases.problem(replace(run.cases.case(index), regime="ordinary"))
+            hand = run.code.run(SEQUENCE, problem)
+            if not hand.gradients:
+                raise ContractError(
+                    f"{run.code.methods[1]} returned no gradient of any input",
+                    method=run.code.methods[1],
+                )
+        except ContractError as error:
+            tally.findings.append(exception_finding("contract", error))
+            tally.failures += 1
+            return tally
+        finally:
+            context.tick()
     return tally
 
 
@@ -68,4 +94,4 @@ def _validate(run: Run, n_in: int, n_hidden: int, batch_size: int, dtype: str) -
         )
 
 
-CHECK = Check("contract", contract, says=transposed_result)
+CHECK = Check("contract", contract, says=transposed_result, functions=True)
