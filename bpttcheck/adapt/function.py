@@ -23,6 +23,9 @@ from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
 from bpttcheck.signature import EACH, Item, Leaf, Signature
 
+CACHE, ALL = "cache", "*"
+"""What a backward pass takes that takes the cache and then every cotangent."""
+
 _CACHES = frozenset(
     "cache caches ctx context tape saved saved_tensors memory mem residual residuals res aux "
     "intermediates store cached history trace".split()
@@ -128,6 +131,7 @@ class Function:
         outputs, extras = self._split(result, sizes)
         flat = [np.reshape(value, (-1,)) for value in outputs.values()]
         row = np.reshape(np.concatenate(flat) if len(flat) > 1 else flat[0], (1, 1, -1))
+        row = _no_wider(row, next(v for v in params.values() if _kind(v) == "f"))
         return row, (), Tape(sizes, params, arguments, outputs, extras)
 
     def vjp(
@@ -136,12 +140,13 @@ class Function:
         """``(gradient by input, d_xs, ())``: None where the backward pass returns nothing."""
         found, _ = self.gradients(tape, d_ys)
         nothing = np.zeros((1, 1, 0), np.asarray(d_ys).dtype)
-        return {name: found.get(name) for name in params}, nothing, ()
+        return {n: _no_wider(found.get(n), value) for n, value in params.items()}, nothing, ()
 
     def gradients(self, tape: Tape, d_ys: Any) -> tuple[dict[str, Any], dict[str, str]]:
         """The gradient of each input, and what its author calls it."""
         cotangents = self.unpacked(d_ys, tape)
         if self.backward_function is None:
+            assert callable(self.forward_function)  # its lines are those of the backward pass
             factor = next(iter(cotangents.values()))
             found, called = self._matched(tape.extras["gradients"], tape.sizes, self.grads)
             return {name: np.asarray(g) * factor for name, g in found.items()}, called
@@ -290,6 +295,8 @@ class Function:
     def _received(self, tape: Tape, cotangents: Mapping[str, Any]) -> list[Any]:
         """The arguments of the backward pass."""
         assert self.backward_function is not None
+        if self.receives == (CACHE, ALL):
+            return [*tape.extras.values(), *cotangents.values()]
         required, optional = (
             (self.receives, ()) if self.receives else _parameters(self.backward_function)
         )
@@ -454,6 +461,20 @@ def _wrong_structure(item: Item, value: Any) -> None:
         f"{item.container} of {wanted}",
         item=item.name,
     )
+
+
+def _kind(value: Any) -> str:
+    return getattr(value, "dtype", np.asarray(0)).kind
+
+
+def _no_wider(value: Any, like: Any) -> Any:
+    """A result in the dtype of its input, where it has more digits: that hides no mistake."""
+    if value is None or not _is_number(value):
+        return value
+    if not hasattr(value, "dtype"):
+        return np.asarray(value, like.dtype)
+    wider = value.dtype.kind != "f" or value.dtype.itemsize > like.dtype.itemsize
+    return value.astype(like.dtype) if wider and value.dtype != like.dtype else value
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

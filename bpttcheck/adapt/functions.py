@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.adapt.function import Function, flat_inputs
+from bpttcheck.adapt.function import ALL, CACHE, Function, flat_inputs
 from bpttcheck.adapt.returned import names_of, stands_for
 from bpttcheck.errors import ContractError
 from bpttcheck.signature import Signature
@@ -229,11 +229,13 @@ def from_object(
     def run(*inputs: Any) -> Any:
         made = make(dict(zip(own, inputs[: len(own)], strict=True)))
         found = getattr(made, forward)(*inputs[len(own) :])
-        return (*found, made) if isinstance(found, tuple) else (found, made)
+        # What it keeps is its own business: it is handed on unseen.
+        return (*found, lambda: made) if isinstance(found, tuple) else (found, lambda: made)
 
     def back(cache: Any, *cotangents: Any) -> dict[str, Any]:
-        found = getattr(cache, backward)(*cotangents)
-        return {**_of_data(found, others), **_of_params(cache, grads, own)}
+        made = cache()
+        found = getattr(made, backward)(*cotangents)
+        return {**_of_data(found, others), **_of_params(made, grads, own)}
 
     for method in (forward, backward):
         run.__name__, back.__name__ = forward, backward
@@ -241,7 +243,7 @@ def from_object(
             raise ContractError(f"{method!r} should be the name of a method", item="forward")
     title = name or getattr(make, "__name__", "")
     return _made(
-        run, back, text, at=at, receives=None, batch=batch, time=time, domain=domain,
+        run, back, text, at=at, receives=(CACHE, ALL), batch=batch, time=time, domain=domain,
         deterministic=deterministic, contiguous=contiguous,
         name=title if title not in ("", "<lambda>") else f"object with {forward} and {backward}",
     )  # fmt: skip

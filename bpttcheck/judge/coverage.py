@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from bpttcheck.judge.run import Run
 from bpttcheck.problems.large import FIRST
 from bpttcheck.results.records import Case
+from bpttcheck.signature import Signature
 from bpttcheck.subject.filled import unfilled
 
 _SHORT = 12
@@ -92,20 +94,42 @@ _BLIND_SPOTS: tuple[tuple[Callable[[Sequence[Case]], bool], str], ...] = (
 )
 
 
-def hidden(cases: Sequence[Case]) -> tuple[str, ...]:
+def hidden(cases: Sequence[Case], signature: Signature | None = None) -> tuple[str, ...]:
     """One sentence for each kind of bug that none of the cases could have shown.
 
     Args:
         cases: the judged cases of a run.
+        signature: that of a function, which may lack an axis and has no masks.
     """
     if not cases:
         return ()
+    if signature is not None:
+        return _hidden_of_function(cases, signature)
     sizes = {
         "T": max(c.T for c in cases),
         "B": max(c.B for c in cases),
         "H": max(c.n_hidden for c in cases),
     }
     return tuple(text.format(**sizes) for blind, text in _BLIND_SPOTS if blind(cases))
+
+
+_AXES = ("T", "B", "n_in", "n_hidden", "mask")
+
+
+def _hidden_of_function(cases: Sequence[Case], signature: Signature) -> tuple[str, ...]:
+    """Letters that had one size alone or small ones only, and what no value could show."""
+    told: list[str] = []
+    sizes = [dict(case.letters) for case in cases if case.letters]
+    for letter in signature.letters if sizes else ():
+        seen = {one[letter] for one in sizes}
+        restricted = signature.allowed.get(letter)
+        if len(seen) == 1 and restricted is None:
+            told.append(f"{letter} = {min(seen)} only: what depends on {letter} cannot show")
+        elif max(seen) < _SHORT and restricted is None:
+            told.append(f"{letter} <= {max(seen)} only: what begins at larger sizes cannot show")
+    values = [(blind, text) for blind, text in _BLIND_SPOTS
+              if not any(re.search(rf"\b{axis}", text) for axis in _AXES)]  # fmt: skip
+    return (*told, *(text for blind, text in values if blind(cases)))
 
 
 def hidden_of(run: Run, cases: Sequence[Case]) -> tuple[str, ...]:
@@ -116,7 +140,7 @@ def hidden_of(run: Run, cases: Sequence[Case]) -> tuple[str, ...]:
         cases: the judged cases of its gradient checks.
     """
     beyond = [case for name in run.judged for case in run.judged[name] if case.index >= FIRST]
-    found = list(hidden([*cases, *beyond]))
+    found = list(hidden([*cases, *beyond], run.subject.traits.signature))
     found += [f"lines that no judged case ran: {line}" for line in run.code.unreached()]
     if not run.code.lines.available:
         found.append(f"lines of the backward pass were not watched: {run.code.lines.reason}")

@@ -40,6 +40,7 @@ class Run:
     - ``cases``: structures and values (:class:`bpttcheck.problems.cases.Cases`);
     - ``code``: the hand-written side (:class:`bpttcheck.judge.handwritten.HandWritten`);
     - ``jax``: JAX's side (:class:`bpttcheck.judge.reference.JaxReference`).
+    - ``names``: of a function, block -> what its author calls that gradient.
     """
 
     def __init__(self, subject: Subject, seed: int, dtypes: Sequence[str]) -> None:
@@ -52,7 +53,7 @@ class Run:
             else preconditions.find(subject, dtypes, (declared or ((3, 4),))[0], seed)
         )
         self.subject, self.dtypes, self.seed = found.subject, tuple(found.dtypes), seed
-        self.refusals = found.remarks
+        self.refusals, self.names = found.remarks, found.names
         self.cases: Cases = (
             function_cases.FunctionCases(self.subject, seed, self.dtypes)
             if is_function

@@ -165,7 +165,11 @@ def build_function(subject: Subject, case: Case, stream: int, freedom: str) -> P
     if function.only_points or case.regime == _AT_POINT:
         given = function.points[case.index // 2 % len(function.points)]
         params = {n: v.astype(dtype) if is_float(v) else np.array(v) for n, v in given.items()}
-        shown = replace(shown, letters=tuple(function.sizes(params).items()))
+        sizes = function.sizes(params)
+        shown = replace(
+            shown, T=sizes.get(signature.time, 1), B=sizes.get(signature.batch, 1),
+            letters=tuple(sizes.items()),
+        )  # fmt: skip
     else:
         params = {
             name: _value(signature, name, leaf, sizes, values)
@@ -323,13 +327,14 @@ def preconditions(subject: Subject, dtypes: Sequence[str], seed: int) -> Precond
         return known
     known.dtypes = tuple(taken)
     assert problem is not None
-    missing = _missing(subject, problem)
+    missing, called = _returned(subject, problem)
+    # ``d_params['x']`` is ours: an input is called after what its author calls its gradient.
+    known.names = {d_param(name): called.get(name, f"d_{name}") for name in problem.params}
     known.absent = (*map(d_param, missing), D_XS)
     if missing:
         known.subject = replace(subject, target=filled(subject.target, "layer"))
-    floats = {name for name, value in problem.params.items() if is_float(value)}
     for name in missing:
-        if name in floats:
+        if is_float(problem.params[name]):
             text = f"{subject.target.methods[1]} returns no gradient of {name}: it was not checked"
             known.remarks.append(Finding("contract", subject.target.methods[1], name, text))
     return known
@@ -340,7 +345,7 @@ def _narrower(subject: Subject, problem: Problem) -> str:
     function = unfilled(subject.target)
     args: Any = (problem.params, problem.xs, ())
     row, _, tape = call(function.methods[0], function.forward, *args)
-    found = call(function.methods[1], function.vjp, problem.params, tape, problem.d_ys, ())[0]
+    found, _ = call(function.methods[1], function.gradients, tape, problem.d_ys)
     widest = np.finfo(problem.dtype).eps
     for value in (*tape.outputs.values(), *found.values()):
         if value is not None and is_float(value) and np.finfo(np.asarray(value).dtype).eps > widest:
@@ -348,8 +353,9 @@ def _narrower(subject: Subject, problem: Problem) -> str:
     return ""
 
 
-def _missing(subject: Subject, problem: Problem) -> list[str]:
+def _returned(subject: Subject, problem: Problem) -> tuple[list[str], dict[str, str]]:
+    """The inputs of which no gradient is returned, and what the others are called."""
     function = unfilled(subject.target)
     _, _, tape = call(function.methods[0], function.forward, problem.params, problem.xs, ())
-    found = call(function.methods[1], function.vjp, problem.params, tape, problem.d_ys, ())[0]
-    return [name for name, gradient in found.items() if gradient is None]
+    found, called = call(function.methods[1], function.gradients, tape, problem.d_ys)
+    return [name for name in problem.params if name not in found], called

@@ -40,12 +40,14 @@ class Preconditions:
         dtypes: the dtypes that it takes.
         absent: blocks for which it returns None.
         remarks: what it refuses, each as a finding on conduct.
+        names: block -> what its author calls it, where that is another name.
     """
 
     subject: Subject
     dtypes: tuple[str, ...]
     absent: tuple[str, ...] = ()
     remarks: list[Finding] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
 
 
 def find(

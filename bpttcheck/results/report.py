@@ -34,6 +34,7 @@ class Report:
         judged: the judged gradient cases, and all of them.
         lines: the lines of the backward pass that judged cases ran, and all of them; None: unknown.
         unreached: lines of the backward pass that no judged case ran, and what guards them.
+        letters: of a function, letter -> its smallest and largest size in judged gradient cases.
         unchecked: what nothing checked, by name.
         hidden: which bugs none of the cases could have shown, a sentence each.
         notes: remarks on the whole run.
@@ -60,6 +61,7 @@ class Report:
     judged: tuple[int, int] = (0, 0)
     lines: tuple[int, int] | None = None
     unreached: tuple[str, ...] = ()
+    letters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:

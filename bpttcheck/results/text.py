@@ -322,10 +322,7 @@ def describe(case: Case) -> str:
     """The case in one line; one that was made by shrinking has no number of its own."""
     mask = "" if case.mask == "none" else f", mask={case.mask}"
     origin = "shrunk" if case.index < 0 else f"case {case.index}"
-    return (
-        f"T={case.T}, B={case.B}, n_in={case.n_in}, n_hidden={case.n_hidden}, "
-        f"{case.dtype}, {case.regime}{mask} (seed {case.seed}, {origin})"
-    )
+    return f"{case.sizes}, {case.dtype}, {case.regime}{mask} (seed {case.seed}, {origin})"
 
 
 def _values(finding: Finding) -> list[str]:
@@ -374,12 +371,13 @@ def _remarks(report: Report) -> Iterable[str]:
 def _covered(report: Report) -> Iterable[str]:
     """What the cases were; where something failed, the case that failed matters more than these."""
     brief = report.verdict is Verdict.FAILED
-    ranges = (("T", report.lengths), ("B", report.batches))
+    usual = {"T": report.lengths, "B": report.batches}
+    ranges = (report.letters or usual).items()
     spans = [f"{name} {low}..{high}" for name, span in ranges if span for low, high in [span]]
     if spans or report.dtypes:
         yield ", ".join([*spans, *report.dtypes])
     sizes = [f"{n_in}x{n_hidden}" for n_in, n_hidden in report.sizes]
-    if sizes:
+    if sizes and not report.letters:
         yield plural(len(sizes), "size") if brief else f"n_in x n_hidden {_some(sizes, 8)}"
     if not brief:
         yield from report.larger

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.blocks import Block
+from bpttcheck.blocks import D_XS, Block, d_param
 from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch, InternalError
 from bpttcheck.judge.coverage import hidden_of, larger
 from bpttcheck.judge.distance import distance_from_full
@@ -23,6 +23,7 @@ from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.large import FIRST
 from bpttcheck.results.records import CheckResult, Finding, Verdict
+from bpttcheck.results.renamed import renamed
 from bpttcheck.results.report import Report
 from bpttcheck.subject.options import Options, validate_options
 from bpttcheck.subject.subject import Subject
@@ -262,7 +263,8 @@ def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float)
     cases = list(gradient.values())
     asked = options.examples if any(CHECKS[r.name].mode and r.verdict for r in checks) else 0
     unreached = run.code.unreached()
-    return Report(
+    by_letter = run.subject.traits.signature is not None
+    report = Report(
         subject=run.subject.name,
         checks=checks,
         findings=tuple(findings),
@@ -270,12 +272,13 @@ def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float)
         seed=options.seed,
         examples=options.examples,
         dtypes=tuple(d for d in run.dtypes if any(c.dtype == d for c in cases)) or run.dtypes,
-        sizes=tuple(sorted({(c.n_in, c.n_hidden) for c in cases})),
-        lengths=(min(c.T for c in cases), max(c.T for c in cases)) if cases else None,
-        batches=(min(c.B for c in cases), max(c.B for c in cases)) if cases else None,
+        sizes=() if by_letter else tuple(sorted({(c.n_in, c.n_hidden) for c in cases})),
+        lengths=None if by_letter else _range([c.T for c in cases]),
+        batches=None if by_letter else _range([c.B for c in cases]),
         regimes=dict(Counter(c.regime for c in cases)),
         masks=dict(Counter(c.mask for c in cases)),
         larger=larger(run.judged),
+        letters=_letters(run),
         judged=(len(cases), asked),
         lines=run.code.lines.share() if run.code.lines.available and asked else None,
         unreached=unreached if asked else (),
@@ -284,6 +287,24 @@ def _report(run: Run, options: Options, outcomes: list[Outcome], seconds: float)
         notes=_notes(run),
         seconds=seconds,
     )
+    return renamed(report, run.names)
+
+
+def _letters(run: Run) -> dict[str, tuple[int, int]]:
+    """Of a function: how small and how large each letter was in a judged case."""
+    signature = run.subject.traits.signature
+    if signature is None:
+        return {}
+    sizes = [dict(case.letters) for case in run.judged.get("vjp", ()) if case.letters]
+    return {
+        letter: (min(one[letter] for one in sizes), max(one[letter] for one in sizes))
+        for letter in signature.letters
+        if sizes
+    }
+
+
+def _range(sizes: Sequence[int]) -> tuple[int, int] | None:
+    return (min(sizes), max(sizes)) if sizes else None
 
 
 def _severity(finding: Finding) -> tuple[bool, bool, float]:
@@ -299,7 +320,12 @@ def _severity(finding: Finding) -> tuple[bool, bool, float]:
 def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
     """Parameters without any gradient in the recurrence, and what no oracle judged."""
     found: list[str] = []
-    absent = tuple(f"{block} (the code returns None)" for block in sorted(run.code.absent))
+    missing = set(run.code.absent)
+    signature = run.subject.traits.signature
+    if signature is not None:  # what has no gradient lacks none
+        missing -= {D_XS, *(d_param(leaf.name) for leaf in signature.leaves if leaf.kind != "float")}
+    why = "the code returns None" if signature is None else "the code returns none"
+    absent = tuple(f"{block} ({why})" for block in sorted(missing))
     if not run.subject.traits.final_state_gradient:
         absent += ("the cotangent of the final state (it is declared to have no gradient)",)
     if run.subject.traits.initial_state_vjp is not None:
