@@ -94,4 +94,4 @@ def _validate(run: Run, n_in: int, n_hidden: int, batch_size: int, dtype: str) -
         )
 
 
-CHECK = Check("contract", contract, says=transposed_result, functions=True)
+CHECK = Check("contract", contract, says=transposed_result)

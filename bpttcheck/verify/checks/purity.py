@@ -214,6 +214,4 @@ _LOOKS = (
 """What is asked once, and where: T, B, n_in, n_hidden, mask and regime."""
 
 
-CHECK = Check(
-    "purity", purity, on_problem, alone=True, says=impure, replayed_twice="calls", functions=True
-)
+CHECK = Check("purity", purity, on_problem, alone=True, says=impure, replayed_twice="calls")
