@@ -141,7 +141,7 @@ def _rich(run: Run, mode: str, t: Template, steps: int, dtype: str, regime: str,
 def _specimen(run: Run, mode: str, problem: Problem, template: Template | None) -> Specimen | None:
     try:
         hand = run.code.run(mode, problem)
-        reference = run.reference(mode, problem, template)
+        reference = run.jax.gradient(mode, problem, template)
     except BpttcheckError:
         return None
     unit, tiny = rounding(problem.dtype)

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-from numpy.typing import NDArray
-
+from bpttcheck.judge.differences import Differences
 from bpttcheck.judge.handwritten import SEQUENCE, STEP, Hand, HandWritten
-from bpttcheck.judge.reference import JaxReference, Reference
-from bpttcheck.oracles.differences.finite_difference import finite_difference
-from bpttcheck.oracles.estimate import Estimate
+from bpttcheck.judge.oracle import Oracle, Reference
+from bpttcheck.judge.reference import JaxReference
 from bpttcheck.problems import preconditions
 from bpttcheck.problems.cases import Cases
-from bpttcheck.problems.leaves import Leaves
-from bpttcheck.problems.problem import Problem, Template
+from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.subject.subject import Subject
-from bpttcheck.subject.surrogate import surrogate_forward
 from bpttcheck.subject.user_code import Notes
 
 __all__ = ["SEQUENCE", "STEP", "Hand", "Reference", "Run"]
 
-Array = NDArray[Any]
+ORACLES: dict[str, Callable[[HandWritten], Oracle]] = {
+    "jax": JaxReference,
+    "differences": Differences,
+}
+"""Every oracle: the first that gives a gradient judges by it, the others are its witnesses."""
 
 
 class Run:
@@ -39,7 +39,8 @@ class Run:
 
     - ``cases``: structures and values (:class:`bpttcheck.problems.cases.Cases`);
     - ``code``: the hand-written side (:class:`bpttcheck.judge.handwritten.HandWritten`);
-    - ``jax``: JAX's side (:class:`bpttcheck.judge.reference.JaxReference`).
+    - ``oracles``: by name, in the order of :data:`ORACLES`, what judges it
+      (:class:`bpttcheck.judge.oracle.Oracle`).
     """
 
     def __init__(self, subject: Subject, seed: int, dtypes: Sequence[str]) -> None:
@@ -50,7 +51,7 @@ class Run:
         self.refusals = found.remarks
         self.cases = Cases(self.subject, seed, self.dtypes, declared)
         self.code = HandWritten(self.subject, found.absent)
-        self.jax = JaxReference(self.subject)
+        self.oracles = {name: make(self.code) for name, make in ORACLES.items()}
         self._begin()
         for name in subject.traits.ignored:
             self.notes.add(f"`{name}` is not what the trait of that name is: it was left alone")
@@ -65,6 +66,11 @@ class Run:
         """Remarks gathered so far."""
         return self.code.notes
 
+    @property
+    def jax(self) -> JaxReference:
+        """JAX, which alone is asked for more than the protocol has: programs, steps, paths."""
+        return cast(JaxReference, self.oracles["jax"])
+
     def fork(self, subject: Subject) -> Run:
         """A run of another subject with the same forward pass, which shares what JAX says.
 
@@ -76,7 +82,7 @@ class Run:
         other.subject = subject
         other.cases = self.cases.of(subject)
         other.code = HandWritten(subject, self.code.absent, self.code.lines)
-        other.jax = self.jax.kept()
+        other.oracles = {n: oracle.shared(other.code) for n, oracle in self.oracles.items()}
         return other
 
     def for_call(self, name: str) -> Run:
@@ -94,32 +100,6 @@ class Run:
             return None
         mine = self.code.adjoints(problem)
         return None if mine is None else (mine, self.jax.untied(problem).d_states)
-
-    def reference(
-        self,
-        mode: str,
-        problem: Problem,
-        template: Template | None,
-        patterns: Sequence[int] | None = None,
-    ) -> Reference:
-        """What JAX says of the blocks that the hand-written code returns: see ``jax.gradients``."""
-        return self.jax.gradients(self.code, mode, problem, template, patterns)
-
-    def difference(
-        self, problem: Problem, along: Mapping[str, Array], enough: float = 0.0
-    ) -> Estimate:
-        """The derivative of the loss along a direction, from the forward pass alone.
-
-        Args:
-            problem: the point.
-            along: block name -> direction; blocks left out are not moved.
-            enough: a relative bar at which to stop; 0: as narrow as it gets.
-        """
-        leaves = Leaves(problem)
-        point, direction, weights = leaves.difference_arguments(along)
-        forward = surrogate_forward(self.subject) or self.code.layer.forward
-        function = leaves.function(self.code.methods[0], forward)
-        return finite_difference(function, point, direction, weights, enough=enough)
 
 
 def _collect_sizes(strategy: Any, seed: int) -> tuple[tuple[int, int], ...] | None:

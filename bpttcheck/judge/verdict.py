@@ -11,6 +11,7 @@ For each entry, with ``g`` the hand-derived value, ``r`` JAX's and ``c_k`` its n
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,57 +117,80 @@ def judge(block: str, hand: Any, value: Array, copies: Array, unit: float, tiny:
     )
 
 
+_SILENT = Estimate(np.float64(np.nan), np.float64(np.inf))
+
+
 @dataclass(frozen=True)
 class Witness:
-    """A finite difference along one direction beside the two candidates for it.
+    """What oracles measure along one direction ``v``, beside the two candidates for it.
 
     Args:
-        difference: the estimate of dL/ds.
+        estimates: by oracle, its estimate of dL/ds.
         hand: ``<g, v>``.
-        jax: ``<r, v>``; NaN where JAX is silent.
+        reference: ``<r, v>``; NaN where no oracle gave a gradient.
         noise: how far rounding alone moves such a product.
-        forward_mode: JAX's forward mode along the direction if it contradicts ``jax``, else None.
+        own: what the oracle that gave ``r`` measures along the direction itself; None: not asked.
     """
 
-    difference: Estimate
+    estimates: Mapping[str, Estimate]
     hand: float
-    jax: float
+    reference: float
     noise: float
-    forward_mode: float | None = None
+    own: Estimate | None = None
+
+    @property
+    def by(self) -> str:
+        """The oracle that is heard: the one whose error bar is the narrowest."""
+        return min(self.estimates, key=lambda n: float(self.estimates[n].error), default="")
+
+    @property
+    def estimate(self) -> Estimate:
+        """What that oracle says."""
+        return self.estimates.get(self.by, _SILENT)
 
     @property
     def bar(self) -> float:
-        """The total bar: the difference's own and that of the products."""
-        return float(self.difference.error) + self.noise
+        """The total bar: the estimate's own and that of the products."""
+        return float(self.estimate.error) + self.noise
 
     def covers(self, candidate: float) -> bool:
-        """True if the difference does not contradict ``candidate``."""
+        """True if the estimate does not contradict ``candidate``."""
         if not np.isfinite(self.bar):
             return True
-        return abs(float(self.difference.value) - candidate) <= DIFFERENCE_LIMIT * self.bar
+        return abs(float(self.estimate.value) - candidate) <= DIFFERENCE_LIMIT * self.bar
 
     @property
     def speaks(self) -> bool:
-        """True if the bar is narrow enough to tell the candidates apart, or JAX is silent."""
+        """True if the bar is narrow enough to tell the candidates apart, or there is but one."""
         if not np.isfinite(self.bar):
             return False
-        return not np.isfinite(self.jax) or not (self.covers(self.hand) and self.covers(self.jax))
+        if not np.isfinite(self.reference):
+            return True
+        return not (self.covers(self.hand) and self.covers(self.reference))
+
+    @property
+    def consistent(self) -> bool:
+        """True if the oracle that gave the gradient does not contradict itself."""
+        if self.own is None:
+            return True
+        gap = abs(float(self.own.value) - self.reference)
+        return gap <= LIMIT * (self.noise + float(self.own.error))
 
 
-def vote(judged: Judged, witness: Witness | None, jax_is_consistent: bool) -> Vote:
-    """Who is believed when the hand-derived block differs from JAX's.
+def vote(judged: Judged, witness: Witness | None) -> Vote:
+    """Who is believed when the hand-derived block differs from the reference.
 
     Args:
-        judged: the block beside JAX.
-        witness: differences along the disagreement; None if there are none.
-        jax_is_consistent: JAX's forward mode agrees with its reverse mode.
+        judged: the block beside the reference.
+        witness: what oracles measure along the disagreement; None if none was asked.
     """
     if not judged.usable or judged.blind:
         return Vote.ABSTAIN
     if not judged.wrong:
         return Vote.RIGHT
-    if not jax_is_consistent:
-        return Vote.CONTRADICTION
-    if witness is None or not witness.speaks or witness.covers(witness.jax):
+    if witness is None:
         return Vote.WRONG
-    return Vote.CONTRADICTION
+    if not witness.consistent:
+        return Vote.CONTRADICTION
+    contradicted = witness.speaks and not witness.covers(witness.reference)
+    return Vote.CONTRADICTION if contradicted else Vote.WRONG

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import BpttcheckError, ContractError
-from bpttcheck.judge.gradient import CaseOutcome, examine
+from bpttcheck.judge.case import CaseOutcome
+from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.reference import JaxReference
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.tally import Tally
@@ -47,7 +48,8 @@ class _WithoutSearch(JaxReference):
 def _view(run: Run) -> Run:
     """A run as one job sees it: programs shared, remarks of its own, no search for an operation."""
     view = copy.copy(run)
-    view.code, view.jax = copy.copy(run.code), _WithoutSearch(run.jax)
+    view.code = copy.copy(run.code)
+    view.oracles = {**run.oracles, "jax": _WithoutSearch(run.jax)}
     view.code.notes = Notes()
     return view
 
