@@ -10,10 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
-from bpttcheck.judge.case import CaseOutcome, GradientCase
-from bpttcheck.judge.directions import LONGEST_DIFFERENCE, NARROW, measured, random_direction
+from bpttcheck.judge.case import GradientCase
+from bpttcheck.judge.directions import (
+    LONGEST_DIFFERENCE,
+    NARROW,
+    Vote,
+    Witness,
+    measured,
+    random_direction,
+)
+from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.own_noise import own_noise, own_rounding
-from bpttcheck.judge.verdict import Judged, Vote, Witness
+from bpttcheck.judge.verdict import Judged
 from bpttcheck.oracles.estimate import rms
 from bpttcheck.problems.large import FIRST
 

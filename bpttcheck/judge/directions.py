@@ -1,4 +1,4 @@
-"""Slopes along directions: what oracles measure of the loss beside the products with a gradient.
+"""Slopes along directions: what oracles measure beside the products with a gradient, and the vote.
 
 Where a block differs from its reference, the direction is that of the difference; where nothing
 differs, random ones look over the reference's shoulder.
@@ -6,6 +6,7 @@ differs, random ones look over the reference's shoulder.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck.blocks import Block, d_state0, of_state
+from bpttcheck.calibration import DIFFERENCE_LIMIT, LIMIT
 from bpttcheck.errors import BpttcheckError, Declined
 from bpttcheck.judge.case import GradientCase
 from bpttcheck.judge.oracle import Oracle, Reference
-from bpttcheck.judge.verdict import Judged, Witness, rounding
+from bpttcheck.judge.verdict import Judged, rounding
 from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.problems.problem import FEW, Problem
@@ -31,6 +33,75 @@ NARROW = 1e-6
 
 # Beyond the first round, witnesses look at every so many cases in which hand and JAX agree.
 _LOOKED_AT = 3
+
+
+class Vote(enum.Enum):
+    """What the oracles together say about one block of one case."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    CONTRADICTION = "contradiction"
+    ABSTAIN = "abstain"
+
+
+_SILENT = Estimate(np.float64(np.nan), np.float64(np.inf))
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What oracles measure along one direction ``v``, beside the two candidates for it.
+
+    Args:
+        estimates: by oracle, its estimate of dL/ds.
+        hand: ``<g, v>``.
+        reference: ``<r, v>``; NaN where no oracle gave a gradient.
+        noise: how far rounding alone moves such a product.
+        own: what the oracle that gave ``r`` measures along the direction itself; None: not asked.
+    """
+
+    estimates: Mapping[str, Estimate]
+    hand: float
+    reference: float
+    noise: float
+    own: Estimate | None = None
+
+    @property
+    def by(self) -> str:
+        """The oracle that is heard: the one whose error bar is the narrowest."""
+        return min(self.estimates, key=lambda n: float(self.estimates[n].error), default="")
+
+    @property
+    def estimate(self) -> Estimate:
+        """What that oracle says."""
+        return self.estimates.get(self.by, _SILENT)
+
+    @property
+    def bar(self) -> float:
+        """The total bar: the estimate's own and that of the products."""
+        return float(self.estimate.error) + self.noise
+
+    def covers(self, candidate: float) -> bool:
+        """True if the estimate does not contradict ``candidate``."""
+        if not np.isfinite(self.bar):
+            return True
+        return abs(float(self.estimate.value) - candidate) <= DIFFERENCE_LIMIT * self.bar
+
+    @property
+    def speaks(self) -> bool:
+        """True if the bar is narrow enough to tell the candidates apart, or there is but one."""
+        if not np.isfinite(self.bar):
+            return False
+        if not np.isfinite(self.reference):
+            return True
+        return not (self.covers(self.hand) and self.covers(self.reference))
+
+    @property
+    def consistent(self) -> bool:
+        """True if the oracle that gave the gradient does not contradict itself."""
+        if self.own is None:
+            return True
+        gap = abs(float(self.own.value) - self.reference)
+        return gap <= LIMIT * (self.noise + float(self.own.error))
 
 
 def measured(
@@ -114,6 +185,25 @@ def along_the_difference(
     except Declined:
         return witness
     return replace(witness, own=own)
+
+
+def vote(judged: Judged, witness: Witness | None) -> Vote:
+    """Who is believed when the hand-derived block differs from the reference.
+
+    Args:
+        judged: the block beside the reference.
+        witness: what oracles measure along the disagreement; None if none was asked.
+    """
+    if not judged.usable or judged.blind:
+        return Vote.ABSTAIN
+    if not judged.wrong:
+        return Vote.RIGHT
+    if witness is None:
+        return Vote.WRONG
+    if not witness.consistent:
+        return Vote.CONTRADICTION
+    contradicted = witness.speaks and not witness.covers(witness.reference)
+    return Vote.CONTRADICTION if contradicted else Vote.WRONG
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import Declined
 from bpttcheck.judge.by_slopes import judged_by_slopes
-from bpttcheck.judge.case import CaseOutcome, GradientCase
-from bpttcheck.judge.directions import along_the_difference, spot_check
+from bpttcheck.judge.case import GradientCase
+from bpttcheck.judge.directions import Vote, Witness, along_the_difference, spot_check, vote
 from bpttcheck.judge.forward_pass import (
     beyond_range,
     differing_outputs,
@@ -24,9 +24,10 @@ from bpttcheck.judge.forward_pass import (
     why_not_compared,
 )
 from bpttcheck.judge.oracle import Oracle, Reference
+from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.own_noise import within_own_noise
 from bpttcheck.judge.run import Run
-from bpttcheck.judge.verdict import Judged, Vote, Witness, judge, rounding, vote
+from bpttcheck.judge.verdict import Judged, judge, rounding
 from bpttcheck.problems.problem import Problem, Template
 
 # Regimes in which noise turns branches.

@@ -9,10 +9,11 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import BpttcheckError, ContractError
-from bpttcheck.judge.case import CaseOutcome
+from bpttcheck.judge.directions import Vote
+from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Seen, Tally
-from bpttcheck.judge.verdict import Judged, Vote
+from bpttcheck.judge.verdict import Judged
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding, Measured
 

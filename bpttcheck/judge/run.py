@@ -16,7 +16,6 @@ from bpttcheck.problems.cases import Cases
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.subject.subject import Subject
-from bpttcheck.subject.user_code import Notes
 
 __all__ = ["SEQUENCE", "STEP", "Hand", "Reference", "Run"]
 
@@ -54,17 +53,14 @@ class Run:
         self.oracles = {name: make(self.code) for name, make in ORACLES.items()}
         self._begin()
         for name in subject.traits.ignored:
-            self.notes.add(f"`{name}` is not what the trait of that name is: it was left alone")
+            self.code.notes.add(
+                f"`{name}` is not what the trait of that name is: it was left alone"
+            )
 
     def _begin(self) -> None:
         self.untried: list[Case] = []
         self.remarks: list[Finding] = []
         self.judged: dict[str, list[Case]] = {}
-
-    @property
-    def notes(self) -> Notes:
-        """Remarks gathered so far."""
-        return self.code.notes
 
     @property
     def jax(self) -> JaxReference:

@@ -1,4 +1,4 @@
-"""The error model: when can rounding have produced a gradient, and who is believed.
+"""The error model: when can rounding have produced a gradient.
 
 For each entry, with ``g`` the hand-derived value, ``r`` JAX's and ``c_k`` its noisy copies,
 
@@ -10,27 +10,16 @@ For each entry, with ``g`` the hand-derived value, ``r`` JAX's and ``c_k`` its n
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.calibration import BLIND, BLOCK_FLOOR, DIFFERENCE_LIMIT, LIMIT
-from bpttcheck.oracles.estimate import Estimate, rms
+from bpttcheck.calibration import BLIND, BLOCK_FLOOR, LIMIT
+from bpttcheck.oracles.estimate import rms
 
 Array = NDArray[Any]
-
-
-class Vote(enum.Enum):
-    """What the oracles together say about one block of one case."""
-
-    RIGHT = "right"
-    WRONG = "wrong"
-    CONTRADICTION = "contradiction"
-    ABSTAIN = "abstain"
 
 
 @dataclass(frozen=True)
@@ -115,82 +104,3 @@ def judge(block: str, hand: Any, value: Array, copies: Array, unit: float, tiny:
         blind=bool(largest > 0 and s.max() > BLIND * largest),
         null=largest == 0,
     )
-
-
-_SILENT = Estimate(np.float64(np.nan), np.float64(np.inf))
-
-
-@dataclass(frozen=True)
-class Witness:
-    """What oracles measure along one direction ``v``, beside the two candidates for it.
-
-    Args:
-        estimates: by oracle, its estimate of dL/ds.
-        hand: ``<g, v>``.
-        reference: ``<r, v>``; NaN where no oracle gave a gradient.
-        noise: how far rounding alone moves such a product.
-        own: what the oracle that gave ``r`` measures along the direction itself; None: not asked.
-    """
-
-    estimates: Mapping[str, Estimate]
-    hand: float
-    reference: float
-    noise: float
-    own: Estimate | None = None
-
-    @property
-    def by(self) -> str:
-        """The oracle that is heard: the one whose error bar is the narrowest."""
-        return min(self.estimates, key=lambda n: float(self.estimates[n].error), default="")
-
-    @property
-    def estimate(self) -> Estimate:
-        """What that oracle says."""
-        return self.estimates.get(self.by, _SILENT)
-
-    @property
-    def bar(self) -> float:
-        """The total bar: the estimate's own and that of the products."""
-        return float(self.estimate.error) + self.noise
-
-    def covers(self, candidate: float) -> bool:
-        """True if the estimate does not contradict ``candidate``."""
-        if not np.isfinite(self.bar):
-            return True
-        return abs(float(self.estimate.value) - candidate) <= DIFFERENCE_LIMIT * self.bar
-
-    @property
-    def speaks(self) -> bool:
-        """True if the bar is narrow enough to tell the candidates apart, or there is but one."""
-        if not np.isfinite(self.bar):
-            return False
-        if not np.isfinite(self.reference):
-            return True
-        return not (self.covers(self.hand) and self.covers(self.reference))
-
-    @property
-    def consistent(self) -> bool:
-        """True if the oracle that gave the gradient does not contradict itself."""
-        if self.own is None:
-            return True
-        gap = abs(float(self.own.value) - self.reference)
-        return gap <= LIMIT * (self.noise + float(self.own.error))
-
-
-def vote(judged: Judged, witness: Witness | None) -> Vote:
-    """Who is believed when the hand-derived block differs from the reference.
-
-    Args:
-        judged: the block beside the reference.
-        witness: what oracles measure along the disagreement; None if none was asked.
-    """
-    if not judged.usable or judged.blind:
-        return Vote.ABSTAIN
-    if not judged.wrong:
-        return Vote.RIGHT
-    if witness is None:
-        return Vote.WRONG
-    if not witness.consistent:
-        return Vote.CONTRADICTION
-    contradicted = witness.speaks and not witness.covers(witness.reference)
-    return Vote.CONTRADICTION if contradicted else Vote.WRONG

@@ -317,7 +317,7 @@ def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
 
 
 def _notes(run: Run) -> tuple[str, ...]:
-    notes = list(run.notes.texts)
+    notes = list(run.code.notes.texts)
     if run.subject.surrogate:
         notes.insert(0, f"{_SURROGATE}: {run.subject.surrogate}")
         distances = distance_from_full(run)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
-from bpttcheck.judge.case import CaseOutcome
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.gradient_finding import (
     count,
@@ -15,12 +14,14 @@ from bpttcheck.judge.gradient_finding import (
     forward_finding,
     plain_finding,
 )
+from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.shrink import smallest
 from bpttcheck.judge.tally import Tally
 from bpttcheck.judge.verdict import Judged
+from bpttcheck.problems.cases import build
 from bpttcheck.problems.large import Budget, in_one_step
-from bpttcheck.problems.problem import Problem, Template, build
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.problems.values import REACHED
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.subject.user_code import call

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpttcheck.calibration import BLIND, LIMIT
-from bpttcheck.judge.verdict import Vote, Witness, judge, rounding, vote, width
+from bpttcheck.judge.directions import Vote, Witness, vote
+from bpttcheck.judge.verdict import judge, rounding, width
 from bpttcheck.oracles.estimate import Estimate
 
 EPS, TINY = rounding("float64")

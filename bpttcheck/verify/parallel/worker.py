@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import BpttcheckError, ContractError
-from bpttcheck.judge.case import CaseOutcome
 from bpttcheck.judge.gradient import examine
+from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.reference import JaxReference
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.tally import Tally
-from bpttcheck.problems.problem import Problem, templates
+from bpttcheck.problems.cases import templates
+from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import Notes
 from bpttcheck.verify.checks import CHECKS
@@ -141,7 +142,7 @@ def judge(place: Here | Elsewhere, keys: Sequence[Key]) -> dict[Key, Told]:
             run.code.lines.commit()
         else:
             run.code.lines.discard()
-        told[mode, index] = Told(outcome, run.notes.texts, run.code.lines.progress())
+        told[mode, index] = Told(outcome, run.code.notes.texts, run.code.lines.progress())
         if outcome is None:
             over.add(mode)
     return told
@@ -165,4 +166,4 @@ def obey(
     """One whole check in a worker: its tally, notes, and the lines that were reached."""
     run = place.view()
     tally = CHECKS[name](Context(run, examples))
-    return tally, run.notes.texts, run.code.lines.progress()
+    return tally, run.code.notes.texts, run.code.lines.progress()
