@@ -145,9 +145,7 @@ class Signature:
     text: str = ""
 
     @classmethod
-    def parse(
-        cls, text: str, *, time: str | None = None, batch: str | None = None
-    ) -> Signature:
+    def parse(cls, text: str, *, time: str | None = None, batch: str | None = None) -> Signature:
         """Read a signature.
 
         >>> Signature.parse("x: N T D, W: H D -> y: N T H").letters
@@ -163,8 +161,7 @@ class Signature:
         """
         if not isinstance(text, str):
             raise ContractError(
-                f"signature={text!r}, but should be a text such as "
-                "'x: N T D, W: H D -> y: N T H'",
+                f"signature={text!r}, but should be a text such as 'x: N T D, W: H D -> y: N T H'",
                 item="signature",
             )
         body, _, tail = text.partition(" where ")
@@ -238,13 +235,20 @@ class Signature:
 
     def _require_known_letters(self) -> None:
         known = {letter for leaf in self.leaves for size in leaf.axes for letter in size.letters}
-        known |= {letter for item in _all(self.inputs) if item.times for letter in item.times.letters}
-        known |= {letter for leaf in self.leaves if leaf.kind == "int" for letter in leaf.below.letters}
+        known |= {
+            letter for item in _all(self.inputs) if item.times for letter in item.times.letters
+        }
+        known |= {
+            letter for leaf in self.leaves if leaf.kind == "int" for letter in leaf.below.letters
+        }
         for leaf in self.results:
             for size in leaf.axes:
                 for letter in size.letters:
                     if letter not in known:
-                        _refuse(self.text, f"{letter!r} of the output {leaf.name} is the size of no input")
+                        _refuse(
+                            self.text,
+                            f"{letter!r} of the output {leaf.name} is the size of no input",
+                        )
         for letter in self.allowed:
             if letter not in known:
                 _refuse(self.text, f"{letter!r} is restricted, but does not stand in it")
@@ -424,7 +428,9 @@ class _Parser:
 def _joined(texts: Sequence[str]) -> str:
     """Tokens as Python: a sign, a point or an exponent belongs to its number."""
     text = " ".join(texts)
-    return re.sub(r"(?<=[\w.]) ?(\.) ?(?=\w)|(?<=\d) (?=[eE])|(?<=[eE]) ?(-) ?(?=\d)", r"\1\2", text)
+    return re.sub(
+        r"(?<=[\w.]) ?(\.) ?(?=\w)|(?<=\d) (?=[eE])|(?<=[eE]) ?(-) ?(?=\d)", r"\1\2", text
+    )
 
 
 def _is_name(token: str) -> bool:
@@ -482,9 +488,7 @@ def _built(
         name = item.leaf.name if t is None else item.leaf.name.replace(EACH, str(t), 1)
         return item.leaf.value if item.leaf.kind == "constant" else values[name]
     if item.times is not None:
-        return [
-            _built(item.parts[0], path, values, sizes, i) for i in range(item.times.at(sizes))
-        ]
+        return [_built(item.parts[0], path, values, sizes, i) for i in range(item.times.at(sizes))]
     parts = [_built(part, path, values, sizes, t) for part in item.parts]
     if item.container == "dict":
         return dict(zip([part.name for part in item.parts], parts, strict=True))

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.adapt.returned import match, names_of, stands_for
+from bpttcheck.adapt.returned import match, stands_for
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
-from bpttcheck.signature import EACH, Item, Leaf, Signature
+from bpttcheck.signature import EACH, Item, Signature
 
 CACHE, ALL = "cache", "*"
 """What a backward pass takes that takes the cache and then every cotangent."""
@@ -245,7 +245,9 @@ class Function:
     def _loss(self, result: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Of a function that returns its loss and the gradients."""
         if isinstance(result, Mapping):
-            key = next((k for k in result if str(k).lower() in ("loss", "cost", "value", "l")), None)
+            key = next(
+                (k for k in result if str(k).lower() in ("loss", "cost", "value", "l")), None
+            )
             parts: list[Any] = [] if key is None else [result[key]]
             rest: Any = {k: v for k, v in result.items() if k != key}
         else:
@@ -356,9 +358,11 @@ class Function:
         caches = list(extras.values())
         for way in ways:
             if len(required) == len(way) + len(caches):
-                cache_first = bool(caches) and (
-                    _is_cache(required[0]) or required[0] in extras
-                ) and not _is_cache(required[-1])
+                cache_first = (
+                    bool(caches)
+                    and (_is_cache(required[0]) or required[0] in extras)
+                    and not _is_cache(required[-1])
+                )
                 return caches + way if cache_first else way + caches
         return None
 
@@ -366,9 +370,7 @@ class Function:
         return f"<function {self.name!r}: {self.signature}>"
 
 
-def letters_of(
-    signature: Signature, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, int]:
+def letters_of(signature: Signature, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The letters, from the shapes of the input leaves by name.
 
     Raises:
@@ -408,7 +410,8 @@ def letters_of(
 
 def _same_leaf(name: str, pattern: str) -> bool:
     return name == pattern or (
-        EACH in pattern and re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name) is not None
+        EACH in pattern
+        and re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name) is not None
     )
 
 
@@ -505,7 +508,3 @@ def _is_number(value: Any) -> bool:
 
 def _d(name: str) -> str:
     return f"d{name}"
-
-
-
-

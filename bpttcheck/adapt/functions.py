@@ -357,7 +357,9 @@ def _with(signature: str, params: InModule) -> str:
     """The globals after the inputs that are handed in."""
     inputs, arrow, outputs = signature.partition("->")
     body, where, rest = inputs.partition(" where ")
-    return f"{body.strip()}{', ' if body.strip() else ''}{params.text} {arrow}{outputs}{where}{rest}"
+    return (
+        f"{body.strip()}{', ' if body.strip() else ''}{params.text} {arrow}{outputs}{where}{rest}"
+    )
 
 
 def _title(function: Any) -> str:
@@ -376,8 +378,10 @@ def _given(values: Any) -> list[Any]:
                 return [{key: file[key] for key in file.files}]
         except (OSError, ValueError) as error:
             raise ContractError(f"{path} is no .npz file of arrays: {error}", item="at") from None
-    several = isinstance(values, list) and values and all(
-        isinstance(one, (tuple, dict)) for one in values
+    several = (
+        isinstance(values, list)
+        and values
+        and all(isinstance(one, (tuple, dict)) for one in values)
     )
     found = list(values) if several else [values]
     for one in found:
