@@ -145,7 +145,7 @@ class Signature:
     text: str = ""
 
     @classmethod
-    def parse(cls, text: str, *, time: str | None = None, batch: str | None = None) -> Signature:
+    def parse(cls, text: Any, *, time: str | None = None, batch: str | None = None) -> Signature:
         """Read a signature.
 
         >>> Signature.parse("x: N T D, W: H D -> y: N T H").letters

@@ -199,8 +199,8 @@ class Function:
             parts = [result.get(item.name) for item in items]
             rest: list[Any] = [result]
         else:
-            several = isinstance(result, (tuple, list)) and (len(items) > 1 or len(result) > 1
-                                                             or items[0].container == "")  # fmt: skip
+            is_one = len(items) == 1 and items[0].container in ("tuple", "list")
+            several = isinstance(result, (tuple, list)) and (not is_one or len(result) > 1)
             parts = list(result) if several else [result]
             parts, rest = parts[: len(items)], parts[len(items) :]
         if len(parts) < len(items):
@@ -467,7 +467,7 @@ def _wrong_structure(item: Item, value: Any) -> None:
 
 
 def _kind(value: Any) -> str:
-    return getattr(value, "dtype", np.asarray(0)).kind
+    return value.dtype.kind if hasattr(value, "dtype") else ""
 
 
 def _no_wider(value: Any, like: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ class InModule:
         return ", ".join(f"{name}: {axes}" for name, axes in self.shapes.items())
 
     @contextmanager
-    def hold(self, values: Mapping[str, Any]) -> Iterator[None]:
+    def hold(self, values: Mapping[str, Any]) -> Generator[None]:
         """The values in their place while the block runs; what was there before comes back."""
         missing = object()
         before = {name: getattr(self.module, name, missing) for name in self.shapes}
@@ -54,7 +54,7 @@ class InModule:
                     setattr(self.module, name, value)
 
 
-def in_module(module: Any, **shapes: str) -> InModule:
+def in_module(module: Any, **shapes: Any) -> InModule:
     """Parameters that the code does not take as arguments but reads as globals.
 
     Args:
@@ -180,8 +180,8 @@ def from_object(
     x: str,
     *,
     y: str = "",
-    forward: str = "forward",
-    backward: str = "backward",
+    forward: Any = "forward",
+    backward: Any = "backward",
     grads: Any = None,
     at: Any = None,
     batch: str | None = None,
@@ -208,7 +208,8 @@ def from_object(
             name of an attribute; a dict by name, or a list in the order of ``params``. None:
             ``grads``, or attributes with the usual names (``dWx``, ``grad_Wx``).
         at: arguments, parameters first: these very values are judged and no others.
-        batch, time: the letters of these axes, as for :func:`from_vjp`.
+        batch: the letter of the batch axis, as for :func:`from_vjp`.
+        time: the letter of the time axis, in the same way.
         domain: input -> the values that it may have.
         deterministic: the results must be equal bit by bit in every call.
         contiguous: it takes C-contiguous arrays only.
@@ -238,9 +239,9 @@ def from_object(
         return {**_of_data(found, others), **_of_params(made, grads, own)}
 
     for method in (forward, backward):
-        run.__name__, back.__name__ = forward, backward
         if not isinstance(method, str):
             raise ContractError(f"{method!r} should be the name of a method", item="forward")
+    run.__name__, back.__name__ = forward, backward
     title = name or getattr(make, "__name__", "")
     return _made(
         run, back, text, at=at, receives=(CACHE, ALL), batch=batch, time=time, domain=domain,
@@ -307,7 +308,7 @@ def _made(
     grads: Any = None,
     receives: Any = None,
     returns: tuple[str, ...] | None = None,
-    params: InModule | None = None,
+    params: Any = None,
     batch: str | None = None,
     time: str | None = None,
     domain: Mapping[str, Any] | None = None,

@@ -92,7 +92,8 @@ class _Matching:
         """Accept what is called ``name``; False if that is the gradient of nothing."""
         targets = self.targets(name)
         if isinstance(value, Mapping):
-            return any([self.take(str(key), inner) for key, inner in value.items()])
+            taken = [self.take(str(key), inner) for key, inner in value.items()]
+            return any(taken)
         if not targets or value is None:
             return bool(targets)
         values = [value] if len(targets) == 1 else _flat(value)

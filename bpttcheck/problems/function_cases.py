@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -98,7 +99,7 @@ class FunctionCases(Cases):
         """Whether a case is at a given point."""
         return self._only or index < self._given
 
-    @property
+    @cached_property
     def plan(self) -> large.LargerSizes:
         """Each letter at and around the block sizes of real kernels, the others small."""
         if self._only:
@@ -170,7 +171,7 @@ def build_function(subject: Subject, case: Case, stream: int, freedom: str) -> P
             if leaf.kind != "constant"
         }
     nothing = np.zeros((1, 1, 0), dtype)
-    row, _, tape = call("forward", function.forward, params, nothing, ())
+    _, _, tape = call("forward", function.forward, params, nothing, ())
     d_ys = np.concatenate(
         [np.zeros(0), *(
             _cotangent(signature, name, np.shape(value), values)
@@ -331,7 +332,7 @@ def _narrower(subject: Subject, problem: Problem) -> str:
     """The dtype of a result with fewer digits than the arguments, or ``""``."""
     function = unfilled(subject.target)
     args: Any = (problem.params, problem.xs, ())
-    row, _, tape = call(function.methods[0], function.forward, *args)
+    _, _, tape = call(function.methods[0], function.forward, *args)
     found, _ = call(function.methods[1], function.gradients, tape, problem.d_ys)
     widest = np.finfo(problem.dtype).eps
     for value in (*tape.outputs.values(), *found.values()):
