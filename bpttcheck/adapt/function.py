@@ -21,7 +21,7 @@ import numpy as np
 from bpttcheck.adapt.returned import match, stands_for
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
-from bpttcheck.signature import EACH, Item, Signature
+from bpttcheck.signature import EACH, Entry, Signature
 
 CACHE, ALL = "cache", "*"
 """What a backward pass takes that takes the cache and then every cotangent."""
@@ -45,7 +45,7 @@ def _nothing(values: Mapping[str, Any]) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True)
-class Tape:
+class ForwardPass:
     """What one forward pass leaves for the backward pass."""
 
     sizes: Mapping[str, int]
@@ -120,7 +120,7 @@ class Function:
 
     def forward(
         self, params: Mapping[str, Any], xs: Any, state0: Any, mask: Any = None
-    ) -> tuple[Any, tuple[()], Tape]:
+    ) -> tuple[Any, tuple[()], ForwardPass]:
         """``(outputs, (), tape)``, with all outputs in one row ``(1, 1, M)``."""
         sizes = self.sizes(params)
         arguments = self.signature.build(params, sizes)
@@ -132,17 +132,17 @@ class Function:
         flat = [np.reshape(value, (-1,)) for value in outputs.values()]
         row = np.reshape(np.concatenate(flat) if len(flat) > 1 else flat[0], (1, 1, -1))
         row = _no_wider(row, next(v for v in params.values() if _kind(v) == "f"))
-        return row, (), Tape(sizes, params, arguments, outputs, extras)
+        return row, (), ForwardPass(sizes, params, arguments, outputs, extras)
 
     def vjp(
-        self, params: Mapping[str, Any], tape: Tape, d_ys: Any, d_state_T: Any
+        self, params: Mapping[str, Any], tape: ForwardPass, d_ys: Any, d_state_T: Any
     ) -> tuple[dict[str, Any], Any, tuple[()]]:
         """``(gradient by input, d_xs, ())``: None where the backward pass returns nothing."""
         found, _ = self.gradients(tape, d_ys)
         nothing = np.zeros((1, 1, 0), np.asarray(d_ys).dtype)
         return {n: _no_wider(found.get(n), value) for n, value in params.items()}, nothing, ()
 
-    def gradients(self, tape: Tape, d_ys: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    def gradients(self, tape: ForwardPass, d_ys: Any) -> tuple[dict[str, Any], dict[str, str]]:
         """The gradient of each input, and what its author calls it."""
         cotangents = self.unpacked(d_ys, tape)
         if self.backward_function is None:
@@ -155,7 +155,7 @@ class Function:
             result = self.backward_function(*arguments)
         return self._matched(result, tape.sizes, self.grads)
 
-    def unpacked(self, row: Any, tape: Tape) -> dict[str, Any]:
+    def unpacked(self, row: Any, tape: ForwardPass) -> dict[str, Any]:
         """The row ``(1, 1, M)`` of cotangents, output by output."""
         flat, at = np.reshape(row, (-1,)), 0
         found: dict[str, Any] = {}
@@ -221,7 +221,7 @@ class Function:
         return outputs, extras
 
     def _take_output(
-        self, item: Item, value: Any, sizes: Mapping[str, int], outputs: dict[str, Any]
+        self, item: Entry, value: Any, sizes: Mapping[str, int], outputs: dict[str, Any]
     ) -> None:
         if item.leaf is None:
             inner = value.values() if isinstance(value, Mapping) else value
@@ -294,7 +294,7 @@ class Function:
         assert self.backward_function is not None
         return any(_is_cache(name) for name in _parameters(self.backward_function)[0])
 
-    def _received(self, tape: Tape, cotangents: Mapping[str, Any]) -> list[Any]:
+    def _received(self, tape: ForwardPass, cotangents: Mapping[str, Any]) -> list[Any]:
         """The arguments of the backward pass."""
         assert self.backward_function is not None
         if self.receives == (CACHE, ALL):
@@ -433,7 +433,7 @@ def flat_inputs(signature: Signature, arguments: Sequence[Any]) -> dict[str, Any
     return found
 
 
-def _leaves_of(item: Item, value: Any, number: int | None) -> Iterator[tuple[str, Any]]:
+def _leaves_of(item: Entry, value: Any, number: int | None) -> Iterator[tuple[str, Any]]:
     if item.leaf is not None:
         if item.leaf.kind != "constant":
             name = item.leaf.name
@@ -457,7 +457,7 @@ def _leaves_of(item: Item, value: Any, number: int | None) -> Iterator[tuple[str
         yield from _leaves_of(part, one, number)
 
 
-def _wrong_structure(item: Item, value: Any) -> None:
+def _wrong_structure(item: Entry, value: Any) -> None:
     wanted = ", ".join(part.name or "..." for part in item.parts)
     raise ContractError(
         f"{item.name or 'an argument'} is a {type(value).__name__}, but the signature says a "
