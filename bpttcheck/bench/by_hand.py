@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.bench.form import Blocks, Ready, by_name
+from bpttcheck.bench.form import Blocks, PreparedRun, by_name
 from bpttcheck.contract import Array, Layer
 from bpttcheck.errors import Declined
 from bpttcheck.problems.problem import Problem
@@ -32,13 +32,13 @@ from bpttcheck.subject.user_code import call
 from bpttcheck.traits import trait
 
 
-def as_it_is(subject: Subject, problem: Problem) -> Ready:
+def as_it_is(subject: Subject, problem: Problem) -> PreparedRun:
     """The subject's own code: a cell step by step, or a layer."""
     methods = ("step", "step_vjp") if subject.kind == "cell" else ("forward", "vjp")
     return _ready(subject.layer, problem, methods)
 
 
-def fused(subject: Subject, problem: Problem) -> Ready:
+def fused(subject: Subject, problem: Problem) -> PreparedRun:
     """The fused layer of the very cell.
 
     Raises:
@@ -68,7 +68,7 @@ def fused_layer(cell: Any) -> Layer | None:
     return None
 
 
-def _ready(layer: Layer, problem: Problem, methods: tuple[str, str]) -> Ready:
+def _ready(layer: Layer, problem: Problem, methods: tuple[str, str]) -> PreparedRun:
     forward, vjp = methods
     params, xs, state0 = problem.params, problem.xs, problem.state0
 
@@ -83,7 +83,7 @@ def _ready(layer: Layer, problem: Problem, methods: tuple[str, str]) -> Ready:
     def blocks(result: Any) -> Blocks:
         return by_name(problem, *result[0])
 
-    return Ready(run, blocks, at=at)
+    return PreparedRun(run, blocks, at=at)
 
 
 # Lengths whose difference is taken, so that what is done once for a sequence does not count.

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.bench.form import Blocks, Ready, by_name
+from bpttcheck.bench.form import Blocks, PreparedRun, by_name
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError, Declined, GradientMismatch
 from bpttcheck.judge.run import Run
@@ -147,7 +147,7 @@ LONGEST = 10.0
 STEPS = tuple(10.0 ** (k / 2) for k in range(-28, 1))
 
 
-def every_entry(subject: Subject, problem: Problem) -> Ready:
+def every_entry(subject: Subject, problem: Problem) -> PreparedRun:
     """Central differences in every entry of parameters, inputs and initial state.
 
     The step is the cube root of the dtype's precision, times the entry where that is above one.
@@ -185,7 +185,7 @@ def every_entry(subject: Subject, problem: Problem) -> Ready:
     def blocks(result: Any) -> Blocks:
         return by_name(problem, *result)
 
-    return Ready(run, blocks)
+    return PreparedRun(run, blocks)
 
 
 def errors_against_steps(

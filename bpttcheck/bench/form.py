@@ -16,7 +16,7 @@ Blocks = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedRun:
     """One form, ready to run on one problem.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bpttcheck import cells
 from bpttcheck.bench import by_hand, correct, in_jax
-from bpttcheck.bench.form import Blocks, Ready, by_name
+from bpttcheck.bench.form import Blocks, PreparedRun, by_name
 from bpttcheck.contract import Array
 from bpttcheck.errors import Declined
 from bpttcheck.problems.problem import Problem
@@ -31,7 +31,7 @@ class Implementation:
     """
 
     title: str
-    build: Callable[[Subject, Problem], Ready]
+    build: Callable[[Subject, Problem], PreparedRun]
     smallest_only: bool = False
     limit: dict[str, float] | None = None
 
@@ -43,7 +43,7 @@ NUMPY = ("numpy", "fused")
 FEW_ROUNDS = 3
 
 
-def native(subject: Subject, problem: Problem) -> Ready:
+def native(subject: Subject, problem: Problem) -> PreparedRun:
     """``torch.nn.RNN``, ``LSTM`` or ``GRU``, with autograd.
 
     torch has two biases where the cells have one; their gradients are the same sums, so that it
@@ -90,7 +90,7 @@ def native(subject: Subject, problem: Problem) -> Ready:
             problem, d_params, arrays[len(given)], tuple(d_state0) if pair else d_state0[0]
         )
 
-    return Ready(run, blocks)
+    return PreparedRun(run, blocks)
 
 
 def _kind(cell: Any) -> str | None:

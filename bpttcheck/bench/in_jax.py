@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bpttcheck import activations, cells, trees
-from bpttcheck.bench.form import Blocks, Ready, by_name
+from bpttcheck.bench.form import Blocks, PreparedRun, by_name
 from bpttcheck.contract import is_float
 from bpttcheck.errors import Declined
 from bpttcheck.oracles.tracer.lax_engine import LaxEngine
@@ -33,7 +33,7 @@ from bpttcheck.subject.subject import Subject
 Forward = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-def plain(subject: Subject, problem: Problem) -> Ready:
+def plain(subject: Subject, problem: Problem) -> PreparedRun:
     """Autodiff of one scan over the whole step, jitted.
 
     Raises:
@@ -42,7 +42,7 @@ def plain(subject: Subject, problem: Problem) -> Ready:
     return _ready(_scan(subject), problem, jax.jit)
 
 
-def hoisted(subject: Subject, problem: Problem) -> Ready:
+def hoisted(subject: Subject, problem: Problem) -> PreparedRun:
     """Autodiff, jitted, with the products of the inputs made in one before the scan.
 
     Raises:
@@ -52,7 +52,7 @@ def hoisted(subject: Subject, problem: Problem) -> Ready:
     return _of_this_package(None if split is None else split.hoisted, problem)
 
 
-def weights_deferred(subject: Subject, problem: Problem) -> Ready:
+def weights_deferred(subject: Subject, problem: Problem) -> PreparedRun:
     """Autodiff, jitted, with one product for each weight gradient, after the scan.
 
     Raises:
@@ -61,7 +61,7 @@ def weights_deferred(subject: Subject, problem: Problem) -> Ready:
     return _of_this_package(sequence_of(subject.target), problem)
 
 
-def not_jitted(subject: Subject, problem: Problem) -> Ready:
+def not_jitted(subject: Subject, problem: Problem) -> PreparedRun:
     """Autodiff of the same scan without ``jit``.
 
     Raises:
@@ -70,7 +70,7 @@ def not_jitted(subject: Subject, problem: Problem) -> Ready:
     return _ready(_scan(subject), problem, lambda program: program)
 
 
-def by_hand(subject: Subject, problem: Problem) -> Ready:
+def by_hand(subject: Subject, problem: Problem) -> PreparedRun:
     """The rule derived by hand, written in JAX and jitted.
 
     Raises:
@@ -86,7 +86,7 @@ def by_hand(subject: Subject, problem: Problem) -> Ready:
     return _ready(forward, problem, jax.jit)
 
 
-def _of_this_package(forward: Forward | None, problem: Problem) -> Ready:
+def _of_this_package(forward: Forward | None, problem: Problem) -> PreparedRun:
     if forward is None:
         raise Declined("this form is written for cells of this package only")
     return _ready(forward, problem, jax.jit)
@@ -126,7 +126,7 @@ def _over_time(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Forward:
     return forward
 
 
-def _ready(forward: Forward, problem: Problem, compile_: Callable[..., Any]) -> Ready:
+def _ready(forward: Forward, problem: Problem, compile_: Callable[..., Any]) -> PreparedRun:
     """The gradients as one program of which everything is an argument and a result.
 
     Nothing can then be folded as a constant or dropped as unused.
@@ -165,7 +165,7 @@ def _ready(forward: Forward, problem: Problem, compile_: Callable[..., Any]) -> 
         return by_name(problem, named, d_xs, structure.unflatten(d_state0))
 
     own = arguments(problem)
-    return Ready(
+    return PreparedRun(
         run=lambda: jax.block_until_ready(compiled(*own)),
         blocks=blocks,
         compiled=compile_ is jax.jit,

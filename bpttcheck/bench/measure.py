@@ -17,7 +17,7 @@ import numpy as np
 
 from bpttcheck.bench import correct, machine, sizes, statistics
 from bpttcheck.bench.correct import STEPS, errors_against_steps
-from bpttcheck.bench.form import Ready
+from bpttcheck.bench.form import PreparedRun
 from bpttcheck.bench.forms import BASELINES, FEW_ROUNDS, FORMS, NUMPY
 from bpttcheck.bench.report.records import (
     HAND,
@@ -149,9 +149,9 @@ def _point(
 
 def _ready(
     subject: Subject, problem: Problem, smallest: bool
-) -> tuple[dict[str, Ready], dict[str, str], dict[str, tuple[float, Any]]]:
+) -> tuple[dict[str, PreparedRun], dict[str, str], dict[str, tuple[float, Any]]]:
     """The forms that exist here, why others do not, and seconds and blocks of the first calls."""
-    ready: dict[str, Ready] = {}
+    ready: dict[str, PreparedRun] = {}
     absent: dict[str, str] = {}
     first: dict[str, tuple[float, Any]] = {}
     for key, form in FORMS.items():
@@ -184,7 +184,7 @@ def size_of(problem: Problem) -> Size:
 
 
 def _right(
-    subject: Subject, problem: Problem, ready: dict[str, Ready]
+    subject: Subject, problem: Problem, ready: dict[str, PreparedRun]
 ) -> tuple[correct.Right, float]:
     """The right gradient; where JAX has none, the hand-written one once differences confirm it."""
     judge = next((ready[key] for key in BASELINES if key in ready), None)
@@ -217,7 +217,7 @@ def _judge(key: str, right: correct.Right, blocks: Any, case: Case) -> tuple[flo
     return error, limit, f"not timed: {said}"
 
 
-def _rounds(ready: dict[str, Ready], count: int) -> dict[str, Samples]:
+def _rounds(ready: dict[str, PreparedRun], count: int) -> dict[str, Samples]:
     actions = {key: made.run for key, made in ready.items()}
     fewer = {key: FEW_ROUNDS for key in ready if FORMS[key].smallest_only}
     return rounds({**actions, _SAME: ready["numpy"].run}, count, fewer)
@@ -225,7 +225,7 @@ def _rounds(ready: dict[str, Ready], count: int) -> dict[str, Samples]:
 
 def _timing(
     key: str,
-    ready: Ready,
+    ready: PreparedRun,
     taken: dict[str, Samples],
     judged: tuple[float, float],
     first_call: float | None,
@@ -246,7 +246,7 @@ def _timing(
     )  # fmt: skip
 
 
-def _floor(ready: Ready) -> tuple[float, float] | tuple[None, None]:
+def _floor(ready: PreparedRun) -> tuple[float, float] | tuple[None, None]:
     try:
         return (None, None) if ready.floor is None else ready.floor()
     except Declined:

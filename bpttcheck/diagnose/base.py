@@ -76,7 +76,7 @@ def _section(title: str, text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Specimen:
+class FailingExample:
     """One problem on which the bug shows.
 
     Args:
@@ -167,7 +167,7 @@ class Evidence:
         check: the check that failed.
         mode: ``STEP`` or ``SEQUENCE``.
         block: the block to be explained.
-        specimens: problems on which it is wrong, the richest first.
+        examples: problems on which it is wrong, the richest first.
         seen: every case of the check.
         notes: what diagnoses share, so that it is computed once.
     """
@@ -176,7 +176,7 @@ class Evidence:
     check: str
     mode: str
     block: str
-    specimens: Sequence[Specimen]
+    examples: Sequence[FailingExample]
     seen: Sequence[Seen]
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -185,37 +185,37 @@ class Evidence:
         """True if whole sequences are compared."""
         return self.mode == SEQUENCE
 
-    def explained(self, predict: Callable[[Specimen], Blocks | None]) -> float | None:
-        """The largest residual of a prediction over all specimens; None if it fits not all."""
+    def fits_all(self, predict: Callable[[FailingExample], Blocks | None]) -> float | None:
+        """The largest residual of a prediction over all examples; None if it fits not all."""
         worst = 0.0
-        for specimen in self.specimens:
+        for example in self.examples:
             with np.errstate(all="ignore"):
-                candidate = predict(specimen)
+                candidate = predict(example)
             if candidate is None:
                 return None
-            residual = specimen.residual(candidate)
-            if not residual <= LIMIT or self._says_nothing(specimen, candidate):
+            residual = example.residual(candidate)
+            if not residual <= LIMIT or self._says_nothing(example, candidate):
                 return None
             worst = max(worst, residual)
-        return worst if self.specimens else None
+        return worst if self.examples else None
 
-    def _says_nothing(self, specimen: Specimen, candidate: Blocks) -> bool:
+    def _says_nothing(self, example: FailingExample, candidate: Blocks) -> bool:
         """True if the prediction for this block is the right gradient itself."""
         own = candidate.get(self.block)
         if own is None:
             return False
-        gap = np.abs(np.asarray(own, np.float64) - specimen.right[self.block])
-        error = np.abs(specimen.given(self.block) - specimen.right[self.block])
+        gap = np.abs(np.asarray(own, np.float64) - example.right[self.block])
+        error = np.abs(example.given(self.block) - example.right[self.block])
         return bool(gap.max(initial=0.0) < 0.5 * error.max(initial=0.0))
 
-    def alone(self, predict: Callable[[Array, Specimen], Array | None]) -> float | None:
-        """As :meth:`explained`, for this block alone: ``predict(right, specimen)``."""
+    def fits_block(self, predict: Callable[[Array, FailingExample], Array | None]) -> float | None:
+        """As :meth:`fits_all`, for this block alone: ``predict(right, example)``."""
 
-        def candidate(specimen: Specimen) -> Blocks | None:
-            found = predict(specimen.right[self.block], specimen)
+        def candidate(example: FailingExample) -> Blocks | None:
+            found = predict(example.right[self.block], example)
             return None if found is None else {self.block: found}
 
-        return self.explained(candidate)
+        return self.fits_all(candidate)
 
     def wrong_cases(self) -> list[Case]:
         """The cases in which this block is wrong."""
@@ -241,6 +241,14 @@ def diagnosis(code: str, sentence: str, residual: float, **more: Any) -> Diagnos
 
 
 __all__ = [
-    "SEQUENCE", "STEP", "Array", "Blocks", "Evidence", "Page", "Seen", "Specimen", "diagnosis",
+    "SEQUENCE",
+    "STEP",
+    "Array",
+    "Blocks",
+    "Evidence",
+    "FailingExample",
+    "Page",
+    "Seen",
+    "diagnosis",
     "step_name",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from bpttcheck import diagnose
 from bpttcheck.blocks import Block
-from bpttcheck.diagnose.base import SEQUENCE, STEP, Evidence, Seen, Specimen
+from bpttcheck.diagnose.base import SEQUENCE, STEP, Evidence, FailingExample, Seen
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.judge.run import Run
 from bpttcheck.judge.verdict import judge, rounding
@@ -46,7 +46,7 @@ def explain(
     if mode == SEQUENCE and run.subject.kind == "cell":
         # The loop over time is not the user's: what is wrong, is wrong in one step.
         step = _evidence(run, check, STEP, Block(block).in_step, seen, [])
-        if step.specimens:
+        if step.examples:
             return _first_fits(replace(step, seen=[_one_step(one) for one in seen]))
     return _first_fits(_evidence(run, check, mode, block, seen, failing))
 
@@ -72,7 +72,7 @@ def _first_fits(evidence: Evidence) -> tuple[Diagnosis, ...]:
 
 def _mention_jumps(evidence: Evidence) -> None:
     """Where nothing fits, a soft slope for a jump is a guess, and is told as one."""
-    step = [specimen for specimen in evidence.specimens if specimen.mode == STEP]
+    step = [example for example in evidence.examples if example.mode == STEP]
     if not step or evidence.run.subject.surrogate:
         return
     try:
@@ -95,14 +95,14 @@ def _evidence(
     failing: Sequence[tuple[Problem, Template | None]],
 ) -> Evidence:
     like = failing[-1][0].case if failing else None
-    found: list[Specimen] = []
+    found: list[FailingExample] = []
     for problem, template in _problems(run, mode, like, failing):
-        specimen = _specimen(run, mode, problem, template)
-        if specimen is not None and block in specimen.wrong:
+        example = _example(run, mode, problem, template)
+        if example is not None and block in example.wrong:
             shown = (problem.case.n_in, problem.case.n_hidden, problem.case.T)
             if all((s.problem.case.n_in, s.problem.case.n_hidden, s.problem.case.T) != shown
                    for s in found):  # fmt: skip
-                found.append(specimen)
+                found.append(example)
         if len(found) == _ENOUGH:
             break
     return Evidence(run, check, mode, block, found, seen)
@@ -138,7 +138,9 @@ def _rich(run: Run, mode: str, t: Template, steps: int, dtype: str, regime: str,
     return Case(run.seed, -1, T, B, t.n_in, t.n_hidden, dtype, "none" if plain else mask, regime)
 
 
-def _specimen(run: Run, mode: str, problem: Problem, template: Template | None) -> Specimen | None:
+def _example(
+    run: Run, mode: str, problem: Problem, template: Template | None
+) -> FailingExample | None:
     try:
         hand = run.code.run(mode, problem)
         reference = run.reference(mode, problem, template)
@@ -151,7 +153,7 @@ def _specimen(run: Run, mode: str, problem: Problem, template: Template | None) 
         if judge(block, hand.gradients[block], spread.value, spread.copies, unit, tiny).wrong
     )
     finite = all(np.isfinite(value).all() for value in hand.forward.values())
-    return Specimen(run, mode, problem, template, hand, reference, wrong) if finite else None
+    return FailingExample(run, mode, problem, template, hand, reference, wrong) if finite else None
 
 
 def _one_step(one: Seen) -> Seen:

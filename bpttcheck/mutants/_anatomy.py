@@ -29,7 +29,7 @@ _POINTS = 3
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class SubjectInfo:
     """What a cell or layer is made of: what there is to get wrong.
 
     Args:
@@ -146,7 +146,7 @@ class Anatomy:
         return False
 
 
-def anatomy(target: Any, sizes: tuple[Size, ...] | None = None) -> Anatomy:
+def anatomy(target: Any, sizes: tuple[Size, ...] | None = None) -> SubjectInfo:
     """What ``target`` is made of, found by running it.
 
     Args:
@@ -171,7 +171,7 @@ def anatomy(target: Any, sizes: tuple[Size, ...] | None = None) -> Anatomy:
             f"{error}; bugs are planted in a target that works: pass sizes= if it takes others only"
         ) from error
     leaves = trees.leaves(state)
-    return Anatomy(
+    return SubjectInfo(
         "cell" if is_cell(target) else "layer", target, grid, grid[size], square,
         trees.structure(state), tuple(is_float(leaf) for leaf in leaves),
         tuple(np.shape(leaf) for leaf in leaves), n_in, n_hidden,

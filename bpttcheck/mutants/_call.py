@@ -14,7 +14,7 @@ from bpttcheck.contract import Array
 
 
 @dataclass(frozen=True)
-class Pulled:
+class VjpResult:
     """What a backward pass returns.
 
     Args:
@@ -34,7 +34,7 @@ class Pulled:
 
 
 @dataclass(frozen=True)
-class Call:
+class VjpCall:
     """One call of the right backward pass, which can be repeated with other cotangents.
 
     Args:
@@ -50,9 +50,9 @@ class Call:
     record: Any
     d_state: Any
     d_y: Array
-    pull: Callable[..., Pulled] = field(repr=False)
+    pull: Callable[..., VjpResult] = field(repr=False)
 
-    def right(self) -> Pulled:
+    def right(self) -> VjpResult:
         """What the right backward pass gives."""
         return self.pull(self.d_state, self.d_y)
 
@@ -62,13 +62,13 @@ class Call:
         return self.d_y.shape[-2]
 
 
-Change = Callable[[Call], Pulled]
+Change = Callable[[VjpCall], VjpResult]
 """A wrong backward pass, made of calls of the right one."""
 
 Edit = Callable[[Array], Array]
 
 
-def change_block(pulled: Pulled, block: str, how: Edit) -> Pulled:
+def change_block(pulled: VjpResult, block: str, how: Edit) -> VjpResult:
     """``pulled`` with one block replaced by ``how(block)``; names as in ``step_vjp``."""
     if block == D_X:
         return replace(pulled, d_x=edited(how, pulled.d_x))
@@ -82,7 +82,7 @@ def change_block(pulled: Pulled, block: str, how: Edit) -> Pulled:
     return replace(pulled, d_params=d_params)
 
 
-def change_blocks(pulled: Pulled, blocks: tuple[str, ...], how: Edit) -> Pulled:
+def change_blocks(pulled: VjpResult, blocks: tuple[str, ...], how: Edit) -> VjpResult:
     """``pulled`` with each of the blocks replaced by ``how(block)``."""
     for block in blocks:
         pulled = change_block(pulled, block, how)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import Array, is_cell, is_float
-from bpttcheck.mutants._call import Call, Pulled
+from bpttcheck.mutants._call import VjpCall, VjpResult
 from bpttcheck.mutants._planted import cell_call, layer_call
 
 
@@ -17,8 +17,8 @@ from bpttcheck.mutants._planted import cell_call, layer_call
 class CallPoint:
     """A call of the right backward pass at random values, and its result."""
 
-    call: Call
-    right: Pulled
+    call: VjpCall
+    right: VjpResult
 
 
 def draw_point(target: Any, size: tuple[int, int], seed: int, B: int = 3, T: int = 3) -> CallPoint:

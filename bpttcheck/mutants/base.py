@@ -1,8 +1,8 @@
 """What a planted bug is, and how one is planted in any backward pass.
 
 A cell's ``step_vjp`` and a layer's ``vjp`` take the same things in another order. A family of
-mutants sees only the common form: a call of the right backward pass, :class:`Call`, whose result,
-:class:`Pulled`, it replaces by a wrong one.
+mutants sees only the common form: a call of the right backward pass, :class:`VjpCall`, whose
+result, :class:`VjpResult`, it replaces by a wrong one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.mutants._anatomy import Anatomy, Shapes, Size, anatomy
+from bpttcheck.mutants._anatomy import Shapes, Size, SubjectInfo, anatomy
 from bpttcheck.mutants._call import (
-    Call,
     Change,
     Edit,
-    Pulled,
+    VjpCall,
+    VjpResult,
     change_block,
     change_blocks,
     change_leaf,
@@ -30,11 +30,9 @@ from bpttcheck.mutants._planted import Mutated, MutatedCell, MutatedLayer, plant
 from bpttcheck.mutants._stepwise import Loop, in_layer, stepped
 
 __all__ = [
+    "ACTIVE_REGIMES",
     "ANY_REGIME",
-    "LIVELY",
     "VALUES",
-    "Anatomy",
-    "Call",
     "Change",
     "Edit",
     "Loop",
@@ -42,9 +40,11 @@ __all__ = [
     "Mutated",
     "MutatedCell",
     "MutatedLayer",
-    "Pulled",
     "Shapes",
     "Size",
+    "SubjectInfo",
+    "VjpCall",
+    "VjpResult",
     "anatomy",
     "change_block",
     "change_blocks",
@@ -60,7 +60,7 @@ __all__ = [
 ANY_REGIME = ()
 """A bug with these regimes is visible in every one of them."""
 
-LIVELY = (
+ACTIVE_REGIMES = (
     "ordinary", "long", "large_cotangents", "tiny_gradients", "own_initial_state", "exploding",
     "at_kinks", "near_kinks",
 )  # fmt: skip

@@ -62,11 +62,11 @@ class JaxCell(Protocol):
         """One step backward without the parameters: ``(d_previous_state, deferred)``.
 
         ``memory`` is the pair of the memories before and after the step; ``deferred`` is what
-        :meth:`gather` needs of this step, arrays ``(B, n)``.
+        :meth:`accumulate` needs of this step, arrays ``(B, n)``.
         """
         ...
 
-    def gather(
+    def accumulate(
         self, params: Any, xs: JaxArray, memories: JaxArray, kept: Any, deferred: Any
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """``(d_params, d_xs)``: one product each over the rows of all steps.

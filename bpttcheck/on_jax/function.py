@@ -146,8 +146,8 @@ class NativeLoops:
         d_state[t], deferred[t] = step_vjp(params, kept[t], d_state[t+1], d_ys[t])
         d_state[t], deferred[t] = d_state[t+1], 0                rows with mask[t] false
 
-    and after the loop ``d_params, d_xs = gather(xs, memories, kept, deferred)``. The transpose of
-    ``lax.scan`` adds into every ``d_params`` at every step; here each is one product.
+    and after the loop ``d_params, d_xs = accumulate(xs, memories, kept, deferred)``. The transpose
+    of ``lax.scan`` adds into every ``d_params`` at every step; here each is one product.
 
     ``step`` is in two parts, of which the first, ``project``, needs no state. With few rows it is
     done for all steps at once: a product with few rows costs what reading the weights costs, and
@@ -195,7 +195,7 @@ class NativeLoops:
 
         inputs = ((before, tape.memories), tape.kept, d_ys, tape.mask)
         d_state0, deferred = lax.scan(step, d_state_T, inputs, reverse=True)
-        d_params, d_xs = form.gather(params, tape.xs, before, tape.kept, deferred)
+        d_params, d_xs = form.accumulate(params, tape.xs, before, tape.kept, deferred)
         return d_params, d_xs, d_state0
 
 

@@ -106,7 +106,7 @@ class GRUResetAfterForm:
         )
         return d_h, (*d_a_g, d_a_n)
 
-    def gather(
+    def accumulate(
         self,
         params: Any,
         xs: JaxArray,

@@ -88,7 +88,7 @@ class LSTMForm:
         d_c = d_c_new * f  # (15)
         return (d_h, d_c), d_a
 
-    def gather(
+    def accumulate(
         self, params: Any, xs: JaxArray, memories: JaxArray, kept: LSTMResiduals, deferred: JaxArray
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (20), (21), (22) and (24) for all steps."""
@@ -176,7 +176,7 @@ class PeepholeLSTMForm:
         d_h = d_a @ params["W_hh"]  # (26)
         return (d_h, d_c), d_a
 
-    def gather(
+    def accumulate(
         self, params: Any, xs: JaxArray, memories: JaxArray, kept: LSTMResiduals, deferred: JaxArray
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (20) to (25) and (27) for all steps."""

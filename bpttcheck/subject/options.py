@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import ContractError
-from bpttcheck.subject.user_code import examining
+from bpttcheck.subject.user_code import guarded_inspection
 from bpttcheck.subject.values import describe, is_a
 
 DTYPES = ("float64", "float32")
@@ -71,7 +71,7 @@ def validate_options(
         ContractError: an argument is none of the allowed values; the message lists them.
     """
     known = tuple(known_checks)
-    with examining("", "the arguments"):
+    with guarded_inspection("", "the arguments"):
         return Options(
             _dtypes(dtypes),
             _whole(examples, "examples", 1, "; a report that ran no case is an error"),

@@ -12,7 +12,7 @@ from bpttcheck import trees
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.subject.items import check_layouts
-from bpttcheck.subject.user_code import Notes, call, examining
+from bpttcheck.subject.user_code import Notes, call, guarded_inspection
 from bpttcheck.subject.validate import backward_items, forward_items
 from bpttcheck.subject.values import Bits, arrays, bits, difference, different
 
@@ -143,7 +143,7 @@ class Probe:
         function = getattr(self.subject, method)
         result = call(method, function, params, *opaque, *others, notes=self.notes)
         for name, value in lent.items():
-            with examining(method, name):
+            with guarded_inspection(method, name):
                 kept, now = arrays(point.kept[name], name), arrays(value, name)
                 if self.compare_argument(method, kept, now):
                     point.replace(name)

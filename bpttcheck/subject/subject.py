@@ -13,7 +13,7 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import CELL_METHODS, LAYER_METHODS, Layer, is_cell
 from bpttcheck.errors import ContractError
 from bpttcheck.subject.filled import unfilled
-from bpttcheck.subject.user_code import SIGNATURES, examining
+from bpttcheck.subject.user_code import SIGNATURES, guarded_inspection
 from bpttcheck.subject.values import describe, is_a
 from bpttcheck.traits import MASKS, Traits, counts, mask_kinds, pairs_or_strategy, trait
 
@@ -244,7 +244,7 @@ def validate_subject(candidate: object) -> Literal["cell", "layer"]:
     Raises:
         ContractError: it is neither; the message says which methods are missing or what to pass.
     """
-    with examining("", "subject"):
+    with guarded_inspection("", "subject"):
         return _validate_subject(candidate)
 
 

@@ -85,7 +85,7 @@ def call(method: str, function: Callable[..., Any], *args: Any, notes: Notes | N
 
 
 @contextmanager
-def examining(method: str, item: str = "") -> Generator[None]:
+def guarded_inspection(method: str, item: str = "") -> Generator[None]:
     """Turn whatever an odd object does while it is looked at into a :class:`ContractError`."""
     try:
         with np.errstate(all="ignore"):

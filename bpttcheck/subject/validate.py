@@ -14,20 +14,20 @@ from numpy.typing import DTypeLike
 from bpttcheck import trees
 from bpttcheck.contract import Array, Cell, Layer, Params, State, is_float
 from bpttcheck.subject.items import (
-    Anything,
     InputGradient,
     Items,
+    Opaque,
     Output,
     ParamsGradient,
     StateLike,
     check_result,
 )
 from bpttcheck.subject.surrogate import validate_surrogate_sequence, validate_surrogate_step
-from bpttcheck.subject.user_code import Notes, call, examining
+from bpttcheck.subject.user_code import Notes, call, guarded_inspection
 from bpttcheck.subject.values import (
     DType,
     Expected,
-    Place,
+    Location,
     check_finite,
     check_layout,
     describe,
@@ -129,9 +129,9 @@ def forward_items(kind: str, state: State, x: Array) -> Items:
     """What ``step(params, state, x)`` or ``forward(params, x, state)`` has to return."""
     if kind == "cell":
         new_state = StateLike("new_state", state, "state")
-        return new_state, Output("y", x.shape[:1], x.dtype), Anything("cache")
+        return new_state, Output("y", x.shape[:1], x.dtype), Opaque("cache")
     state_T = StateLike("state_T", state, "state0", steps=len(x))
-    return Output("ys", x.shape[:2], x.dtype), state_T, Anything("tape")
+    return Output("ys", x.shape[:2], x.dtype), state_T, Opaque("tape")
 
 
 def backward_items(kind: str, params: Params, state: State, x: Array) -> Items:
@@ -168,10 +168,10 @@ def _copy(tree: Any) -> Any:
 
 
 def _supports_mask(layer: Any) -> bool:
-    with examining("forward", "supports_mask"):
+    with guarded_inspection("forward", "supports_mask"):
         supported = getattr(layer, "supports_mask", True)
     if type(supported) not in (bool, np.bool_):
-        raise Place("forward", "supports_mask").error(
+        raise Location("forward", "supports_mask").error(
             f"supports_mask is {describe(supported)}, but should be True or False"
         )
     return bool(supported)
@@ -180,16 +180,16 @@ def _supports_mask(layer: Any) -> bool:
 def _validate_initial_state_vjp(
     subject: Any, params: Params, state: State, rng: np.random.Generator, notes: Notes | None
 ) -> None:
-    with examining("initial_state_vjp"):
+    with guarded_inspection("initial_state_vjp"):
         method = trait(subject, "initial_state_vjp")
     if method is None:
         return
     name = "initial_state_vjp"
     result = call(name, method, _copy(params), _cotangent(state, rng), notes=notes)
     item = ParamsGradient("d_params", params, batch=_rows(state), partial=True)
-    with examining(name, item.name):
-        item.layout(result, Place(name, item.name))
-        item.content(result, Place(name, item.name))
+    with guarded_inspection(name, item.name):
+        item.layout(result, Location(name, item.name))
+        item.content(result, Location(name, item.name))
 
 
 def _rows(state: State) -> int:
@@ -229,11 +229,11 @@ def fresh_params(
     for _ in range(2):
         generator = np.random.default_rng(seed)
         result = call("init", subject.init, generator, n_in, n_hidden, notes=notes)
-        with examining("init", "params"):
+        with guarded_inspection("init", "params"):
             _check_params(result)
             results.append({key: np.array(value) for key, value in result.items()})
-    _require_equal(*results, place=Place("init", "params"), remedy="uses randomness besides rng")
-    return _cast(results[0], dtype, Place("init", "params"))
+    _require_equal(*results, place=Location("init", "params"), remedy="uses randomness besides rng")
+    return _cast(results[0], dtype, Location("init", "params"))
 
 
 def fresh_state(
@@ -259,11 +259,11 @@ def fresh_state(
     for _ in range(2):
         given = trees.map_leaves(np.array, params), batch_size
         result = call("initial_state", subject.initial_state, *given, notes=notes)
-        with examining("initial_state", "state"):
-            for place, leaf in _walk(result, Place("initial_state", "state")):
+        with guarded_inspection("initial_state", "state"):
+            for place, leaf in _walk(result, Location("initial_state", "state")):
                 _check_state_leaf(leaf, place, batch_size)
             results.append(trees.map_leaves(np.array, result))
-    place = Place("initial_state", "state")
+    place = Location("initial_state", "state")
     _require_equal(*results, place=place, remedy="is random or keeps state")
     if notes is not None and dtype == np.float32:
         wide = [leaf for leaf in trees.leaves(results[0]) if leaf.dtype == np.float64]
@@ -276,7 +276,7 @@ def fresh_state(
 
 
 def _check_params(result: Any) -> None:
-    place = Place("init", "params")
+    place = Location("init", "params")
     if not is_a(result, dict):
         remedy = "forgot to return it?" if result is None else "return {'W': W, 'b': b}"
         raise place.error(f"params is {describe(result)}, but should be a dict of arrays: {remedy}")
@@ -294,7 +294,7 @@ def _check_params(result: Any) -> None:
         check_finite(value, at)
 
 
-def _walk(tree: Any, place: Place, depth: int = 0) -> Iterator[tuple[Place, Any]]:
+def _walk(tree: Any, place: Location, depth: int = 0) -> Iterator[tuple[Location, Any]]:
     """The leaves of a state and their places; raise on a container that is no tuple or dict."""
     if depth > _DEEPEST:
         raise place.error("state is nested without end: does a container hold itself?")
@@ -317,7 +317,7 @@ def _walk(tree: Any, place: Place, depth: int = 0) -> Iterator[tuple[Place, Any]
         yield place, tree
 
 
-def _check_state_leaf(leaf: Any, place: Place, batch: int) -> None:
+def _check_state_leaf(leaf: Any, place: Location, batch: int) -> None:
     if is_a(leaf, (bool, int, float, np.generic)):
         raise place.error(
             f"{place.item} is {describe(leaf)}, but should be an array of shape (B, ...): write "
@@ -351,7 +351,7 @@ def _batch_hint(shape: tuple[int, ...], batch: int) -> str:
     return "is the batch size fixed somewhere? use the argument batch_size"
 
 
-def _require_equal(first: Any, second: Any, *, place: Place, remedy: str) -> None:
+def _require_equal(first: Any, second: Any, *, place: Location, remedy: str) -> None:
     said = f"two calls with {'equal seeds' if place.method == 'init' else 'the same arguments'}"
     if trees.structure(first) != trees.structure(second):
         raise place.error(f"{said} return different structures: {place.method} {remedy}")
@@ -362,7 +362,7 @@ def _require_equal(first: Any, second: Any, *, place: Place, remedy: str) -> Non
             raise at.error(f"{said} return different values of {at.item}: {place.method} {remedy}")
 
 
-def _cast(tree: Any, dtype: DType, place: Place) -> Any:
+def _cast(tree: Any, dtype: DType, place: Location) -> Any:
     """Copies of ``dtype`` of the floating leaves; the others keep theirs."""
 
     def cast(leaf: Array) -> Array:

@@ -29,7 +29,7 @@ FLOAT64_REMEDY = (
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a value stands: the method that returned it and the item's name."""
 
     method: str
@@ -39,9 +39,9 @@ class Place:
         """A :class:`ContractError` at this place; ``text`` follows the method's name."""
         return ContractError(f"{self.method}: {text}", method=self.method, item=self.item)
 
-    def at(self, path: str) -> Place:
+    def at(self, path: str) -> Location:
         """The place of an entry, such as ``"['W']"``, of this one."""
-        return Place(self.method, self.item + path)
+        return Location(self.method, self.item + path)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _describe_number(value: complex) -> str:
     return f"the {type(value).__name__} {value}"
 
 
-def check_layout(value: Any, place: Place, expected: Expected) -> None:
+def check_layout(value: Any, place: Location, expected: Expected) -> None:
     """Raise unless ``value`` is an array of numbers with the expected shape."""
     if expected.scalar and is_a(value, np.generic):
         value = np.asarray(value)
@@ -130,7 +130,7 @@ def dtypes_noted(drifts: list[ContractError]) -> Generator[None]:
         _DRIFTS.reset(token)
 
 
-def check_content(value: Any, place: Place, dtype: DType, *, infinite: bool = False) -> None:
+def check_content(value: Any, place: Location, dtype: DType, *, infinite: bool = False) -> None:
     """Raise unless the array ``value`` has the dtype and is finite throughout.
 
     Args:
@@ -151,7 +151,7 @@ def check_content(value: Any, place: Place, dtype: DType, *, infinite: bool = Fa
     check_finite(np.nan_to_num(value, nan=np.nan, posinf=0, neginf=0) if infinite else value, place)
 
 
-def check_finite(value: Any, place: Place) -> None:
+def check_finite(value: Any, place: Location) -> None:
     """Raise if an entry is NaN or infinite, naming the first."""
     bad = ~np.isfinite(value)
     if not bad.any():
@@ -215,14 +215,14 @@ def _without_ones(shape: Shape) -> Shape:
     return tuple(size for size in shape if size != 1)
 
 
-def _not_an_array(value: Any, place: Place, expected: Expected) -> str:
+def _not_an_array(value: Any, place: Location, expected: Expected) -> str:
     said = f"{place.item} is {describe(value)}, but should be an array"
     if expected.shape is not None:
         said += f" of shape {expected.shape} [{expected.source}]"
     return f"{said}: {_remedy(value, place)}"
 
 
-def _remedy(value: Any, place: Place) -> str:
+def _remedy(value: Any, place: Location) -> str:
     gradient = place.item.startswith("d_")
     if value is None and gradient:
         return "return zeros of that shape where there is no gradient"

@@ -37,11 +37,11 @@ Side = Callable[[Run, Problem], Blocks]
 """One way to the numbers: block name -> array."""
 
 Entry = tuple[int, ...] | None
-Place = tuple[Problem, str, Entry]
+Location = tuple[Problem, str, Entry]
 """A problem, a gradient block of it, and an entry of that block."""
 
 
-def _as_it_is(problem: Problem, block: str, entry: Entry) -> Place:
+def _as_it_is(problem: Problem, block: str, entry: Entry) -> Location:
     return problem, block, entry
 
 
@@ -65,14 +65,14 @@ class Law:
     name: str
     expected: Side
     actual: Side
-    sentence: str
+    message: str
     least: tuple[int, int] = (1, 1)
     masks: bool = True
     parts: Callable[[Run, Problem], list[Problem]] | None = None
-    place: Callable[[Problem, str, Entry], Place] = _as_it_is
+    place: Callable[[Problem, str, Entry], Location] = _as_it_is
 
 
-def obey(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
+def run_law(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
     """Compare the two sides of a law on many cases.
 
     Args:
@@ -107,7 +107,7 @@ def _one(run: Run, law: Law, case: Case, tally: Tally) -> None:
         tally.findings.append(_finding(run, law, *_shrunk(run, law, problem, judged)))
 
 
-def obeyed_on(run: Run, law: Law, problem: Problem) -> Tally:
+def run_law_on(run: Run, law: Law, problem: Problem) -> Tally:
     """Compare the two sides of a law on one given problem, as it is."""
     tally = Tally(law.name, null_counts=True)
     judged = _judge(run, law, problem, tally)
@@ -328,7 +328,7 @@ def _finding(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> Find
         check=law.name,
         method=run.code.methods[0] if forward else run.code.methods[1],
         block=worst.block,
-        message=law.sentence.format(block=worst.block),
+        message=law.message.format(block=worst.block),
         case=problem.case,
         entry=worst.entry,
         hand=worst.hand,

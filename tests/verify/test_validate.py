@@ -19,7 +19,7 @@ from bpttcheck.subject.options import validate_options
 from bpttcheck.subject.subject import validate_subject
 from bpttcheck.subject.user_code import Notes
 from bpttcheck.subject.validate import validate_cell, validate_layer
-from bpttcheck.subject.values import Expected, Place, dtype_remedy, shape_hint
+from bpttcheck.subject.values import Expected, Location, dtype_remedy, shape_hint
 
 N, H, B, T, OUT = 3, 4, 2, 5, 6
 
@@ -580,7 +580,7 @@ def test_any_pair_of_shapes_can_be_compared(given_, shape, batch, steps, per_row
 )
 def test_a_wrong_output_shape_is_explained_or_not(leading, shape, hint):
     with pytest.raises(ContractError) as caught:
-        Output("y", leading, np.dtype(float)).layout(np.zeros(shape), Place("step", "y"))
+        Output("y", leading, np.dtype(float)).layout(np.zeros(shape), Location("step", "y"))
     assert str(caught.value).partition("n_out)")[2].removeprefix(": ") == hint
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bpttcheck.mutants.source import algebra, operators
 from bpttcheck.mutants.source.expressions import text
 from bpttcheck.mutants.source.operators import Site, SourceChange
-from bpttcheck.mutants.source.scene import Scene
+from bpttcheck.mutants.source.scene import LocalsSnapshot
 from bpttcheck.mutants.source.sites import context, replaced, sites
 
 _LONGEST = 100
@@ -39,7 +39,7 @@ class Edit:
     reached: bool
 
 
-def edits(tree: ast.FunctionDef, scenes: Mapping[int, Scene]) -> Iterator[Edit]:
+def edits(tree: ast.FunctionDef, scenes: Mapping[int, LocalsSnapshot]) -> Iterator[Edit]:
     """Every edit of ``tree``, in the order of the source; no two of them read alike.
 
     Args:

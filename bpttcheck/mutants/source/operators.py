@@ -17,7 +17,7 @@ from bpttcheck.mutants.source.expressions import (
     slopes,
     text,
 )
-from bpttcheck.mutants.source.scene import Scene
+from bpttcheck.mutants.source.scene import LocalsSnapshot
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Site:
     """
 
     path: tuple[ast.AST, ...]
-    scene: Scene
+    scene: LocalsSnapshot
 
     @property
     def node(self) -> ast.AST:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import ContractError, Declined
-from bpttcheck.mutants.base import Call, Mutant, MutatedCell, Pulled
+from bpttcheck.mutants.base import Mutant, MutatedCell, VjpCall, VjpResult
 from bpttcheck.mutants.source.edits import Edit, edits, numbered
 from bpttcheck.mutants.source.problems import Gradients, StepProblem, compare, problem
 from bpttcheck.mutants.source.reading import Method, read
@@ -71,7 +71,7 @@ def why_no_source(target: Any, *, sizes: Sizes | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Probe:
     """A problem and what the right backward pass makes of it."""
 
     problem: StepProblem
@@ -91,7 +91,7 @@ def _examine(target: Any, sizes: Sizes | None) -> list[Mutant]:
     method = read(target)
     with _quiet():
         try:
-            trials = list(_trials(target, allowed))
+            probes = list(_probes(target, allowed))
             # More variables have one shape where both sizes are equal.
             equal = problem(target, np.random.default_rng(1), _sizes(allowed)[0], _ROWS)
             scenes = observe(method, target, equal)
@@ -105,14 +105,14 @@ def _examine(target: Any, sizes: Sizes | None) -> list[Mutant]:
             )
         names = numbered(found)
         return [
-            _mutant(target, method, edit, name, trials)
+            _mutant(target, method, edit, name, probes)
             for edit, name in zip(found, names, strict=True)
         ]
 
 
-def _mutant(target: Any, method: Method, edit: Edit, name: str, trials: list[Trial]) -> Mutant:
+def _mutant(target: Any, method: Method, edit: Edit, name: str, probes: list[Probe]) -> Mutant:
     function = method.compile(edit.tree)
-    note, diagnosis = _outcome(target, method.bind(function, target), edit, trials)
+    note, diagnosis = _outcome(target, method.bind(function, target), edit, probes)
     return Mutant(
         f"{type(target).__name__}.step_vjp {name}", "source", edit.sentence,
         _plant(type(target), method, function), diagnosis=diagnosis,
@@ -130,8 +130,8 @@ def _plant(owner: type, method: Method, function: FunctionType) -> Callable[[Any
             )
         wrong = method.bind(function, target)
 
-        def change(call: Call) -> Pulled:
-            return Pulled(*wrong(call.params, call.record, call.d_state, call.d_y))
+        def change(call: VjpCall) -> VjpResult:
+            return VjpResult(*wrong(call.params, call.record, call.d_state, call.d_y))
 
         return MutatedCell(target, change)
 
@@ -139,10 +139,10 @@ def _plant(owner: type, method: Method, function: FunctionType) -> Callable[[Any
 
 
 def _outcome(
-    target: Any, wrong: Callable[..., Any], edit: Edit, trials: list[Trial]
+    target: Any, wrong: Callable[..., Any], edit: Edit, probes: list[Probe]
 ) -> tuple[str, str]:
     """The note and the diagnosis of a mutant."""
-    for trial in trials:
+    for trial in probes:
         verdict = compare(trial.right, trial.problem, target, wrong)
         if verdict == "raises":
             return RAISES, ""
@@ -153,11 +153,11 @@ def _outcome(
     reason = why_equivalent(target, edit.title)
     if reason:
         return f"equivalent: {reason}", ""
-    note = f"no difference in {len(trials)} problems"
+    note = f"no difference in {len(probes)} problems"
     return note if edit.reached else f"{note}, none of which reached its line", edit.diagnosis
 
 
-def _trials(target: Any, sizes: Sizes) -> Iterator[Trial]:
+def _probes(target: Any, sizes: Sizes) -> Iterator[Probe]:
     """Problems to tell mutants apart; sizes that differ come first, where more of them raise."""
     square, distinct = _sizes(sizes)
     plan = [
@@ -167,7 +167,7 @@ def _trials(target: Any, sizes: Sizes) -> Iterator[Trial]:
     rng = np.random.default_rng(0)
     for size, B, more in plan:
         one = problem(target, rng, size, B, **more)
-        yield Trial(one, one.run(target, target.step_vjp))
+        yield Probe(one, one.run(target, target.step_vjp))
 
 
 def _sizes(sizes: Sizes) -> Sizes:

@@ -19,7 +19,7 @@ _NEVER_SWAPPED = (int, str, dict, tuple, list, type, ModuleType, type(None))
 
 
 @dataclass(frozen=True)
-class Scene:
+class LocalsSnapshot:
     """Values of local variables, seen once; nothing here runs the code.
 
     Args:

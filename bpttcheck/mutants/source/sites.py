@@ -12,7 +12,7 @@ from bpttcheck.mutants.source.expressions import text
 from bpttcheck.mutants.source.operators import Site
 from bpttcheck.mutants.source.problems import StepProblem
 from bpttcheck.mutants.source.reading import Method
-from bpttcheck.mutants.source.scene import Scene
+from bpttcheck.mutants.source.scene import LocalsSnapshot
 
 _LEFT_ALONE = (
     ast.ClassDef, ast.Assert, ast.Raise, ast.Import, ast.ImportFrom, ast.Global,
@@ -39,7 +39,7 @@ def statements(path: Path) -> Iterator[Path]:
             yield from statements((*path, child))
 
 
-def sites(tree: ast.FunctionDef, scenes: Mapping[int, Scene]) -> Iterator[Site]:
+def sites(tree: ast.FunctionDef, scenes: Mapping[int, LocalsSnapshot]) -> Iterator[Site]:
     """Every site, in the order of the source.
 
     Args:
@@ -47,12 +47,12 @@ def sites(tree: ast.FunctionDef, scenes: Mapping[int, Scene]) -> Iterator[Site]:
         scenes: for the identity of each statement that was reached, its scene.
     """
     for path in statements((tree,)):
-        scene = scenes.get(id(path[-1]), Scene())
+        scene = scenes.get(id(path[-1]), LocalsSnapshot())
         yield Site(path, scene)
         yield from _inside(path, scene)
 
 
-def _inside(path: Path, scene: Scene) -> Iterator[Site]:
+def _inside(path: Path, scene: LocalsSnapshot) -> Iterator[Site]:
     for child in ast.iter_child_nodes(path[-1]):
         if child in (getattr(path[-1], name, None) for name in ("annotation", "returns")):
             continue
@@ -122,7 +122,7 @@ def _is_text(node: ast.AST) -> bool:
 _PROBE = "_bpttcheck_probe_"
 
 
-def observe(method: Method, target: Any, one: StepProblem) -> dict[int, Scene]:
+def observe(method: Method, target: Any, one: StepProblem) -> dict[int, LocalsSnapshot]:
     """The scene of every statement that was reached, by the identity of the statement.
 
     Args:
@@ -139,7 +139,7 @@ def observe(method: Method, target: Any, one: StepProblem) -> dict[int, Scene]:
     given = frozenset(id(leaf) for leaf in [*trees.leaves(arguments[2]), arguments[3]])
     definitions = _definitions(method.tree)
     return {
-        id(path[-1]): Scene(now[k], rest.get(k, {}), one.params, given, definitions)
+        id(path[-1]): LocalsSnapshot(now[k], rest.get(k, {}), one.params, given, definitions)
         for k, path in enumerate(statements((method.tree,)))
         if k in now
     }

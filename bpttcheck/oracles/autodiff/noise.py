@@ -122,11 +122,11 @@ def uniform(key: Any, size: int) -> Any:
     return (x.astype(jnp.float64) / 2**31 - 1.0) * math.sqrt(3.0)
 
 
-def demand(jaxpr: Any) -> int:
+def count_draws(jaxpr: Any) -> int:
     """How many random numbers one pass through ``jaxpr`` takes."""
     total = 0
     for eqn in jaxpr.eqns:
-        total += sum(demand(_open(sub)[0]) for sub in _subprograms(eqn))
+        total += sum(count_draws(_open(sub)[0]) for sub in _subprograms(eqn))
         total += sum(math.prod(shape) for shape in _draws(eqn))
     return total
 
@@ -170,7 +170,7 @@ def interpret(
         jaxpr: an open jaxpr.
         consts: values of its constants.
         args: values of its inputs.
-        noise: a supply of at least :func:`demand` numbers.
+        noise: a supply of at least :func:`count_draws` numbers.
 
     Returns:
         The outputs, in order.
@@ -293,7 +293,7 @@ def _scan(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:
     jaxpr, captured = _open(p["jaxpr"])
     # The same sizes each round, because their positions are static; the signs are each round's own.
     local = _reserve(noise, jaxpr)
-    count = demand(jaxpr) if noise is not None else 0
+    count = count_draws(jaxpr) if noise is not None else 0
 
     def body(state: Any, step: Any) -> tuple[list[Any], list[Any]]:
         round_, xs = step
@@ -340,7 +340,7 @@ def _reserve(noise: Noise | None, jaxpr: Any) -> Callable[[], Noise | None]:
     if noise is None:
         return lambda: None
     start, met = noise.used, noise.branches
-    noise.used += demand(jaxpr)
+    noise.used += count_draws(jaxpr)
     noise.branches += branches(jaxpr)
     return lambda: replace(noise, used=start, branches=met)
 

@@ -24,13 +24,13 @@ from bpttcheck.oracles.autodiff.noise import (
     COPIES_AXIS,
     Noise,
     constants,
-    demand,
+    count_draws,
     interpret,
     uniform,
 )
 from bpttcheck.oracles.error_origin import on_behalf, raise_defect
 from bpttcheck.oracles.tracer.kept import unchanged
-from bpttcheck.oracles.tracer.reach import Reach
+from bpttcheck.oracles.tracer.reach import UserNamespaces
 from bpttcheck.warning_scope import silenced
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -79,7 +79,7 @@ class TracedStep:
 
     def forward(self, mask: Any, eps: Any, unit: Any, copy: Any, key: Any) -> Forward:
         """``(params, state0, xs) -> (ys, state_T)`` on leaves, with the noise of one copy."""
-        count = demand(self.jaxpr)
+        count = count_draws(self.jaxpr)
 
         def forward(params: Any, state0: Any, xs: Any) -> Any:
             def body(state: Any, step: Any) -> Any:
@@ -106,7 +106,7 @@ class TracedSequence:
         """``(params, state0, xs) -> (ys, state_T)`` on leaves, with the noise of one copy."""
 
         def forward(params: Any, state0: Any, xs: Any) -> Any:
-            numbers = uniform(key * jnp.uint32(1000003) + 1, demand(self.jaxpr))
+            numbers = uniform(key * jnp.uint32(1000003) + 1, count_draws(self.jaxpr))
             noise = Noise(eps, unit, copy, numbers)
             out = interpret(self.jaxpr, self.consts, [*params, *state0, xs, mask], noise)
             return jnp.where(mask[:, :, None], out[-1], 0.0), out[:-1]
@@ -144,7 +144,7 @@ def trace(step: Step, params: Any, state: Any, x: Any) -> TracedStep:
         ordered = on_behalf(trees.map_leaves, lambda _, leaf: leaf, old, new)
         return [on_behalf(jnp.asarray, leaf) for leaf in [*trees.leaves(ordered), y]]
 
-    closed = _jaxpr(flat, given, given[n:-1], Reach(step))
+    closed = _jaxpr(flat, given, given[n:-1], UserNamespaces(step))
     return TracedStep(closed.jaxpr, closed.consts, p_shape, s_shape)
 
 
@@ -168,7 +168,7 @@ def trace_sequence(sequence: WholeSequence, params: Any, state0: Any, xs: Any) -
         ordered = on_behalf(trees.map_leaves, _like, old, new)
         return [*trees.leaves(ordered), on_behalf(jnp.asarray, ys)]
 
-    closed = _jaxpr(flat, given, given[n:-2], Reach(sequence))
+    closed = _jaxpr(flat, given, given[n:-2], UserNamespaces(sequence))
     return TracedSequence(closed.jaxpr, closed.consts, p_shape, s_shape)
 
 
@@ -182,7 +182,7 @@ def _like(old: Any, leaf: Any) -> Any:
 
 
 def _jaxpr(
-    flat: Callable[..., Any], given: Sequence[Any], state: Sequence[Any], reach: Reach
+    flat: Callable[..., Any], given: Sequence[Any], state: Sequence[Any], reach: UserNamespaces
 ) -> Any:
     about_to(_DOING["trace"], *given)
     try:

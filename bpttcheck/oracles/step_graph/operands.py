@@ -36,7 +36,7 @@ _MOST = 4096
 
 
 @dataclass(frozen=True)
-class Swap:
+class OperandSwap:
     """One quantity in the place of another.
 
     Args:
@@ -55,10 +55,10 @@ class Swap:
 
 
 @dataclass(frozen=True)
-class Shift:
+class GradientShift:
     """How much a swap changes the gradient of one value."""
 
-    swap: Swap
+    swap: OperandSwap
     ref: int
     by: Array
 
@@ -70,7 +70,7 @@ class _Quantity:
     array: Array
 
 
-class Operands:
+class OperandSwaps:
     """One step whose backward pass may use the wrong quantities.
 
     Args:
@@ -88,7 +88,7 @@ class Operands:
         self._called: dict[int, str] = {}
         self._compiled: Any = None
 
-    def shifts(self, leaves: Sequence[Array], cotangents: Sequence[Array]) -> list[Shift]:
+    def shifts(self, leaves: Sequence[Array], cotangents: Sequence[Array]) -> list[GradientShift]:
         """Every swap at these inputs, the likeliest first.
 
         Args:
@@ -118,7 +118,7 @@ class Operands:
         return list(islice(named, _MOST))
 
     def gradients(
-        self, leaves: Sequence[Array], cotangents: Sequence[Array], shifts: Sequence[Shift]
+        self, leaves: Sequence[Array], cotangents: Sequence[Array], shifts: Sequence[GradientShift]
     ) -> Iterator[tuple[Any, Any, Array]]:
         """What each shift alone adds to ``(d_params, d_state, d_x)``."""
         n = self._params.size
@@ -137,7 +137,7 @@ class Operands:
 
     def _factors(
         self, quantities: list[_Quantity], values: dict[int, Array], totals: dict[int, Array]
-    ) -> Iterator[Shift]:
+    ) -> Iterator[GradientShift]:
         """Another factor: ``d_v q`` for ``d_v b``."""
         for k, op, side in self._sites():
             other = op.ins[1 - side]
@@ -147,11 +147,11 @@ class Operands:
             for q in _like(b, quantities):
                 by = _contribution(op, side, d_v, q.array - b, self._graph.shapes[op.ins[side]])
                 swap = self._swap((k, side, "factor", q.key), op, side, q, self._texts[other])
-                yield Shift(swap, op.ins[side], by)
+                yield GradientShift(swap, op.ins[side], by)
 
     def _incoming(
         self, quantities: list[_Quantity], values: dict[int, Array], totals: dict[int, Array]
-    ) -> Iterator[Shift]:
+    ) -> Iterator[GradientShift]:
         """Another cotangent: ``q b`` for ``d_v b``."""
         for k, op, side in self._sites():
             other, v = op.ins[1 - side], op.outs[0]
@@ -160,9 +160,11 @@ class Operands:
                 shape = self._graph.shapes[op.ins[side]]
                 by = _contribution(op, side, q.array - totals[v], b, shape)
                 key = (k, side, "incoming", q.key)
-                yield Shift(self._swap(key, op, side, q, self._called[v]), op.ins[side], by)
+                yield GradientShift(self._swap(key, op, side, q, self._called[v]), op.ins[side], by)
 
-    def _given(self, given: list[_Quantity], quantities: list[_Quantity]) -> Iterator[Shift]:
+    def _given(
+        self, given: list[_Quantity], quantities: list[_Quantity]
+    ) -> Iterator[GradientShift]:
         """Another cotangent in the place of one that the step is given."""
         where = self._lines()
         moving = set(self._moving)
@@ -170,23 +172,25 @@ class Operands:
             if ref not in moving:
                 continue
             for q in _like(right.array, quantities):
-                swap = Swap((*right.key, q.key), "", q.text, right.text, where.get(ref, ""))
-                yield Shift(swap, ref, q.array - right.array)
+                swap = OperandSwap((*right.key, q.key), "", q.text, right.text, where.get(ref, ""))
+                yield GradientShift(swap, ref, q.array - right.array)
 
     def _lines(self) -> dict[int, str]:
         return {out: op.where for op in self._graph.ops for out in op.outs}
 
-    def _whole(self, quantities: list[_Quantity], totals: dict[int, Array]) -> Iterator[Shift]:
+    def _whole(
+        self, quantities: list[_Quantity], totals: dict[int, Array]
+    ) -> Iterator[GradientShift]:
         """Another gradient of a value: ``q`` for ``d_v``."""
         where = self._lines()
         for ref in self._moving:
             for q in _like(totals[ref], quantities):
                 belongs, line = self._called[ref], where.get(ref, "")
-                swap = Swap((ref, "whole", q.key), "", q.text, belongs, line)
-                yield Shift(swap, ref, q.array - totals[ref])
+                swap = OperandSwap((ref, "whole", q.key), "", q.text, belongs, line)
+                yield GradientShift(swap, ref, q.array - totals[ref])
 
-    def _swap(self, key: Any, op: Op, side: int, q: _Quantity, belongs: str) -> Swap:
-        return Swap(key, gradient_of(self._texts[op.ins[side]]), q.text, belongs, op.where)
+    def _swap(self, key: Any, op: Op, side: int, q: _Quantity, belongs: str) -> OperandSwap:
+        return OperandSwap(key, gradient_of(self._texts[op.ins[side]]), q.text, belongs, op.where)
 
     def _sites(self) -> Iterator[tuple[int, Op, int]]:
         moving = set(self._moving)

@@ -28,7 +28,7 @@ from bpttcheck import trees
 from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.autodiff.programs import compile_cheaply, trace
 from bpttcheck.oracles.step_graph.graph import Graph, Op, edges, functions, products
-from bpttcheck.oracles.step_graph.operands import Operands, Shift
+from bpttcheck.oracles.step_graph.operands import GradientShift, OperandSwaps
 
 Array = NDArray[Any]
 
@@ -170,7 +170,9 @@ class Paths:
                     ))  # fmt: skip
         return out
 
-    def swaps(self, point: tuple[Any, Any, Array], cotangents: tuple[Any, Array]) -> list[Shift]:
+    def swaps(
+        self, point: tuple[Any, Any, Array], cotangents: tuple[Any, Array]
+    ) -> list[GradientShift]:
         """Every use of another quantity of the same shape in the backward pass."""
         return self._operands.shifts(self._leaves(*point), self._given(cotangents))
 
@@ -178,15 +180,15 @@ class Paths:
         self,
         point: tuple[Any, Any, Array],
         cotangents: tuple[Any, Array],
-        shifts: Sequence[Shift],
+        shifts: Sequence[GradientShift],
     ) -> Iterator[tuple[Any, Any, Array]]:
         """What each of these swaps alone adds to ``(d_params, d_state, d_x)``."""
         given = self._given(cotangents)
         return self._operands.gradients(self._leaves(*point), given, shifts)
 
     @cached_property
-    def _operands(self) -> Operands:
-        return Operands(self.graph, self._params, self._state)
+    def _operands(self) -> OperandSwaps:
+        return OperandSwaps(self.graph, self._params, self._state)
 
     def _given(self, cotangents: tuple[Any, Array]) -> list[Array]:
         return [_double(leaf) for leaf in [*trees.leaves(cotangents[0]), cotangents[1]]]

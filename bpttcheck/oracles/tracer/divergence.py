@@ -23,7 +23,7 @@ from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.estimate import rms
 from bpttcheck.oracles.tracer.arguments import replace
 from bpttcheck.oracles.tracer.index import MaskedSelection
-from bpttcheck.oracles.tracer.memory import Box, Held, Indexed, Linked
+from bpttcheck.oracles.tracer.memory import ArrayProxy, Buffer, GatherView, MaybeAliased
 from bpttcheck.oracles.tracer.run import here, paused
 from bpttcheck.oracles.tracer.trace import lift
 from bpttcheck.oracles.tracer.watch import NumpyCall
@@ -96,7 +96,7 @@ class _Lookout:
         """Let the operation happen and compare it with NumPy's own."""
         if self.found is not None:
             return perform()
-        replay = Replay(call)
+        replay = NativeReexecution(call)
         result = perform()
         where = here()
         with paused():
@@ -106,10 +106,10 @@ class _Lookout:
         return result
 
 
-def _difference(replay: Replay, result: Any) -> str:
+def _difference(replay: NativeReexecution, result: Any) -> str:
     """How the traced operation differs from NumPy's, or ``""``."""
     made = leaves(result)
-    changed = {key: content(box) for key, box in replay.boxes.items() if not box.known}
+    changed = {key: content(buffer) for key, buffer in replay.buffers.items() if not buffer.known}
     traced = [traced_value(leaf) for leaf in made]
     if not changed and all(value is None for value in traced):
         return ""  # constants: NumPy itself has computed them
@@ -135,7 +135,7 @@ def _views_differ(exact: Outcome, made: list[Any]) -> str:
 
 
 def _values_differ(
-    replay: Replay, exact: Outcome, traced: list[Any], changed: dict[int, Array]
+    replay: NativeReexecution, exact: Outcome, traced: list[Any], changed: dict[int, Array]
 ) -> str:
     """Compare results, and all memory that the operands lie in, with NumPy's."""
 
@@ -229,7 +229,7 @@ class Outcome:
         return {key for key, whole in self.memory.items() if np.may_share_memory(leaf, whole)}
 
 
-class Replay:
+class NativeReexecution:
     """The operands of an operation as they are now, before it has run.
 
     Args:
@@ -238,37 +238,37 @@ class Replay:
 
     def __init__(self, call: NumpyCall) -> None:
         self._call = call
-        self.boxes: dict[int, Box] = {}
+        self.buffers: dict[int, Buffer] = {}
         self._values: dict[int, Any] = {}
         replace((call.args, call.kwargs), self._keep)
 
     def _keep(self, item: Any) -> None:
         if isinstance(item, MaskedSelection):
             item, _ = item.parts()
-        if isinstance(item, Held) and id(item.box) not in self.boxes:
-            self.boxes[id(item.box)] = item.box
-            self._values[id(item.box)] = content(item.box)
+        if isinstance(item, ArrayProxy) and id(item.buffer) not in self.buffers:
+            self.buffers[id(item.buffer)] = item.buffer
+            self._values[id(item.buffer)] = content(item.buffer)
 
     def run(self, draw: Draw) -> Outcome:
         """Let NumPy do it, on fresh memory filled with what ``draw`` makes of the values."""
-        memory = {key: _laid(self.boxes[key], draw(v)) for key, v in self._values.items()}
+        memory = {key: _laid(self.buffers[key], draw(v)) for key, v in self._values.items()}
 
         def native(item: Any) -> Any:
             if isinstance(item, MaskedSelection):
                 held, mask = item.parts()
-                return _view(memory[id(held.box)], held)[np.asarray(mask)]
-            return _view(memory[id(item.box)], item) if isinstance(item, Held) else item
+                return _view(memory[id(held.buffer)], held)[np.asarray(mask)]
+            return _view(memory[id(item.buffer)], item) if isinstance(item, ArrayProxy) else item
 
         args, kwargs = replace(self._call.args, native), replace(self._call.kwargs, native)
         with np.errstate(all="ignore"):
             return Outcome(leaves(self._call.native(*args, **kwargs)), memory)
 
 
-def content(box: Box) -> NDArray[Any]:
+def content(buffer: Buffer) -> NDArray[Any]:
     """The values of a whole piece of memory now, a copy."""
-    if isinstance(box, Indexed):
-        return np.array(box.load())
-    return np.array(box.layout if box.known else box.value)
+    if isinstance(buffer, GatherView):
+        return np.array(buffer.load())
+    return np.array(buffer.layout if buffer.known else buffer.value)
 
 
 def leaves(result: Any) -> list[Any]:
@@ -283,28 +283,28 @@ def traced_value(leaf: Any) -> Any:
     if isinstance(leaf, MaskedSelection):
         held, mask = leaf.parts()
         return np.asarray(held.read())[np.asarray(mask)]
-    return np.asarray(leaf.read()) if isinstance(leaf, Held) and not leaf.known else None
+    return np.asarray(leaf.read()) if isinstance(leaf, ArrayProxy) and not leaf.known else None
 
 
 def traced_views(leaf: Any) -> set[int] | None:
     """``id`` of the box into which a traced result looks; None where the trace leaves it open."""
-    if not isinstance(leaf, Held) or isinstance(leaf.box, (Linked, Indexed)):
+    if not isinstance(leaf, ArrayProxy) or isinstance(leaf.buffer, (MaybeAliased, GatherView)):
         return None
-    return {id(leaf.box)}
+    return {id(leaf.buffer)}
 
 
-def _laid(box: Box, values: NDArray[Any]) -> NDArray[Any]:
+def _laid(buffer: Buffer, values: NDArray[Any]) -> NDArray[Any]:
     """The values in memory that is laid out as the box's own."""
-    memory = np.empty_like(box.layout)
+    memory = np.empty_like(buffer.layout)
     memory[...] = values
     return memory
 
 
-def _view(memory: NDArray[Any], held: Held) -> Any:
+def _view(memory: NDArray[Any], held: ArrayProxy) -> Any:
     """What ``held`` is of its box's memory: the same view of another piece."""
     if not isinstance(held.shadow, np.ndarray):
         return memory[()]
-    offset = _address(held.shadow) - _address(held.box.layout)
+    offset = _address(held.shadow) - _address(held.buffer.layout)
     flat = memory.ravel(order="K")
     return np.ndarray(held.shadow.shape, memory.dtype, flat, offset, held.shadow.strides)
 

@@ -12,15 +12,15 @@ from typing import Any
 
 from jax.core import Tracer
 
-from bpttcheck.oracles.tracer.memory import Chosen, Held
-from bpttcheck.oracles.tracer.reach import Reach
+from bpttcheck.oracles.tracer.memory import ArrayProxy, MaskedSelection
+from bpttcheck.oracles.tracer.reach import UserNamespaces
 
 _ABSENT = object()
-_TRACED = (Held, Chosen, Tracer)
+_TRACED = (ArrayProxy, MaskedSelection, Tracer)
 
 
 @contextlib.contextmanager
-def unchanged(reach: Reach) -> Generator[None, None, None]:
+def unchanged(reach: UserNamespaces) -> Generator[None, None, None]:
     """Put globals and attributes of user code back as they were, and take tracers out of the rest.
 
     Other dictionaries, and lists, may count calls or hold what belongs to another run.

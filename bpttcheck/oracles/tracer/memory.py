@@ -25,7 +25,7 @@ from bpttcheck.oracles.tracer.run import current, decline
 _FRACTIONS = np.random.default_rng(0).random(1000)
 
 
-class Box:
+class Buffer:
     """One piece of memory.
 
     Args:
@@ -43,14 +43,14 @@ class Box:
         owner: Any,
         value: Any = None,
         *,
-        sure: bool = True,
+        layout_known: bool = True,
         external: bool = False,
         lone: bool = False,
     ) -> None:
         self.owner = owner
         self.layout = owner[...] if isinstance(owner, np.ndarray) else owner
         self.value = value
-        self.sure = sure
+        self.layout_known = layout_known
         self.external = external
         self.lone = lone
         self.spent = False
@@ -91,16 +91,18 @@ class Box:
         self.touch()
 
 
-class Linked(Box):
+class MaybeAliased(Buffer):
     """A value that NumPy may hold as a view of ``sources``: readable while they do not change."""
 
-    def __init__(self, owner: Any, value: Any, sources: list[Box], *, sure: bool) -> None:
-        super().__init__(owner, value, sure=sure)
-        self._sources = [(box, box.version) for box in sources]
+    def __init__(
+        self, owner: Any, value: Any, sources: list[Buffer], *, layout_known: bool
+    ) -> None:
+        super().__init__(owner, value, layout_known=layout_known)
+        self._sources = [(buffer, buffer.version) for buffer in sources]
 
     def load(self) -> Any:
         """The value, unless an array that it may look into has changed since."""
-        if any(box.version != version for box, version in self._sources):
+        if any(buffer.version != version for buffer, version in self._sources):
             decline(
                 "an array that may be a view is read after its original was changed in place",
                 "take the copy that you mean with .copy(), or write a new array",
@@ -115,10 +117,10 @@ class Linked(Box):
         )
 
 
-class Indexed(Box):
+class GatherView(Buffer):
     """A view ``parent[index]`` whose place depends on traced integers."""
 
-    def __init__(self, owner: NDArray[Any], parent: Held, index: Any) -> None:
+    def __init__(self, owner: NDArray[Any], parent: ArrayProxy, index: Any) -> None:
         super().__init__(owner, ())
         self._parent = parent
         self._index = index
@@ -126,7 +128,7 @@ class Indexed(Box):
     @property
     def version(self) -> int:
         """The version of the memory behind it."""
-        return self._parent.box.version
+        return self._parent.buffer.version
 
     def load(self) -> Any:
         """The value now at the index."""
@@ -137,31 +139,31 @@ class Indexed(Box):
         self._parent.write(self._parent.read().at[self._index].set(value))
 
 
-class Held:
+class ArrayProxy:
     """An array or scalar of the step: a shadow, and the box that holds its values."""
 
-    __slots__ = ("__weakref__", "_cache", "_route", "box", "shadow")
+    __slots__ = ("__weakref__", "_cache", "_route", "buffer", "shadow")
 
-    def __init__(self, shadow: Any, box: Box) -> None:
+    def __init__(self, shadow: Any, buffer: Buffer) -> None:
         self.shadow: Any = shadow
-        self.box = box
+        self.buffer = buffer
         self._route: Route | None = None
         self._cache: tuple[int, Any] | None = None
 
     @property
     def known(self) -> bool:
         """True if the shadow's own values are exact: nothing traced has reached this array."""
-        return self.box.known
+        return self.buffer.known
 
     def read(self) -> Any:
         """The JAX value of this array now; the same object until something is written."""
         if self.known:
             return constant(self.shadow)
-        whole = self.box.load()
+        whole = self.buffer.load()
         if self._is_whole():
             return whole
-        if self._cache is None or self._cache[0] != self.box.version:
-            self._cache = (self.box.version, self._way().get(whole))
+        if self._cache is None or self._cache[0] != self.buffer.version:
+            self._cache = (self.buffer.version, self._way().get(whole))
         return self._cache[1]
 
     def write(self, value: Any) -> None:
@@ -170,15 +172,15 @@ class Held:
             raise ValueError("assignment destination is read-only")
         value = cast(jnp.broadcast_to(value, self.shadow.shape), self.shadow.dtype)
         if self._is_whole():
-            self.box.store(value)
+            self.buffer.store(value)
             return
         way = self._way()
         if way.repeats:
             decline("a view that repeats its entries is changed in place", "write a new array")
-        self.box.store(way.put(self.box.load(), value))
+        self.buffer.store(way.put(self.buffer.load(), value))
 
     def _is_whole(self) -> bool:
-        layout, shadow = self.box.layout, self.shadow
+        layout, shadow = self.buffer.layout, self.shadow
         return layout is shadow or (
             layout.shape == shadow.shape
             and layout.strides == shadow.strides
@@ -187,13 +189,13 @@ class Held:
 
     def _way(self) -> Route:
         if self._route is None:
-            self._route = route(self.box.layout, self.shadow)
+            self._route = route(self.buffer.layout, self.shadow)
         if self._route is None:
             decline("an array with an unusual memory layout is changed in place", "write a new one")
         return self._route
 
 
-class Chosen:
+class MaskedSelection:
     """What ``z[mask]`` gives for a traced mask: entries whose number is not known."""
 
 

@@ -25,7 +25,7 @@ import scipy.special
 from bpttcheck.oracles.tracer.arguments import collect, is_traced, replace
 from bpttcheck.oracles.tracer.call import perform, perform_known
 from bpttcheck.oracles.tracer.functions import call_function
-from bpttcheck.oracles.tracer.memory import Chosen, Held
+from bpttcheck.oracles.tracer.memory import ArrayProxy, MaskedSelection
 from bpttcheck.oracles.tracer.refusals import remedy_for_math
 from bpttcheck.oracles.tracer.run import current, decline
 from bpttcheck.oracles.tracer.watch import NumpyCall, observed
@@ -41,7 +41,7 @@ _CONTAINERS = (list, tuple, set, frozenset, dict)
 _LARGE = 1000
 
 
-class Reach:
+class UserNamespaces:
     """Where user code keeps its names: globals, closure cells, tables, lists, classes.
 
     Args:
@@ -207,7 +207,7 @@ _MODULES: tuple[ModuleType, ...] = (
 _DISPATCHER = type(np.sum)
 
 
-class Stand(ModuleType):
+class ModuleProxy(ModuleType):
     """A module whose members are looked up in another one and swapped on the way."""
 
     def __init__(self, original: ModuleType) -> None:
@@ -229,7 +229,7 @@ def substitute(item: Any, default: Any = None) -> Any:
 
 @functools.cache
 def _substitutes() -> dict[int, Any]:
-    table: dict[int, Any] = {id(module): Stand(module) for module in _MODULES}
+    table: dict[int, Any] = {id(module): ModuleProxy(module) for module in _MODULES}
     for module in _MODULES:
         # What is there already: asking a module for all it could load would load it.
         public = [member for name, member in vars(module).items() if not name.startswith("_")]
@@ -271,7 +271,7 @@ def _of_math(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _ours(*trees: Any) -> bool:
     found: list[bool] = []
-    replace(trees, lambda item: found.append(isinstance(item, (Held, Chosen))))
+    replace(trees, lambda item: found.append(isinstance(item, (ArrayProxy, MaskedSelection))))
     return any(found)
 
 
@@ -319,7 +319,7 @@ def _ndenumerate(array: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def swapped(reach: Reach) -> Generator[None, None, None]:
+def swapped(reach: UserNamespaces) -> Generator[None, None, None]:
     """Swap NumPy's names in all of user code; put back every one, whatever happens."""
     undo: list[Callable[[], None]] = []
     try:
@@ -355,7 +355,7 @@ def _swap_cell(cell: Any) -> Iterator[Callable[[], None]]:
         yield lambda: setattr(cell, "cell_contents", value)
 
 
-def _swap_imports(reach: Reach) -> Callable[[], None]:
+def _swap_imports(reach: UserNamespaces) -> Callable[[], None]:
     """Let ``import numpy`` inside a function of user code find the stand-in too."""
     original = builtins.__import__
 

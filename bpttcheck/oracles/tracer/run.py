@@ -33,7 +33,7 @@ class TracingRun:
 
     make: Callable[[Any, Any], Any]
     namespaces: dict[int, dict[str, Any]] = field(default_factory=dict)
-    boxes: dict[int, Any] = field(default_factory=dict)
+    buffers: dict[int, Any] = field(default_factory=dict)
     wrappers: dict[int, Any] = field(default_factory=dict)
     masks: dict[Any, Any] = field(default_factory=dict)
     refusal: Declined | None = None
@@ -66,7 +66,7 @@ def running(run: TracingRun) -> Generator[TracingRun, None, None]:
         yield run
     finally:
         _LOCAL.runs.pop()
-        for book in (run.boxes, run.wrappers, run.masks):
+        for book in (run.buffers, run.wrappers, run.masks):
             book.clear()  # what was traced is not kept alive by what user code may keep
 
 

@@ -25,8 +25,14 @@ from bpttcheck.oracles.tracer.call import overwrite, perform, perform_known, rea
 from bpttcheck.oracles.tracer.functions import call_function, call_method
 from bpttcheck.oracles.tracer.index import get_item, put_item
 from bpttcheck.oracles.tracer.kept import unchanged
-from bpttcheck.oracles.tracer.memory import Box, Chosen, Held, constant, fill_with_dummies
-from bpttcheck.oracles.tracer.reach import Reach, swapped
+from bpttcheck.oracles.tracer.memory import (
+    ArrayProxy,
+    Buffer,
+    MaskedSelection,
+    constant,
+    fill_with_dummies,
+)
+from bpttcheck.oracles.tracer.reach import UserNamespaces, swapped
 from bpttcheck.oracles.tracer.run import (
     TracingRun,
     current,
@@ -64,7 +70,7 @@ def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[.
         if jnp.result_type(float) != np.float64:
             raise Declined("JAX in 32-bit mode", remedy="with jax.enable_x64(True): ...")
         with _LOCK:
-            reach = Reach(function)
+            reach = UserNamespaces(function)
             run = TracingRun(make=TracedArray, namespaces=reach.namespaces, watch=watch)
             try:
                 with unchanged(reach), running(run), swapped(reach):
@@ -104,15 +110,17 @@ def enter(run: TracingRun, leaf: Any) -> Any:
     value = leaf if isinstance(leaf, jax.Array) else constant(leaf)
     owner = np.empty(value.shape, value.dtype)
     fill_with_dummies(owner)
-    box = Box(owner, value.astype(owner.dtype), sure=owner.ndim < 2, lone=owner.ndim == 0)
-    return wrap(run, owner, box)
+    buffer = Buffer(
+        owner, value.astype(owner.dtype), layout_known=owner.ndim < 2, lone=owner.ndim == 0
+    )
+    return wrap(run, owner, buffer)
 
 
 def leave(leaf: Any) -> Any:
     """A JAX array from what user code returned."""
-    if isinstance(leaf, Held):
+    if isinstance(leaf, ArrayProxy):
         return jnp.asarray(leaf.read())
-    if isinstance(leaf, Chosen):
+    if isinstance(leaf, MaskedSelection):
         what = "z[mask] returned for a mask that depends on values"
         decline(what, "np.where(mask, a, b)", where=getattr(leaf, "where", ""))
     if isinstance(leaf, jax.Array):
@@ -136,7 +144,7 @@ METHODS = frozenset(
 )
 
 
-class TracedArray(Held, NDArrayOperatorsMixin):
+class TracedArray(ArrayProxy, NDArrayOperatorsMixin):
     """An array of the step that behaves as NumPy's, views and writes included."""
 
     __slots__ = ()
@@ -148,7 +156,7 @@ class TracedArray(Held, NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """NumPy's protocol for ufuncs."""
-        if any(isinstance(item, Chosen) for item in inputs):
+        if any(isinstance(item, MaskedSelection) for item in inputs):
             return NotImplemented
         return call_ufunc(ufunc, method, inputs, kwargs)
 
@@ -243,7 +251,7 @@ class TracedArray(Held, NDArrayOperatorsMixin):
 
     @shape.setter
     def shape(self, shape: Any) -> None:
-        if not self.box.sure and self.shadow.ndim > 1:
+        if not self.buffer.layout_known and self.shadow.ndim > 1:
             decline("an assignment to .shape of an array whose layout is not known", "z.reshape")
         self._route = self._cache = None
         self.shadow = self.shadow.reshape(shape, copy=False)
@@ -408,7 +416,7 @@ def _in_place(ufunc: np.ufunc) -> Callable[[TracedArray, Any], Any]:
     def operate(self: TracedArray, other: Any) -> Any:
         if not isinstance(self.shadow, np.ndarray):
             return NotImplemented  # a scalar does not change: Python goes on to a + b
-        if self.box.lone and not self.known:
+        if self.buffer.lone and not self.known:
             return _replaced(self, ufunc(self, other))
         return ufunc(self, other, out=(self,))
 
@@ -420,11 +428,11 @@ def _replaced(number: TracedArray, result: Any) -> Any:
     run = current()
     if run is None or result.dtype != number.dtype or np.ndim(result):
         decline("a number given from outside is changed in place", "s = s + a")
-    value = result.read() if isinstance(result, Held) else np.array(result)
-    number.box.spent = True
+    value = result.read() if isinstance(result, ArrayProxy) else np.array(result)
+    number.buffer.spent = True
     owner = np.zeros((), number.dtype)
-    box = Box(owner, value, lone=True)
-    return wrap(run, owner, box)
+    buffer = Buffer(owner, value, lone=True)
+    return wrap(run, owner, buffer)
 
 
 for _name, _ufunc in {

@@ -15,7 +15,7 @@ from bpttcheck.problems.large import chunks
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
-from bpttcheck.verify.law import Law, obey, obeyed_on
+from bpttcheck.verify.law import Law, run_law, run_law_on
 
 # Rows of the batches that the gradient checks judge.
 _ROWS = 4
@@ -31,12 +31,12 @@ def batch_additivity(context: Context) -> Tally:
     """
     if context.run.subject.batches == (1,):
         raise NotApplicable("takes one row only")
-    return obey(context, LAW, context.run.cases.plan.batches)
+    return run_law(context, LAW, context.run.cases.plan.batches)
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:
     """The law on one given problem."""
-    return obeyed_on(run, LAW, problem)
+    return run_law_on(run, LAW, problem)
 
 
 def _whole_batch(run: Run, problem: Problem) -> dict[str, Any]:
@@ -92,7 +92,7 @@ LAW = Law(
     "batch_additivity",
     expected=_row_by_row,
     actual=_whole_batch,
-    sentence=(
+    message=(
         "{block} over the batch is not what its rows give one by one: a mean for a sum, or "
         "rows that are not independent of each other"
     ),

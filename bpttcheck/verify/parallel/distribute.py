@@ -24,7 +24,14 @@ from bpttcheck.problems.problem import Template
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.gradient_check import wide_cases
-from bpttcheck.verify.parallel.worker import Elsewhere, Here, Key, Told, judge, obey
+from bpttcheck.verify.parallel.worker import (
+    JobResult,
+    Key,
+    ProcessContext,
+    ThreadContext,
+    judge,
+    run_check,
+)
 
 # Cases in one job: with few examples a worker compiles one program, with many all are busy.
 _CASES = 100
@@ -32,7 +39,7 @@ _CASES = 100
 Runs = Callable[[Context], Tally]
 """What runs a check."""
 
-Jobs = list[tuple[tuple[Key, ...], Callable[[], dict[Key, Told]]]]
+Jobs = list[tuple[tuple[Key, ...], Callable[[], dict[Key, JobResult]]]]
 
 
 @contextmanager
@@ -56,12 +63,12 @@ def spread(
     place, found = _place(run, executor), dict[str, Runs](CHECKS)
     for name in names:
         if CHECKS[name].alone:
-            alone = obey(Here(run), name, examples)
-            found[name] = _obeyed(lambda alone=alone: alone)
+            alone = run_check(ThreadContext(run), name, examples)
+            found[name] = _finished(lambda alone=alone: alone)
             if alone[0].failures:
                 yield found  # cases that depend on each other stay in their order
                 return
-    if isinstance(place, Here):
+    if isinstance(place, ThreadContext):
         run.jax.prepare(run.cases, examples)
     modes = {
         n: CHECKS[n].mode
@@ -82,20 +89,20 @@ def spread(
             (keys, submit(judge, keys)) for keys in _jobs(run, examples, list(modes.values()))
         ]
         found.update({n: _gathered(n, m, jobs) for n, m in modes.items()})
-        found.update({name: _obeyed(submit(obey, name, examples)) for name in laws})
+        found.update({name: _finished(submit(run_check, name, examples)) for name in laws})
         yield found
     finally:
         for future in futures:
             future.cancel()
 
 
-def _place(run: Run, executor: Executor) -> Here | Elsewhere:
+def _place(run: Run, executor: Executor) -> ThreadContext | ProcessContext:
     if isinstance(executor, ThreadPoolExecutor):
-        return Here(run)
+        return ThreadContext(run)
     subject = run.subject
     for name in ("target", "reference"):
         _require_pickle(name, getattr(subject, name))
-    return Elsewhere(
+    return ProcessContext(
         uuid.uuid4().hex, subject.target, subject.reference, subject.name, run.cases.sizes,
         run.seed, run.dtypes,
     )  # fmt: skip
@@ -121,22 +128,22 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Runs:
     """The gradient check that merges what the workers say, in the order of the cases."""
 
     def check(context: Context) -> Tally:
-        told: dict[int, Told] = {}
+        results: dict[int, JobResult] = {}
         for keys, answer in jobs:
             wanted = [key for key in keys if key[0] == mode]
             answers = answer() if wanted else {}
             for key in wanted:
                 if key not in answers or answers[key].outcome is None:
                     return CHECKS[name](context)
-                told[key[1]] = answers[key]
+                results[key[1]] = answers[key]
                 context.tick()
         tally = Tally(name)
         for index in range(context.examples):
-            outcome = told[index].outcome
+            outcome = results[index].outcome
             assert outcome is not None
             tally.cases += 1
-            _note(context.run, told[index].notes)
-            context.run.code.lines.include(told[index].lines)
+            _note(context.run, results[index].notes)
+            context.run.code.lines.include(results[index].lines)
             count(context.run, tally, outcome)
         wide_cases(context.run, mode, tally, {}, context.examples)
         return CHECKS[name](context) if tally.failures else tally
@@ -144,7 +151,7 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Runs:
     return check
 
 
-def _obeyed(answer: Callable[[], tuple[Tally, tuple[str, ...], frozenset[int]]]) -> Runs:
+def _finished(answer: Callable[[], tuple[Tally, tuple[str, ...], frozenset[int]]]) -> Runs:
     """A whole check that was run before."""
 
     def check(context: Context) -> Tally:

@@ -29,7 +29,7 @@ Key = tuple[str, int]
 _LOADED_IN = os.getpid()
 
 
-class LeftToTheCaller(Exception):
+class NeedsMainProcess(Exception):
     """A worker meets what only the caller may do."""
 
 
@@ -41,30 +41,30 @@ class _WithoutSearch(JaxReference):
 
     def departure(self, mode: str, problem: Problem) -> str:
         """Leave it to the caller."""
-        raise LeftToTheCaller
+        raise NeedsMainProcess
 
 
-def _view(run: Run) -> Run:
+def _job_run(run: Run) -> Run:
     """A run as one job sees it: programs shared, remarks of its own, no search for an operation."""
-    view = copy.copy(run)
-    view.code, view.jax = copy.copy(run.code), _WithoutSearch(run.jax)
-    view.code.notes = Notes()
-    return view
+    job_run = copy.copy(run)
+    job_run.code, job_run.jax = copy.copy(run.code), _WithoutSearch(run.jax)
+    job_run.code.notes = Notes()
+    return job_run
 
 
 @dataclass(frozen=True)
-class Here:
+class ThreadContext:
     """A run for workers that are threads of this process."""
 
     run: Run
 
-    def view(self) -> Run:
+    def job_run(self) -> Run:
         """The run for one job."""
-        return _view(self.run)
+        return _job_run(self.run)
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class ProcessContext:
     """What a worker needs to make the run for itself, once for all jobs of one ``token``."""
 
     token: str
@@ -75,7 +75,7 @@ class Elsewhere:
     seed: int
     dtypes: tuple[str, ...]
 
-    def view(self) -> Run:
+    def job_run(self) -> Run:
         """The run for one job; its programs are kept for the next.
 
         Raises:
@@ -87,7 +87,7 @@ class Elsewhere:
                 "does not copy: it would hang. Make the pool with "
                 'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
             )
-        return _view(_KEPT.get(self))
+        return _job_run(_KEPT.get(self))
 
     def make(self) -> Run:
         """A run of the same cases: the sizes drawn are sent, for a strategy does not pickle."""
@@ -108,7 +108,7 @@ class _Kept:
         self._lock, self._token = threading.Lock(), ""
         self._run: Run | None = None
 
-    def get(self, place: Elsewhere) -> Run:
+    def get(self, place: ProcessContext) -> Run:
         with self._lock:
             if self._run is None or self._token != place.token:
                 self._run, self._token = place.make(), place.token
@@ -119,7 +119,7 @@ _KEPT = _Kept()
 
 
 @dataclass(frozen=True)
-class Told:
+class JobResult:
     """What a worker says of one case; no outcome: the caller must look for himself."""
 
     outcome: CaseOutcome | None
@@ -127,9 +127,9 @@ class Told:
     lines: frozenset[int] = frozenset()
 
 
-def judge(place: Here | Elsewhere, keys: Sequence[Key]) -> dict[Key, Told]:
+def judge(place: ThreadContext | ProcessContext, keys: Sequence[Key]) -> dict[Key, JobResult]:
     """One job of cases, in a worker; it ends a check with the first case that is the caller's."""
-    run, told, over = place.view(), dict[Key, Told](), set[str]()
+    run, results, over = place.job_run(), dict[Key, JobResult](), set[str]()
     for mode, index in keys:
         if mode in over:
             continue
@@ -139,17 +139,17 @@ def judge(place: Here | Elsewhere, keys: Sequence[Key]) -> dict[Key, Told]:
             run.code.lines.commit()
         else:
             run.code.lines.discard()
-        told[mode, index] = Told(outcome, run.notes.texts, run.code.lines.progress())
+        results[mode, index] = JobResult(outcome, run.notes.texts, run.code.lines.progress())
         if outcome is None:
             over.add(mode)
-    return told
+    return results
 
 
 def _judged(run: Run, mode: str, index: int) -> CaseOutcome | None:
     case, template, alone = run.cases.scheduled(index, mode == STEP)
     try:
         outcome = examine(run, mode, run.cases.problem(case), template, differences_only=alone)
-    except (ContractError, LeftToTheCaller):
+    except (ContractError, NeedsMainProcess):
         return None
     if outcome.wrong:
         return None
@@ -157,10 +157,10 @@ def _judged(run: Run, mode: str, index: int) -> CaseOutcome | None:
     return replace(outcome, problem=Problem(case, {}, none, (), None, none, ()), hand=None)
 
 
-def obey(
-    place: Here | Elsewhere, name: str, examples: int
+def run_check(
+    place: ThreadContext | ProcessContext, name: str, examples: int
 ) -> tuple[Tally, tuple[str, ...], frozenset[int]]:
     """One whole check in a worker: its tally, notes, and the lines that were reached."""
-    run = place.view()
+    run = place.job_run()
     tally = CHECKS[name](Context(run, examples))
     return tally, run.notes.texts, run.code.lines.progress()
