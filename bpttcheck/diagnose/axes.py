@@ -89,7 +89,7 @@ def _fit_swapped_gates(evidence: Evidence) -> Diagnosis | None:
         residual = evidence.fits_block(lambda _, s, other=other: s.right[other])
         if residual is not None:
             return diagnosis(
-                "swapped-gates", f"{block} holds what belongs into {other}", residual, other=other
+                "swapped-gates", f"{block} holds what belongs in {other}", residual, other=other
             )
     return None
 
@@ -169,9 +169,9 @@ BATCH_REDUCTION = Rule(_BATCH_REDUCTION_PAGE, _fit_batch_reduction)
 
 _BROADCAST_ROW_PAGE = Page(
     "broadcast-row",
-    "One row of a gradient stands in the place of others.",
+    "One row of a gradient appears in place of others.",
     "d_x[n] = d_z[n] @ U, row by row",
-    "d_x[:] = d_z[0] @ U          # NumPy repeats the row without a word",
+    "d_x[:] = d_z[0] @ U          # NumPy silently repeats the row",
     "d_x = d_z @ U",
     "Every wrong row of the block equals a right row of the same block.",
 )
@@ -241,7 +241,7 @@ _TRAITS: tuple[tuple[str, Callable[[Case], object]], ...] = (
 
 
 def _fit_one_size(evidence: Evidence) -> Diagnosis | None:
-    """One trait tells the wrong cases from the right ones."""
+    """One size separates the wrong cases from the right ones."""
     wrong, right = evidence.wrong_cases(), evidence.right_cases()
     if len(wrong) < 2 or len(right) < 5:
         return None

@@ -1,7 +1,7 @@
-"""What a diagnosis may look at: a wrong block on a few problems, and what every case said.
+"""The input of a diagnosis: a wrong block on a few problems, and the outcome of every case.
 
-A diagnosis is a formula for the *wrong* gradient, in terms of the right one. It fits if rounding
-explains what is left: the test is the one that convicted the gradient, with the same error bars.
+A diagnosis is a formula for the *wrong* gradient in terms of the right one. It fits if rounding
+explains the residual: the test and its error bars are those by which the gradient was found wrong.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Rule:
 
     Args:
         page: what ``bpttcheck explain`` prints.
-        fit: what it says of an error: a :class:`bpttcheck.results.records.Diagnosis` or None.
+        fit: the diagnosis of an error, a :class:`bpttcheck.results.records.Diagnosis`, or None.
     """
 
     page: Page
@@ -84,8 +84,8 @@ class FailingExample:
         mode: ``STEP`` or ``SEQUENCE``.
         problem: the problem.
         template: the compiled shape it fits; None: its own.
-        hand: what the hand-written code says.
-        reference: what JAX says.
+        hand: the hand-derived gradient.
+        reference: JAX's gradient.
         wrong: the blocks that are wrong.
     """
 
@@ -160,16 +160,16 @@ class FailingExample:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything known about one wrong block.
+    """Everything that is known about one wrong block.
 
     Args:
         run: the subject and its oracles.
         check: the check that failed.
         mode: ``STEP`` or ``SEQUENCE``.
-        block: the block to be explained.
+        block: the block to explain.
         examples: problems on which it is wrong, the richest first.
         seen: every case of the check.
-        notes: what diagnoses share, so that it is computed once.
+        notes: a cache that the diagnoses share.
     """
 
     run: Run
@@ -186,7 +186,7 @@ class Evidence:
         return self.mode == SEQUENCE
 
     def fits_all(self, predict: Callable[[FailingExample], Blocks | None]) -> float | None:
-        """The largest residual of a prediction over all examples; None if it fits not all."""
+        """The largest residual of a prediction over all examples; None if it does not fit one."""
         worst = 0.0
         for example in self.examples:
             with np.errstate(all="ignore"):

@@ -1,4 +1,4 @@
-"""Gather problems on which a wrong block shows, and try every diagnosis on them."""
+"""Collects problems on which a block is wrong, and tries every diagnosis on them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def explain(
         mode: ``STEP`` or ``SEQUENCE``.
         block: the block to be explained.
         seen: every case of the check.
-        failing: problems known to fail, the original one first, with their templates.
+        failing: problems known to fail, the original first, with their templates.
     """
     if mode == SEQUENCE and run.subject.kind == "cell":
         # The loop over time is not the user's: what is wrong, is wrong in one step.
@@ -71,7 +71,7 @@ def _first_fits(evidence: Evidence) -> tuple[Diagnosis, ...]:
 
 
 def _mention_jumps(evidence: Evidence) -> None:
-    """Where nothing fits, a soft slope for a jump is a guess, and is told as one."""
+    """Where nothing fits, suggest a surrogate slope at a jump, as a guess."""
     step = [example for example in evidence.examples if example.mode == STEP]
     if not step or evidence.run.subject.surrogate:
         return
@@ -114,7 +114,7 @@ def _problems(
     like: Case | None,
     failing: Sequence[tuple[Problem, Template | None]],
 ) -> Iterator[tuple[Problem, Template | None]]:
-    """Rich problems first: no size is 1, none equals another; then the ones known to fail."""
+    """General problems first: no size is 1 or equals another; then the ones known to fail."""
     manners = [("float64", "ordinary", "none")]
     if like is not None:
         manners += [("float64", like.regime, like.mask), (like.dtype, like.regime, like.mask)]

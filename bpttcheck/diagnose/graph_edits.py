@@ -1,4 +1,4 @@
-"""Which single change of one path inside the step gives the hand-derived gradient."""
+"""Finds the single edit of one path inside the step that gives the hand-derived gradient."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class GraphEdit:
         kind: one of the constants of this module.
         text: the operation in words.
         where: the line of user code.
-        instead: the formula that stands in the place of the derivative, or ``""``.
+        instead: the formula used instead of the derivative, or ``""``.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class GraphEdit:
 
 
 def best_edit(evidence: Evidence, kind: str) -> tuple[GraphEdit, float] | None:
-    """The change of this kind that explains every example, and its residual.
+    """The edit of this kind that explains every example, and its residual.
 
     First all blocks together, then the block at hand alone.
     """
@@ -120,9 +120,9 @@ def _at(site: EditSite, number: list[int]) -> tuple[int, int]:
 
 
 def _numbered(paths: Paths) -> list[int]:
-    """For each operation, which one of its kind on its line it is.
+    """The index of each operation among those of its kind on its line.
 
-    Numbers of operations are no names: where a size is 1 the traced step has others.
+    The position in the traced step does not identify it: where a size is 1 it is another.
     """
     met: Counter[tuple[str, str]] = Counter()
     found: list[int] = []
@@ -149,7 +149,7 @@ def blocks_of(example: FailingExample, gradients: tuple[Any, Any, Array]) -> dic
 
 
 def _derivatives(paths: Paths, point: Any) -> Iterator[tuple[EditSite, Array, str]]:
-    """Local derivatives that people write by mistake, at each function of the step."""
+    """Common wrong local derivatives, at each function of the step."""
     for site, (z, v) in zip(paths.sites("function"), paths.values(*point), strict=True):
         with np.errstate(all="ignore"):
             made = [*_mistakes(z, v), *_mixed(v, paths.like(site.index, *point))]
@@ -184,7 +184,7 @@ def _mistakes(z: Array, v: Array) -> Iterator[tuple[Array, str]]:
 
 
 def _mixed(v: Array, others: list[tuple[str, Array]]) -> Iterator[tuple[Array, str]]:
-    """Formulas of the right form with another quantity of the step in the place of ``h``."""
+    """Formulas of the right form with another quantity of the step instead of ``h``."""
     for where, u in others:
         name = f"u from {where}"
         yield u * (1 - v), f"u * (1 - h), {name}"

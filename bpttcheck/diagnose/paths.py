@@ -1,4 +1,4 @@
-"""A path through the step that is missing, doubled, of the wrong sign, or made of other values."""
+"""A path through the step that is missing, doubled, of the wrong sign, or uses other values."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from bpttcheck.results.records import Diagnosis
 
 _MISSING_PATH_PAGE = Page(
     "missing-path",
-    "One way on which a quantity acts on the loss is left out.",
-    "d_h = (every way from h to the loss): through the new state *and* through the output,\n"
+    "One path by which a quantity affects the loss is left out.",
+    "d_h = (every path from h to the loss): through the new state *and* through the output,\n"
     "through each gate that reads h, and through each state leaf that h changes",
     "d_h = d_state                # the cotangent of the output, d_y, is ignored\n"
     "return d_params, np.zeros_like(h), d_x",
@@ -77,8 +77,8 @@ MISSING_PATH = Rule(_MISSING_PATH_PAGE, _fit_missing_path)
 
 _DOUBLED_PATH_PAGE = Page(
     "doubled-path",
-    "One way on which a quantity acts on the loss is counted twice.",
-    "each way from a quantity to the loss is a term, once",
+    "One path by which a quantity affects the loss is counted twice.",
+    "each path from a quantity to the loss is a term, once",
     "d_h = d_state + d_y + d_y    # added here, and again by the caller",
     "d_h = d_state + d_y",
     "The block equals the right gradient plus once more what flows on that path.",
@@ -188,15 +188,15 @@ WRONG_DERIVATIVE = Rule(_WRONG_DERIVATIVE_PAGE, _fit_wrong_derivative)
 
 _WRONG_OPERAND_PAGE = Page(
     "wrong-operand",
-    "A product of the backward pass is made with another quantity of the same shape.",
+    "A product of the backward pass uses another quantity of the same shape.",
     "c_new = f * c + i * g:    d_f = d_c_new * c,  d_c = d_c_new * f\n"
     "z = x @ U.T + h @ W.T:    d_U = d_z.T @ x,    d_W = d_z.T @ h",
     "d_c = d_c_new * i            # another gate\n"
     "d_c = d_h_new * f            # the gradient of another quantity\n"
     "d_W = d_z.T @ h_new          # the new state for the old one",
     "d_c = d_c_new * f\nd_W = d_z.T @ h",
-    "The block equals JAX's gradient with one contribution made from another value of the step, or "
-    "from another gradient, of the same shape, in every problem.",
+    "The block equals JAX's gradient with one contribution computed from another value of the step,\n"
+    "or from another gradient, of the same shape, in every problem.",
 )
 
 
@@ -278,7 +278,7 @@ def _residual(evidence: Evidence, tables: list[_Table], key: Any, wide: bool) ->
 
 
 WRONG_OPERAND = Rule(_WRONG_OPERAND_PAGE, _fit_wrong_operand)
-"""A quantity of the step stands in the backward pass where another of its shape belongs."""
+"""The backward pass uses one quantity of the step where another of its shape belongs."""
 
 
 _WRONG_COTANGENT_PAGE = Page(
@@ -289,7 +289,7 @@ _WRONG_COTANGENT_PAGE = Page(
     "d_z = (anything else)        # with d_W, d_b and d_x rightly made from it",
     "derive d_z again: the cotangent of h first, then the factor f'(z)",
     "All blocks together equal JAX's gradient with one other array in the place of that local "
-    "derivative, which the gradients themselves determine with equations to spare.",
+    "derivative, which the gradients themselves overdetermine.",
 )
 
 # So many more equations than unknowns, at least: else any gradient could be explained.
@@ -365,7 +365,7 @@ def _best(
 
 
 WRONG_COTANGENT = Rule(_WRONG_COTANGENT_PAGE, _fit_wrong_cotangent)
-"""Everything is consistent with one wrong cotangent inside the step: where, not what."""
+"""All blocks are consistent with one wrong cotangent inside the step, which is located."""
 
 
 _PRECISION_PAGE = Page(
@@ -423,7 +423,7 @@ def _fits_in(example: FailingExample, short: type, block: str) -> bool:
 
 
 def _cancels(evidence: Evidence) -> Diagnosis | None:
-    """Small, without a pattern, and of a size that no formula of the right dtype has."""
+    """A small error without a pattern, larger than the rounding of the right dtype."""
     if not evidence.examples:
         return None
     errors = [_relative(s, evidence.block) for s in evidence.examples]

@@ -53,7 +53,7 @@ def _part(candidate: Blocks, block: str, alone: bool) -> Blocks:
 
 
 def _ways(shortest: int) -> Iterator[tuple[str, int, Callable[[FailingExample], Blocks]]]:
-    """What is said, the number of steps, and the gradient that it gives."""
+    """The message, the number of steps, and the gradient of each truncation."""
     for k in range(1, shortest):
         yield f"only the last {_steps(k)} count", k, partial(_last, k=k)
     for k, aligned in _windows(shortest):
@@ -123,7 +123,7 @@ _MISSING_TERM_PAGE = Page(
     "for t in range(T - 1): ...            # never reaches t = T - 1",
     "for t in reversed(range(T)): ...",
     "The block equals the right sum without the contribution of that step, from JAX with the "
-    "parameters untied in time; or every block equals that of a backward pass that never comes to "
+    "parameters untied in time; or every block equals that of a backward pass that never reaches "
     "the last step.",
 )
 
@@ -131,7 +131,7 @@ FROM_START, FROM_END = "start", "end"
 
 
 def _fit_missing_term(evidence: Evidence) -> Diagnosis | None:
-    """One step's term is missing, or the loop never comes to the last step."""
+    """One step's term is missing, or the loop never reaches the last step."""
     found = one_step(evidence, "missing-term", -1.0, "is missing from {block}")
     if found is not None or not evidence.sequence:
         return found
@@ -145,7 +145,7 @@ def _fit_missing_term(evidence: Evidence) -> Diagnosis | None:
 
 
 def _without_the_last_step(example: FailingExample) -> dict[str, np.ndarray]:
-    """Every block if the adjoint of the final state is handed to the step before the last."""
+    """Every block if the adjoint of the final state is passed to the step before the last."""
     real = example.problem.real.copy()
     real[-1:] = False  # a masked step hands on what it gets
     return example.right_for(replace(example.problem, mask=real))
@@ -266,11 +266,11 @@ TIME_REDUCTION = Rule(_TIME_REDUCTION_PAGE, _fit_time_reduction)
 
 
 _CHANCE = 0.05
-"""So likely may it be that cases taken at random share what all wrong ones share."""
+"""The largest probability that random cases share by chance what all wrong ones share."""
 
 _MASK_IGNORED_PAGE = Page(
     "mask-ignored",
-    "The backward pass ignores the mask, or treats it in another way than the forward pass.",
+    "The backward pass ignores the mask, or treats it differently from the forward pass.",
     "mask[t] false:  d_state[t] = d_state[t+1],  d_xs[t] = 0,  no term in d_params",
     "d_p, d_state, d_x = step_vjp(params, cache[t], d_state, d_ys[t])      # padded rows too",
     "real = mask[t][:, None]\n"

@@ -103,7 +103,7 @@ def _missing(example: FailingExample, evidence: Evidence) -> Array:
 
 
 def _some_are_right(example: FailingExample, evidence: Evidence) -> bool:
-    """Not all zero: that is a path that is missing."""
+    """True unless all are zero, which is a missing path."""
     hand = example.given(evidence.block)
     kept = np.where(hand == 0, 0.0, example.right[evidence.block])
     return bool((hand != 0).any()) and example.residual({evidence.block: kept}) <= LIMIT
@@ -115,7 +115,7 @@ ZEROED_ENTRY = Rule(_ZEROED_ENTRY_PAGE, _fit_zeroed_entry)
 
 _CLIPPED_PAGE = Page(
     "clipped",
-    "The gradient is cut off at a bound: clipping that was left on inside the backward pass.",
+    "The gradient is cut off at a bound: clipping was left on inside the backward pass.",
     "vjp(a * c) = a * vjp(c): a vector-Jacobian product is linear in its cotangent",
     "np.clip(d_W, -5, 5, out=d_W)           # inside the backward pass",
     "grads = backward(...)                  # the gradient itself\n"
@@ -168,7 +168,7 @@ def _norms(evidence: Evidence) -> Iterator[tuple[list[float], str]]:
 
 
 def _one_number(values: list[float]) -> bool:
-    """The same in every problem, or in a single one a number that somebody would type."""
+    """The same in every problem, or in a single problem a round number."""
     first = values[0]
     if not np.isfinite(first) or first == 0:
         return False
@@ -262,7 +262,7 @@ SATURATED = Rule(_SATURATED_PAGE, _fit_saturated)
 _RANGE_PAGE = Page(
     "range",
     "The gradient overflows or underflows in the checked dtype only; in float64 the code is right.",
-    "float32 holds 1e-38 to 3e38; exp(89) is no float32 number",
+    "float32 holds 1e-38 to 3e38; exp(89) overflows float32",
     "e = np.exp(z); d_z = d_s * e / (1 + e)**2        # inf / inf = NaN from z = 45 on",
     "s = 1 / (1 + np.exp(-z)); d_z = d_s * s * (1 - s)",
     "The block is NaN, Inf or zero in float32 where JAX's value is an ordinary float32 number, and "
@@ -304,4 +304,4 @@ def _lost(example: FailingExample, block: str) -> str:
 
 
 RANGE = Rule(_RANGE_PAGE, _fit_range)
-"""The formula leaves the range of a short format, where the right gradient does not."""
+"""The formula leaves the range of a narrow format, although the right gradient does not."""

@@ -1,8 +1,8 @@
-"""Whose error is it: the user's code's, JAX's or NumPy's refusal of it, or a defect of ours?
+"""Classifies an error: the user's code, JAX or NumPy refusing it, or a defect of bpttcheck.
 
-A refusal is an abstention of one oracle; a defect of ours must never look like one. Both come out
-of the same call, so the traceback decides. :func:`on_behalf` and :func:`natively` mark in it where
-the user's code begins, and where NumPy works on the user's own arguments.
+A refusal makes one oracle abstain; a defect of bpttcheck must never look like one. Both come out of
+the same call, so the traceback decides. In it, :func:`on_behalf` and :func:`natively` mark where
+the user's code begins and where NumPy works on the user's own arguments.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DEEP = 200
 
 
 def on_behalf(function: Callable[..., _Result], *args: Any, **kwargs: Any) -> _Result:
-    """``function(*args, **kwargs)`` for code that the user gave, or for a primitive of it.
+    """``function(*args, **kwargs)`` for the user's code, or for a JAX primitive in it.
 
     Args:
         function: the user's own function, or one of JAX that stands in the user's code.
@@ -46,12 +46,12 @@ def on_behalf(function: Callable[..., _Result], *args: Any, **kwargs: Any) -> _R
 
 
 def natively(function: Callable[..., _Result], *args: Any, **kwargs: Any) -> _Result:
-    """``function(*args, **kwargs)`` for a function of NumPy and what the user gave it."""
+    """``function(*args, **kwargs)`` for a NumPy function and the user's arguments."""
     return function(*args, **kwargs)
 
 
 def as_numpy(error: Exception) -> NoReturn:
-    """Raise what NumPy raises itself for these arguments."""
+    """Raise the error that NumPy itself raises for these arguments."""
     raise error
 
 
@@ -66,8 +66,8 @@ def raise_defect(
         what: what was being done, such as ``"tracing the step"``.
         error: what was raised, with its traceback.
         user: ``id`` of the global dictionaries that are known to be the user's.
-        any_kind: True where no user code runs but what is called :func:`on_behalf`: every other
-            error is then a defect, whatever its type.
+        any_kind: True where user code runs through :func:`on_behalf` only: every other error is
+            then a defect, whatever its type.
 
     Raises:
         InternalError: ``error`` is a defect.
@@ -112,7 +112,7 @@ _MARKS = (on_behalf.__code__, *_NUMPYS)
 
 
 def _cut_by_jax(error: BaseException) -> bool:
-    """True if JAX has taken its own frames out of the traceback, perhaps the innermost."""
+    """True if JAX has removed its frames, perhaps the innermost, from the traceback."""
     return any("JAX has removed its internal frames" in note for note in _notes(error))
 
 

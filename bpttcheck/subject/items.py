@@ -27,7 +27,7 @@ from bpttcheck.subject.values import (
 
 
 class Item(Protocol):
-    """One of the three things that a method returns."""
+    """One of the three items that a method returns."""
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class InputGradient:
 
 @dataclass(frozen=True)
 class Output:
-    """``y (B, n_out)`` or ``ys (T, B, n_out)``; how wide it is, the cell decides."""
+    """``y (B, n_out)`` or ``ys (T, B, n_out)``; the cell chooses ``n_out``."""
 
     name: str
     leading: tuple[int, ...]
@@ -115,7 +115,7 @@ class StateLike:
 
     Args:
         name: the item's name.
-        like: the state that it follows, validated before.
+        like: the state whose structure it must have, already validated.
         source: the name of ``like`` in messages.
         cotangent: True for a gradient; then the leaves that are only carried must be zeros.
         steps: time steps T, for hints; None for one step.
@@ -193,7 +193,7 @@ class ParamsGradient:
 def pairs(
     value: Any, like: State, place: Location, source: str
 ) -> Iterator[tuple[Location, str, Any, Any]]:
-    """Walk two trees at once: ``(place, source, leaf, like's leaf)``; raise where they part."""
+    """Walk two trees at once: ``(place, source, leaf, like's leaf)``; raise where they differ."""
     if is_a(like, dict):
         if not is_a(value, dict):
             raise _other_structure(value, like, place, source)
@@ -216,7 +216,7 @@ def pairs(
 def check_keys(
     given: dict[Any, Any], like: dict[Any, Any], place: Location, source: str, partial: bool = False
 ) -> None:
-    """Raise if the keys of two dicts differ, guessing at misspelt ones."""
+    """Raise if the keys of two dicts differ, suggesting corrections of misspelt ones."""
     missing = [key for key in like if key not in given]
     for key in given:
         if key in like:
@@ -224,7 +224,7 @@ def check_keys(
         shown = repr(key) if type(key) in (str, int) else describe(key)
         guess = closest(key, missing)
         raise place.at(f"[{shown}]").error(
-            f"{place.item} has the key {shown}, which {source} has not: "
+            f"{place.item} has the key {shown}, which {source} does not have: "
             + (f"did you mean {guess!r}?" if guess else f"its keys are {listed(like) or '(none)'}")
         )
     if missing and not partial:
@@ -235,7 +235,7 @@ def check_keys(
 
 
 def closest(key: Any, candidates: Iterable[Any]) -> str | None:
-    """The candidate that was probably meant by ``key``; None if nothing is near."""
+    """The candidate closest to ``key``; None if none is close."""
     if not is_a(key, str):
         return None
     names = [name for name in candidates if is_a(name, str)]
@@ -290,7 +290,7 @@ def check_result(result: Any, method: str, items: Items) -> tuple[Any, Any, Any]
         The items.
 
     Raises:
-        ContractError: ``result`` is no tuple of three, its items stand in another order, or one of
+        ContractError: ``result`` is not a tuple of three, its items are in another order, or one of
             them has a wrong kind, structure, shape, dtype or value.
     """
     given = check_layouts(result, method, items)
@@ -301,7 +301,7 @@ def check_result(result: Any, method: str, items: Items) -> tuple[Any, Any, Any]
 
 
 def check_layouts(result: Any, method: str, items: Items) -> tuple[Any, Any, Any]:
-    """The same, but for dtypes and values."""
+    """The same, without checking dtypes and values."""
     with guarded_inspection(method):
         _check_tuple(result, method, items)
         given = tuple(result)
@@ -341,7 +341,7 @@ def _length_hint(result: tuple[Any, ...], items: Items) -> str:
 
 
 def _in_other_order(given: tuple[Any, ...], method: str, items: Items) -> ContractError | None:
-    """The error that says in which order the items came, or None if no order fits."""
+    """The error that names the order of the items, or None if no order fits."""
     for arranged in itertools.permutations(items):
         if _fits(given, arranged) and not _doubtful(given, arranged, items):
             return Location(method, "").error(
@@ -352,7 +352,7 @@ def _in_other_order(given: tuple[Any, ...], method: str, items: Items) -> Contra
 
 
 def _doubtful(given: tuple[Any, ...], arranged: tuple[Item, ...], items: Items) -> bool:
-    """True if a lone array would have to be the cache: more likely it is a misshapen output."""
+    """True if a single array would have to be the cache: more likely it is a misshapen output."""
     return any(
         isinstance(item, Opaque) and is_array(value) and item is not was
         for value, item, was in zip(given, arranged, items, strict=True)

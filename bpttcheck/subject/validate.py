@@ -1,6 +1,6 @@
-"""Runs every method of a cell or a layer once and turns whatever is wrong into one clear error.
+"""Runs every method of a cell or a layer once and reports the first violation of the contract.
 
-Nothing here is mathematics: kinds, keys, structures, shapes, dtypes and finite values.
+It checks kinds, keys, structures, shapes, dtypes and finite values, not mathematics.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def validate_cell(
         batch_size: rows B.
         dtype: float64 or float32; parameters, state and ``x`` are cast to it.
         rng: source of the parameters' seed and of the inputs.
-        notes: where warnings of the cell go.
+        notes: receives the warnings of the cell.
 
     Raises:
         ContractError: the first violation, with ``.method`` and ``.item``.
@@ -101,8 +101,8 @@ def validate_layer(
         batch_size: rows B.
         dtype: float64 or float32; parameters, state and ``xs`` are cast to it.
         rng: source of the parameters' seed and of the inputs.
-        notes: where warnings of the layer go.
-        masks: the kinds of mask that it takes; None: what it says of itself.
+        notes: receives the warnings of the layer.
+        masks: the kinds of mask that it supports; None: those of its traits.
 
     Raises:
         ContractError: the first violation, with ``.method`` and ``.item``.
@@ -163,7 +163,7 @@ def _cotangent(state: State, rng: np.random.Generator) -> State:
 
 
 def _copy(tree: Any) -> Any:
-    """What is handed to user code: a method that changes it must not mislead the next check."""
+    """A copy for user code: a method that changes it must not mislead the next check."""
     return trees.map_leaves(np.array, tree)
 
 
@@ -221,8 +221,8 @@ def fresh_params(
         The parameters, copies of ``dtype``.
 
     Raises:
-        ContractError: ``init`` raised, returned something else than a dict of finite floating
-            arrays, or two different results from equal seeds.
+        ContractError: ``init`` raised, returned anything but a dict of finite floating arrays, or
+            two different results from equal seeds.
     """
     seed = int(rng.integers(2**63))
     results: list[Params] = []
@@ -252,8 +252,8 @@ def fresh_state(
         The state, made of copies.
 
     Raises:
-        ContractError: ``initial_state`` raised, returned something else than arrays ``(B, ...)`` in
-            tuples and dicts, or two different results.
+        ContractError: ``initial_state`` raised, returned anything but arrays ``(B, ...)`` in tuples
+            and dicts, or two different results.
     """
     results: list[State] = []
     for _ in range(2):
@@ -295,7 +295,7 @@ def _check_params(result: Any) -> None:
 
 
 def _walk(tree: Any, place: Location, depth: int = 0) -> Iterator[tuple[Location, Any]]:
-    """The leaves of a state and their places; raise on a container that is no tuple or dict."""
+    """The leaves of a state and their places; raise on a container other than a tuple or dict."""
     if depth > _DEEPEST:
         raise place.error("state is nested without end: does a container hold itself?")
     if is_a(tree, dict):

@@ -1,4 +1,4 @@
-"""Which values a method returns, and what is wrong with them."""
+"""The values that a method returns, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -66,17 +66,17 @@ class Expected:
 
 
 def is_a(value: object, kind: type | tuple[type, ...]) -> bool:
-    """``isinstance`` that cannot be answered by the object itself."""
+    """``isinstance`` that the object itself cannot influence."""
     return issubclass(type(value), kind)
 
 
 def is_array(value: object) -> bool:
-    """True for an array proper: no subclass, which computes by rules of its own."""
+    """True for a plain array: a subclass may compute by rules of its own."""
     return type(value) is np.ndarray
 
 
 def describe(value: Any) -> str:
-    """What ``value`` is, in a few words, without asking it to print itself."""
+    """A short description of ``value`` that does not call its own methods."""
     if value is None:
         return "None"
     if is_a(value, np.ndarray):
@@ -122,7 +122,7 @@ def check_layout(value: Any, place: Location, expected: Expected) -> None:
 
 @contextmanager
 def dtypes_noted(drifts: list[ContractError]) -> Generator[None]:
-    """Another floating dtype than the checked one is put into ``drifts`` and not raised."""
+    """Collect a floating dtype other than the checked one in ``drifts`` instead of raising."""
     token = _DRIFTS.set(drifts)
     try:
         yield
@@ -178,7 +178,7 @@ def dtype_remedy(given: DType, expected: DType) -> str:
 
 
 def shape_hint(given: Shape, expected: Expected) -> str:
-    """The usual mistake that gives ``given`` for the expected shape, or ``""``."""
+    """The usual mistake that leads from the expected shape to ``given``, or ``""``."""
     shape, batch, steps = expected.shape or (), expected.batch, expected.steps
     if len(given) == len(shape) and len(shape) > 1:
         return _permuted(given, shape, expected)
@@ -250,8 +250,8 @@ _MOST_OBJECTS = 200_000
 def arrays(value: Any, name: str) -> Bits:
     """The arrays and numbers inside ``value`` by their paths, such as ``"cache['z']"``.
 
-    Tuples, lists, dicts and the attributes of objects are searched; what cannot be looked into is
-    left out. The arrays are the living ones, not copies.
+    Tuples, lists, dicts and the attributes of objects are searched; what cannot be inspected is
+    skipped. The arrays are the originals, not copies.
     """
     found: Bits = {}
     seen: dict[int, Any] = {}  # holds what it has seen, so that no id is given to another object
@@ -271,7 +271,7 @@ def arrays(value: Any, name: str) -> Bits:
 
 
 def bits(found: Bits) -> Bits:
-    """Copies that nobody else holds."""
+    """Private copies."""
     return {item: np.array(array) for item, array in found.items()}
 
 
@@ -281,12 +281,12 @@ def same(a: Array, b: Array) -> bool:
 
 
 def different(before: Bits, after: Bits) -> list[str]:
-    """The items of ``before`` that are gone or not the same bit by bit."""
+    """The items of ``before`` that are missing or not bitwise equal."""
     return [item for item in before if item not in after or not same(before[item], after[item])]
 
 
 def difference(before: Array, after: Array) -> str:
-    """How two arrays differ, in a few words."""
+    """A short description of how two arrays differ."""
     if before.shape != after.shape or before.dtype != after.dtype:
         return f"{before.dtype} {before.shape} against {after.dtype} {after.shape}"
     if before.dtype.kind not in "fiub":
@@ -307,7 +307,7 @@ def _number(value: Any) -> Array:
 
 
 def _children(value: Any) -> list[tuple[str, Any]]:
-    """The parts of a container or an object; none if it does not let itself be looked into."""
+    """The parts of a container or an object; none if it cannot be inspected."""
     try:
         if is_a(value, dict):
             return [(_subscript(key, i), item) for i, (key, item) in enumerate(value.items())]

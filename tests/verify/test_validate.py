@@ -376,7 +376,7 @@ BAD = {
     "d_params case": (Tanh, "step_vjp", at(0, renamed("W", "w")),
                       "d_params['w']", "did you mean 'W'?"),
     "d_params stranger": (Tanh, "step_vjp", at(0, lambda d: {**d, "bb": 0}), "d_params['bb']",
-                          "which params has not: its keys are"),
+                          "which params does not have: its keys are"),
     "d_params None key": (Tanh, "step_vjp", at(0, renamed("b", None)), "d_params[None]", "None"),
     "d_params of none": (Memoryless, "step_vjp", at(0, const([])), "d_params", "params: (none)"),
     "d_params, none": (Memoryless, "step_vjp", at(0, const({"a": 0})), "d_params['a']", "(none)"),

@@ -200,9 +200,9 @@ def _jaxpr(
 
 
 def _told_apart(function: Callable[..., Any], verb: str) -> Callable[..., Any]:
-    """``function`` whose errors are declined or internal, told apart before JAX cuts tracebacks.
+    """``function`` whose errors become Declined or InternalError before JAX filters tracebacks.
 
-    Only a trace runs user code; after it nothing may fail but what is done on the user's behalf.
+    Only a trace runs user code; after it, only what is called on the user's behalf may fail.
     """
 
     def run(*args: Any) -> Any:
@@ -222,7 +222,7 @@ _DOING = {"trace": "tracing the step", "differentiate": "differentiating the ste
 
 @dataclass(frozen=True)
 class Lowered:
-    """A traced and lowered program: what is left to do runs no user code.
+    """A traced and lowered program; what remains to be done runs no user code.
 
     Args:
         lowered: JAX's own object.
@@ -273,11 +273,11 @@ def lower(maker: Callable[..., Any], traced: TracedStep | TracedSequence, *args:
 
 
 class Waiting:
-    """A lowered program, compiled once by whoever needs it first.
+    """A lowered program, compiled once by the thread that needs it first.
 
     Args:
         lowered: the program.
-        traced: what it was made of, which must live as long: its text names objects by address.
+        traced: its source, which must live as long: the text of the key contains addresses.
     """
 
     def __init__(self, lowered: Lowered, traced: TracedStep | TracedSequence) -> None:
@@ -287,7 +287,7 @@ class Waiting:
         self._lock = threading.Lock()
 
     def program(self) -> CompiledProgram:
-        """The compiled program; waits where another thread compiles it."""
+        """The compiled program; waits while another thread compiles it."""
         with self._lock:
             if self._program is None:
                 assert self._lowered is not None
@@ -297,17 +297,17 @@ class Waiting:
 
     @property
     def is_compiled(self) -> bool:
-        """True once somebody has needed it."""
+        """True once it has been requested."""
         return self._program is not None
 
 
 class Cache:
-    """The programs used last, found by what was traced: equal programs are compiled once.
+    """A least-recently-used cache of programs, keyed by what was traced.
 
-    A subject whose attributes have changed is traced to another text, and meets no old program.
+    A subject whose attributes have changed is traced to another text and so misses the cache.
 
     Args:
-        most: programs kept; a process can hold some two hundred.
+        most: programs kept; a process can hold about two hundred.
     """
 
     def __init__(self, most: int = 32) -> None:
@@ -345,7 +345,7 @@ class Cache:
 
     @contextmanager
     def apart(self) -> Generator[None]:
-        """Inside it nothing is found, and nothing stays: for a noise model that is changed."""
+        """A context without caching, for experiments that change the noise model."""
         before, self._known = self._known, OrderedDict()
         try:
             yield
@@ -357,7 +357,7 @@ CACHE = Cache()
 
 
 def _text(traced: TracedStep | TracedSequence) -> Iterator[Hashable]:
-    """All that distinguishes a traced program from another: its equations, and every number."""
+    """The cache key of a traced program: its equations and every literal number."""
     yield type(traced)
     yield str(traced.jaxpr)
     for value in (*traced.consts, *constants(traced.jaxpr)):
@@ -378,7 +378,7 @@ def build(
 
 
 def compile_cheaply(lowered: Any) -> Any:
-    """Compile with options under which compiling takes less time and running more."""
+    """Compile with options that shorten compilation at the cost of run time."""
     try:
         return lowered.compile(compiler_options=_CHEAP)
     except Exception as error:
@@ -520,7 +520,7 @@ def _perturbed(inputs: ProgramInputs, eps: Any, key: Any) -> ProgramInputs:
 
 
 def _cotangents(given: Sequence[Any], primals: Sequence[Any]) -> list[Any]:
-    """Cotangents as JAX wants them: an integer leaf has one of type float0."""
+    """Cotangents as JAX expects them: float0 for integer leaves."""
     return [
         c.astype(p.dtype) if _is_float(p) else _no_tangent(p)
         for c, p in zip(given, primals, strict=True)

@@ -1,7 +1,7 @@
-"""The places where a NumPy program takes a branch, and what it decided there.
+"""The places where a NumPy program takes a branch, and the side it took there.
 
-An event keeps its arguments, nothing else: what they decided is worked out only when asked for,
-because most recorded runs are compared once and few are explained.
+An event keeps its arguments only; the decisions are computed on demand, because most recorded runs
+are compared once and few are explained.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ UNORDERED = 2
 class Event:
     """One branch: ``name`` is the NumPy function that the line ``number`` of ``filename`` calls.
 
-    ``codes`` says what was decided, ``ties`` where the decision hung on an equality, and ``gaps``
-    how far each decision was from turning over, in the units of ``scale``.
+    ``codes`` are the decisions, ``ties`` marks decisions that rest on an equality, and ``gaps`` is
+    the distance of each decision from its threshold, in the units of ``scale``.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Event:
 
     @cached_property
     def codes(self) -> Array:
-        """What was decided, as an array that is equal if and only if the branch is the same."""
+        """The decisions, as an array that is equal if and only if the branch is the same."""
         raise NotImplementedError
 
     @cached_property
     def key(self) -> bytes:
-        """What was decided, as bytes that are equal if and only if ``codes`` are."""
+        """The decisions, as bytes that are equal if and only if ``codes`` are."""
         return self.codes.tobytes()
 
     @property
@@ -86,7 +86,7 @@ class ComparisonEvent(Event):
 
     @cached_property
     def key(self) -> bytes:
-        """Without ``codes``, which are dearer and rarely asked for."""
+        """Cheaper than ``codes``, which are rarely needed."""
         a, b = self.a, self.b
         return np.greater(a, b).tobytes() + np.less(a, b).tobytes() + np.equal(a, b).tobytes()
 
@@ -97,7 +97,7 @@ class ComparisonEvent(Event):
 
     @property
     def gaps(self) -> Array:
-        """``|a - b|``; infinities that agree are no distance apart."""
+        """``|a - b|``; 0 for equal infinities."""
         gaps = np.abs(np.subtract(self.a, self.b, dtype=np.float64))
         return np.where(self.ties, 0.0, gaps)
 
@@ -109,24 +109,24 @@ class ComparisonEvent(Event):
 
 @dataclass(frozen=True)
 class RoundingEvent(Event):
-    """``a`` against the whole numbers (of ``floor`` and its kin)."""
+    """``a`` against the integers (``floor`` and similar)."""
 
     a: Any
 
     @cached_property
     def codes(self) -> Array:
-        """``floor(a) + ceil(a)``: odd between two whole numbers, even exactly on one."""
+        """``floor(a) + ceil(a)``: odd between two integers, even exactly on one."""
         codes = np.floor(self.a) + np.ceil(self.a)
         return np.where(np.isnan(codes), np.inf, codes)
 
     @property
     def ties(self) -> NDArray[np.bool_]:
-        """Where ``a`` is a whole number."""
+        """Where ``a`` is an integer."""
         return np.asarray(self.a == np.floor(self.a))
 
     @property
     def gaps(self) -> Array:
-        """The distance to the nearest whole number."""
+        """The distance to the nearest integer."""
         return np.abs(self.a - np.rint(self.a))
 
     @property
@@ -151,7 +151,7 @@ class SelectionEvent(Event):
 
     @property
     def ties(self) -> NDArray[np.bool_]:
-        """The extreme entries of each place that has several."""
+        """The extreme entries of each reduction that has several."""
         count = np.sum(self.codes, axis=self.axis, keepdims=True)
         return self.codes & (count > 1)
 
@@ -185,7 +185,7 @@ class OrderEvent(Event):
 
     @property
     def ties(self) -> NDArray[np.bool_]:
-        """Where two neighbours in the order are equal: breaking such a tie always shows there."""
+        """Where two neighbours in the order are equal; breaking a tie always changes this."""
         equal = self._steps() == 0
         return np.concatenate([np.zeros(self.a.shape, bool), equal], axis=-1)
 

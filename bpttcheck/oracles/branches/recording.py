@@ -2,11 +2,11 @@
 
 A difference quotient is an estimate of a derivative only if the program took the same branches at
 every point that it uses. The branches are the arguments of comparisons, ``maximum``, ``clip``,
-``abs``, ``sign``, sorting, rounding and their kin; ``where`` and ``if`` branch on comparisons.
+``abs``, ``sign``, sorting, rounding and similar; ``where`` and ``if`` branch on comparisons.
 
-They are noted by an array that behaves as NumPy's own. Each operation runs on plain arrays, so its
-result has the same bits as in a plain run; only floating results are wrapped again. Whole numbers
-and truth values stay plain: the event that made them is already noted, and nothing they decide
+They are recorded by an array that behaves as NumPy's own. Each operation runs on plain arrays, so
+its result has the same bits as in a plain run; only floating results are wrapped again. Integers
+and booleans stay plain: the event that made them is already recorded, and nothing that they decide
 changes before that event does.
 """
 
@@ -46,8 +46,8 @@ class Difference:
 class Pattern:
     """Every branch of one run; equal to another if and only if all branches are the same.
 
-    A tie (exactly at a threshold) is a branch of its own, so a point on a kink is equal to none of
-    its neighbours in a direction that leaves the kink.
+    A tie (exactly at a threshold) is a branch of its own, so the pattern at a kink differs from
+    that of every neighbour in a direction that leaves the kink.
 
     Args:
         events: the branches in order.
@@ -75,7 +75,7 @@ class Pattern:
     def margin(self) -> float:
         """The smallest distance of a decision from its threshold, relative; ``inf`` without any.
 
-        Relative to the largest argument that the same line was given anywhere in the run: an entry
+        Relative to the largest argument of the same line anywhere in the run, because an entry
         compared with zero has no scale of its own.
         """
         groups: defaultdict[tuple[str, Any], list[Event]] = defaultdict(list)
@@ -84,7 +84,7 @@ class Pattern:
         return min((_margin(group) for group in groups.values()), default=np.inf)
 
     def difference(self, other: Pattern) -> Difference | None:
-        """The first branch where ``other`` departs from this run, or ``None``."""
+        """The first branch at which ``other`` departs from this run, or ``None``."""
         for mine, its, key, its_key in zip(self.events, other.events, self._key, other._key):  # noqa: B905 - see below
             if key != its_key:
                 alike = mine.name == its.name and mine.codes.shape == its.codes.shape
@@ -98,7 +98,7 @@ class Pattern:
 
 
 def record(function: Function, point: Sequence[Array]) -> tuple[list[Array], Pattern | None]:
-    """Run ``function`` at ``point`` and say which branches it took.
+    """Run ``function`` at ``point`` and record the branches that it took.
 
     The outputs have the same bits as those of a plain run.
 
@@ -194,17 +194,17 @@ class Recorded(np.ndarray):
         return int(self.view(np.ndarray))
 
     def item(self, *args: Any) -> Any:
-        """As NumPy's; the value leaves the recorded world."""
+        """As NumPy's; the value is no longer recorded."""
         _recorder.lose(".item()")
         return self.view(np.ndarray).item(*args)
 
     def tolist(self) -> Any:
-        """As NumPy's; the values leave the recorded world."""
+        """As NumPy's; the values are no longer recorded."""
         _recorder.lose(".tolist()")
         return self.view(np.ndarray).tolist()
 
     def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
-        """As NumPy's; a conversion to whole numbers is a branch, one to truth values too."""
+        """As NumPy's; a conversion to integers or booleans is a branch."""
         plain = self.view(np.ndarray)
         kind = np.dtype(dtype).kind
         if kind in "iu":

@@ -1,13 +1,13 @@
 """Directional derivatives by extrapolated central differences, each with an error bar.
 
-``L(s) = Σ_k <weights_k, outputs_k(point + s·direction)>``, wanted is ``dL/ds`` at ``s = 0``.
+The derivative ``dL/ds`` at ``s = 0`` of ``L(s) = Σ_k <weights_k, outputs_k(point + s·direction)>``:
 
 1. The branches taken at the point are recorded; only points on the same branches are used.
-2. The noise of ``L`` is measured, not only assumed.
-3. A probe with a short step gives rough slopes; its curvature tells how far the first row may go.
-   A first row that contradicts the probe is too far out, whatever its neighbours say.
-4. Ridders' extrapolation, until rounding is all that is left.
-5. What the extrapolation found must agree with the probe, and the one-sided slopes with each other.
+2. The rounding noise of ``L`` is measured, not only assumed.
+3. A probe with a short step gives rough slopes; its curvature bounds the step of the first row.
+   A first row that contradicts the probe has too long a step, even if the next rows agree with it.
+4. Ridders' extrapolation, until only rounding is left.
+5. The result must agree with the probe, and the one-sided slopes with each other.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ def finite_difference(
 
     Args:
         function: takes the leaves, returns a list of arrays; plain NumPy inside.
-        point: floating leaves of any shape; evaluated in float64 where the code lets them be.
+        point: floating leaves of any shape; evaluated in float64 where the code accepts it.
         direction: the shapes of ``point``; zero where a leaf is not perturbed.
         weights: the shapes of the outputs.
         max_evaluations: forward evaluations at most; 14 to 20 are usual.
-        enough: a bar, relative to the rough slope, at which to stop; 0: as narrow as it gets.
+        enough: a bar, relative to the rough slope, at which to stop; 0: as narrow as possible.
 
     Returns:
-        A scalar estimate. It abstains, with a note, at a kink, behind values that are not finite,
-        and where no step is both large enough for the precision and small enough for the branches.
+        A scalar estimate. It abstains, with a note, at a kink, where values are not finite, and
+        where no step is both large enough for the precision and small enough for the branches.
 
     Raises:
         ContractError: if the shapes of ``direction`` or ``weights`` do not fit.
@@ -150,7 +150,7 @@ def _near_one(weights: Vector, outputs: Vector) -> tuple[Vector, int]:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A slope and its bar, or an infinite bar and why."""
+    """A slope and its bar, or an infinite bar and the reason."""
 
     value: float
     bar: float
@@ -162,7 +162,7 @@ class _Answer:
 def _along(
     program: NativeProgram, direction: Sequence[Array], weights: Vector, enough: float
 ) -> _Answer:
-    """The slope along one direction; leaf by leaf where the leaves have no common step."""
+    """The slope along one direction, split by leaves where these have no common step."""
     whole = _on_line(program, direction, weights, enough)
     parts = _groups(program.point, direction)
     precise = whole.bar <= _PRECISE * abs(whole.value)
@@ -179,8 +179,8 @@ def _on_line(
     program: NativeProgram, direction: Sequence[Array], weights: Vector, enough: float
 ) -> _Answer:
     line = Line(program, direction, weights)
-    # A bar that need not be narrow is no worse for one run with rounding errors than for two: who
-    # asks for it looks again, at full width, where it contradicts.
+    # Where the bar need not be narrow, one run with rounding errors is enough: a contradiction is
+    # examined again with the full number.
     line.measure_noise(*((1,) if enough else ()))
     answer = _searched(line, enough)
     if _is_at_tie(program):
@@ -200,7 +200,7 @@ def _on_line(
 
 
 def _searched(line: Line, enough: float, depth: int = 0, longest: float = math.inf) -> _Answer:
-    """The slope of a line: again with the noise that was found, and in parts if it takes them."""
+    """The slope of a line: repeated with the measured noise, and in parts if necessary."""
     program = line.program
     search = Search(line, min(program.evaluations + _A_SEARCH, program.limit), enough, longest)
     found = search.estimate()
@@ -230,7 +230,7 @@ def _searched(line: Line, enough: float, depth: int = 0, longest: float = math.i
 
 
 def _is_at_tie(program: NativeProgram) -> bool:
-    """True if the last run left a branch on whose threshold the point lies."""
+    """True if the last run departed at a branch on whose threshold the point lies."""
     return program.departure is not None and program.departure.from_tie
 
 

@@ -1,8 +1,8 @@
-"""Which steps to take along a line, and what they say together about the slope at the point.
+"""Which steps to take along a line, and the slope at the point that they imply together.
 
 Rows of differences can agree with each other and all be wrong: on one tread of a staircase, on both
-sides of a kink, or where one output has another scale than the sum that hides it. What gives them
-away stands in the rows: how each output's differences change from step to step.
+sides of a kink, or where one output varies on another scale than the sum that hides it. How each
+output's differences change from step to step reveals these cases.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class _Footing:
 
 
 class Search:
-    """Rows along one line: where they may start, and what they extrapolate to.
+    """Rows along one line: the step to start from, and the limit of their extrapolation.
 
     Attributes:
         trouble: why there is no estimate.
         hull: the one-sided slopes, if a jump of the slope at the point is why.
-        stair: the height of a step in the outputs that the rows ran into; 0 without one.
-        hidden: what constant or noisy outputs may hide, a part of the bar.
-        longest: steps beyond it cross a kink; the search must start below.
-        erratic: true if the rows agree far less well than rounding lets them.
+        stair: the height of a jump in the outputs that the rows reached; 0 without one.
+        hidden: the slope that constant or noisy outputs may hide; a part of the bar.
+        longest: longer steps cross a kink; the search must start below.
+        erratic: true if the rows disagree far more than rounding explains.
         unsettled: the outputs, if any, that the rows do not resolve although their sum is.
     """
 
@@ -95,7 +95,7 @@ class Search:
         return replace(found, disagreement=max(found.disagreement, self._contradiction(found)))
 
     def _footing(self) -> _Footing | None:
-        """Probe with short steps, then longer ones where rounding asks for it."""
+        """Probe with short steps, then with longer ones where rounding requires it."""
         first, last = self._line.reaches()
         # Beyond the rounding of every entry at the start; it need not be so of all in the end.
         step = min(self.longest, max(self._eps**0.25, self._eps**0.5 * first))
@@ -125,7 +125,7 @@ class Search:
         return None if probe is None else _Footing(probe, probe.step)
 
     def _refined(self, footing: _Footing) -> Extrapolated | None:
-        """Extrapolate from ``footing`` until rounding dominates or nothing improves any more."""
+        """Extrapolate from ``footing`` until rounding dominates or nothing improves."""
         best: Extrapolated | None = None
         probe, step, rows, idle = footing.probe, footing.step, list[Row](), 0
         tableau = Tableau()
@@ -172,7 +172,7 @@ class Search:
         return True
 
     def _look_for_jump(self) -> None:
-        """Say what the one-sided slopes are if it was their difference that no step got over."""
+        """Record the one-sided slopes if their difference is why no step works."""
         known = sorted(self._line.rows, key=lambda row: row.step)
         departure = self._line.program.departure
         if len(known) > 1 and departure is None:
@@ -180,7 +180,7 @@ class Search:
             self._slope_jumps()
 
     def _crosses_kink(self) -> bool:
-        """True if the rows do, and a row of shorter steps does not, or less."""
+        """True if the rows show a jump, and rows of shorter steps show none or a smaller one."""
         if not crosses_kink(self._rows):
             return False
         shortest = min(self._probe.step, self._rows[-1].step)
@@ -200,7 +200,7 @@ class Search:
         return row
 
     def _shorter(self, step: float) -> float:
-        """After a probe that is too long: down to the next leaf for which it is."""
+        """After a probe that is too long: down to the scale of the next leaf."""
         scales = (_PART * scale for scale in self._line.scales())
         return min(step / _SHRINK, next((scale for scale in scales if scale < step), step))
 
@@ -221,7 +221,7 @@ class Search:
         return _is_bent(row) and row.bend > 4 * row.blur
 
     def _goal(self, row: Row) -> tuple[float, bool]:
-        """The step that rounding asks for and curvature allows; false if ``row`` cannot tell."""
+        """The step that rounding requires and curvature allows; false if ``row`` cannot tell."""
         if row.size <= 4 * row.blur:
             return _FIRST_STEP, row.size == 0
         needed = max(_FIRST_STEP, row.step * row.blur / row.size / (_ENOUGH * self._eps))
@@ -242,9 +242,9 @@ def _is_bent(row: Row) -> bool:
 
 
 def _is_parabola(longer: Row, shorter: Row) -> bool:
-    """True at a stationary point: both rows see curvature only, and the same one.
+    """True at a stationary point: both rows show curvature only, and the same curvature.
 
-    Central differences are blind to it, so the longer row is not too far out at all.
+    Central differences cancel it, so the longer step is not too long.
     """
     expected = longer.bends * (shorter.step / longer.step)
     same = norm(shorter.bends - expected) <= 0.3 * shorter.bend + 4 * shorter.blur
@@ -252,13 +252,13 @@ def _is_parabola(longer: Row, shorter: Row) -> bool:
 
 
 def _reach(longer: Row, shorter: Row) -> float:
-    """The step at which what a central difference does see grows to half the curvature."""
+    """The step at which the odd terms of a central difference reach half the curvature."""
     cubic = norm(longer.slopes - shorter.slopes) + shorter.blur
     return 0.5 * longer.step * longer.bend / cubic if cubic > 0 else math.inf
 
 
 def _contradicts(row: Row, probe: Row) -> bool:
-    """True if the slopes of a longer ``row`` are not those of ``probe``, roughly."""
+    """True if the slopes of a longer ``row`` differ clearly from those of ``probe``."""
     size = probe.size
     if _is_bent(probe):
         size = max(size, 0.25 * probe.bend * row.step / probe.step)
@@ -286,8 +286,8 @@ _ONE = 1.0  # what compiled code is taken to have added, when it does not show i
 def unsettled(rows: Sequence[Row]) -> Flags:
     """The outputs whose differences still grow as the step shrinks.
 
-    Differences of a smooth function tend to a limit, those of one that changes on a far shorter
-    scale grow like ``1/h``; beside larger outputs nobody sees it in the sum.
+    Differences of a smooth function tend to a limit; those of a function that varies on a far
+    shorter scale grow like ``1/h``, which larger outputs hide in the sum.
 
     Args:
         rows: those of the extrapolation, the longest first.
@@ -319,8 +319,8 @@ def crosses_kink(rows: Sequence[Row]) -> bool:
 def jump_at_point(line: Line, rows: Sequence[Row]) -> tuple[float, float] | None:
     """The interval between the one-sided slopes if they differ, or None.
 
-    Their difference tends to zero with the step on a smooth line; the shortest step shows what is
-    left of it, steps at least 16 times longer how much of that is curvature.
+    On a smooth line their difference tends to zero with the step. The shortest step shows what is
+    left of it; steps at least 16 times longer show how much of that is curvature.
     """
     near, *others = sorted(rows, key=lambda row: row.step)
     far = [row for row in others if row.step >= _SPAN * near.step]
@@ -334,10 +334,10 @@ def jump_at_point(line: Line, rows: Sequence[Row]) -> tuple[float, float] | None
 
 
 def stair_height(line: Line, rows: Sequence[Row]) -> float:
-    """The norm of the jumps that outputs take between the steps of ``rows`` and longer ones.
+    """The norm of the jumps of the outputs between the steps of ``rows`` and longer ones.
 
-    A program that rounds inside is constant on every tread: differences on one tread agree
-    perfectly. Longer steps were rejected, or not tried. Zero if what separates the rows is smooth.
+    A program that rounds internally is constant on every tread, so differences on one tread agree
+    perfectly. Longer steps were rejected or not tried. Zero if the rows differ smoothly.
     """
     known = sorted(line.rows, key=lambda row: row.step)
     last = rows[-1]
@@ -356,7 +356,7 @@ def stair_height(line: Line, rows: Sequence[Row]) -> float:
 
 
 def plateau_bar(line: Line, rows: Sequence[Row]) -> float:
-    """What a plateau can hide: a rounding error of every constant output over the longest step."""
+    """The slope a plateau can hide: a rounding error per constant output over the longest step."""
     flat = _flat(line, rows)
     if not flat.any():
         return 0.0
@@ -367,9 +367,9 @@ def plateau_bar(line: Line, rows: Sequence[Row]) -> float:
 
 
 def unresolved_bar(line: Line, rows: Sequence[Row]) -> float:
-    """What rounding hides on the scale of the smallest leaf where it drowns the slope.
+    """The slope that rounding can hide on the scale of the smallest leaf.
 
-    A slope that is lost in rounding says nothing of the scale on which the outputs change: it may
+    A slope that is lost in rounding does not reveal the scale on which the outputs vary: this may
     be that of the smallest leaf, however long the steps were.
     """
     last = rows[-1]
@@ -407,7 +407,7 @@ def _flat(line: Line, rows: Sequence[Row]) -> Flags:
 
 
 def _jump(line: Line, mask: Flags, near: Row, start: float, far: Row) -> float:
-    """The norm of the change that remains however short the interval in which it happens."""
+    """The norm of the change that remains as its interval is halved again and again."""
     sides = [far.slopes + side * far.bends / 2 for side in (1, -1)]
     side = 1 if norm((sides[0] - near.slopes)[mask]) >= norm((sides[1] - near.slopes)[mask]) else -1
 
@@ -446,7 +446,7 @@ def _jump(line: Line, mask: Flags, near: Row, start: float, far: Row) -> float:
 
 
 def _hull(near: Row, far: Row) -> tuple[float, float]:
-    """Between the slopes on either side, output by output, each extrapolated to the point."""
+    """The interval between the slopes on either side, per output, extrapolated to the point."""
     share = near.step / (far.step - near.step)
     sides = [near.slopes + sign * near.bends / 2 for sign in (1, -1)]
     steps = [

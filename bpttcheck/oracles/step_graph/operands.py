@@ -1,11 +1,11 @@
-"""The gradient of one step in whose backward pass another quantity stands for the right one.
+"""The gradient of one step whose backward pass uses a wrong operand.
 
-At a product ``v = a b`` (of arrays or of matrices) the contribution to ``a`` is ``d_v b``. Here it
-is made with another quantity ``q`` of the step in the place of ``b`` or of ``d_v``; or the whole
-gradient of a value is another one. The quantities are the values of the forward pass and their
-gradients. What follows is linear in the contribution: the gradient shifts by the pull-back of
+At a product ``v = a b`` (of arrays or of matrices) the contribution to ``a`` is ``d_v b``. Here
+another quantity ``q`` of the step replaces ``b`` or ``d_v``, or the whole gradient of a value is
+replaced by another. The quantities are the values of the forward pass and their gradients. The rest
+is linear in the contribution: the gradient shifts by the pull-back of
 
-    d_v q - d_v b         (and so for the others)
+    d_v q - d_v b         (likewise for the others)
 
 from ``a`` to the inputs of the step.
 """
@@ -37,13 +37,13 @@ _MOST = 4096
 
 @dataclass(frozen=True)
 class OperandSwap:
-    """One quantity in the place of another.
+    """One quantity used instead of another.
 
     Args:
         key: the operation, its operand and the quantity: the same at every size of the step.
-        made: what is made with it, such as ``"d_W"``.
+        made: the gradient computed with it, such as ``"d_W"``.
         used: the wrong quantity, such as ``"h"``.
-        belongs: the right one.
+        belongs: the correct one.
         where: the line of user code, or ``""``.
     """
 
@@ -165,7 +165,7 @@ class OperandSwaps:
     def _given(
         self, given: list[_Quantity], quantities: list[_Quantity]
     ) -> Iterator[GradientShift]:
-        """Another cotangent in the place of one that the step is given."""
+        """Another cotangent instead of one that is passed to the step."""
         where = self._lines()
         moving = set(self._moving)
         for ref, right in zip(self._graph.outputs, given, strict=True):
@@ -267,14 +267,14 @@ class OperandSwaps:
 
 
 def _like(array: Array, quantities: list[_Quantity]) -> Iterator[_Quantity]:
-    """Those of its shape that are not the array itself."""
+    """The arrays of its shape other than itself."""
     for q in quantities:
         if q.array.shape == array.shape and not np.allclose(q.array, array, rtol=1e-12, atol=0):
             yield q
 
 
 def _contribution(op: Op, side: int, d_v: Array, other: Array, shape: tuple[int, ...]) -> Array:
-    """What a product passes back to the operand on one side, which has this shape."""
+    """The cotangent that a product passes to the operand on one side, of this shape."""
     if op.primitive.name == "dot_general":
         a, b, v = _subscripts(op, len(shape), other.ndim, side)
         return np.einsum(f"{v},{b}->{a}", d_v, other)

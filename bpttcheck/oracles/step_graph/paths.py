@@ -1,14 +1,14 @@
 """The gradient of one step with a single path of the chain rule changed.
 
-The traced step is a graph of operations. For each of its edges this module differentiates the step
-with that edge cut; for each nonlinear function of one variable, with its local derivative replaced;
-for each product with a square weight, with the weight transposed in the backward product. The value
-of the forward pass never changes, only what flows back:
+The traced step is a graph of operations. This module differentiates the step with any one edge cut;
+with the local derivative of any one nonlinear function of one variable replaced; or with any one
+square weight transposed in the backward product. The values of the forward pass never change, only
+the cotangents:
 
     cut         x  ->  stop_gradient(x)
     replaced    v  ->  stop_gradient(v) + c (z - stop_gradient(z))      for v = f(z)
 
-A hand-derived gradient that equals one of these names its own mistake.
+A hand-derived gradient that equals one of these is explained by that edit.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class EditSite:
 
 
 class Paths:
-    """One step as a graph, differentiated with one change at a time.
+    """One step as a graph, differentiated with one edit at a time.
 
     Args:
         step: ``step(params, state, x) -> (new_state, y)`` on JAX arrays.
@@ -80,7 +80,7 @@ class Paths:
         self._forward: Any = None
 
     def jumps(self) -> list[str]:
-        """The lines at which a comparison of moving values is made a number."""
+        """The lines that convert a comparison of moving values to a number."""
         graph = self.graph
         fixed = graph.constant | graph.still
         made = {ref: op for op in graph.ops for ref in op.outs}
@@ -115,7 +115,7 @@ class Paths:
     def like(self, index: int, params: Any, state: Any, x: Array) -> list[tuple[str, Array]]:
         """Other values of the step, of the shape of function ``index``, and where they come from.
 
-        Each value is told once, under a name of its own; the argument and the value of the function
+        Each value is reported once, under a unique name; the argument and the value of the function
         itself are left out.
         """
         _, z, v = self._functions[index]

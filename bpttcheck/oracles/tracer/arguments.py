@@ -1,4 +1,4 @@
-"""The arguments of a NumPy call: which are ours, and what NumPy and JAX are handed for them."""
+"""The arguments of a NumPy call: which are traced, and what NumPy and JAX get instead."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def shadows(tree: Any) -> Any:
 
 
 def stand_ins(tree: Any) -> Any:
-    """The same with copies, so that nothing can be changed or looked into behind our back."""
+    """The same with copies, so that the call cannot change or alias the shadows."""
     return replace(tree, lambda item: stand_in(item) if isinstance(item, ArrayProxy) else item)
 
 
 def stand_in(held: ArrayProxy, *, regular: bool = False) -> Any:
-    """A copy of a shadow in the same layout; exact if known, else harmless numbers."""
+    """A copy of a shadow in the same layout; exact if known, else with dummy values."""
     if not isinstance(held.shadow, np.ndarray):
         return dummy(held.shadow.dtype)
     copy = np.empty_like(held.shadow)
@@ -109,5 +109,5 @@ def foreign_owners(run: TracingRun, *trees: Any) -> set[int]:
 
 
 def is_traced(*trees: Any) -> bool:
-    """True if an argument depends on what the step was given."""
+    """True if an argument depends on the inputs of the step."""
     return any(not item.known for item in collect(trees))

@@ -1,7 +1,7 @@
-"""One NumPy call on traced arrays: NumPy on the shadows, JAX on the values, both held together.
+"""One NumPy call on traced arrays: NumPy runs on the shadows, JAX on the values.
 
-The shadows say what NumPy would return: shapes, dtypes, layouts, views, and errors. JAX says with
-which values. Where the two disagree about a shape, the call is declined.
+The shadows determine what NumPy would return: shapes, dtypes, layouts, views and errors; JAX
+computes the values. Where the two disagree about a shape, the call is declined.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _on_copies(
 
 
 def _compute(form: Native, args: Sequence[Any], kwargs: dict[str, Any], leaves: list[Any]) -> Any:
-    """Call ``form`` so that nothing is computed in less precision than NumPy computes it in."""
+    """Call ``form`` in at least the precision in which NumPy computes."""
     wide = _real_dtype(leaves[0].dtype) if leaves else np.dtype(float)
     given, named = values(args, wide), values(kwargs, wide)
     made = form(*given, **named)
@@ -123,14 +123,14 @@ def _real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def perform_known(native: Native, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Let NumPy compute with constants, outside a run too (an array kept from an earlier one)."""
+    """Let NumPy compute with constants, also outside a run (an array kept from an earlier one)."""
     result = natively(native, *shadows(args), **shadows(kwargs))
     run = current()
     return result if run is None else adopt(run, result, foreign_owners(run, args, kwargs))
 
 
 def rearrange(native: Native, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Any:
-    """Call a function that only moves entries about: its views are views, its copies copies."""
+    """Call a function that only rearranges entries: views stay views and copies stay copies."""
     kwargs = kwargs or {}
     held = collect(args, kwargs)
     run = current()
@@ -163,7 +163,7 @@ def _moved(
     places: list[Any],
     number: int,
 ) -> Any:
-    """The values of a rearranged copy: which entries it took is found with an array of indices."""
+    """The values of a rearranged copy; an array of indices shows which entries it took."""
     if len(held) != 1:
         decline("a rearrangement of several arrays that NumPy copies", "rearrange one at a time")
     if not places:
@@ -182,7 +182,7 @@ def _moved(
 
 
 def blind(native: Native, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Call a function that looks at shapes and dtypes only: its result is a constant."""
+    """Call a function that reads shapes and dtypes only: its result is a constant."""
     run = current()
     held = collect(args, kwargs)
     result = natively(native, *shadows(args), **shadows(kwargs))
@@ -202,7 +202,7 @@ def steady(
     held: Iterable[ArrayProxy],
     leaves: list[Any],
 ) -> list[bool]:
-    """Whether each result has this layout, or looks into its argument, in any layout of the inputs.
+    """Whether each result has this layout, or is a view, for every layout of the inputs.
 
     An empty list means yes: no argument depends on the layout of arrays from outside.
     """

@@ -1,9 +1,9 @@
-"""The first operation of a step whose traced value is not the one that NumPy gives.
+"""The first operation of a step whose traced value differs from NumPy's.
 
-Each operation is run twice on the very same operands, traced and natively, so neither rounding that
-has piled up before it, nor random numbers, nor the state of an object tell on it. Natively, every
-array is put back into memory of its own layout, so that what NumPy writes through a view arrives
-where it would.
+Each operation is run twice on exactly the same operands, traced and natively, so that neither
+accumulated rounding, nor random numbers, nor the state of an object affect the comparison. For the
+native run every array is put back into memory of its own layout, so that writes through a view
+reach the same memory as in the user's program.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Departure:
     Args:
         function: the NumPy function, ``"np.multiply"``; ``"z[...]"`` for an index.
         where: the line of user code, ``"cell.py:12: v *= .5"``, or ``""``.
-        what: how far the two are apart.
+        what: how much the two differ.
     """
 
     function: str
@@ -62,9 +62,9 @@ def first_departure(step: Step, params: Any, state0: Any, xs: Array) -> Departur
         xs: inputs ``(T, B, n_in)``; steps are searched in order.
 
     Returns:
-        The operation, or None if every one gives what NumPy gives: then the cause is not in the
-        translation but in what the step draws, keeps or changes. None also if the step cannot be
-        traced, or fails.
+        The operation, or None if every one agrees with NumPy: then the cause is not the translation
+        but random numbers, state that the step keeps, or arguments that it changes. None also if
+        the step cannot be traced, or fails.
     """
     params, state = trees.map_leaves(_double, params), trees.map_leaves(_double, state0)
     lookout = _Lookout()
@@ -87,13 +87,13 @@ def first_departure(step: Step, params: Any, state0: Any, xs: Array) -> Departur
 
 
 class _Lookout:
-    """Judges each operation as it is traced, up to the first that departs."""
+    """Compares each operation as it is traced, up to the first that differs."""
 
     def __init__(self) -> None:
         self.found: Departure | None = None
 
     def see(self, call: NumpyCall, perform: Callable[[], Any]) -> Any:
-        """Let the operation happen and compare it with NumPy's own."""
+        """Perform the operation and compare it with NumPy's own."""
         if self.found is not None:
             return perform()
         replay = NativeReexecution(call)
@@ -123,7 +123,7 @@ def _difference(replay: NativeReexecution, result: Any) -> str:
 
 
 def _views_differ(exact: Outcome, made: list[Any]) -> str:
-    """What is a view in one world and a copy in the other: a later write would tell."""
+    """Results that are a view in one run and a copy in the other, as a later write would show."""
     for leaf, native in zip(made, exact.leaves, strict=True):
         looks_into = traced_views(leaf)
         if looks_into is None or not np.size(native):
@@ -161,7 +161,7 @@ def _values_differ(
 
 
 def _gap(native: Array, traced: Array, copies: Array) -> str:
-    """How far two arrays are apart if rounding does not explain it, or ``""``."""
+    """How much two arrays differ if rounding does not explain it, or ``""``."""
     a, b = _wide(native), _wide(traced)
     unit, tiny = _rounding(native.dtype)
     gaps, spread = _apart(b, a), rms(_apart(_wide(copies), a))
@@ -175,7 +175,7 @@ def _gap(native: Array, traced: Array, copies: Array) -> str:
 
 
 def _apart(values: Array, native: Array) -> Array:
-    """Distances entry by entry; infinities and NaN of both are none."""
+    """Distances entry by entry; 0 where both have the same infinity, or NaN."""
     with np.errstate(all="ignore"):
         equal = (values == native) | (np.isnan(values) & np.isnan(native))
         return np.where(equal, 0.0, np.abs(values - native))
@@ -190,7 +190,7 @@ def _jittered(values: Array, rng: np.random.Generator) -> Array:
 
 
 def _rounding(dtype: np.dtype[Any]) -> tuple[float, float]:
-    """``(eps, tiny)`` of a dtype; whole numbers and truth values do not round."""
+    """``(eps, tiny)`` of a dtype; integers and booleans do not round."""
     if dtype.kind not in "fc":
         return 0.0, 0.0
     info = np.finfo(dtype)
@@ -207,15 +207,15 @@ def _double(leaf: Any) -> Array:
 
 
 Draw = Callable[[NDArray[Any]], NDArray[Any]]
-"""What is done to the values of an array before NumPy sees them."""
+"""What is done to the values of an array before NumPy gets them."""
 
 
 class Outcome:
-    """What NumPy made of one operation.
+    """NumPy's result of one operation.
 
     Args:
         leaves: the arrays and numbers that it returned, in order.
-        memory: ``id`` of each box -> the memory of that box afterwards.
+        memory: ``id`` of each buffer -> the memory of that buffer afterwards.
     """
 
     def __init__(self, leaves: list[Any], memory: dict[int, NDArray[Any]]) -> None:
@@ -223,14 +223,14 @@ class Outcome:
         self.memory = memory
 
     def views(self, leaf: Any) -> set[int]:
-        """``id`` of the boxes into which a returned array looks."""
+        """``id`` of the buffers of which a returned array is a view."""
         if not isinstance(leaf, np.ndarray):
             return set()
         return {key for key, whole in self.memory.items() if np.may_share_memory(leaf, whole)}
 
 
 class NativeReexecution:
-    """The operands of an operation as they are now, before it has run.
+    """The operands of an operation before it has run.
 
     Args:
         call: the operation.
@@ -250,7 +250,7 @@ class NativeReexecution:
             self._values[id(item.buffer)] = content(item.buffer)
 
     def run(self, draw: Draw) -> Outcome:
-        """Let NumPy do it, on fresh memory filled with what ``draw`` makes of the values."""
+        """Run NumPy on fresh memory filled with ``draw`` of the values."""
         memory = {key: _laid(self.buffers[key], draw(v)) for key, v in self._values.items()}
 
         def native(item: Any) -> Any:
@@ -287,21 +287,21 @@ def traced_value(leaf: Any) -> Any:
 
 
 def traced_views(leaf: Any) -> set[int] | None:
-    """``id`` of the box into which a traced result looks; None where the trace leaves it open."""
+    """``id`` of the buffer of which a traced result is a view; None where the trace cannot tell."""
     if not isinstance(leaf, ArrayProxy) or isinstance(leaf.buffer, (MaybeAliased, GatherView)):
         return None
     return {id(leaf.buffer)}
 
 
 def _laid(buffer: Buffer, values: NDArray[Any]) -> NDArray[Any]:
-    """The values in memory that is laid out as the box's own."""
+    """The values in memory that is laid out as the buffer's own."""
     memory = np.empty_like(buffer.layout)
     memory[...] = values
     return memory
 
 
 def _view(memory: NDArray[Any], held: ArrayProxy) -> Any:
-    """What ``held`` is of its box's memory: the same view of another piece."""
+    """The view that ``held`` is of its buffer's memory, applied to other memory."""
     if not isinstance(held.shadow, np.ndarray):
         return memory[()]
     offset = _address(held.shadow) - _address(held.buffer.layout)

@@ -1,4 +1,4 @@
-"""NumPy's functions on traced arrays: by their JAX form, by a form written out here, or refused."""
+"""NumPy's functions on traced arrays: mapped to JAX, written out here, or declined."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _describe(function: Any, args: Any, kwargs: dict[str, Any]) -> NumpyCall:
 
 @observed(_describe)
 def call_function(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """``function(*args, **kwargs)`` for a function of NumPy or SciPy and arguments of ours."""
+    """``function(*args, **kwargs)`` for a NumPy or SciPy function and traced arguments."""
     function = _ALIASES.get(function, function)
     chosen = next(
         (item for item in (*args, *kwargs.values()) if isinstance(item, MaskedSelection)), None
@@ -129,7 +129,7 @@ def _without_callables(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _without_layout(form: Any) -> Any:
-    """``form`` without the keywords that only say how NumPy lays out or casts its result."""
+    """``form`` without the keywords that only set the layout or casting of NumPy's result."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for name in ("order", "subok", "casting", "like"):
@@ -185,7 +185,7 @@ def call_method(array: ArrayProxy, name: str, args: Any, kwargs: dict[str, Any])
 
 
 def _maker(native: Callable[..., Any]) -> Callable[..., Any]:
-    """``np.array``, ``np.asarray`` and their kin."""
+    """``np.array``, ``np.asarray`` and similar."""
 
     def make(obj: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
         if not is_traced(obj):
@@ -204,7 +204,7 @@ def _given(dtype: Any) -> tuple[Any, ...]:
 
 
 def _like(native: Callable[..., Any]) -> Callable[..., Any]:
-    """``np.zeros_like`` and its kin: constants of a traced array's shape."""
+    """``np.zeros_like`` and similar: constants of a traced array's shape."""
 
     def make(a: Any, *args: Any, **kwargs: Any) -> Any:
         return blind(native, (a, *args), kwargs)
@@ -272,7 +272,7 @@ def _where(condition: Any, *branches: Any) -> Any:
 
 
 def _apply_along_axis(func1d: Any, axis: int, arr: Any, *args: Any, **kwargs: Any) -> Any:
-    """``np.apply_along_axis`` slice by slice, each handed to Python code."""
+    """``np.apply_along_axis`` slice by slice, each passed to Python code."""
     moved = np.moveaxis(arr, axis, -1)
     rows = [
         _maker(np.asanyarray)(func1d(moved[place], *args, **kwargs))
@@ -289,7 +289,7 @@ def _apply_along_axis(func1d: Any, axis: int, arr: Any, *args: Any, **kwargs: An
 
 
 def _piecewise(x: Any, condlist: Any, funclist: Any, *args: Any, **kw: Any) -> Any:
-    """``np.piecewise`` by whole arrays: each piece is computed where its condition holds."""
+    """``np.piecewise`` on whole arrays: each piece is computed where its condition holds."""
     x = _maker(np.asanyarray)(x)
     several = isinstance(condlist, (list, tuple)) or condlist.ndim > x.ndim
     conditions: list[Any] = list(condlist) if several else [condlist]
@@ -309,7 +309,7 @@ def _text(a: Any, *_: Any, **__: Any) -> str:
 
 
 def _fresh_empty(*args: Any, **kwargs: Any) -> Any:
-    """``np.empty`` with zeros in it: what NumPy leaves there means nothing."""
+    """``np.empty`` as zeros: its content is arbitrary in NumPy."""
     native = np.empty if current() is None else np.zeros
     return perform_known(native, args, kwargs)
 
@@ -318,7 +318,7 @@ _MAKERS = (np.array, np.asarray, np.asanyarray, np.ascontiguousarray, np.asfortr
 
 
 def _sharing(native: Callable[..., bool]) -> Callable[..., bool]:
-    """``np.shares_memory``: a question about shadows, unless what is a view is not known."""
+    """``np.shares_memory`` of the shadows, unless it is unknown which arrays are views."""
 
     def ask(a: Any, b: Any, *args: Any, **kwargs: Any) -> bool:
         if any(

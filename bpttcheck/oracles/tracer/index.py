@@ -1,8 +1,8 @@
 """Reading and writing ``z[index]``: views, copies, masks, and integers that depend on values.
 
-For a mask that depends on values, how many entries there are is not known while tracing, so they
-are kept in an array of the full shape. It holds a harmless number wherever the mask is false, after
-every operation, so that what is not chosen can neither overflow nor spoil a derivative.
+For a mask that depends on values the number of entries is unknown while tracing, so they are kept
+in an array of the full shape. After every operation it holds a dummy value wherever the mask is
+false, so that entries that are not selected can neither overflow nor contaminate a derivative.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class MaskedSelection(MaskedSelection, NDArrayOperatorsMixin):
         return self._array.shadow.ndim - self._axes + 1
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """Compute entry by entry; every operand is chosen by the same mask, or one number."""
+        """Compute entry by entry; every operand is selected by the same mask, or is one number."""
         out = kwargs.pop("out", None)
         if method != "__call__" or ufunc.nout > 1 or kwargs.get("where", True) is not True:
             decline(f"np.{ufunc.__name__} of z[mask] for a mask that depends on values", _REMEDY)
@@ -254,7 +254,7 @@ class MaskedSelection(MaskedSelection, NDArrayOperatorsMixin):
         return self._safe(function(*(self._full(item) for item in args), **kwargs))
 
     def __getattr__(self, name: str) -> Any:
-        """Refuse what depends on how many entries there are."""
+        """Decline whatever depends on the number of entries."""
         if name.startswith("__"):
             as_numpy(AttributeError(name))
         return decline(f".{name} of z[mask] for a mask that depends on values", _REMEDY)
@@ -279,7 +279,7 @@ class MaskedSelection(MaskedSelection, NDArrayOperatorsMixin):
         return f"<traced {self.dtype} z[mask]>"
 
     def copy(self) -> MaskedSelection:
-        """The entries themselves: they share nothing."""
+        """The entries themselves, which share no memory."""
         return MaskedSelection(self._array, self._mask, self._axes)
 
     def astype(self, dtype: Any, **_: Any) -> MaskedSelection:
@@ -327,7 +327,7 @@ def choose(array: ArrayProxy, mask: ArrayProxy) -> MaskedSelection:
 
 
 def hide(array: ArrayProxy, mask: Any) -> ArrayProxy:
-    """A copy of ``array`` with a harmless number wherever ``mask`` is false."""
+    """A copy of ``array`` with a dummy value wherever ``mask`` is false."""
     run = current()
     if run is None:
         decline("a traced array was kept from an earlier call of the step", "keep nothing on self")

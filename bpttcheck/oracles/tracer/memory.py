@@ -1,8 +1,8 @@
-"""NumPy memory while it is traced: boxes that hold values, and the arrays that look into them.
+"""NumPy memory while it is traced: buffers that hold values, and the arrays that view them.
 
 Every traced array carries a *shadow*, a real ndarray with the shape, dtype, strides and flags that
 NumPy would give it. Whether an operation makes a view or a copy is never guessed: it is run on the
-shadows and read off from the memory of what comes out.
+shadows, and the memory of the result tells.
 
 NumPy describes every view by an offset and strides. Here the same numbers become slices, transposes
 and reshapes of an immutable JAX array, and their inverses.
@@ -29,13 +29,13 @@ class Buffer:
     """One piece of memory.
 
     Args:
-        owner: the ndarray that owns the memory in NumPy's eyes.
+        owner: the ndarray that owns the memory.
         value: the JAX array in it; None while NumPy's own content is exact (a constant).
-        sure: False if NumPy's memory layout depends on arrays from outside, which may be laid out
-            in another way than they are here.
+        sure: False if the layout depends on arrays from outside the step, which may have
+            another layout in other calls.
         external: True if the memory belongs to an array made outside the step.
-        lone: True for a single number given from outside: NumPy may hold it as a scalar, which
-            cannot change, or as an array, which can.
+        lone: True for a single number from outside: it may be an immutable NumPy scalar or a 0-d
+            array.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Buffer:
 
 
 class MaybeAliased(Buffer):
-    """A value that NumPy may hold as a view of ``sources``: readable while they do not change."""
+    """A value that may be a view of ``sources`` in NumPy: readable while they do not change."""
 
     def __init__(
         self, owner: Any, value: Any, sources: list[Buffer], *, layout_known: bool
@@ -101,7 +101,7 @@ class MaybeAliased(Buffer):
         self._sources = [(buffer, buffer.version) for buffer in sources]
 
     def load(self) -> Any:
-        """The value, unless an array that it may look into has changed since."""
+        """The value, unless an array that it may alias has changed since."""
         if any(buffer.version != version for buffer, version in self._sources):
             decline(
                 "an array that may be a view is read after its original was changed in place",
@@ -110,7 +110,7 @@ class MaybeAliased(Buffer):
         return super().load()
 
     def store(self, value: Any) -> None:
-        """Refuse: whether the original changes too is not known."""
+        """Decline, because it is unknown whether the original changes too."""
         decline(
             "an array is changed in place that may or may not be a view of another one",
             "take the copy that you mean with .copy(), or write a new array",
@@ -118,7 +118,7 @@ class MaybeAliased(Buffer):
 
 
 class GatherView(Buffer):
-    """A view ``parent[index]`` whose place depends on traced integers."""
+    """A view ``parent[index]`` whose position depends on traced integers."""
 
     def __init__(self, owner: NDArray[Any], parent: ArrayProxy, index: Any) -> None:
         super().__init__(owner, ())
@@ -140,7 +140,7 @@ class GatherView(Buffer):
 
 
 class ArrayProxy:
-    """An array or scalar of the step: a shadow, and the box that holds its values."""
+    """An array or scalar of the step: a shadow, and the buffer that holds its values."""
 
     __slots__ = ("__weakref__", "_cache", "_route", "buffer", "shadow")
 
@@ -167,7 +167,7 @@ class ArrayProxy:
         return self._cache[1]
 
     def write(self, value: Any) -> None:
-        """Set every entry to ``value`` (of this shape), through to the memory looked into."""
+        """Set every entry to ``value`` (of this shape) in the underlying memory."""
         if not self.shadow.flags.writeable:
             raise ValueError("assignment destination is read-only")
         value = cast(jnp.broadcast_to(value, self.shadow.shape), self.shadow.dtype)
@@ -196,7 +196,7 @@ class ArrayProxy:
 
 
 class MaskedSelection:
-    """What ``z[mask]`` gives for a traced mask: entries whose number is not known."""
+    """The result of ``z[mask]`` for a traced mask: an unknown number of entries."""
 
 
 def constant(array: Any) -> Any:
@@ -220,7 +220,7 @@ def cast(value: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def owner_of(array: Any) -> NDArray[Any]:
-    """The ndarray whose memory ``array`` looks into, through every layer of views."""
+    """The ndarray whose memory ``array`` uses, through every layer of views."""
     while True:
         base = getattr(array, "base", None)
         above = base if type(base) is np.ndarray else getattr(base, "base", None)
@@ -230,12 +230,12 @@ def owner_of(array: Any) -> NDArray[Any]:
 
 
 def dummy(dtype: np.dtype[Any]) -> Any:
-    """A harmless number of ``dtype`` for a shadow scalar."""
+    """A dummy value of ``dtype`` for a shadow scalar."""
     return dtype.type({"b": False, "i": 0, "u": 0}.get(dtype.kind, 0.5))
 
 
 def fill_with_dummies(array: NDArray[Any], *, regular: bool = False) -> None:
-    """Harmless values for a shadow: zeros for integers, which may be indices; else fractions.
+    """Dummy values for a shadow: zeros for integers, which may be indices; else fractions.
 
     Square matrices of fractions are made regular, and with ``regular`` those of integers, too.
     """
@@ -253,7 +253,7 @@ Index = tuple[slice | int, ...]
 
 @dataclass(frozen=True)
 class Route:
-    """The way from the value of a whole piece of memory to the value of a view, and back.
+    """The map from the value of a whole buffer to the value of a view, and back.
 
     Args:
         memory: axes of the whole in the order in which memory runs through them, slowest first.
@@ -276,7 +276,7 @@ class Route:
 
     @property
     def repeats(self) -> bool:
-        """True if some place of memory is seen twice: such a view cannot be written."""
+        """True if some element of memory appears twice: such a view cannot be written."""
         if self.places is None:
             return self.core != self.shape
         return len(np.unique(self.places)) < self.places.size
@@ -304,7 +304,7 @@ class Route:
 
 
 def route(whole: NDArray[Any], view: NDArray[Any]) -> Route | None:
-    """The way from ``whole`` (dense) to ``view``, an array in the memory of ``whole``.
+    """The map from ``whole`` (dense) to ``view``, an array in the memory of ``whole``.
 
     Returns:
         None where ``whole`` has gaps, or where the two differ in item size.

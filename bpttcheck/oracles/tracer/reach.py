@@ -1,7 +1,8 @@
-"""Which modules are user code, and NumPy as they see it while they are traced.
+"""Which modules are user code, and the NumPy that they see while they are traced.
 
-Names are swapped in those modules, then put back. NumPy itself is never changed: JAX uses it at the
-same time. A swapped function behaves as NumPy's own in every thread that does not trace.
+Names are replaced in those modules and restored afterwards. NumPy itself is never changed, because
+JAX uses it at the same time. In every thread that does not trace, a replacement behaves as NumPy's
+own function.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _LARGE = 1000
 
 
 class UserNamespaces:
-    """Where user code keeps its names: globals, closure cells, tables, lists, classes.
+    """The namespaces of user code: globals, closure cells, dicts, lists, classes.
 
     Args:
         function: the step, as a function, a bound method, a partial or any callable object.
@@ -92,7 +93,7 @@ class UserNamespaces:
         return [type(item), *_held_by(item)]
 
     def _leads_on(self, part: Any) -> bool:
-        """True for what a foreign decorator may wrap: its other contents are its own business."""
+        """True for what a foreign decorator may wrap; its other contents are not user code."""
         return isinstance(part, (FunctionType, MethodType, functools.partial)) or (
             self._knows(type(part))
         )
@@ -208,7 +209,7 @@ _DISPATCHER = type(np.sum)
 
 
 class ModuleProxy(ModuleType):
-    """A module whose members are looked up in another one and swapped on the way."""
+    """A stand-in for a module: members come from the original and are replaced on access."""
 
     def __init__(self, original: ModuleType) -> None:
         super().__init__(original.__name__, original.__doc__)
@@ -220,7 +221,7 @@ class ModuleProxy(ModuleType):
 
 
 def substitute(item: Any, default: Any = None) -> Any:
-    """What stands in for a module or function of NumPy, SciPy or math; else ``default``."""
+    """The replacement of a module or function of NumPy, SciPy or math; else ``default``."""
     try:
         return _substitutes().get(id(item), default)
     except TypeError:
@@ -320,7 +321,7 @@ def _ndenumerate(array: Any) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def swapped(reach: UserNamespaces) -> Generator[None, None, None]:
-    """Swap NumPy's names in all of user code; put back every one, whatever happens."""
+    """Replace NumPy's names in all user code, and restore them all in any case."""
     undo: list[Callable[[], None]] = []
     try:
         for table in (*reach.namespaces.values(), *reach.tables.values()):
@@ -356,7 +357,7 @@ def _swap_cell(cell: Any) -> Iterator[Callable[[], None]]:
 
 
 def _swap_imports(reach: UserNamespaces) -> Callable[[], None]:
-    """Let ``import numpy`` inside a function of user code find the stand-in too."""
+    """Make ``import numpy`` inside a function of user code find the stand-in too."""
     original = builtins.__import__
 
     def find(name: str, globals: Any = None, *rest: Any, **named: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Plain NumPy step functions made traceable by JAX, without a change to their code.
+"""Makes plain NumPy step functions traceable by JAX, without changing their code.
 
-User code sees a wrapper in place of an ndarray.
+User code gets a proxy in place of an ndarray.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _LOCK = threading.RLock()
 
 
 def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[..., Any]:
-    """Make a function of NumPy arrays one of JAX arrays, to be traced, differentiated and batched.
+    """Turn a function of NumPy arrays into one of JAX arrays, to trace, differentiate and batch.
 
     Args:
         function: NumPy code on trees of arrays, such as
             ``lambda params, state, x: cell.step(params, state, x)[:2]``. It returns a tree of
             arrays and numbers.
-        watch: is shown each operation on arrays as it is traced; None: nobody looks.
+        watch: observes each operation on arrays as it is traced, or None.
 
     Returns:
         The same function on trees whose leaves are JAX arrays or tracers. It must be called in
@@ -218,7 +218,7 @@ class TracedArray(ArrayProxy, NDArrayOperatorsMixin):
         return refusals.refuse_number("round")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """A plain ndarray, which only a constant has."""
+        """A plain ndarray; only for a constant."""
         if not self.known:
             refusals.refuse_conversion()
         plain = np.array(self.shadow, dtype)
@@ -376,7 +376,7 @@ def _put(array: Any, index: Any, value: Any) -> None:
 
 
 class FlatView:
-    """``z.flat``: entries in C order; what is read is a copy, what is written arrives."""
+    """``z.flat``: entries in C order; reads are copies, writes go through."""
 
     def __init__(self, array: TracedArray) -> None:
         self._array = array
@@ -424,7 +424,7 @@ def _in_place(ufunc: np.ufunc) -> Callable[[TracedArray, Any], Any]:
 
 
 def _replaced(number: TracedArray, result: Any) -> Any:
-    """A single number from outside after ``s += a``: a new one, and the old may not be read."""
+    """A single number from outside after ``s += a``: a new value; the old must not be read."""
     run = current()
     if run is None or result.dtype != number.dtype or np.ndim(result):
         decline("a number given from outside is changed in place", "s = s + a")

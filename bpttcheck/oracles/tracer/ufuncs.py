@@ -1,7 +1,7 @@
-"""What NumPy's functions are in JAX; and its ufuncs, with dtypes, out=, where=, reduce, at, outer.
+"""The JAX forms of NumPy's functions, and ufuncs with dtypes, out=, where=, reduce, at, outer.
 
-A function stands in a list of names only where its JAX namesake takes the same arguments with the
-same defaults; where the two differ, its form is written out.
+A function is listed by name only if its JAX namesake takes the same arguments with the same
+defaults; otherwise its form is written out.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OTHER_FORMS: dict[str, Form] = {
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    """``base ** exponent``, by multiplication for whole numbers and by root for one half."""
+    """``base ** exponent``: products for integer exponents, a square root for one half."""
     if isinstance(exponent, np.ndarray) and exponent.ndim == 0 and exponent.dtype.kind == "f":
         if exponent == 0.5:
             return jnp.sqrt(base)
@@ -87,7 +87,7 @@ def _describe(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any])
 
 @observed(_describe)
 def call_ufunc(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any]) -> Any:
-    """``getattr(ufunc, method)(*inputs, **kwargs)`` where an argument is one of ours."""
+    """``getattr(ufunc, method)(*inputs, **kwargs)`` with a traced argument."""
     run = current()
     held = collect(inputs, kwargs)
     if run is None or all(item.known for item in held):
@@ -215,7 +215,7 @@ def _array(item: Any) -> Any:
 
 
 def nest(item: Any, *_: Any, **__: Any) -> Any:
-    """The JAX array that nested lists of JAX arrays spell out."""
+    """The JAX array of nested lists of JAX arrays."""
     if isinstance(item, (list, tuple)):
         parts = [jnp.asarray(nest(part)) for part in item]
         if not parts:
@@ -357,7 +357,7 @@ def _log_softmax(x: Any, axis: Any = None) -> Any:
 
 
 def _symmetric(a: Any, uplo: str = "L") -> Any:
-    """The symmetric matrix that LAPACK sees when it reads one triangle."""
+    """The symmetric matrix that LAPACK uses when it reads one triangle."""
     a = jnp.asarray(a)
     half = jnp.tril(a) if uplo.upper() == "L" else jnp.conj(jnp.swapaxes(jnp.triu(a), -1, -2))
     below = jnp.tril(half, -1)
