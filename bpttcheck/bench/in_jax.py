@@ -1,8 +1,8 @@
-"""The forms in JAX: autodiff of a scan, jitted or not, and hand-written rules on JAX.
+"""The JAX implementations: autodiff of a scan, jitted or not, and hand-written rules on JAX.
 
-The package's own cells are written in plain JAX in two parts: the products of the inputs, and the
-rest. One definition gives both forms that a JAX user might write: all of it inside the scan, or the
-products of all inputs made in one before it.
+The built-in cells are written in plain JAX in two parts: the input projection and the rest. One
+definition gives both programs that a JAX user might write: everything inside the scan, or the
+projection of all inputs as one product before it.
 
 Autodiff of a scan adds a product to every recurrent weight gradient in each step. These can be
 deferred until after the loop: then the weights are constants of the scan, which gives the
@@ -43,20 +43,20 @@ def plain(subject: Subject, problem: Problem) -> PreparedRun:
 
 
 def hoisted(subject: Subject, problem: Problem) -> PreparedRun:
-    """Autodiff, jitted, with the products of the inputs made in one before the scan.
+    """Autodiff, jitted, with the input projection hoisted out of the scan.
 
     Raises:
-        Declined: this is done for the package's own cells only.
+        Declined: this exists for the built-in cells only.
     """
     split = split_of(subject.target)
     return _of_this_package(None if split is None else split.hoisted, problem)
 
 
 def weights_deferred(subject: Subject, problem: Problem) -> PreparedRun:
-    """Autodiff, jitted, with one product for each weight gradient, after the scan.
+    """Autodiff, jitted, with one product per weight gradient after the scan.
 
     Raises:
-        Declined: this is done for the package's own cells only.
+        Declined: this exists for the built-in cells only.
     """
     return _of_this_package(sequence_of(subject.target), problem)
 
@@ -88,7 +88,7 @@ def by_hand(subject: Subject, problem: Problem) -> PreparedRun:
 
 def _of_this_package(forward: Forward | None, problem: Problem) -> PreparedRun:
     if forward is None:
-        raise Declined("this form is written for cells of this package only")
+        raise Declined("this form is written for built-in cells only")
     return _ready(forward, problem, jax.jit)
 
 
@@ -129,7 +129,7 @@ def _over_time(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Forward:
 def _ready(forward: Forward, problem: Problem, compile_: Callable[..., Any]) -> PreparedRun:
     """The gradients as one program of which everything is an argument and a result.
 
-    Nothing can then be folded as a constant or dropped as unused.
+    So XLA can neither fold constants nor drop unused results.
     """
     structure = trees.structure(problem.state0)
     floats = [is_float(leaf) for leaf in trees.leaves(problem.state0)]
@@ -285,7 +285,7 @@ def _gru_reset_before(_: Split) -> Recurrent:
 
 
 def over_rows(d_products: Any, lefts: Any) -> Any:
-    """The sum over steps and rows of outer products, ``(K, H)``, as one product."""
+    """The sum of outer products over steps and rows, ``(K, H)``, as one product."""
     K, H = d_products.shape[-1], lefts.shape[-1]
     return d_products.reshape(-1, K).T @ lefts.reshape(-1, H)
 

@@ -246,7 +246,7 @@ def _fit_one_size(evidence: Evidence) -> Diagnosis | None:
     if len(wrong) < 2 or len(right) < 5:
         return None
     if all(case.regime == "long" for case in wrong):
-        return None  # long sequences have one width: their length explains as much
+        return None  # long sequences have one width: their length is an equal explanation
     for name, trait in _TRAITS:
         values = {trait(case) for case in wrong}
         value = next(iter(values))

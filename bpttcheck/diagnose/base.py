@@ -120,7 +120,7 @@ class FailingExample:
                 return np.inf
             spread = self.reference.gradients[block]
             s = width(spread.value, spread.copies, unit, tiny)
-            # A candidate larger than the gradient is as much less precise.
+            # A candidate larger than the gradient is proportionally less precise.
             largest = np.abs(spread.value).max(initial=0.0)
             scale = np.abs(c).max(initial=0.0) / largest if largest else 1.0
             bar = s.max(initial=tiny) * max(1.0, scale) + unit * np.abs(c)

@@ -16,12 +16,12 @@ from bpttcheck.judge.verdict import judge, rounding
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case, Diagnosis
 
-# These say where a bug shows, not what it is: another diagnosis may follow.
+# These say where a bug shows, not what it is: a further diagnosis may follow.
 _CONDITIONS = frozenset(["mask-ignored", "one-size", "saturated", "nonlinear"])
-# These say where a bug is, and no formula for it.
+# These locate a bug without a formula for it.
 _PLACES = frozenset(["wrong-cotangent"])
 _ENOUGH = 2
-# Of different lengths: what is counted from the end and from the start must not look alike.
+# Of different lengths, to distinguish steps counted from the end and from the start.
 _RICH_STEPS, _RICH_ROWS = (6, 4, 5), 3
 
 
@@ -44,7 +44,7 @@ def explain(
         failing: problems known to fail, the original first, with their templates.
     """
     if mode == SEQUENCE and run.subject.kind == "cell":
-        # The loop over time is not the user's: what is wrong, is wrong in one step.
+        # The loop over time is not the user's, so the error is in a single step.
         step = _evidence(run, check, STEP, Block(block).in_step, seen, [])
         if step.examples:
             return _first_fits(replace(step, seen=[_one_step(one) for one in seen]))
@@ -59,8 +59,8 @@ def _first_fits(evidence: Evidence) -> tuple[Diagnosis, ...]:
         try:
             one = diagnose.rule(code).fit(evidence)
         except BpttcheckError:
-            continue  # the subject's code, or JAX, does not take this problem
-        except Exception as error:  # an error of ours must not cost the verdict
+            continue  # the subject's code, or JAX, rejects this problem
+        except Exception as error:  # an internal error must not cost the verdict
             evidence.run.notes.add(f"the diagnosis {code} broke down: {error!r}; please report it")
             continue
         if one is not None:

@@ -107,7 +107,7 @@ def _changes(example: FailingExample) -> Iterator[tuple[Any, dict[str, Array]]]:
         blocks = blocks_of(example, gradients)
         yield key, blocks
         if key[0] == CUT:
-            # The gradient is linear in what one edge lets through.
+            # The gradient is linear in the factor on one edge.
             right = example.right
             share = {name: right[name] - blocks[name] for name in right}
             yield (DOUBLED, *key[1:]), {n: right[n] + share[n] for n in right}

@@ -195,7 +195,7 @@ _WRONG_OPERAND_PAGE = Page(
     "d_c = d_h_new * f            # the gradient of another quantity\n"
     "d_W = d_z.T @ h_new          # the new state for the old one",
     "d_c = d_c_new * f\nd_W = d_z.T @ h",
-    "The block equals JAX's gradient with one contribution computed from another value of the step,\n"
+    "The block equals JAX's gradient with one contribution computed from another value of the step "
     "or from another gradient, of the same shape, in every problem.",
 )
 
@@ -212,7 +212,7 @@ def _fit_wrong_operand(evidence: Evidence) -> Diagnosis | None:
         for swap in swaps:
             residual = _residual(evidence, tables, swap.key, wide)
             if residual is not None:
-                # Others that fit too give the same gradient: the likeliest comes first.
+                # Others that fit too give the same gradient; the likeliest is reported.
                 return _told(swap, residual)
     return None
 
@@ -292,7 +292,7 @@ _WRONG_COTANGENT_PAGE = Page(
     "derivative, which the gradients themselves overdetermine.",
 )
 
-# So many more equations than unknowns, at least: else any gradient could be explained.
+# The minimum excess of equations over unknowns: with fewer, any gradient could be explained.
 _SPARE = 2.0
 
 

@@ -36,7 +36,7 @@ def _fit_truncated(evidence: Evidence) -> Diagnosis | None:
         return None
     few, block = replace(evidence, examples=long), evidence.block
     shortest = min(min(s.problem.case.T for s in long), _LONGEST)
-    # All blocks together; then this one alone, for others may have bugs of their own.
+    # All blocks together; then this one alone, because others may have bugs of their own.
     for alone in (False, True) if Block(block).kind != "state" else (False,):
         for text, steps, predict in _ways(shortest):
             residual = few.fits_all(
@@ -147,7 +147,7 @@ def _fit_missing_term(evidence: Evidence) -> Diagnosis | None:
 def _without_the_last_step(example: FailingExample) -> dict[str, np.ndarray]:
     """Every block if the adjoint of the final state is passed to the step before the last."""
     real = example.problem.real.copy()
-    real[-1:] = False  # a masked step hands on what it gets
+    real[-1:] = False  # a masked step passes its cotangent through
     return example.right_for(replace(example.problem, mask=real))
 
 

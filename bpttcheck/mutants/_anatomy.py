@@ -1,4 +1,4 @@
-"""What a right cell or layer is made of, found by running it: what there is to get wrong."""
+"""The parts of a right cell or layer, found by running it: the places for planted bugs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Size = tuple[int, int]
 Shapes = Mapping[str, tuple[int, ...]]
 
 GRID = tuple(product(range(1, 6), range(1, 7)))
-"""The sizes ``(n_in, n_hidden)`` that are looked at where any is allowed."""
+"""The sizes ``(n_in, n_hidden)`` that are tried where any is allowed."""
 
 _USUAL = (3, 4)
 _POINTS = 3
@@ -30,7 +30,7 @@ _POINTS = 3
 
 @dataclass(frozen=True)
 class SubjectInfo:
-    """What a cell or layer is made of: what there is to get wrong.
+    """The parts of a cell or layer in which bugs can be planted.
 
     Args:
         kind: ``"cell"`` or ``"layer"``.
@@ -138,7 +138,7 @@ class SubjectInfo:
 
     @property
     def recurrent(self) -> bool:
-        """True if what one step sends back in time changes what the step before sends anywhere."""
+        """True if the state's cotangent from one step affects any gradient of the step before."""
         for point in self.points():
             back = point.call.pull(point.right.d_state, zeros(point.call.d_y)).blocks()
             if any(differ(value, zeros(value)) for value in back.values()):
@@ -147,7 +147,7 @@ class SubjectInfo:
 
 
 def anatomy(target: Any, sizes: tuple[Size, ...] | None = None) -> SubjectInfo:
-    """What ``target`` is made of, found by running it.
+    """The parts of ``target``, found by running it.
 
     Args:
         target: a right cell or layer.
@@ -186,7 +186,7 @@ def _grid(target: Any, sizes: tuple[Size, ...] | None) -> dict[Size, Shapes]:
     for size in sizes or GRID:
         try:
             params = target.init(np.random.default_rng(0), *size)
-        except Exception as error:  # a size that this target does not take
+        except Exception as error:  # a size that this target does not accept
             refused = f"{type(error).__name__}: {error}"
             continue
         grid[size] = {key: np.shape(value) for key, value in params.items()}
@@ -200,7 +200,7 @@ def _grid(target: Any, sizes: tuple[Size, ...] | None) -> dict[Size, Shapes]:
 
 
 def _chosen(grid: Mapping[Size, Shapes]) -> Size:
-    """The best one: every parameter has entries, the sizes differ and exceed one, the usual one."""
+    """The preferred size: every parameter has entries, both sizes differ and exceed one."""
 
     def worth(size: Size) -> tuple[bool, ...]:
         filled = all(0 not in shape for shape in grid[size].values())

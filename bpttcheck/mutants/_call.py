@@ -1,4 +1,4 @@
-"""A call of a backward pass and its result, in the one form that cells and layers share."""
+"""A call of a backward pass and its result, in a form common to cells and layers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class VjpCall:
     pull: Callable[..., VjpResult] = field(repr=False)
 
     def right(self) -> VjpResult:
-        """What the right backward pass gives."""
+        """The result of the right backward pass."""
         return self.pull(self.d_state, self.d_y)
 
     @property
@@ -105,7 +105,7 @@ def edited(how: Edit, value: Any) -> Array:
 
 
 def zeros(array: Array) -> Array:
-    """Nothing, of the shape and dtype of ``array``."""
+    """Zeros of the shape and dtype of ``array``."""
     return np.zeros_like(array)
 
 

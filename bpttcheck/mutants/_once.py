@@ -1,4 +1,4 @@
-"""Targets whose records cannot be used freely: once only, or only the latest."""
+"""Targets whose records can be used once only, or only the latest of them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Used:
 
 
 class Recording(Mutated):
-    """A cell or layer that hands out its own form of the right one's records.
+    """A cell or layer that returns its own form of the right one's records.
 
     Args:
         right: the right cell or layer.
-        wrap: makes the record that is handed out: ``wrap(record, x)``.
+        wrap: makes the record that is returned: ``wrap(record, x)``.
         read: the backward pass: ``read(wrapped, pull)`` with ``pull(record)`` the right one.
     """
 
@@ -93,7 +93,7 @@ def latest_only(target: Any) -> Any:
     latest: list[Any] = []
 
     def wrap(record: Any, x: Array) -> Any:
-        # While the step is traced, its values are no arrays: they must not outlive the trace.
+        # Tracers of a traced step must not outlive the trace.
         if type(x) is np.ndarray:
             latest[:] = [record]
         return record

@@ -1,4 +1,4 @@
-"""Cells and layers whose backward pass is a wrong one, and everything else the right one's."""
+"""Cells and layers with a wrong backward pass, and everything else of the right one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from bpttcheck.contract import Array, is_cell
 from bpttcheck.mutants._call import Change, VjpCall, VjpResult
 
-# What would let a checker step around the wrong backward pass.
+# Attributes by which a checker could bypass the wrong backward pass.
 _HIDDEN = frozenset({"step", "step_vjp", "forward", "vjp", "adjoints", "gradients"})
 
 
 class Mutated:
-    """A cell or layer whose backward pass is ``change``; everything else is the right one's.
+    """A cell or layer whose backward pass is ``change``; the rest is the right one's.
 
     Args:
         right: the right cell or layer.

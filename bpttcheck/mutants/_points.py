@@ -1,4 +1,4 @@
-"""Right backward passes at random values: what a wrong one is compared with."""
+"""Right backward passes at random values, to compare a wrong one with."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def draw_point(target: Any, size: tuple[int, int], seed: int, B: int = 3, T: int
 
 
 def _spread_out(rng: np.random.Generator, value: Array) -> Array:
-    """Moved a little, so that none is special: a zero bias hides bugs."""
+    """Values moved a little, so that none is special: a zero bias hides bugs."""
     width = float(np.sqrt(np.mean(value**2))) if value.size else 0.0
     return (value + 0.3 * (width or 0.5) * rng.standard_normal(value.shape)).astype(value.dtype)
 

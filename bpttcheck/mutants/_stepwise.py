@@ -1,6 +1,6 @@
 """A loop over time that can go wrong: any right layer, run backward one step at a time.
 
-A bug of the loop is a function that takes the place of one turn of it, :data:`BackwardStep`.
+A bug of the loop is a function that replaces one of its steps, :data:`BackwardStep`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Loop:
             d_state: cotangent of the state after it.
             d_y: another cotangent of its output, ``(B, n_out)``.
             of: read what this step recorded instead.
-            masked: False: take every row for a real one.
+            masked: False: treat every row as real.
         """
         record = self.tape.records[t if of is None else of]
         if not masked:
@@ -84,7 +84,7 @@ class Loop:
         return VjpResult(d_params, d_before, d_xs[0])
 
     def nothing(self, d_state: Any) -> VjpResult:
-        """What a step contributes that the loop never reaches."""
+        """The contribution of a step that the loop never reaches."""
         d_params = {key: np.zeros_like(value) for key, value in self.params.items()}
         return VjpResult(d_params, zero_state(d_state), np.zeros_like(self.tape.xs[0]))
 
@@ -133,7 +133,7 @@ class StepwiseLayer(Mutated):
         return np.concatenate(ys), state, tape
 
     def vjp(self, params: Any, tape: StepTape, d_ys: Array, d_state_T: Any) -> Any:
-        """The backward loop, each turn of which is ``backward_step``."""
+        """The backward loop; every step is ``backward_step``."""
         loop = Loop(self._right, params, tape, d_ys)
         d_params = {key: np.zeros_like(value) for key, value in params.items()}
         d_xs, d_state = np.zeros_like(tape.xs), d_state_T
@@ -145,7 +145,7 @@ class StepwiseLayer(Mutated):
 
 
 def right_step(loop: Loop, t: int, d_state: Any) -> VjpResult:
-    """The turn that makes the loop right."""
+    """The step that makes the loop right."""
     return loop.pull(t, d_state)
 
 

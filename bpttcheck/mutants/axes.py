@@ -34,7 +34,7 @@ def transposed(parts: SubjectInfo) -> Iterator[Mutant]:
 
     Transposed where it is square, which a matrix of one entry does not show; transposed whatever
     its shape, which breaks the contract; gate by gate, if it is a stack of square ones; and the
-    weight itself in ``d_state`` and in ``d_x``. No code is declared for a stack.
+    weight itself in ``d_state`` and in ``d_x``. A stack declares no diagnosis.
     """
     for key, shape in parts.params.items():
         if len(shape) != 2:
@@ -246,7 +246,7 @@ def _repeated(block: str, axis: int) -> Change:
 
 
 def layouts(parts: SubjectInfo) -> Iterator[Mutant]:
-    """Cotangents and a parameter read as they lie in memory; a read-only one taken for zero."""
+    """Cotangents and a parameter read in memory order; a read-only array taken for zero."""
     changes: dict[str, tuple[Change, str, int]] = {
         "d_y read as it lies in memory": (_stored_d_y, "fortran", 2),
         "d_state read as it lies in memory": (_stored_d_state, "fortran", 2),
@@ -264,7 +264,7 @@ def layouts(parts: SubjectInfo) -> Iterator[Mutant]:
 
 
 def as_stored(array: Array) -> Array:
-    """What code sees that walks through the memory of an array from its start."""
+    """The entries in memory order, as code sees them that ignores strides."""
     array = np.asarray(array)
     return array.ravel(order="K").reshape(array.shape)
 

@@ -1,4 +1,4 @@
-"""Methods that keep, share or do not write what they return."""
+"""Methods that keep, share or do not write their results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DEEPEST = 5
 
 
 def impure(parts: SubjectInfo) -> Iterator[Mutant]:
-    """Arguments written to, buffers used again, sums that never restart, noise, one use only."""
+    """Arguments written to, reused buffers, sums that are never reset, noise, single use."""
     arguments: dict[str, Callable[[VjpCall], Any]] = {
         "d_y": lambda call: call.d_y,
         "d_state": lambda call: call.d_state,
@@ -154,23 +154,23 @@ def _noisy() -> Change:
 
 
 RING = 8
-"""Buffers that results take in turns."""
+"""The number of buffers that results use in turn."""
 
 RECORDS = 16
-"""Records that are kept at a time."""
+"""The number of records that are kept."""
 
 CALLS = 1000
-"""Calls after which something is lost."""
+"""The number of calls after which something is lost."""
 
 
 def aliasing(parts: SubjectInfo) -> Iterator[Mutant]:
-    """Results and records in rings, parameters and results by identity, a late counter."""
+    """Results and records in ring buffers, caches keyed by identity, a late counter."""
     yield _mutant_aliasing(
         parts, f"d_x in a ring of {RING} buffers", f"d_x is overwritten {RING} calls later",
         lambda target: planted(_ring())(target),
     )  # fmt: skip
     yield _mutant_aliasing(
-        parts, "results handed out again", "the same arguments give the very arrays given before",
+        parts, "results handed out again", "the same arguments return the same arrays as before",
         lambda target: planted(_memo())(target),
     )  # fmt: skip
     if parts.kind == "cell":

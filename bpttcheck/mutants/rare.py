@@ -1,4 +1,4 @@
-"""Right but for rare values and sizes."""
+"""Gradients that are wrong only at rare values and sizes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LARGE = 50.0
 def conditional(parts: SubjectInfo) -> Iterator[Mutant]:
     """Wrong where units saturate, for large cotangents, and at one size; in ``d_params`` and back.
 
-    A size is told from the shapes of the parameters: sizes of one shape give no mutant.
+    A size is recognised by the shapes of the parameters: sizes with equal shapes give no mutant.
     """
     for name, blocks in (("d_params", parts.param_blocks), ("d_state", parts.state_blocks)):
         if not set(blocks) & set(parts.nonzero):
@@ -98,7 +98,7 @@ def _single_sizes(parts: SubjectInfo) -> Iterator[tuple[str, tuple[Size, ...]]]:
 
 
 def _tells(parts: SubjectInfo, sizes: tuple[Size, ...]) -> bool:
-    """True if the shapes tell these sizes from the others, and there are others."""
+    """True if the shapes distinguish these sizes from the others, and there are others."""
     others = [shapes for size, shapes in parts.grid.items() if size not in sizes]
     return bool(others) and all(parts.grid[size] not in others for size in sizes)
 
@@ -117,11 +117,11 @@ UNITS = (8, 17, 33, 65, 128)
 INPUTS = (9, 33)
 STEPS = (17, 65, 513)
 MULTIPLES = (16, 32)
-"""Where a block, a tile, a warp or a buffer of real code ends; and the multiples of it."""
+"""The size of a block, a tile, a warp or a buffer in real code, and its multiples."""
 
 
 def sizes(parts: SubjectInfo) -> Iterator[Mutant]:
-    """Each size from which on something is lost; wide ones only where any size is allowed."""
+    """Contributions lost from a size on; wide ones only where any size is allowed."""
     blocks = tuple(block for block in parts.param_blocks if block in parts.nonzero)
     for rows in ROWS if blocks else ():
         yield Mutant(
@@ -164,13 +164,13 @@ def sizes(parts: SubjectInfo) -> Iterator[Mutant]:
 
 
 def _wrong_at(parts: SubjectInfo, change: Change, size: tuple[int, int]) -> tuple[str, ...]:
-    """The blocks that are wrong at a size; none where the target does not take it."""
+    """The blocks that are wrong at a size; none where the target does not accept it."""
     if len(parts.grid) < len(GRID) and size not in parts.grid:
         return ()
     try:
         point = draw_point(parts.target, size, 0)
         found, right = change(point.call).blocks(), point.right.blocks()
-    except Exception:  # a size that its init takes and its step does not
+    except Exception:  # a size that its init accepts and its step does not
         return ()
     return tuple(block for block in parts.blocks if differ(found[block], right[block]))
 
@@ -262,7 +262,7 @@ def values(parts: SubjectInfo) -> Iterator[Mutant]:
 
 
 def _shows(parts: SubjectInfo, change: Change, example: Callable[[VjpCall], VjpCall]) -> bool:
-    """True if the change makes something wrong in a call that fulfils its condition."""
+    """True if the change makes a block wrong in a call that meets its condition."""
     for point in parts.points():
         call = example(point.call)
         found, right = change(call).blocks(), call.right().blocks()
@@ -346,7 +346,7 @@ _COTANGENTS: dict[str, tuple[Callable[[VjpCall], bool], Callable[[VjpCall], VjpC
         _one_output, lambda call: _with(call, _nothing(call.d_state), _first_output(call.d_y))
     ),
 }  # fmt: skip
-"""For each condition: whether a call fulfils it, and a call that does."""
+"""For each condition: whether a call meets it, and a call that does."""
 
 
 def _by_cotangent(test: Callable[[VjpCall], bool], blocks: tuple[str, ...]) -> Change:
@@ -358,7 +358,7 @@ def _by_cotangent(test: Callable[[VjpCall], bool], blocks: tuple[str, ...]) -> C
 
 
 def _by_input(test: Callable[[Array], bool], blocks: tuple[str, ...]) -> Callable[[Any], Any]:
-    """``plant``: a record remembers the inputs, which a backward pass is not given."""
+    """``plant``: the record keeps the inputs, which a backward pass does not receive."""
 
     def read(kept: tuple[Any, Any], pull: Callable[[Any], VjpResult]) -> VjpResult:
         record, x = kept

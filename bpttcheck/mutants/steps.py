@@ -37,7 +37,7 @@ _HOW_PATH: tuple[tuple[str, Edit, str], ...] = (
 def path(parts: SubjectInfo) -> Iterator[Mutant]:
     """Each output zero; each cotangent ignored and doubled.
 
-    A cotangent on which nothing depends, and an output that is zero anyway, give no mutant.
+    An unused cotangent and an output that is always zero give no mutant.
     """
     for block in parts.blocks:
         sizes = parts.where_filled(block)
@@ -81,7 +81,7 @@ def _input(cotangent: str, paths: tuple[str, ...], how: Edit) -> Change:
 STEPS = (1, 2, 4, 10, 16, 35, 70, 200)
 WINDOWS = (4, 16)
 LONGEST_ORDINARY = 12
-"""A sequence of an ordinary problem has at most so many steps."""
+"""The largest number of steps of an ordinary problem."""
 
 
 def truncated(parts: SubjectInfo) -> Iterator[Mutant]:
@@ -120,7 +120,7 @@ def _last(k: int) -> BackwardStep:
 def _windows(k: int) -> BackwardStep:
     def backward_step(loop: Loop, t: int, d_state: Any) -> VjpResult:
         found = loop.pull(t, d_state)
-        # What comes out of step 0 is no carry, but the gradient of the initial state.
+        # The result of step 0 is the gradient of the initial state, not a carry.
         border = t > 0 and t % k == 0
         return replace(found, d_state=zero_state(found.d_state)) if border else found
 
@@ -170,7 +170,7 @@ def _mean(blocks: tuple[str, ...]):
 
 
 def records(parts: SubjectInfo) -> Iterator[Mutant]:
-    """An index off by one in the records and in ``d_ys``; one step's used for all."""
+    """An index off by one in the records and in ``d_ys``; one step's record used for all."""
     backward_steps: dict[str, BackwardStep] = {
         "step t reads the record of t - 1": _record_before,
         "step t reads the record of t + 1": _record_after,
@@ -208,14 +208,14 @@ def _d_y_last(loop: Loop, t: int, d_state: Any) -> VjpResult:
 
 
 def masks(parts: SubjectInfo) -> Iterator[Mutant]:
-    """Masked steps taken for real ones, wholly or in part; none where there are no masks."""
+    """Masked steps treated as real, wholly or in part; none without masks."""
     if not parts.masks:
         return
     for name, sentence, backward_step in (
         ("mask ignored", "masked steps are differentiated as if they were real", _ignored),
         ("d_ys of masked steps used", "the cotangent of a masked output counts", _d_ys_used),
         ("masked steps not stopped",
-         "masked steps send what they carry into parameters and inputs", _not_stopped),
+         "masked steps send the carried cotangent into parameters and inputs", _not_stopped),
         ("masked steps lose the carry", "a masked step sets d_state to zero", _carry_lost),
     ):  # fmt: skip
         if reached_by_step(parts, backward_step, masked=True):

@@ -49,11 +49,11 @@ LADDER = tuple(range(1, 13))
 """The exponents ``k`` of the factors ``1 + 10**-k``."""
 
 FINEST_IN_FLOAT32 = 4
-"""The last of them that says anything about float32, whose own rounding is 6e-8."""
+"""The last of them that is visible in float32, whose own rounding is 6e-8."""
 
 
 def scale(parts: SubjectInfo) -> Iterator[Mutant]:
-    """For each output the factors 2 and 1/2, and a ladder of factors near 1."""
+    """For each output the factors 2 and 1/2, and a series of factors near 1."""
     for block in parts.blocks:
         sizes = parts.where_filled(block)
         if sizes is None:
@@ -71,7 +71,7 @@ def _factors() -> Iterator[tuple[str, float, float, tuple[str, ...]]]:
     yield "2", 2.0, 1.0, both
     yield "0.5", 0.5, 0.5, both
     for k in LADDER:
-        # The power of a float is off in its last digit; its text is not.
+        # A float power is off in its last digit; the parsed text is exact.
         error = float(f"1e-{k}")
         yield f"(1 + 1e-{k})", 1.0 + error, error, both if k <= FINEST_IN_FLOAT32 else both[:1]
 
@@ -210,7 +210,7 @@ _FORMATS = (
     ("float32", np.float32, ("float64",), 2.0**-26),
     ("float16", np.float16, ("float64", "float32"), 2.0**-13),
 )
-"""The format, where it shows, and the relative error that most entries exceed."""
+"""The format, the dtypes in which it shows, and the relative error that most entries exceed."""
 
 
 def precision(parts: SubjectInfo) -> Iterator[Mutant]:
@@ -261,7 +261,7 @@ def _cotangents(how: Edit) -> Change:
 def activation(parts: SubjectInfo) -> Iterator[Mutant]:
     """For each option of a cell that names an activation, each other activation's derivative.
 
-    The cell has to be a dataclass: another one, with another activation, does the backward step.
+    The cell must be a dataclass: a copy with another activation does the backward step.
     """
     for option, own in _activations(parts.target):
         for other in ACTIVATIONS:
@@ -304,5 +304,5 @@ def _plant(option: str, other: str) -> Callable[[Any], Any]:
 def _reaches(parts: SubjectInfo, change: Change) -> bool:
     try:
         return bool(parts.reached(change))
-    except Exception:  # a cache that only its own activation can read
+    except Exception:  # a cache that only its own activation can use
         return False

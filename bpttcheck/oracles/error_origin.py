@@ -102,7 +102,7 @@ def is_defect(error: BaseException, user: Container[int] = (), *, any_kind: bool
         return not any(_may_be_users(frame, user) for frame in inner[-_DEEP:])
     if _is_ours(inner[-1]):
         return True
-    # A function that is neither a library's nor known as the user's, called by code of ours.
+    # A function that is neither a library's nor known as the user's, called by bpttcheck.
     own = [i for i, frame in enumerate(inner) if _is_ours(frame)]
     return bool(own) and not any(id(frame.f_globals) in user for frame in inner[own[-1] :])
 

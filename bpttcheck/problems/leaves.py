@@ -1,4 +1,4 @@
-"""The inputs of a problem as a flat list of float leaves, for the oracles that move them."""
+"""The inputs of a problem as a flat list of float leaves, for the oracles that perturb them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Leaves:
         return params, trees.structure(p.state0).unflatten(leaves[n:-1]), leaves[-1]
 
     def direction(self, along: Mapping[str, Array]) -> tuple[Any, Any, Any]:
-        """``along`` as trees of params, state0 and xs, zero where nothing is said."""
+        """``along`` as trees of params, state0 and xs, zero where it has no entry."""
         wanted: dict[str, Array] = {Block(name).in_sequence: value for name, value in along.items()}
         leaves = [
             np.zeros(np.shape(v)) if name not in wanted else np.reshape(wanted[name], np.shape(v))
@@ -81,7 +81,7 @@ class Leaves:
             whole = [next(supply) if is_float(v) else v for _, v in named]
             params, state0, xs = self._rebuild(whole)
             ys, state, *_ = call(name, forward, params, xs, state0, *mask)
-            # In the order of the initial state: a step may name its parts in another.
+            # In the order of the initial state: a step may return its parts in another.
             ordered = trees.map_leaves(lambda _, leaf: leaf, p.state0, state)
             last = zip(trees.leaves(ordered), trees.leaves(p.state0), strict=True)
             return [ys, *(leaf for leaf, first in last if is_float(first))]

@@ -1,4 +1,4 @@
-"""Problems: which sizes, lengths, masks, dtypes and regimes, and the numbers that fill them.
+"""Problems: their sizes, lengths, masks, dtypes and regimes, and their values.
 
 A problem is a *structure* and a seed for its values. There is one definition of the space and two
 ways to draw from it: case ``i`` of a run is a function of ``(seed, i)`` alone, and
@@ -36,7 +36,7 @@ REGIMES = {
     "own_initial_state": "the initial state is exactly the cell's own",
     "zeros": "zero initial state, zero first input, zero biases, one cotangent at the last step",
     "sparse_inputs": "exact zeros among the inputs (entries, rows, half a sequence), equal rows",
-    "tokens": "one-hot inputs, or whole numbers up to 50",
+    "tokens": "one-hot inputs, or integers up to 50",
     "large_inputs": "inputs up to some 30, beyond the thresholds in the code's own source",
     "small_inputs": "inputs of 1e-4 to 3e-2",
     "one_sign": "cotangents all negative, or all positive",
@@ -45,7 +45,7 @@ REGIMES = {
     "overflowing": "parameters times 1000: exponentials overflow",
 }
 
-# One round of the schedule: the ordinary regime most often, and the eleven that show most bugs of
+# One round of the schedule: the ordinary regime most often, and the eleven that reveal most bugs of
 # real code within the first 20 cases.
 _SCHEDULE = (
     "ordinary", "saturated", "ordinary", "at_kinks", "large_cotangents", "silent_outputs", "long",
@@ -63,7 +63,7 @@ MASKS = ("none", "lengths", "holes", "empty_rows")
 
 
 class Source(Protocol):
-    """Where the choices of a structure come from."""
+    """The source of the choices that make a structure."""
 
     def integer(self, low: int, high: int) -> int:
         """An integer in ``[low, high]``; the simplest is ``low``."""
@@ -140,7 +140,7 @@ def scheduled_regime(index: int) -> str:
 
 
 def _turn(case: Case) -> int:
-    """How many cases of the same regime the schedule has before this one."""
+    """The number of earlier cases of the same regime in the schedule."""
     rounds, place = divmod(max(case.index, 0), len(_SCHEDULE))
     return rounds * _SCHEDULE.count(case.regime) + _SCHEDULE[:place].count(case.regime)
 
@@ -229,7 +229,7 @@ def build(subject: Subject, case: Case, stream: int = 0, freedom: str = FREE) ->
     params = {key: values.parameter(key, np.asarray(value)) for key, value in natural.items()}
     xs = values.inputs()
     own = call("initial_state", layer.initial_state, params, case.B)
-    # Where every new shape is expensive, the warm-up has the case's own; as where T is restricted.
+    # The warm-up has the case's own shape where new shapes are expensive or T is restricted.
     steps = case.T if subject.traits.fixed_sizes or subject.lengths is not None else 2
     warm = values.warm_up(steps)
     ys, reached, _ = call("forward", layer.forward, params, warm, own)
@@ -264,12 +264,12 @@ def templates(
 ) -> tuple[Template, ...]:
     """The compiled shapes of a run, the long one last.
 
-    Sizes that differ pairwise and sizes that coincide, one of each as small as can be, and one
+    Sizes that differ pairwise and sizes that coincide, one of each as small as possible, and one
     without padding, so that the mask cannot hide a bug.
     """
     rng = np.random.default_rng([seed, 0x7E])
     if sizes:
-        # What is found is explained on the third and fourth, where no size should be special.
+        # Findings are explained on the third and fourth, where no size should be special.
         rich = sorted(sizes, key=lambda s: (min(s) > 1, s[0] != s[1], sum(s)), reverse=True)
         square = next((s for s in rich if s[0] == s[1] > 1), rich[-1])
         pairs = [sizes[0], square, *(rich[i % len(rich)] for i in range(3))]

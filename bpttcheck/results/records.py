@@ -196,6 +196,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return str(value)  # JSON has no word for these
+        return str(value)  # JSON has no representation of these
     scalar = getattr(value, "item", None)  # a NumPy scalar
     return value if scalar is None else plain(scalar())

@@ -66,7 +66,7 @@ def headline(report: Report) -> str:
     if report.verdict is Verdict.FAILED:
         failed = [check.name for check in ran if check.verdict is Verdict.FAILED]
         findings = _unexpected(report)
-        # What was wrong in some case only, and is not explained, is likely spoilt by what is.
+        # A block that is wrong in some case only and unexplained is probably a consequence.
         explained = [f for f in findings if not f.counted] or findings
         named = {_key(f)[1]: f.block for f in explained[::-1]}  # the first one counts
         blocks = [block for block in reversed(named.values()) if block]
@@ -170,11 +170,11 @@ def _facts(check: CheckResult) -> list[str]:
     if check.worst_ratio is not None:
         limit = "" if check.limit is None else f" of {check.limit:g}"
         facts.append(f"worst {_times(check.worst_ratio)}{limit}")
-    if check.verdict is not Verdict.FAILED:  # there the error bars of the findings say more
+    if check.verdict is not Verdict.FAILED:  # the findings have their own error bars
         facts += _sees(check)
     names = sorted(check.oracles, key=lambda name: name != "jax")
     if check.verdict is Verdict.FAILED and "jax" in names:
-        names = ["jax"]  # a block once convicted with the differences is not taken to them again
+        names = ["jax"]  # a block found wrong with differences is not compared with them again
     oracles = [f"{name} {check.oracles[name]}" for name in names if name != "law"]
     if oracles:
         facts.append(", ".join(oracles))
@@ -238,7 +238,7 @@ def _is_new(finding: Finding, shown: Sequence[Finding]) -> bool:
     A law broken beside a wrong gradient is its consequence, unless it names a mistake of its own.
     """
     if finding.counted and shown:
-        return False  # wrong in some case, and not explained: spoilt by what is
+        return False  # wrong in some case and unexplained: a consequence of what is explained
     codes = {d.code for earlier in shown for d in earlier.diagnoses}
     mine = {d.code for d in finding.diagnoses}
     if _key(finding) in {_key(earlier) for earlier in shown} or mine & codes:

@@ -45,7 +45,7 @@ def _number(value: float | None, scale: int, decimals: int) -> str:
     if not math.isfinite(value):
         return str(value)
     if value == 0:
-        return "0"  # an exact zero stands out beside a rounded one
+        return "0"  # an exact zero is printed differently from a rounded one
     text = f"{Decimal(value).scaleb(-scale):.{decimals}f}"
     if not text.strip("-0."):
         return short(value, 3)  # too small beside the others to show any digit

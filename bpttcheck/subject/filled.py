@@ -95,7 +95,7 @@ def absent(
 def _none_leaves(tree: Any, like: Any) -> list[bool]:
     try:
         ordered = trees.map_leaves(lambda _, leaf: leaf is None, like, tree)
-    except Exception:  # another structure: the contract says so
+    except Exception:  # another structure: the check `contract` reports it
         return [False] * trees.structure(like).size
     return list(trees.leaves(ordered))
 

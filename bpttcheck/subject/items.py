@@ -136,7 +136,7 @@ class StateLike:
         """Raise unless the leaves have the dtypes of ``like`` and finite values."""
         for at, _, leaf, like in pairs(value, self.like, place, self.source):
             if not self.cotangent or is_float(like):
-                # What starts at -inf, as a running maximum, may stay there.
+                # A leaf that starts at -inf, such as a running maximum, may stay there.
                 infinite = not self.cotangent and bool(np.isinf(like).any())
                 check_content(leaf, at, like.dtype, infinite=infinite)
             elif np.any(leaf):

@@ -116,7 +116,7 @@ def _dtype_name(one: Any) -> str:
 
 
 def _whole(value: Any, name: str, least: int, why: str) -> int:
-    should = f"a whole number from {least}{why}"
+    should = f"an integer from {least}{why}"
     if is_a(value, (bool, np.bool_)):
         raise _error(name, value, should)
     try:

@@ -151,7 +151,7 @@ class Subject:
         reference: Any = unfilled(self.target) if self.reference is None else self.reference
         step: Callable[..., Any]
         if is_cell(reference):
-            # An adapted cell brings the JAX function that it stands for.
+            # An adapted cell has the JAX function that it was made from.
             own = trait(reference, "reference")
             kind, step = ("jax", own) if callable(own) else ("numpy", reference.step)
         elif self.reference is None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bpttcheck.subject.subject import Subject
 
 
-# Of the largest value: two ways to the same number differ by rounding only, also in float32.
+# Relative to the largest value: the same value computed twice differs by rounding only.
 _SAME = 1e-4
 
 

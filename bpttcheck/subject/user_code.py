@@ -78,7 +78,7 @@ def call(method: str, function: Callable[..., Any], *args: Any, notes: Notes | N
         raise
     except (Exception, SystemExit) as error:
         raise ContractError(_explain(method, error), method=method) from error
-    if type(result) is CoroutineType:  # the type is asked: an odd object may refuse to say
+    if type(result) is CoroutineType:  # of the type: an unusual object may raise
         result.close()
         raise ContractError(f"{method} is a coroutine: write `def`, not `async def`", method=method)
     return result
@@ -130,7 +130,7 @@ def _name_and_text(error: BaseException) -> str:
 def _text(thing: object) -> str:
     try:
         text = str(thing)
-    except Exception:  # a __str__ that raises must not hide the first accident
+    except Exception:  # a __str__ that raises must not hide the original error
         return "(its text cannot be printed)"
     return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " ..."
 

@@ -254,7 +254,7 @@ def arrays(value: Any, name: str) -> Bits:
     skipped. The arrays are the originals, not copies.
     """
     found: Bits = {}
-    seen: dict[int, Any] = {}  # holds what it has seen, so that no id is given to another object
+    seen: dict[int, Any] = {}  # keeps visited objects alive, so that no id is reused
     pending = deque([(name, value, 0)])
     for _ in range(_MOST_OBJECTS):
         if not pending:

@@ -66,8 +66,8 @@ def test_an_interval_holds_its_ends() -> None:
     [
         ("", "is empty"),
         (" \n", "is empty"),
-        ("{", "damaged, it is no JSON"),
-        (FILE.read_text()[:5000], "damaged, it is no JSON"),
+        ("{", "damaged, it is not JSON"),
+        (FILE.read_text()[:5000], "damaged, it is not JSON"),
         ("[]", "no schema 'bpttcheck.bench'"),
         ('{"schema_version": 1, "reports": []}', "no schema 'bpttcheck.bench'"),
         ("3", "no schema"),

@@ -1,4 +1,4 @@
-"""Makes mutants of a cell's source, and says of each what became of it on a few problems."""
+"""Makes mutants of a cell's source, and classifies each on a few problems."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _DEFAULT_SIZES = ((5, 4), (4, 4))
 # No width of a built-in cell is 7 at these sizes: rows and columns cannot be mistaken.
 _ROWS = 7
 
-# A garbled expression need not be a formula that anybody knows: saying where it is, or which
-# quantity took whose place, is right too.
+# A changed expression need not be a known mistake: naming its place, or the quantity that was
+# replaced, is right too.
 _GARBLED = ("wrong-derivative", "missing-path", "sign", "doubled-path")
 _LOCATED = ("wrong-cotangent", "wrong-operand")
 
@@ -62,7 +62,7 @@ def source_mutants(
 
 
 def why_no_source(target: Any, *, sizes: Sizes | None = None) -> str:
-    """Why :func:`source_mutants` has nothing for ``target``; ``""`` if it has something."""
+    """Why :func:`source_mutants` is empty for ``target``; ``""`` if it is not."""
     try:
         _examine(target, sizes)
     except Declined as reason:
@@ -72,7 +72,7 @@ def why_no_source(target: Any, *, sizes: Sizes | None = None) -> str:
 
 @dataclass(frozen=True)
 class Probe:
-    """A problem and what the right backward pass makes of it."""
+    """A problem and the result of the right backward pass."""
 
     problem: StepProblem
     right: Gradients
@@ -100,7 +100,7 @@ def _examine(target: Any, sizes: Sizes | None) -> list[Mutant]:
         found = list(edits(method.tree, scenes))
         if not found:
             raise Declined(
-                "there is nothing to change in the source of step_vjp: it hands on to another"
+                "there is nothing to change in the source of step_vjp: it delegates to another"
                 " function"
             )
         names = numbered(found)
@@ -158,7 +158,7 @@ def _outcome(
 
 
 def _probes(target: Any, sizes: Sizes) -> Iterator[Probe]:
-    """Problems to tell mutants apart; sizes that differ come first, where more of them raise."""
+    """Problems that distinguish mutants; unequal sizes first, where more mutants raise."""
     square, distinct = _sizes(sizes)
     plan = [
         (distinct, _ROWS, {}), (square, _ROWS, {}), (distinct, 1, {"scale": 3.0}),
@@ -228,19 +228,19 @@ EQUIVALENTS: dict[str, dict[str, str]] = {
         "… in `d_x = np.concatenate([d_x, d_state], axis=-1)`": _FORCED,
     },
 }
-"""For a built-in cell, printed by ``repr``: what was changed, without its line, and why nothing
-follows from it. An ellipsis stands for anything.
+"""For a built-in cell, printed by ``repr``: the change, without its line, and why it is equivalent.
+An ellipsis stands for any text.
 
-A mutant that no check can find says nothing about the checks. It must be known as such, and nothing
-else may hide behind that: the tests hold this table to random problems in both directions."""
+A mutant that no check can find says nothing about the checks, so equivalent mutants are listed, and
+tests compare this table with random problems in both directions."""
 
 
 def why_equivalent(target: Any, title: str) -> str:
-    """Why a change of ``target.step_vjp`` changes no gradient.
+    """The proof that a change of ``target.step_vjp`` changes no gradient.
 
     Args:
         target: a cell.
-        title: what was changed: ``"z -> h in `d_z = d_h_new * f.derivative(z)`"``.
+        title: the change: ``"z -> h in `d_z = d_h_new * f.derivative(z)`"``.
 
     Returns:
         The proof; ``""`` if none is known. Only the built-in cells have any: a subclass may have

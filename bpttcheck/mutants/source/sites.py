@@ -1,4 +1,4 @@
-"""Every place of a backward pass where something can be written wrongly, its variables there."""
+"""Every node of a backward pass that can be mutated, with the local variables there."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sites(tree: ast.FunctionDef, scenes: Mapping[int, LocalsSnapshot]) -> Iterat
 
     Args:
         tree: the function.
-        scenes: for the identity of each statement that was reached, its scene.
+        scenes: the locals at each statement that was reached, by the statement's ``id``.
     """
     for path in statements((tree,)):
         scene = scenes.get(id(path[-1]), LocalsSnapshot())
@@ -69,7 +69,7 @@ def replaced(path: Path, new: ast.AST) -> ast.AST:
 
 
 def context(path: Path) -> tuple[int, str]:
-    """What a reader should see of the surroundings of ``path[-1]``.
+    """The context of ``path[-1]`` to show to a reader.
 
     Returns:
         The index in ``path`` of the node to print, and what to print before it.
@@ -123,12 +123,12 @@ _PROBE = "_bpttcheck_probe_"
 
 
 def observe(method: Method, target: Any, one: StepProblem) -> dict[int, LocalsSnapshot]:
-    """The scene of every statement that was reached, by the identity of the statement.
+    """The locals at every statement that was reached, by the statement's ``id``.
 
     Args:
         method: the source of the backward pass.
         target: the cell.
-        one: what it is run on, once as it is and once with cotangents of zero.
+        one: the problem to run, once as it is and once with cotangents of zero.
 
     Raises:
         Exception: whatever the backward pass raises.
@@ -146,7 +146,7 @@ def observe(method: Method, target: Any, one: StepProblem) -> dict[int, LocalsSn
 
 
 def _locals(method: Method, target: Any, arguments: Any) -> dict[int, dict[str, Any]]:
-    """The local variables before each statement, by its number; those of its first visit."""
+    """The local variables before the first visit of each statement, by its number."""
     seen: dict[int, dict[str, Any]] = {}
 
     def probe(number: int, variables: Mapping[str, Any]) -> None:

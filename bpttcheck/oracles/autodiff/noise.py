@@ -47,7 +47,7 @@ _INLINED = {
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
-    # The primal of a custom rule: a rule under test must never be its own judge.
+    # The primal of a custom rule: a rule under test must not be its own reference.
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
@@ -60,13 +60,13 @@ _EXACT = frozenset(
     "reduce_and reduce_or random_bits".split()
 )
 
-# Functions that saturate, or whose derivative hand formulas take from their value.
+# Functions that saturate, or whose derivative is usually written in terms of their value.
 _SATURATING = frozenset(
     "acos acosh asin asinh atan atan2 atanh cos cosh digamma erf erf_inv erfc exp exp2 expm1 "
     "lgamma logistic sin sinh tan tanh".split()
 )
 
-# Here the same is true at the derivative's own scale: see :func:`_steepness`.
+# Here the same holds at the scale of the derivative: see :func:`_steepness`.
 _POWERS = frozenset("cbrt div integer_pow log log1p pow rsqrt sqrt square".split())
 
 _COMPARISONS = frozenset(["gt", "ge", "lt", "le"])
@@ -222,7 +222,7 @@ def _round(name: str, out: Any, inputs: list[Any], noise: Noise) -> Any:
         share = noise.eps * steepness
         if name in _POWERS:  # a derivative that is too small for a normal number
             share += jnp.where((noise.eps > 0) & (steepness < noise.tiny), noise.tiny, 0.0)
-        zero = jnp.where(jnp.isfinite(fixed), x - fixed, 0.0)  # 1 / inf is a number, inf - inf none
+        zero = jnp.where(jnp.isfinite(fixed), x - fixed, 0.0)  # inf - inf is NaN
         noisy = noisy + noise.draw(out.shape) * share * zero
     return noisy
 
@@ -298,7 +298,7 @@ def _scan(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:
     def body(state: Any, step: Any) -> tuple[list[Any], list[Any]]:
         round_, xs = step
         out = interpret(jaxpr, captured, [*consts, *state, *xs], _turned(local(), round_, count))
-        # Noise is in float64: what the author carries in less stays in less.
+        # Noise is float64; what the author carries in a narrower dtype keeps that dtype.
         kept = [new.astype(old.dtype) for new, old in zip(out[:n_carry], state, strict=True)]
         return kept, out[n_carry:]
 

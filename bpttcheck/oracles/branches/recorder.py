@@ -21,7 +21,7 @@ from bpttcheck.oracles.branches.user_line import SourceLine, user_place
 
 _running = threading.local()
 
-# The kind of an event and its fields: making the record itself waits until somebody asks.
+# The kind of an event and its fields; the event object is made on demand.
 Deferred = tuple[type[Event], tuple[Any, ...]]
 
 
@@ -172,7 +172,7 @@ UFUNCS: dict[str, Callable[[str, list[Any]], None]] = {
     **dict.fromkeys(("sqrt", "cbrt"), _zero),
     **dict.fromkeys(("floor_divide", "remainder", "divmod", "fmod"), _quotient),
     **dict.fromkeys(("floor", "ceil", "trunc", "modf"), lambda n, args: rounding(n, args[0])),
-    # `rint` turns over half way between whole numbers.
+    # `rint` changes half way between integers.
     "rint": lambda name, args: rounding(name, np.subtract(args[0], 0.5)),
     "hypot": lambda name, args: compare(name, np.abs(args[0]) + np.abs(args[1]), 0),
     "clip": _clip,

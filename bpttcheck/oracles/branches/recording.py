@@ -90,7 +90,7 @@ class Pattern:
                 alike = mine.name == its.name and mine.codes.shape == its.codes.shape
                 tied = alike and bool(np.any(mine.ties[mine.codes != its.codes]))
                 return Difference(str(mine), tied)
-        # Equal so far: one run took more branches, which only values unseen here can cause.
+        # Equal so far: one run took more branches, which only unrecorded values can cause.
         if len(self.events) == len(other.events):
             return None
         longer = max(self.events, other.events, key=len)
@@ -116,7 +116,7 @@ def record(function: Function, point: Sequence[Array]) -> tuple[list[Array], Pat
             outputs = function([np.array(leaf).view(Recorded) for leaf in point])
             outputs = [unwrap(output) for output in outputs]
     except Exception:
-        # Perhaps only because of the subclass: the plain run decides, and raises what is real.
+        # The subclass may be the cause: a plain run raises only genuine errors.
         return plain(function, point), None
     events = tuple(kind(*fields) for kind, fields in recorder.events)
     return outputs, Pattern(events, tuple(recorder.unseen), recorder.narrowest)
@@ -275,7 +275,7 @@ class RecordedScalar(Recorded):
         return self**other
 
     def __pow__(self, other: Any, modulus: None = None) -> Any:
-        # NumPy's scalars and arrays take different roads to a power; the bits may differ.
+        # NumPy computes powers of scalars and of arrays differently; the bits may differ.
         return wrap(self.view(np.ndarray)[()] ** _scalar(other))
 
     def __rpow__(self, other: Any, modulus: None = None) -> Any:

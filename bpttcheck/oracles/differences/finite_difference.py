@@ -33,13 +33,13 @@ Vector = NDArray[np.float64]
 
 _MAX_EVALUATIONS = 160
 _A_SEARCH = 48  # of them, at most
-_AGAIN = 3  # searches, each with the noise that the one before has found
+_AGAIN = 3  # searches, each with the noise found by the one before
 _PRECISE = 1e-6  # relative bar at which a common step is good enough for all leaves
 _APART = 1e4  # between the scales of leaves that get steps of their own
 _CAREFULLY = range(2, 7)  # further runs with rounding errors, of what seems to be constant
 _SHORT = 1e-5  # the interval on which the rounding of compiled code is measured
 _LIFT = 1000  # the largest power of two that weights are multiplied by
-_JITTER = 1e-4  # of the outputs: what differs more between runs is no rounding
+_JITTER = 1e-4  # of the outputs: a larger difference between runs is not rounding
 
 
 def finite_difference(
@@ -130,7 +130,7 @@ def _derivative(
     exponent = weights.exponent + unit.exponent - lift
     if not np.isfinite(answer.bar):
         return _abstain(answer.trouble or "no two steps agree", program, answer.hull, exponent)
-    # The spacing of the smallest numbers: nothing below it can be told from zero.
+    # The spacing of the smallest numbers: anything below it is indistinguishable from zero.
     error = rescale(answer.bar, exponent) + math.ulp(0.0)
     value = np.asarray(rescale(answer.value, exponent))
     if not np.isfinite(value):

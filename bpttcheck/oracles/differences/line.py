@@ -27,13 +27,13 @@ from bpttcheck.oracles.differences.weighted import norm, total
 Array = NDArray[Any]
 Vector = NDArray[np.float64]
 
-# Repeated runs of a program that may not be reproducible, and of one that is not.
-_PROBES = 2  # runs with rounding errors added: one alone can be lucky
+# Repeated runs of a program that may be irreproducible, and of one that is.
+_PROBES = 2  # runs with rounding errors added: one alone can be too small by chance
 _REPEATS, _MANY = 7, 32
-_HIDDEN = 1.0  # numbers that a program is taken to have added where it does not show them
-_POINTS = 7  # of a short interval on which rounding is measured
-_SHARE = 0.1  # of the whole noise that each output may have: few samples show it too small
-_MARGIN = 4.0  # of a measurement that rests on few of them
+_HIDDEN = 1.0  # terms that a program is assumed to have added where it does not show them
+_POINTS = 7  # points of a short interval on which rounding is measured
+_SHARE = 0.1  # share of the total noise that each output may have: few samples underestimate it
+_MARGIN = 4.0  # factor on a measurement that rests on few samples
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Line:
         w, o = self.weights, self._at_point
         slopes, bends = w * (up - down) / (2 * step), w * ((up - o) + (down - o)) / step
         assumed = self._assumed(np.maximum(np.abs(up), np.abs(down)))
-        # Two values, each this noisy, over twice the step.
+        # Two values with this noise each, over twice the step.
         share = math.sqrt(0.5) / step
         blur = max(self.noise, norm(assumed))
         measured = np.maximum(self.noises, assumed)
@@ -201,7 +201,7 @@ class Line:
         if not moves.any():
             return False
         self.floor = np.where(moves, 0.0, self.floor)
-        # A kink or a fast change on the interval looks like noise: the assumption is an upper end.
+        # A kink or a fast change on the interval looks like noise: the assumption bounds it.
         known = np.minimum(_MARGIN * measured, self.program.eps * _HIDDEN * np.abs(self.weights))
         self.noises = np.max([self._assumed(self._at_point), self._seen, self.floor, known], axis=0)
         self.noise = max(norm(self.noises), abs(total(self._seen)), self._expected)
@@ -220,7 +220,7 @@ class Line:
             if not self.program.repeat():
                 return False
             done += 1
-            # Of a spread that shows in some runs only, few runs show little.
+            # Few runs underestimate a spread that occurs in some runs only.
             runs = _MANY if self.program.spread.any() else runs
         if not (self.weights * (self.program.spread - known)).any():
             return False
@@ -260,7 +260,7 @@ class Line:
 
     def _shifted(self, step: float) -> list[Array]:
         pairs = zip(self.program.point, self.direction, strict=True)
-        # Not a sum with zero where nothing moves: infinity times zero is none.
+        # Not a sum with zero where nothing moves: infinity times zero is NaN.
         return self.program.rounded(
             [np.where(d != 0, leaf + step * d, leaf) for leaf, d in pairs],
         )
@@ -282,7 +282,7 @@ def leaf_scale(leaf: Array, direction: Array) -> float:
     return largest / float(np.max(np.abs(direction)))
 
 
-_WIDTHS = 4.0  # of rounding that a difference of two estimates may be
+_WIDTHS = 4.0  # multiple of rounding that a difference of two estimates may be
 
 
 @dataclass(frozen=True)

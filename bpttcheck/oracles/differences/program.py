@@ -135,7 +135,7 @@ class NativeProgram:
             return None
         outputs, kept, any_moved = found
         shown = np.repeat(kept, [output.size for output in outputs])
-        # An output in a buffer of the code's own is no longer of the class, but moves as well.
+        # An output in a buffer of the code's own has lost the class, but moves as well.
         return values, shown | (any_moved & (values != self._usable_outputs))
 
     def repeat(self) -> bool:
@@ -182,7 +182,7 @@ class NativeProgram:
 
     def _outputs(self, leaves: Sequence[Array]) -> tuple[list[Array], Pattern | None]:
         handed = self._as_handed(leaves)
-        # Without a single branch at the point there is none nearby: recording would be wasted.
+        # Without any branch at the point there is none nearby: recording would be wasted.
         if self.pattern is not None and self.pattern.events:
             return record(self._function, handed)
         return plain(self._function, handed), None
@@ -190,7 +190,7 @@ class NativeProgram:
     def _narrowest(self, outputs: Sequence[Array]) -> int:
         sizes = [output.dtype.itemsize for output in outputs if output.dtype.kind == "f"]
         if self.pattern is not None:
-            # Half precision inside is a staircase in wider arithmetic, seen as noise.
+            # Half precision inside is a staircase in wider arithmetic, measured as noise.
             sizes.append(max(self.pattern.narrowest, 4))
         return min(8, np.dtype(self._handed).itemsize, *sizes)
 
@@ -201,8 +201,8 @@ def _same(a: Array, b: Array) -> bool:
 
 _running = threading.local()
 _SMALL_INTEGERS = 1024
-_POOL = 4099  # a prime: signs that come again meet other entries
-_ULPS = 64  # a number this near an integer is meant to be one
+_POOL = 4099  # a prime, so that repeated signs meet other entries
+_ULPS = 64  # a number this close to an integer is taken for one
 _SNAP = frozenset({"floor", "ceil", "trunc", "floor_divide"})
 _EXACT = frozenset({
     *("absolute", "fabs", "negative", "positive", "sign", "heaviside", "copysign", "conjugate"),
@@ -304,7 +304,7 @@ class _Signs:
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        # Sizes differ: errors of one size cancel too often, exactly.
+        # Sizes differ, because errors of equal size cancel exactly too often.
         self._pool = rng.choice(np.array([-1.0, 1.0]), _POOL) * rng.uniform(0.7, 1.7, _POOL)
         self._next = 0
         self.used = 0
@@ -356,7 +356,7 @@ def _off(array: Array, unit: float | None = None) -> Array:
     rng = getattr(_running, "rng", None)
     if rng is None or not array.size:
         return array
-    # Enough that a number just above a power of two moves both ways, most of the time.
+    # Enough for a number just above a power of two to move both ways, most of the time.
     size = 0.75 * (_unit(array.dtype) if unit is None else unit)
     signs = rng.signs(array.size).reshape(array.shape)
     wide = np.asarray(array, np.result_type(array.dtype, np.float64))

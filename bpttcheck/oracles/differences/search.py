@@ -19,16 +19,16 @@ from bpttcheck.oracles.differences.line import Extrapolated, Line, Row, Tableau
 from bpttcheck.oracles.differences.weighted import norm
 
 # All steps are in units of the direction's largest entry.
-_FIRST_STEP = 0.5  # of the extrapolation, unless the program's curvature or noise say otherwise
-_RATIO = 1.7  # from row to row: near 1 the noise grows, far above the rows run into it
+_FIRST_STEP = 0.5  # first step of the extrapolation, unless curvature or noise require another
+_RATIO = 1.7  # ratio of successive steps: near 1 it amplifies noise, far above it reaches noise
 _SHRINK = 16.0  # after a probe that failed
 _PART = 0.5  # of its own size by which a leaf may move, after a probe that failed
 _BACK = 2.5  # after a row that is too far out
 _FAR_BACK = 6.0  # after a probe that was
 _ENOUGH = 100.0  # relative rounding, in units of eps, at which longer steps bring little more
 _PATIENCE = 2  # rows without progress
-_ERRATIC = 30.0  # times the rounding: a disagreement with another reason
-_COARSE = 1e-3  # relative bar that is not worth stopping for
+_ERRATIC = 30.0  # times the rounding: a larger disagreement has another cause
+_COARSE = 1e-3  # relative bar that is not good enough to stop at
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Search:
         self._limit = limit
         self._enough = enough
         self._eps = line.program.eps
-        # The rows that the answer rests on; set before there is one.
+        # The rows that the answer rests on; initialised before there is an answer.
         self._probe: Row
         self._rows: list[Row]
         self.trouble = "no step is both large enough and small enough"
@@ -97,7 +97,7 @@ class Search:
     def _footing(self) -> _Footing | None:
         """Probe with short steps, then with longer ones where rounding requires it."""
         first, last = self._line.reaches()
-        # Beyond the rounding of every entry at the start; it need not be so of all in the end.
+        # At first beyond the rounding of every entry; later rows need not be.
         step = min(self.longest, max(self._eps**0.25, self._eps**0.5 * first))
         ceiling = 2 * self.longest
         smallest = 1e3 * self._eps * (min(1.0, last) or 1.0)
@@ -132,7 +132,7 @@ class Search:
         while self._affordable() and step >= probe.step / _SHRINK**2:
             row = probe if step == probe.step and not rows else self._row(step)
             if row is None or _contradicts(row, probe):
-                # Of two rows that contradict each other the longer one is wrong.
+                # Of two contradictory rows the one with the longer step is wrong.
                 misled = row is not None and row.step < probe.step
                 probe = row if row is not None and misled else probe
                 best, rows, tableau = None, [], Tableau()
@@ -148,7 +148,7 @@ class Search:
             improved = best is None or found.bar < best.bar
             if best is None or improved:
                 best, self._probe, self._rows = found, probe, rows.copy()
-            # Rows that are all too far out do not improve either: that is no reason to stop.
+            # Rows whose steps are all too long do not improve either: that is no reason to stop.
             idle = 0 if improved or best.bar > _COARSE * probe.size else idle + 1
             done = best.disagreement <= best.rounding or best.bar <= self._enough * probe.size
             if done or idle >= _PATIENCE:
@@ -269,9 +269,9 @@ Vector = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 _WIDTHS = 8.0  # of rounding that a change must exceed to mean anything
-_OWN_WIDTHS = 32.0  # of a noise that was measured on few samples
+_OWN_WIDTHS = 32.0  # factor on a noise that was measured on few samples
 _SPAN = 16.0  # between the steps that tell curvature from a jump of the slope
-_STEEP = 0.1  # of the curvature: a slope that is not a stationary point's
+_STEEP = 0.1  # share of the curvature: a larger slope is not that of a stationary point
 _NEXT = 1.3  # between two steps that show how a one-sided slope changes
 _SLACK = 1.1  # over the change of curvature from one step to the next
 _FALL = 10.0  # beyond that of a smooth function, from one row to the next
@@ -279,8 +279,8 @@ _HALVINGS = 14
 _LAST = 6  # of them, in which a jump keeps
 _LEFT = 1 / 4  # of its height
 _EMERGED = 1e-3  # of the change: where it begins
-_EIGHTH = 0.125  # of its size by which a leaf moves, to leave a plateau
-_ONE = 1.0  # what compiled code is taken to have added, when it does not show its numbers
+_EIGHTH = 0.125  # share of its size by which a leaf moves to leave a plateau
+_ONE = 1.0  # terms that compiled code is assumed to have added
 
 
 def unsettled(rows: Sequence[Row]) -> Flags:
@@ -294,7 +294,7 @@ def unsettled(rows: Sequence[Row]) -> Flags:
     """
     longer, shorter = rows[-2:]
     growth = math.sqrt(longer.step / shorter.step)
-    # Each output's own noise: beside a large output that of the sum would hide the small one.
+    # Each output's own noise: that of the sum would hide a small output beside a large one.
     noise = _OWN_WIDTHS * (shorter.own + longer.own)
     slopes = np.abs(shorter.slopes) > growth * np.abs(longer.slopes) + noise
     bends = np.abs(shorter.bends) > growth * np.abs(longer.bends) + noise
@@ -361,7 +361,7 @@ def plateau_bar(line: Line, rows: Sequence[Row]) -> float:
     if not flat.any():
         return 0.0
     size = np.maximum(np.abs(line.program.outputs[flat]), _ONE)
-    # Beyond its own size a leaf may have left the place where the derivative is wanted.
+    # A leaf that moves by more than its own size may be far from the point.
     longest = min([max(row.step for row in rows), *line.scales()])
     return line.program.eps * norm(line.weights[flat] * size) / longest
 
@@ -441,7 +441,7 @@ def _jump(line: Line, mask: Flags, near: Row, start: float, far: Row) -> float:
         else:
             high, after = middle, found
         heights.append(norm(after - before))
-    # A slope that sets in on the interval halves with it once it is found.
+    # A change of slope within the interval halves with it, once located.
     return heights[-1] if heights[-1] > _LEFT * heights[-1 - _LAST] else 0.0
 
 

@@ -223,7 +223,7 @@ def products(graph: Graph, parameters: int) -> list[tuple[int, int]]:
 
 def _line(eqn: Any) -> tuple[str, int] | None:
     """File and number of the innermost line of user code that made this equation."""
-    # Only what the line tells is taken from here: without it a change is found all the same.
+    # JAX's private API serves for the line only; without a line an edit is still found.
     traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
     for frame in getattr(traceback, "frames", ()):
         path = Path(frame.file_name)
@@ -340,7 +340,7 @@ def _targets(line: str) -> Sequence[str]:
     target = statement.targets[0]
     several = isinstance(target, ast.Tuple | ast.List)
     parts = target.elts if several else [target]
-    # A tuple on the right has its values made one after the other, each in several operations.
+    # The values of a tuple on the right are computed in turn, each by several operations.
     if several and isinstance(statement.value, ast.Tuple | ast.List):
         return ()
     names = [part.id for part in parts if isinstance(part, ast.Name)]

@@ -113,7 +113,7 @@ class OperandSwaps:
             self._factors(backward, values, totals),
             self._incoming(forward, values, totals),
         )
-        # A matrix in the place of its own transpose has a diagnosis of its own.
+        # A matrix instead of its own transpose has a separate diagnosis.
         named = (shift for shift in found if shift.swap.used != shift.swap.belongs)
         return list(islice(named, _MOST))
 
@@ -142,7 +142,7 @@ class OperandSwaps:
         for k, op, side in self._sites():
             other = op.ins[1 - side]
             if not isinstance(other, int):
-                continue  # a number that is written there
+                continue  # a literal constant
             d_v, b = totals[op.outs[0]], values[other]
             for q in _like(b, quantities):
                 by = _contribution(op, side, d_v, q.array - b, self._graph.shapes[op.ins[side]])

@@ -128,7 +128,7 @@ class Paths:
         for ref, array in found.items():
             if self.graph.shapes[ref] != self.graph.shapes[v] or not self.graph.floats[ref]:
                 continue
-            lines[made[ref]] += 1  # counted even if not told: names must not depend on the values
+            lines[made[ref]] += 1  # in any case: names must not depend on the values
             if not any(np.array_equal(array, known) for known in seen):
                 seen.append(array)
                 nth = lines[made[ref]]

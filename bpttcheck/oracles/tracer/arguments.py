@@ -81,7 +81,7 @@ def values(tree: Any, result: np.dtype[Any] | None = None) -> Any:
 
     def value(item: Any) -> Any:
         if isinstance(item, ArrayProxy):
-            # What is known stays NumPy's: JAX needs it for indices and repeats.
+            # Constants stay NumPy arrays: JAX needs them for indices and repeats.
             item = np.array(item.shadow) if item.known else item.read()
         elif isinstance(item, np.ndarray):
             item = np.array(item)

@@ -81,7 +81,7 @@ def first_departure(step: Step, params: Any, state0: Any, xs: Array) -> Departur
         except InternalError:
             raise
         except Exception:
-            # The step ran both ways before: what stops it now is no matter of translation.
+            # The step ran both ways before, so an error now is not caused by the translation.
             return lookout.found
     return None
 
@@ -116,7 +116,7 @@ def _difference(replay: NativeReexecution, result: Any) -> str:
     try:
         exact = replay.run(lambda values: values)
     except Exception:
-        return ""  # NumPy refuses what it took natively, so this is not how it was called
+        return ""  # NumPy rejects these arguments, so this is not how it was called natively
     if len(exact.leaves) != len(made):
         return f"{len(made)} results where NumPy gives {len(exact.leaves)}"
     return _views_differ(exact, made) or _values_differ(replay, exact, traced, changed)
@@ -167,7 +167,7 @@ def _gap(native: Array, traced: Array, copies: Array) -> str:
     gaps, spread = _apart(b, a), rms(_apart(_wide(copies), a))
     size = np.where(np.isfinite(a), np.abs(a), 0.0)
     width = spread + BLOCK_FLOOR * spread.max(initial=0.0) + unit * size + tiny
-    # Where rounding alone turns a number into infinity or NaN, nothing can be said.
+    # Where rounding alone turns a number into infinity or NaN, the entry is not compared.
     wrong = np.isfinite(width) & ~(gaps <= LIMIT * width)
     if not wrong.any():
         return ""

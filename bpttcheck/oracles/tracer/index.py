@@ -84,7 +84,7 @@ def _moving_view(run: TracingRun, array: ArrayProxy, index: Any) -> Any:
         return fresh(run, found, array.read()[place], layout_known=True)
     owner = np.empty(found.shape, found.dtype)
     fill_with_dummies(owner)
-    # NumPy copies for a 0-d array and looks in for a scalar; a number from outside may be either.
+    # NumPy copies for a 0-d array and views for a scalar; a number from outside may be either.
     held = [part for part in _parts(index) if isinstance(part, ArrayProxy)]
     if any(isinstance(part.shadow, np.ndarray) for part in held):
         value = array.read()[place]

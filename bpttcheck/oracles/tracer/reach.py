@@ -35,7 +35,7 @@ _FOREIGN = frozenset(
     "numpy scipy jax jaxlib ml_dtypes opt_einsum torch tensorflow hypothesis pytest _pytest pluggy "
     "click matplotlib equinox flax builtins".split()
 )
-# Cells of ours are user code like any other; the machinery that traces them is not.
+# The built-in cells are user code like any other; the machinery that traces them is not.
 _OURS = frozenset({"activations", "adapt", "cells", "losses", "mutants"})
 _SIMPLE = (str, bytes, int, float, complex, bool, type(None), BuiltinFunctionType)
 _CONTAINERS = (list, tuple, set, frozenset, dict)
@@ -57,7 +57,7 @@ class UserNamespaces:
         self.lists: dict[int, list[Any]] = {}
         self.classes: dict[int, type] = {}
         self._seen: dict[int, Any] = {}
-        # What the function itself is made of is user code even where it is an installed package.
+        # The function itself is user code even where it comes from an installed package.
         self._homes = {_top(name) for name in _makers(function, 3)} - _FOREIGN - {"bpttcheck"}
         self._homes -= sys.stdlib_module_names
         pending = [function]
@@ -86,7 +86,7 @@ class UserNamespaces:
         if isinstance(item, (*_CONTAINERS, MethodType, functools.partial)):
             return _held_by(item)
         if not self._knows(type(item)):
-            # functools.cache and the like; asking politely could run foreign code.
+            # functools.cache and similar; a plain getattr could run foreign code.
             return [_own_names(item).get("__wrapped__")]
         own = _own_names(item)
         self.tables[id(own)] = self.attributes[id(own)] = own
@@ -232,7 +232,7 @@ def substitute(item: Any, default: Any = None) -> Any:
 def _substitutes() -> dict[int, Any]:
     table: dict[int, Any] = {id(module): ModuleProxy(module) for module in _MODULES}
     for module in _MODULES:
-        # What is there already: asking a module for all it could load would load it.
+        # Only loaded members: listing what a lazy module could load would load it.
         public = [member for name, member in vars(module).items() if not name.startswith("_")]
         for member in public:
             if isinstance(member, (FunctionType, BuiltinFunctionType, _DISPATCHER)) or (
@@ -340,7 +340,7 @@ def swapped(reach: UserNamespaces) -> Generator[None, None, None]:
 
 
 def _put_back(table: dict[Any, Any], name: Any, stand: Any, value: Any) -> None:
-    # Code that assigned the name itself meanwhile keeps what it assigned.
+    # Code that has assigned the name meanwhile keeps its value.
     if table.get(name) is stand:
         table[name] = value
 

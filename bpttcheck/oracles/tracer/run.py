@@ -67,7 +67,7 @@ def running(run: TracingRun) -> Generator[TracingRun, None, None]:
     finally:
         _LOCAL.runs.pop()
         for book in (run.buffers, run.wrappers, run.masks):
-            book.clear()  # what was traced is not kept alive by what user code may keep
+            book.clear()  # references that user code kept must not keep the trace alive
 
 
 @contextlib.contextmanager
@@ -89,7 +89,7 @@ def decline(what: str, remedy: str = "", *, where: str = "") -> NoReturn:
     try:
         raise error
     finally:
-        del error  # this frame is in its traceback: a cycle that would keep all callers' frames
+        del error  # this frame is in its traceback: a cycle that keeps the callers' frames
 
 
 def here() -> str:

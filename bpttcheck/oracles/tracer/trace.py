@@ -45,7 +45,7 @@ from bpttcheck.oracles.tracer.ufuncs import call_ufunc
 from bpttcheck.oracles.tracer.watch import NumpyCall, Watch, observed, observed_method
 from bpttcheck.oracles.tracer.writes import sort_in_place
 
-# User modules are shared by all threads: one trace at a time. A trace inside a trace is no problem.
+# All threads share the user's modules: one trace at a time. A nested trace is allowed.
 _LOCK = threading.RLock()
 
 
@@ -78,7 +78,7 @@ def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[.
                 if run.refusal is not None:
                     raise run.refusal
             finally:
-                # Its traceback leads back to the run: a cycle, freed by nothing but the collector.
+                # Its traceback refers to the run: a cycle, freed by the garbage collector only.
                 run.refusal = None
         return result
 
@@ -95,7 +95,7 @@ def _trace(run: TracingRun, function: Callable[..., Any], args: Any, kwargs: dic
         raise
     except Exception as error:
         if run.refusal is not None:
-            return None  # user code made another error of it; the caller raises the first
+            return None  # user code turned it into another error; the caller raises the first one
         if raised_on_purpose(run, error):
             raise
         raise_defect("tracing the step", error, run.namespaces)
@@ -222,7 +222,7 @@ class TracedArray(ArrayProxy, NDArrayOperatorsMixin):
         if not self.known:
             refusals.refuse_conversion()
         plain = np.array(self.shadow, dtype)
-        # Writes to the copy would be lost without a word.
+        # Writes to the copy would be lost silently.
         plain.flags.writeable = bool(copy)
         return plain
 
@@ -415,7 +415,7 @@ class FlatView:
 def _in_place(ufunc: np.ufunc) -> Callable[[TracedArray, Any], Any]:
     def operate(self: TracedArray, other: Any) -> Any:
         if not isinstance(self.shadow, np.ndarray):
-            return NotImplemented  # a scalar does not change: Python goes on to a + b
+            return NotImplemented  # a scalar is immutable: Python falls back to a + b
         if self.buffer.lone and not self.known:
             return _replaced(self, ufunc(self, other))
         return ufunc(self, other, out=(self,))

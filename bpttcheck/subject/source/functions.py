@@ -26,9 +26,9 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 # Wrappers around somebody's code: followed, and never part of that code.
 _WRAPPERS = ("bpttcheck.adapt.", "bpttcheck.activations")
-# What these are given runs when JAX traces it, which is not whenever the backward pass runs.
+# Functions passed to these run when JAX traces them, not whenever the backward pass runs.
 _TRACING = ("bpttcheck.adapt.jax_rule", "bpttcheck.adapt.custom_vjp")
-# Where objects that compile or memorise a Python function keep it: JAX and functools, Numba,
+# The attributes in which wrappers keep a Python function: JAX and functools, Numba,
 # jax.custom_vjp.
 _INSIDE = ("__wrapped__", "py_func", "fun", "fwd", "bwd")
 _WRITTEN_BY_HAND = ("backward", "forward")  # of a torch.autograd.Function
@@ -110,7 +110,7 @@ def user_code(target: Any) -> UserCode:
     """
     try:
         return _read_code(target)
-    except Exception as error:  # an object may raise whatever it is asked
+    except Exception as error:  # any attribute access may raise
         return UserCode(reason=f"the code cannot be read ({type(error).__name__}: {error})")
 
 
@@ -213,7 +213,7 @@ class _Search:
     def method(self, target: Any, name: str, *, backward: bool) -> None:
         """Start at one method of the target."""
         found = lookup(target, name)
-        if found is UNKNOWN:  # a proxy that hands on: ask it
+        if found is UNKNOWN:  # a delegating proxy: use getattr
             try:
                 found = getattr(target, name, UNKNOWN)
             except Exception:
@@ -282,7 +282,7 @@ class _Search:
             if not isinstance(node.ctx, ast.Load):
                 continue
             thing = scope.resolve(node)
-            if node in bases:  # it is asked for an attribute, and not called
+            if node in bases:  # only an attribute is read, it is not called
                 self.keep(thing, _DEPTH)
                 continue
             certain = thing is not UNKNOWN
@@ -343,7 +343,7 @@ class _Search:
         if self._is_followed(function):
             yield function, owner, False
             return
-        # A decorator of a library: what it wraps is in its closure or noted on it.
+        # A library's decorator: the wrapped function is in its closure or an attribute.
         inside = [function.__dict__.get("__wrapped__")]
         for cell in function.__closure__ or ():
             try:

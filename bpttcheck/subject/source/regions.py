@@ -83,7 +83,7 @@ class RecordingPlan:
         self._counted = set[ast.AST]() if everything else set(deferred(tree))
         self._everything = everything
         self._parents = _parents(module)
-        self._marks: set[int] | None = None  # None while the regions are being found
+        self._marks: set[int] | None = None  # None during the search for regions
         self._next = 0
         self._silent = not everything
         self._definition()
@@ -283,7 +283,7 @@ class RecordingPlan:
             return []
         add = ast.Attribute(ast.Constant(_MARK), "add", ast.Load())
         mark = ast.Expr(ast.Call(add, [ast.Constant(region.number)], []))
-        for node in ast.walk(mark):  # one line, or a tracer would see others as well
+        for node in ast.walk(mark):  # one line, or a tracer would report others as well
             if isinstance(node, ast.stmt | ast.expr):
                 node.lineno = node.end_lineno = at.lineno
                 node.col_offset = node.end_col_offset = at.col_offset
