@@ -1,4 +1,4 @@
-"""``bpttcheck list`` and ``bpttcheck explain``: what there is by name, and what a name means."""
+"""``bpttcheck list`` and ``bpttcheck explain``: the names that exist and their meaning."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def listing(as_json: bool) -> None:
 
 
 def _cell(cell: Any) -> str:
-    """The class's own line, and the options in which this cell differs from the class's usual."""
+    """The first line of the class's docstring, and this cell's options that are not defaults."""
     options = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
     values = {option.name: getattr(cell, option.name) for option in options}
     unusual = [f"{o.name}={values[o.name]!r}" for o in options if values[o.name] != o.default]

@@ -46,10 +46,10 @@ def replay(
     as_example: bool,
     as_json: bool,
 ) -> None:
-    """Run the stored failure ID again, on the very numbers that it was found on.
+    """Run the stored failure ID again, on exactly the numbers on which it was found.
 
-    ID may be the path of its JSON file. Without ID, list what is stored. Only a built-in cell is
-    found by the name in the file; your own is imported only if you name it with --target.
+    ID may be the path of its JSON file. Without ID, list what is stored. A built-in cell is found
+    by the name in the file; pass --target for your own, which is imported only then.
     """
     folder = _folder() if folder is None else folder
     if name is None:
@@ -83,10 +83,10 @@ def _rerun(stored: Any, target: str | None) -> Any:
     from bpttcheck.replay import rerun
 
     told: str = stored.target or ""
-    # A file that was stored elsewhere may name any module: that is for the user to import.
+    # A file from elsewhere may name any module: only the user decides to import one.
     if target is None and (":" in told or told.partition("[")[0] not in BUILTINS):
         raise ContractError(
-            f"{stored.id} was found on {stored.subject}, which only you can name: "
+            f"{stored.id} was found on {stored.subject}, which is not built in, so name it: "
             f"{command(stored.id, told if ':' in told else None)}"
         )
     return rerun(stored, load(told if target is None else target).subject)

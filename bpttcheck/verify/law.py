@@ -1,8 +1,9 @@
-"""Laws that a right backward pass obeys with no oracle at all: two ways to the same numbers.
+"""Laws: metamorphic relations of a right backward pass, which need no oracle.
 
-The bar comes from the hand-written code itself, by Monte Carlo arithmetic: how far both sides move
-when every operation in it is perturbed by one rounding error. The floors and the limit are those of
-the error model. Where JAX judges the gradients that a law compares, it has the last word.
+A law compares two ways to compute the same numbers. Its error bar comes from the hand-written code
+itself, by Monte Carlo arithmetic: how far both sides move when every operation in it is perturbed
+by one rounding error. The floors and the limit are those of the error model. Where JAX judges the
+gradients that a law compares, its judgement decides.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Array = NDArray[Any]
 Blocks = Mapping[str, Any]
 
 Side = Callable[[Run, Problem], Blocks]
-"""One way to the numbers: block name -> array."""
+"""One side of a law: block name -> array."""
 
 Entry = tuple[int, ...] | None
 Location = tuple[Problem, str, Entry]
@@ -47,7 +48,7 @@ def _as_it_is(problem: Problem, block: str, entry: Entry) -> Location:
 
 @dataclass(frozen=True)
 class Law:
-    """Two ways to the same numbers.
+    """A metamorphic relation: two ways to compute the same numbers.
 
     Args:
         name: the check's name.
@@ -58,8 +59,8 @@ class Law:
         masks: False leaves masks out.
         parts: the problems whose gradients the law compares, for JAX to judge one by one; None: the
             law compares more than gradients.
-        place: where a number of ``actual`` is found in a plain run: from the law's problem, block
-            and entry to those of the hand-written code.
+        place: locates an entry of ``actual`` in a plain run: from the law's problem, block and
+            entry to those of the hand-written code.
     """
 
     name: str
@@ -78,7 +79,7 @@ def run_law(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
     Args:
         context: the run.
         law: the law.
-        larger: cases beyond the sizes of the schedule, as far as their time goes.
+        larger: cases beyond the sizes of the schedule, as far as their time allows.
     """
     run, tally = context.run, Tally(law.name, null_counts=True)
     for index in range(context.laws):
@@ -91,7 +92,7 @@ def run_law(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
 
 
 def _one(run: Run, law: Law, case: Case, tally: Tally) -> None:
-    """One case, judged, and the first failure made small."""
+    """One case, judged; the first failure is shrunk."""
     try:
         problem = run.cases.problem(case)
     except OutsideDomain as error:
@@ -113,7 +114,7 @@ def run_law_on(run: Run, law: Law, problem: Problem) -> Tally:
     judged = _judge(run, law, problem, tally)
     if any(j.wrong for j in judged):
         tally.findings.append(_finding(run, law, problem, judged))
-    tally.findings += tally.conduct  # one problem that is asked for: what it refuses is the answer
+    tally.findings += tally.conduct  # for one given problem a rejection is the result
     return tally
 
 
@@ -124,7 +125,7 @@ def gradients(run: Run, problem: Problem) -> dict[str, Any]:
 
 def _case(run: Run, index: int, law: Law) -> Case:
     case, least = run.cases.case(index, free=True), law.least
-    # Summed in another order, a value within rounding of a kink may fall on its other side.
+    # Summed in another order, a value within rounding of a kink may change sides.
     regime = "ordinary" if case.regime in ("near_kinks", "long") else case.regime
     lengths, batches = run.subject.lengths, run.subject.batches
     T = nearest(max(case.T if case.T <= 12 else 12, least[0]), lengths)

@@ -19,15 +19,16 @@ from bpttcheck.verify.law import Law, run_law, run_law_on
 
 # Rows of the batches that the gradient checks judge.
 _ROWS = 4
-# A batch beyond this is compared with parts of so many rows, which this law has judged before it.
+# A larger batch is compared with parts of this many rows, which this law has judged before.
 _JUDGED = 32
 
 
 def batch_additivity(context: Context) -> Tally:
     """Compares the gradient over a batch with the gradients of its rows, one by one.
 
-    Parameter gradients add up over the rows; gradients of inputs and initial states are the rows'
-    own. Finds a mean for a sum over the batch, a first row that stands for all, rows that mix.
+    Parameter gradients add up over the rows; gradients of inputs and initial states belong to
+    single rows. Finds a mean instead of a sum over the batch, the first row used for all, mixed
+    rows.
     """
     if context.run.subject.batches == (1,):
         raise NotApplicable("takes one row only")
@@ -57,7 +58,7 @@ def _row_by_row(run: Run, problem: Problem) -> dict[str, Any]:
 
 
 def _parts(run: Run, problem: Problem) -> list[Problem]:
-    """Single rows; of a large batch as many rows each as have been judged."""
+    """Single rows, or for a large batch parts of as many rows as have been judged."""
     B, allowed = problem.case.B, run.subject.batches
     if allowed is not None:
         most = max((n for n in allowed if n < B and B % n == 0), default=1)

@@ -25,8 +25,8 @@ _MASKED_YS, _MASKED_D_XS = YS.part("of masked steps"), D_XS.part("of masked step
 def masking(context: Context) -> Tally:
     """Compares a sequence with the same sequence padded by masked steps full of noise.
 
-    Masked steps carry the state through, output zero, ignore their cotangent and send nothing into
-    parameters or inputs. Finds a mask that is ignored, or applied on one side only.
+    Masked steps carry the state through, output zero, ignore their cotangent and send no gradient
+    into parameters or inputs. Finds a mask that is ignored, or applied on one side only.
     """
     _require(context.run)
     tally = run_law(context, _of(context.run))
@@ -121,7 +121,7 @@ def _of(run: Run) -> Law:
 
 
 def _garbage(run: Run, tally: Tally) -> None:
-    """Padding of NaN: what masks by a product with zero keeps it. Right for finite padding."""
+    """Padding with NaN: a mask applied as a product with zero keeps it, unlike finite padding."""
     case = replace(
         run.cases.case(0, free=True), regime="ordinary", mask="none", dtype=run.dtypes[0]
     )

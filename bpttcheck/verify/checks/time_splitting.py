@@ -19,8 +19,8 @@ from bpttcheck.verify.law import Law, gradients, run_law, run_law_on
 def time_splitting(context: Context) -> Tally:
     """Compares backpropagation over T steps with two chained halves.
 
-    Finds a truncated pass, a carry that is lost or doubled, a step at either end that is treated
-    apart, and a layer whose tape depends on the length.
+    Finds a truncated pass, a lost or doubled carry, special treatment of a step at either end, and
+    a layer whose tape depends on the length.
     """
     run, subject = context.run, context.run.subject
     if not subject.traits.causal:

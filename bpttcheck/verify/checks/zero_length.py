@@ -24,8 +24,8 @@ def zero_length(context: Context) -> Tally:
     """Checks T = 0: no output, zero parameter gradients, state and its cotangent passed through.
 
     And B = 0: arrays of no rows, zero parameter gradients. Finds loops that assume a first step, a
-    mean over no rows, and gradients that are missing when nothing ran. Code that raises there is
-    told as a remark.
+    mean over no rows, and gradients that are missing when nothing ran. Code that raises there gets
+    a remark.
     """
     tally = run_law(context, LAW)
     if context.run.subject.batches is None and not tally.findings:

@@ -1,10 +1,10 @@
-"""Spreads the cases of a run over the workers of an executor; what they say is merged in order.
+"""Distributes the cases of a run over the workers of an executor and merges results in order.
 
-Case ``i`` is a function of ``(seed, i)`` alone, so nothing depends on who runs it. The two gradient
-checks are cut into jobs of one compiled shape each, so that a worker compiles few programs; a law
-is one job. A worker only judges: if a case is wrong, raises or needs a search, the caller runs that
-check again as if there were no executor, and so shrinks and explains once. Cases are independent
-only if the subject keeps no state: one that fails ``purity`` is not spread.
+Case ``i`` is a function of ``(seed, i)`` alone, so nothing depends on which worker runs it. The two
+gradient checks are cut into jobs of one compiled shape each, so that a worker compiles few
+programs; a law is one job. A worker only judges: if a case is wrong, raises or needs a search, the
+caller runs that check again without the executor, and so shrinks and explains once. Cases are
+independent only if the subject keeps no state: one that fails ``purity`` is not distributed.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from bpttcheck.verify.parallel.worker import (
     run_check,
 )
 
-# Cases in one job: with few examples a worker compiles one program, with many all are busy.
+# Cases in one job: with few examples one worker compiles each program, with many all are busy.
 _CASES = 100
 
 Runs = Callable[[Context], Tally]
-"""What runs a check."""
+"""A function that runs a check."""
 
 Jobs = list[tuple[tuple[Key, ...], Callable[[], dict[Key, JobResult]]]]
 
@@ -46,7 +46,7 @@ Jobs = list[tuple[tuple[Key, ...], Callable[[], dict[Key, JobResult]]]]
 def spread(
     run: Run, examples: int, names: Sequence[str], executor: Executor
 ) -> Generator[Mapping[str, Runs]]:
-    """The named checks, their work handed to the workers.
+    """The named checks, their work distributed over the workers.
 
     Args:
         run: the caller's run.
@@ -55,7 +55,7 @@ def spread(
         executor: any executor; its workers are threads or import this package for themselves.
 
     Yields:
-        The checks by name, to be called in their order. What is not called for is cancelled.
+        The checks by name, to be called in order. Unused jobs are cancelled.
 
     Raises:
         ContractError: if the subject does not pickle and the workers are not threads.
@@ -109,7 +109,7 @@ def _place(run: Run, executor: Executor) -> ThreadContext | ProcessContext:
 
 
 def _jobs(run: Run, examples: int, modes: Sequence[str]) -> list[tuple[Key, ...]]:
-    """All cases, those of one compiled shape together, the longest shape first."""
+    """All cases, grouped by compiled shape, the longest shape first."""
     groups: dict[Template | None, list[Key]] = {}
     for mode in modes:
         for index in range(examples):
@@ -125,7 +125,7 @@ def _jobs(run: Run, examples: int, modes: Sequence[str]) -> list[tuple[Key, ...]
 
 
 def _gathered(name: str, mode: str, jobs: Jobs) -> Runs:
-    """The gradient check that merges what the workers say, in the order of the cases."""
+    """The gradient check that merges the workers' results in the order of the cases."""
 
     def check(context: Context) -> Tally:
         results: dict[int, JobResult] = {}
@@ -152,7 +152,7 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Runs:
 
 
 def _finished(answer: Callable[[], tuple[Tally, tuple[str, ...], frozenset[int]]]) -> Runs:
-    """A whole check that was run before."""
+    """A check that was run as a whole."""
 
     def check(context: Context) -> Tally:
         tally, notes, lines = answer()
@@ -177,7 +177,7 @@ def _result(future: Future[Any]) -> Any:
 
 @contextmanager
 def _answering() -> Generator[None]:
-    """Errors of ours pass as they are; anything else is the worker's or the executor's end."""
+    """Pass bpttcheck's errors through; any other error means a dead worker or executor."""
     try:
         yield
     except (BpttcheckError, NotApplicable):

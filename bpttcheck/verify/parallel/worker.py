@@ -1,4 +1,4 @@
-"""The worker's side of a spread run: makes the run once, judges cases, obeys whole laws."""
+"""The worker's side of a distributed run: makes the run once, judges cases, runs whole laws."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _LOADED_IN = os.getpid()
 
 
 class NeedsMainProcess(Exception):
-    """A worker meets what only the caller may do."""
+    """A worker needs something that only the caller may do."""
 
 
 class _WithoutSearch(JaxReference):
-    """Searches are few in a run, so the caller makes them, in the order of the cases."""
+    """Searches are rare, so the caller makes them, in the order of the cases."""
 
     def __init__(self, shared: JaxReference) -> None:
         self.__dict__.update(shared.__dict__)
@@ -45,7 +45,7 @@ class _WithoutSearch(JaxReference):
 
 
 def _job_run(run: Run) -> Run:
-    """A run as one job sees it: programs shared, remarks of its own, no search for an operation."""
+    """A run for one job: shared programs, separate notes, no search for an operation."""
     job_run = copy.copy(run)
     job_run.code, job_run.jax = copy.copy(run.code), _WithoutSearch(run.jax)
     job_run.code.notes = Notes()
@@ -120,7 +120,7 @@ _KEPT = _Kept()
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a worker says of one case; no outcome: the caller must look for himself."""
+    """A worker's result for one case; without an outcome the caller must run it itself."""
 
     outcome: CaseOutcome | None
     notes: tuple[str, ...]
@@ -128,7 +128,7 @@ class JobResult:
 
 
 def judge(place: ThreadContext | ProcessContext, keys: Sequence[Key]) -> dict[Key, JobResult]:
-    """One job of cases, in a worker; it ends a check with the first case that is the caller's."""
+    """One job of cases, in a worker; a check stops at the first case left to the caller."""
     run, results, over = place.job_run(), dict[Key, JobResult](), set[str]()
     for mode, index in keys:
         if mode in over:
