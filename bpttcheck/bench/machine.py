@@ -46,7 +46,7 @@ def environment(
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": _cores(),
+        "cores": processors(),
         "load_average": UNKNOWN if load is None else load,
         "jax_device": str(jax.devices("cpu")[0].device_kind),
         "blas": _blas(),
@@ -72,9 +72,11 @@ def warnings(found: dict[str, Any]) -> list[str]:
     return said
 
 
-def _cores() -> int | None:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def processors() -> int:
+    """The number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _version(name: str) -> str:

@@ -156,13 +156,6 @@ class _Child:
         return now - self._begun > self._timeout
 
 
-def processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _start() -> subprocess.Popen[bytes]:
     """A process that imports what it needs, and waits for an order."""
     program = (

@@ -30,7 +30,7 @@ _FILE = click.Path(path_type=Path)
               help="Where to write (default: beside RESULT.json).")  # fmt: skip
 @click.option("--compare", "older", type=_FILE, metavar="OLD.json", help="An older benchmark.")
 @click.option("--fail-if", metavar="'ratio > 1.1x'",
-              help="With --compare: exit with 1 if a new ratio's whole interval lies above this many"
+              help="With --compare: exit with 1 if a new ratio's interval lies above this many"
               " times the old ratio.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print what is beyond --fail-if only.")
 @click.pass_context

@@ -204,7 +204,8 @@ def _all(
                 judged = judge(order, progress)
             _tell(judged, outcome, silent=silent, quiet=quiet)
         return
-    from bpttcheck.cli.isolated import Children, processors
+    from bpttcheck.bench.machine import processors
+    from bpttcheck.cli.isolated import Children
 
     jobs = given["jobs"] or settings.jobs or processors()
     with Children(orders, jobs, clean=silent, timeout=timeout) as children:

@@ -37,8 +37,6 @@ class SubjectInfo:
         target: the right cell or layer itself.
         grid: allowed ``(n_in, n_hidden)`` -> parameter -> shape.
         params: parameter -> shape at ``(n_in, n_hidden)``.
-        params_square: parameter -> shape where both sizes are equal and exceed 1; None if no such
-            size is allowed.
         state: the structure of the state.
         floats: for each leaf of the state, whether it is differentiated.
         state_shapes: the shapes of its leaves at the first size, ``B = 2``.
@@ -52,7 +50,6 @@ class SubjectInfo:
     target: Any = field(repr=False)
     grid: Mapping[Size, Shapes] = field(repr=False)
     params: Shapes
-    params_square: Shapes | None
     state: trees.Structure
     floats: tuple[bool, ...]
     state_shapes: tuple[tuple[int, ...], ...]
@@ -160,7 +157,6 @@ def anatomy(target: Any, sizes: tuple[Size, ...] | None = None) -> SubjectInfo:
         raise ContractError("sizes=(), but should hold at least one (n_in, n_hidden)", item="sizes")
     grid = _grid(target, sizes)
     n_in, n_hidden = size = _chosen(grid)
-    square = next((shapes for (N, H), shapes in grid.items() if N == H > 1), None)
     try:
         with np.errstate(all="ignore"):
             points = [draw_point(target, size, seed) for seed in range(_POINTS)]
@@ -172,7 +168,7 @@ def anatomy(target: Any, sizes: tuple[Size, ...] | None = None) -> SubjectInfo:
         ) from error
     leaves = trees.leaves(state)
     return SubjectInfo(
-        "cell" if is_cell(target) else "layer", target, grid, grid[size], square,
+        "cell" if is_cell(target) else "layer", target, grid, grid[size],
         trees.structure(state), tuple(is_float(leaf) for leaf in leaves),
         tuple(np.shape(leaf) for leaf in leaves), n_in, n_hidden,
         int(np.shape(points[0].call.d_y)[-1]), trait(target, "supports_mask"),

@@ -102,7 +102,7 @@ def test_a_file_that_does_not_exist_or_is_no_text_is_told(tmp_path: Path) -> Non
          r"a\.json\.subjects\[0\]\.points\[2\]\.size\.T is missing"),
         (lambda d: d["subjects"][0]["points"][0]["size"].update(T=2.5), r"size\.T is '2\.5'"),
         (lambda d: d["subjects"][0]["points"][0]["size"].update(T=True), r"size\.T is 'True'"),
-        (lambda d: d["subjects"][0]["points"][0].update(same=3), r"same is no Interval"),
+        (lambda d: d["subjects"][0]["points"][0].update(same=3), r"same is not of type Interval"),
         (lambda d: d["subjects"][0]["points"][0]["timings"][0].update(seconds=float("nan")),
          r"seconds is 'nan', expected float"),
         (lambda d: d["subjects"][0]["points"][0].update(timings={}), r"timings is '{}'"),

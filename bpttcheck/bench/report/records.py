@@ -317,7 +317,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 
 def _record(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise ContractError(f"{where} is not a {kind.__name__}: the file is damaged")
+        raise ContractError(f"{where} is not of type {kind.__name__}: the file is damaged")
     kinds = typing.get_type_hints(kind)
     missing = [field.name for field in dataclasses.fields(kind)
                if field.name not in value and _is_required(field)]  # fmt: skip

@@ -39,6 +39,11 @@ def gate_by_gate(array: Array, count: int) -> Array:
     return array.reshape(*steps, B, count, width // count).swapaxes(-3, -2)
 
 
+def split(stacked: Array) -> list[Array]:
+    """``(T, K, B, H)`` as K views ``(T, B, H)``."""
+    return list(stacked.swapaxes(0, 1))
+
+
 def repacked(weights: Array, order: list[int]) -> Array:
     """A copy of ``weights (K H, ...)`` with its ``K`` gates in another order."""
     return weights.reshape(len(order), -1, *weights.shape[1:])[order].reshape(weights.shape)

@@ -128,6 +128,13 @@ def drop_activation(site: Site) -> Iterator[SourceChange]:
 _ROWS = {"d_a": (2, 3), "d_b": (2, 3)}
 
 
+def _terms(site: Site) -> list[Part]:
+    """The terms of a whole sum; none for another node."""
+    node = site.node
+    whole = isinstance(node, ast.BinOp) and is_sum(node) and site.on_top
+    return terms(node) if whole else []
+
+
 @operator(
     Example("d_h = d_a + d_b", "d_h = d_a - d_b", _ROWS),
     Example("d_h = d_a + d_b", "d_h = -d_a + d_b", _ROWS),
@@ -136,10 +143,7 @@ _ROWS = {"d_a": (2, 3), "d_b": (2, 3)}
 )
 def flip_sign(site: Site) -> Iterator[SourceChange]:
     """One term of a sum has the other sign."""
-    node = site.node
-    if not (isinstance(node, ast.BinOp) and is_sum(node) and site.on_top):
-        return
-    parts = terms(node)
+    parts = _terms(site)
     for k, part in enumerate(parts):
         flipped = [*parts[:k], Part(part.node, not part.inverse), *parts[k + 1 :]]
         code = "sign" if site.scene.linear(part.node) else site.slope_code
@@ -154,10 +158,7 @@ def flip_sign(site: Site) -> Iterator[SourceChange]:
 )
 def drop_term(site: Site) -> Iterator[SourceChange]:
     """One term of a sum is missing."""
-    node = site.node
-    if not (isinstance(node, ast.BinOp) and is_sum(node) and site.on_top):
-        return
-    parts = terms(node)
+    parts = _terms(site)
     for k, part in enumerate(parts):
         rest = summed([*parts[:k], *parts[k + 1 :]])
         code = "missing-path" if site.scene.linear(part.node) else site.slope_code

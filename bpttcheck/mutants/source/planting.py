@@ -71,7 +71,7 @@ def why_no_source(target: Any, *, sizes: Sizes | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class Probe:
+class SolvedProblem:
     """A problem and the result of the right backward pass."""
 
     problem: StepProblem
@@ -91,7 +91,7 @@ def _examine(target: Any, sizes: Sizes | None) -> list[Mutant]:
     method = read(target)
     with _quiet():
         try:
-            probes = list(_probes(target, allowed))
+            solved = list(_solved(target, allowed))
             # More variables have one shape where both sizes are equal.
             equal = problem(target, np.random.default_rng(1), _sizes(allowed)[0], _ROWS)
             scenes = observe(method, target, equal)
@@ -105,14 +105,16 @@ def _examine(target: Any, sizes: Sizes | None) -> list[Mutant]:
             )
         names = numbered(found)
         return [
-            _mutant(target, method, edit, name, probes)
+            _mutant(target, method, edit, name, solved)
             for edit, name in zip(found, names, strict=True)
         ]
 
 
-def _mutant(target: Any, method: Method, edit: Edit, name: str, probes: list[Probe]) -> Mutant:
+def _mutant(
+    target: Any, method: Method, edit: Edit, name: str, solved: list[SolvedProblem]
+) -> Mutant:
     function = method.compile(edit.tree)
-    note, diagnosis = _outcome(target, method.bind(function, target), edit, probes)
+    note, diagnosis = _outcome(target, method.bind(function, target), edit, solved)
     return Mutant(
         f"{type(target).__name__}.step_vjp {name}", "source", edit.sentence,
         _plant(type(target), method, function), diagnosis=diagnosis,
@@ -139,11 +141,11 @@ def _plant(owner: type, method: Method, function: FunctionType) -> Callable[[Any
 
 
 def _outcome(
-    target: Any, wrong: Callable[..., Any], edit: Edit, probes: list[Probe]
+    target: Any, wrong: Callable[..., Any], edit: Edit, solved: list[SolvedProblem]
 ) -> tuple[str, str]:
     """The note and the diagnosis of a mutant."""
-    for trial in probes:
-        verdict = compare(trial.right, trial.problem, target, wrong)
+    for one in solved:
+        verdict = compare(one.right, one.problem, target, wrong)
         if verdict == "raises":
             return RAISES, ""
         if verdict == "misshapen":
@@ -153,11 +155,11 @@ def _outcome(
     reason = why_equivalent(target, edit.title)
     if reason:
         return f"equivalent: {reason}", ""
-    note = f"no difference in {len(probes)} problems"
+    note = f"no difference in {len(solved)} problems"
     return note if edit.reached else f"{note}, none of which reached its line", edit.diagnosis
 
 
-def _probes(target: Any, sizes: Sizes) -> Iterator[Probe]:
+def _solved(target: Any, sizes: Sizes) -> Iterator[SolvedProblem]:
     """Problems that distinguish mutants; unequal sizes first, where more mutants raise."""
     square, distinct = _sizes(sizes)
     plan = [
@@ -167,7 +169,7 @@ def _probes(target: Any, sizes: Sizes) -> Iterator[Probe]:
     rng = np.random.default_rng(0)
     for size, B, more in plan:
         one = problem(target, rng, size, B, **more)
-        yield Probe(one, one.run(target, target.step_vjp))
+        yield SolvedProblem(one, one.run(target, target.step_vjp))
 
 
 def _sizes(sizes: Sizes) -> Sizes:

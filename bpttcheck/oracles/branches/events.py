@@ -24,8 +24,7 @@ UNORDERED = 2
 class Event:
     """One branch: ``name`` is the NumPy function that the line ``number`` of ``filename`` calls.
 
-    ``codes`` are the decisions, ``ties`` marks decisions that rest on an equality, and ``gaps`` is
-    the distance of each decision from its threshold, in the units of ``scale``.
+    ``codes`` are the decisions, and ``ties`` marks decisions that rest on an equality.
     """
 
     name: str
@@ -50,16 +49,6 @@ class Event:
     @property
     def ties(self) -> NDArray[np.bool_]:
         """True where the arguments lie exactly on the threshold; the shape of ``codes``."""
-        raise NotImplementedError
-
-    @property
-    def gaps(self) -> Array:
-        """The distance of each decision from its threshold."""
-        raise NotImplementedError
-
-    @property
-    def scale(self) -> float:
-        """The largest finite magnitude among the arguments."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -95,17 +84,6 @@ class ComparisonEvent(Event):
         """Where ``a == b``."""
         return self.codes == 0
 
-    @property
-    def gaps(self) -> Array:
-        """``|a - b|``; 0 for equal infinities."""
-        gaps = np.abs(np.subtract(self.a, self.b, dtype=np.float64))
-        return np.where(self.ties, 0.0, gaps)
-
-    @property
-    def scale(self) -> float:
-        """The larger of the largest ``|a|`` and the largest ``|b|``."""
-        return max(_largest(self.a), _largest(self.b))
-
 
 @dataclass(frozen=True)
 class RoundingEvent(Event):
@@ -123,16 +101,6 @@ class RoundingEvent(Event):
     def ties(self) -> NDArray[np.bool_]:
         """Where ``a`` is an integer."""
         return np.asarray(self.a == np.floor(self.a))
-
-    @property
-    def gaps(self) -> Array:
-        """The distance to the nearest integer."""
-        return np.abs(self.a - np.rint(self.a))
-
-    @property
-    def scale(self) -> float:
-        """The largest ``|a|``."""
-        return _largest(self.a)
 
 
 @dataclass(frozen=True)
@@ -155,21 +123,6 @@ class SelectionEvent(Event):
         count = np.sum(self.codes, axis=self.axis, keepdims=True)
         return self.codes & (count > 1)
 
-    @property
-    def gaps(self) -> Array:
-        """From the extreme entry to the next one; zero at a tie."""
-        if bool(np.any(self.ties)):
-            return np.zeros(1)
-        sign = 1.0 if self.largest else -1.0
-        rest = np.where(self.codes, -np.inf, sign * self.a)
-        best = np.max(sign * self.a, axis=self.axis, keepdims=True)
-        return np.asarray(best - np.max(rest, axis=self.axis, keepdims=True))
-
-    @property
-    def scale(self) -> float:
-        """The largest ``|a|``."""
-        return _largest(self.a)
-
 
 @dataclass(frozen=True)
 class OrderEvent(Event):
@@ -189,20 +142,5 @@ class OrderEvent(Event):
         equal = self._steps() == 0
         return np.concatenate([np.zeros(self.a.shape, bool), equal], axis=-1)
 
-    @property
-    def gaps(self) -> Array:
-        """Between neighbours in the order."""
-        return self._steps()
-
-    @property
-    def scale(self) -> float:
-        """The largest ``|a|``."""
-        return _largest(self.a)
-
     def _steps(self) -> Array:
         return np.diff(np.sort(self.a, axis=-1), axis=-1)
-
-
-def _largest(a: Any) -> float:
-    magnitudes = np.abs(np.asarray(a, np.float64))
-    return float(np.max(magnitudes, initial=0.0, where=np.isfinite(magnitudes)))

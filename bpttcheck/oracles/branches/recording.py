@@ -12,7 +12,6 @@ changes before that event does.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,18 +70,6 @@ class Pattern:
         """Of the branches."""
         return hash(self._key)
 
-    @cached_property
-    def margin(self) -> float:
-        """The smallest distance of a decision from its threshold, relative; ``inf`` without any.
-
-        Relative to the largest argument of the same line anywhere in the run, because an entry
-        compared with zero has no scale of its own.
-        """
-        groups: defaultdict[tuple[str, Any], list[Event]] = defaultdict(list)
-        for event in self.events:
-            groups[event.name, event.line].append(event)
-        return min((_margin(group) for group in groups.values()), default=np.inf)
-
     def difference(self, other: Pattern) -> Difference | None:
         """The first branch at which ``other`` departs from this run, or ``None``."""
         for mine, its, key, its_key in zip(self.events, other.events, self._key, other._key):  # noqa: B905 - see below
@@ -126,13 +113,6 @@ def plain(function: Function, point: Sequence[Array]) -> list[Array]:
     """Run ``function`` on copies of ``point`` without recording."""
     with np.errstate(all="ignore"):
         return [np.asarray(output) for output in function([np.array(leaf) for leaf in point])]
-
-
-def _margin(group: list[Event]) -> float:
-    scale = max(event.scale for event in group)
-    gaps = [float(np.nanmin(event.gaps)) for event in group if not np.all(np.isnan(event.gaps))]
-    gap = min(gaps, default=np.inf)
-    return 0.0 if gap == 0 else gap / max(scale, np.finfo(np.float64).tiny)
 
 
 _FLOAT64 = np.dtype(np.float64)

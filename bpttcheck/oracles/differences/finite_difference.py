@@ -13,7 +13,7 @@ The derivative ``dL/ds`` at ``s = 0`` of ``L(s) = Σ_k <weights_k, outputs_k(poi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,41 +75,6 @@ def finite_difference(
     program.require_weights(weights)
     program.limit = max_evaluations
     return _derivative(program, direction, scaled(weights), enough)
-
-
-def entrywise(
-    function: Function,
-    point: Sequence[Array],
-    leaf_index: int,
-    weights: Sequence[Array],
-    entries: Iterable[tuple[int, ...]] | None = None,
-) -> Estimate:
-    """The gradient of the weighted outputs in one leaf, entry by entry.
-
-    It costs some 16 evaluations an entry: meant to explain a failure, not to look for one.
-
-    Args:
-        function: as for :func:`finite_difference`.
-        point: as for :func:`finite_difference`.
-        leaf_index: which leaf of ``point``.
-        weights: the shapes of the outputs.
-        entries: indices into the leaf; ``None`` for all of them.
-
-    Returns:
-        An estimate of the leaf's shape; entries not asked for are zero with an infinite bar.
-    """
-    program = NativeProgram(function, point)
-    program.require_weights(weights)
-    shape = np.shape(point[leaf_index])
-    value, error, notes = np.zeros(shape), np.full(shape, np.inf), dict[str, None]()
-    for entry in np.ndindex(shape) if entries is None else entries:
-        direction = [np.zeros(np.shape(leaf)) for leaf in point]
-        direction[leaf_index][entry] = 1.0
-        program.limit = program.evaluations + _MAX_EVALUATIONS
-        found = _derivative(program, direction, scaled(weights))
-        value[entry], error[entry] = found.value, found.error
-        notes.setdefault(found.note)
-    return Estimate(value, error, program.evaluations, "; ".join(filter(None, notes)))
 
 
 def _derivative(

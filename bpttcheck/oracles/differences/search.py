@@ -165,7 +165,7 @@ class Search:
     def _slope_jumps(self) -> bool:
         """True if the two one-sided slopes at the point differ."""
         known = [self._probe, *(row for row in self._rows if row is not self._probe)]
-        self.hull = jump_at_point(self._line, known)
+        self.hull = jump_at_point(known)
         if self.hull is None:
             return False
         self.trouble = "the slope jumps at the point, on a branch that was not recorded"
@@ -316,7 +316,7 @@ def crosses_kink(rows: Sequence[Row]) -> bool:
     return bool((np.abs(shorter.bends) > expected + noise).any())
 
 
-def jump_at_point(line: Line, rows: Sequence[Row]) -> tuple[float, float] | None:
+def jump_at_point(rows: Sequence[Row]) -> tuple[float, float] | None:
     """The interval between the one-sided slopes if they differ, or None.
 
     On a smooth line their difference tends to zero with the step. The shortest step shows what is

@@ -159,7 +159,7 @@ class Paths:
             out: list[tuple[Any, Any, Array]] = []
             for start in range(0, len(changes), _CHUNK):
                 part = changes[start : start + _CHUNK]
-                flat = self._run(*given, self._switches(part, leaves))
+                flat = self._run(*given, self._switches(part))
                 for i in range(len(part)):
                     mine = [np.asarray(leaf)[i] for leaf in flat]
                     n = self._params.size
@@ -205,7 +205,7 @@ class Paths:
     def _leaves(self, params: Any, state: Any, x: Array) -> list[Array]:
         return [_double(leaf) for leaf in [*trees.leaves(params), *trees.leaves(state), x]]
 
-    def _switches(self, part: Sequence[tuple[EditSite, Array | None]], leaves: list[Array]) -> Any:
+    def _switches(self, part: Sequence[tuple[EditSite, Array | None]]) -> Any:
         keep = np.ones((_CHUNK, len(self._edges)))
         use = np.zeros((_CHUNK, len(self._functions)))
         turn = np.zeros((_CHUNK, len(self._products)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from bpttcheck.oracles.tracer.memory import (
     ArrayProxy,
-    MaskedSelection,
+    Selection,
     dummy,
     fill_with_dummies,
     owner_of,
@@ -22,7 +22,7 @@ def collect(*trees: Any) -> list[ArrayProxy]:
     found: list[ArrayProxy] = []
 
     def visit(item: Any) -> Any:
-        if isinstance(item, MaskedSelection):
+        if isinstance(item, Selection):
             decline(
                 "z[mask] for a mask that depends on values, used other than entry by entry",
                 "np.where(mask, a, b)",

@@ -11,7 +11,7 @@ import numpy as np
 
 from bpttcheck.oracles.tracer.arguments import collect, is_traced, replace, shadows
 from bpttcheck.oracles.tracer.call import blind, perform, perform_known, rearrange
-from bpttcheck.oracles.tracer.memory import ArrayProxy, MaskedSelection, MaybeAliased
+from bpttcheck.oracles.tracer.memory import ArrayProxy, MaybeAliased, Selection
 from bpttcheck.oracles.tracer.run import current, decline
 from bpttcheck.oracles.tracer.ufuncs import FORMS, OTHERWISE, call_ufunc, name_of, nest
 from bpttcheck.oracles.tracer.watch import NumpyCall, observed
@@ -76,9 +76,7 @@ def _describe(function: Any, args: Any, kwargs: dict[str, Any]) -> NumpyCall:
 def call_function(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """``function(*args, **kwargs)`` for a NumPy or SciPy function and traced arguments."""
     function = _ALIASES.get(function, function)
-    chosen = next(
-        (item for item in (*args, *kwargs.values()) if isinstance(item, MaskedSelection)), None
-    )
+    chosen = next((item for item in (*args, *kwargs.values()) if isinstance(item, Selection)), None)
     if chosen is not None and function not in FACTS:
         return _choice(chosen, function, args, kwargs)
     if function in SPECIAL:

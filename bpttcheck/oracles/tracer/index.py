@@ -21,8 +21,8 @@ from bpttcheck.oracles.tracer.call import fresh, overwrite, perform, perform_kno
 from bpttcheck.oracles.tracer.memory import (
     ArrayProxy,
     GatherView,
-    MaskedSelection,
     MaybeAliased,
+    Selection,
     fill_with_dummies,
 )
 from bpttcheck.oracles.tracer.run import TracingRun, current, decline, here
@@ -207,7 +207,7 @@ _REMEDY = "np.where(mask, a, b)"
 _ENTRYWISE = (np.clip, np.where, np.nan_to_num)
 
 
-class MaskedSelection(MaskedSelection, NDArrayOperatorsMixin):
+class MaskedSelection(Selection, NDArrayOperatorsMixin):
     """The entries of an array under a traced mask."""
 
     __hash__ = None  # type: ignore[assignment] - as for ndarray

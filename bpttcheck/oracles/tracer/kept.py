@@ -12,11 +12,11 @@ from typing import Any
 
 from jax.core import Tracer
 
-from bpttcheck.oracles.tracer.memory import ArrayProxy, MaskedSelection
+from bpttcheck.oracles.tracer.memory import ArrayProxy, Selection
 from bpttcheck.oracles.tracer.reach import UserNamespaces
 
 _ABSENT = object()
-_TRACED = (ArrayProxy, MaskedSelection, Tracer)
+_TRACED = (ArrayProxy, Selection, Tracer)
 
 
 @contextlib.contextmanager

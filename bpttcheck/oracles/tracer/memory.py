@@ -195,7 +195,7 @@ class ArrayProxy:
         return self._route
 
 
-class MaskedSelection:
+class Selection:
     """The result of ``z[mask]`` for a traced mask: an unknown number of entries."""
 
 

@@ -26,7 +26,7 @@ import scipy.special
 from bpttcheck.oracles.tracer.arguments import collect, is_traced, replace
 from bpttcheck.oracles.tracer.call import perform, perform_known
 from bpttcheck.oracles.tracer.functions import call_function
-from bpttcheck.oracles.tracer.memory import ArrayProxy, MaskedSelection
+from bpttcheck.oracles.tracer.memory import ArrayProxy, Selection
 from bpttcheck.oracles.tracer.refusals import remedy_for_math
 from bpttcheck.oracles.tracer.run import current, decline
 from bpttcheck.oracles.tracer.watch import NumpyCall, observed
@@ -272,7 +272,7 @@ def _of_math(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _ours(*trees: Any) -> bool:
     found: list[bool] = []
-    replace(trees, lambda item: found.append(isinstance(item, (ArrayProxy, MaskedSelection))))
+    replace(trees, lambda item: found.append(isinstance(item, (ArrayProxy, Selection))))
     return any(found)
 
 

@@ -28,7 +28,7 @@ from bpttcheck.oracles.tracer.kept import unchanged
 from bpttcheck.oracles.tracer.memory import (
     ArrayProxy,
     Buffer,
-    MaskedSelection,
+    Selection,
     constant,
     fill_with_dummies,
 )
@@ -120,7 +120,7 @@ def leave(leaf: Any) -> Any:
     """A JAX array from what user code returned."""
     if isinstance(leaf, ArrayProxy):
         return jnp.asarray(leaf.read())
-    if isinstance(leaf, MaskedSelection):
+    if isinstance(leaf, Selection):
         what = "z[mask] returned for a mask that depends on values"
         decline(what, "np.where(mask, a, b)", where=getattr(leaf, "where", ""))
     if isinstance(leaf, jax.Array):
@@ -144,6 +144,10 @@ METHODS = frozenset(
 )
 
 
+def _of_shadow(name: str) -> Any:
+    return property(operator.attrgetter(f"shadow.{name}"), doc=f"NumPy's {name}.")
+
+
 class TracedArray(ArrayProxy, NDArrayOperatorsMixin):
     """An array of the step that behaves as NumPy's, views and writes included."""
 
@@ -156,7 +160,7 @@ class TracedArray(ArrayProxy, NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """NumPy's protocol for ufuncs."""
-        if any(isinstance(item, MaskedSelection) for item in inputs):
+        if any(isinstance(item, Selection) for item in inputs):
             return NotImplemented
         return call_ufunc(ufunc, method, inputs, kwargs)
 
@@ -256,40 +260,13 @@ class TracedArray(ArrayProxy, NDArrayOperatorsMixin):
         self._route = self._cache = None
         self.shadow = self.shadow.reshape(shape, copy=False)
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """NumPy's dtype."""
-        return self.shadow.dtype
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return self.shadow.ndim
-
-    @property
-    def size(self) -> int:
-        """The number of entries."""
-        return self.shadow.size
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that NumPy would hold."""
-        return self.shadow.nbytes
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one entry."""
-        return self.shadow.itemsize
-
-    @property
-    def flags(self) -> Any:
-        """NumPy's flags; clearing ``writeable`` works."""
-        return self.shadow.flags
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """NumPy's strides."""
-        return self.shadow.strides
+    dtype = _of_shadow("dtype")
+    ndim = _of_shadow("ndim")
+    size = _of_shadow("size")
+    nbytes = _of_shadow("nbytes")
+    itemsize = _of_shadow("itemsize")
+    flags = _of_shadow("flags")  # clearing ``writeable`` works
+    strides = _of_shadow("strides")
 
     @property
     @observed(lambda array: NumpyCall("np.transpose", np.transpose, (array,), {}))
