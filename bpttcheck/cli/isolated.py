@@ -106,10 +106,10 @@ class _Child:
         self._started = self._begun = time.monotonic()
         self.found: JudgedTarget | None = None
         """Its result; None while it runs."""
-        told = {"order": order.to_dict(), "folder": str(self._folder), "clean": clean}
+        message = {"order": order.to_dict(), "folder": str(self._folder), "clean": clean}
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(told).encode() + b"\n")
+            process.stdin.write(json.dumps(message).encode() + b"\n")
             process.stdin.flush()
 
     def wait(self) -> None:

@@ -22,21 +22,21 @@ def listing(as_json: bool) -> None:
     from bpttcheck.cells import BUILTINS
     from bpttcheck.verify.checks import CHECKS
 
-    rooms = {
+    groups = {
         "cells": {name: _cell(make()) for name, make in BUILTINS.items()},
         "checks": {name: _opening(check.text) for name, check in CHECKS.items()},
         "activations": {name: _about(activation) for name, activation in ACTIVATIONS.items()},
     }
     if as_json:
-        click.echo(json.dumps(rooms, indent=2))
+        click.echo(json.dumps(groups, indent=2))
         return
     titles = {
         "cells": "cells (bpttcheck verify NAME)",
         "checks": "checks (bpttcheck explain NAME)",
         "activations": "activations (bpttcheck verify elman[NAME])",
     }
-    for room, entries in rooms.items():
-        click.echo(titles[room])
+    for kind, entries in groups.items():
+        click.echo(titles[kind])
         width = max(map(len, entries))
         for name, line in entries.items():
             start = f"  {name:<{width}}  "

@@ -82,14 +82,14 @@ def _rerun(stored: Any, target: str | None) -> Any:
     from bpttcheck.cli.targets import load
     from bpttcheck.replay import rerun
 
-    told: str = stored.target or ""
+    stored_target: str = stored.target or ""
     # A file from elsewhere may name any module: only the user decides to import one.
-    if target is None and (":" in told or told.partition("[")[0] not in BUILTINS):
+    if target is None and (":" in stored_target or stored_target.partition("[")[0] not in BUILTINS):
         raise ContractError(
             f"{stored.id} was found on {stored.subject}, which is not built in, so name it: "
-            f"{command(stored.id, told if ':' in told else None)}"
+            f"{command(stored.id, stored_target if ':' in stored_target else None)}"
         )
-    return rerun(stored, load(told if target is None else target).subject)
+    return rerun(stored, load(stored_target if target is None else target).subject)
 
 
 def _say(stored: Any, report: Any, as_json: bool) -> None:

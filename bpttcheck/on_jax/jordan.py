@@ -12,7 +12,7 @@ from bpttcheck.on_jax.products import back_through, columns, rows, transposed
 
 
 class JordanResiduals(NamedTuple):
-    """``h``, and both pre-activations where a slope is no function of the value."""
+    """``h``, and both pre-activations where a slope is not a function of the value."""
 
     h: JaxArray
     z: Any

@@ -58,7 +58,7 @@ def as_numpy(error: Exception) -> NoReturn:
 def raise_defect(
     what: str, error: BaseException, user: Container[int] = (), *, any_kind: bool = False
 ) -> None:
-    """Raise :class:`InternalError` if ``error`` is a defect of ours; else return.
+    """Raise :class:`InternalError` if ``error`` is a defect of bpttcheck; else return.
 
     With ``BPTTCHECK_DEBUG=1`` in the environment the error itself is raised.
 
@@ -81,7 +81,7 @@ def raise_defect(
 
 
 def is_defect(error: BaseException, user: Container[int] = (), *, any_kind: bool = False) -> bool:
-    """True if ``error`` was raised by code of ours: see :func:`raise_defect`."""
+    """True if ``error`` was raised by bpttcheck's code: see :func:`raise_defect`."""
     if _NOTE in _notes(error):
         return True
     if isinstance(error, (Declined, *_jax_refusals())):

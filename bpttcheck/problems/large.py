@@ -142,15 +142,15 @@ class Budget:
 
     def spend(self, cases: Sequence[Case], left: list[Case]) -> Iterator[Case]:
         """The cases, cheap ones first; those without time go to ``left``."""
-        started, dearest = self.clock(), 0.0
+        started, longest = self.clock(), 0.0
         for case in sorted(cases, key=lambda c: c.T * c.B * c.n_in * c.n_hidden):
             before = self.clock()
             # The next one is larger than the most expensive so far.
-            if before - started + dearest > self.seconds and dearest:
+            if before - started + longest > self.seconds and longest:
                 left.append(case)
                 continue
             yield case
-            dearest = max(dearest, self.clock() - before)
+            longest = max(longest, self.clock() - before)
 
 
 def chunks(B: int, most: int = 4) -> list[slice]:

@@ -138,7 +138,7 @@ def check_shape(state: Any, depth: int = 0) -> None:
     """Raise ValueError unless ``state`` describes a tree."""
     if state is None:
         return
-    fault = ValueError("the structure of the state is none that is known")
+    fault = ValueError("the structure of the state is unknown")
     if depth > _DEPTH or not isinstance(state, dict):
         raise fault
     if set(state) == {"tuple"}:

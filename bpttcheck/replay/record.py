@@ -261,9 +261,9 @@ def parse(document: str, packed: bytes | None) -> Stored:
     try:
         record = json.loads(document, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is no JSON document ({error})") from error
+        raise ValueError(f"it is not a JSON document ({error})") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ValueError("it is no failure stored by bpttcheck")
+        raise ValueError("it was not stored by bpttcheck")
     version = record.get("schema_version")
     if type(version) is not int or version < 1:
         raise ValueError(f"schema_version={version!r:.40}, expected {SCHEMA_VERSION}")
@@ -335,7 +335,7 @@ def _flat(record: Any, case: Case | None, packed: bytes | None) -> SerializedPro
     try:
         arrays = unpack(packed, expected)
     except ValueError as error:
-        raise ValueError(f"its .npz file is none that bpttcheck wrote: {error}") from error
+        raise ValueError(f"its .npz file was not written by bpttcheck: {error}") from error
     return SerializedProblem(tuple(record["params"]), record["state"], arrays)
 
 

@@ -165,7 +165,7 @@ def _path(name: str | Path, directory: Path) -> Path:
     if isinstance(name, Path) or name.endswith(".json"):
         path = Path(name)
         if path.suffix != ".json":
-            raise ContractError(f"{path} is no JSON file: name the one that ends in .json")
+            raise ContractError(f"{path} is not a JSON file: name the one that ends in .json")
         return path
     if not records.ID.fullmatch(name):
         raise ContractError(
@@ -342,7 +342,7 @@ def read(path: Path) -> bytes | None:
         if stat.S_ISLNK(found.st_mode):
             raise ContractError(f"{path} is a symbolic link, expected a plain file: not read")
         if not stat.S_ISREG(found.st_mode):
-            raise ContractError(f"{path} is no plain file: not read")
+            raise ContractError(f"{path} is not a plain file: not read")
         if found.st_size > _MOST_BYTES[path.suffix]:
             raise ContractError(
                 f"{path} has {found.st_size} bytes, more than bpttcheck writes: not read"

@@ -221,10 +221,10 @@ def _findings(report: Report, width: int) -> list[str]:
         (shown if _is_new(finding, shown) else others).append(finding)
     others = [*shown[FINDINGS_SHOWN:], *others]
     lines: list[str] = []
-    told: set[str] = set()
+    reported: set[str] = set()
     for number, finding in enumerate(shown[:FINDINGS_SHOWN], 1):
-        new = tuple(d for d in finding.diagnoses if d.sentence not in told)
-        told.update(d.sentence for d in new)
+        new = tuple(d for d in finding.diagnoses if d.sentence not in reported)
+        reported.update(d.sentence for d in new)
         unknown = finding.jax is not None and not finding.diagnoses
         lines += ["", *_finding(number, replace(finding, diagnoses=new), width, unknown)]
     if others:

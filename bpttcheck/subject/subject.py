@@ -173,8 +173,8 @@ def _require_counts(name: str, given: Any) -> tuple[int, ...]:
 
 def _name(target: Any) -> str:
     if is_dataclass(target):
-        told = [f for f in fields(target) if f.repr and getattr(target, f.name) != f.default]
-        options = ", ".join(f"{f.name}={getattr(target, f.name)!r}" for f in told)
+        changed = [f for f in fields(target) if f.repr and getattr(target, f.name) != f.default]
+        options = ", ".join(f"{f.name}={getattr(target, f.name)!r}" for f in changed)
         text = f"{type(target).__name__}({options})"
     else:
         text = repr(target)

@@ -178,7 +178,7 @@ def _compare(run: Run, law: Law, problem: Problem, at_once: bool = False) -> lis
     """Every block of one case beside the other way to it.
 
     A first bar comes from perturbed inputs alone. It is never wider than the bar of Monte Carlo
-    arithmetic on the code itself, which costs ten times as much and is asked before a conviction.
+    arithmetic on the code itself, which costs ten times as much and decides before a finding.
     """
     unit, tiny = rounding(problem.dtype)
     value, other = law.expected(run, problem), law.actual(run, problem)
@@ -246,10 +246,10 @@ def _beside_jax(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> l
     # One program for all of them, where T may be padded.
     T, B = (max(getattr(part.case, axis) for part in parts) for axis in ("T", "B"))
     exact = run.subject.traits.exact_length or run.subject.traits.fixed_sizes
-    room = None if exact else Template(case.n_in, case.n_hidden, T, B)
+    template = None if exact else Template(case.n_in, case.n_hidden, T, B)
     for part in parts:
         try:
-            outcome = examine(run, SEQUENCE, part, room, confirm=False)
+            outcome = examine(run, SEQUENCE, part, template, confirm=False)
         except BpttcheckError:
             return judged
         if outcome.skipped or "jax" not in outcome.spoke:
@@ -306,10 +306,10 @@ def perturbed(problem: Problem, rng: np.random.Generator, unit: float | None = N
 def _shrunk(
     run: Run, law: Law, problem: Problem, judged: list[Judged]
 ) -> tuple[Problem, list[Judged]]:
-    def attempt(problem: Problem, room: Template | None) -> tuple[Problem, list[Judged]] | None:
+    def attempt(problem: Problem, template: Template | None) -> tuple[Problem, list[Judged]] | None:
         if problem.case.T < law.least[0] or problem.case.B < law.least[1]:
             return None
-        # Each try by the first bar alone; the one that is shown is convicted like any other.
+        # Attempts use the first bar alone; the reported case gets the full comparison.
         found = _compare(run, law, problem, at_once=True)
         return (problem, found) if any(j.wrong for j in found) else None
 

@@ -412,7 +412,7 @@ def test_links_folders_and_giants_are_not_read(tmp_path, suffix):
         replay.load(stored.id, tmp_path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(ContractError, match="is no plain file"):
+    with pytest.raises(ContractError, match="is not a plain file"):
         replay.load(stored.id, tmp_path)
     path.rmdir()
     with path.open("wb") as file:

@@ -157,7 +157,7 @@ class Autodiff:
 
         Raises:
             Declined: if the step cannot be traced.
-            InternalError: for a defect of ours.
+            InternalError: for a defect of bpttcheck.
         """
         T, B = point.mask.shape
         with reference_mode(), np.errstate(all="ignore"):
@@ -187,7 +187,7 @@ class Autodiff:
 
         Raises:
             Declined: if the step cannot be traced.
-            InternalError: for a defect of ours.
+            InternalError: for a defect of bpttcheck.
         """
         with reference_mode(), np.errstate(all="ignore"):
             args = (_inputs(point, pad), 1.0, _keys(0), _copies(None))
@@ -204,7 +204,7 @@ class Autodiff:
 
         Raises:
             Declined: if the step cannot be traced.
-            InternalError: for a defect of ours.
+            InternalError: for a defect of bpttcheck.
         """
         self.lower(point, pad)()
 
@@ -268,8 +268,8 @@ class Autodiff:
         T, B = point.mask.shape
         with reference_mode(), np.errstate(all="ignore"):
             inputs = _inputs(point, pad)
-            room = len(inputs.mask) - T
-            args = (inputs, np.pad(np.asarray(keep, np.float64), (0, room), constant_values=1.0))
+            padding = len(inputs.mask) - T
+            args = (inputs, np.pad(np.asarray(keep, np.float64), (0, padding), constant_values=1.0))
             out = self._program(programs.carried, point, *args)(*args)
         d_params, d_state0, d_xs = trees.map_leaves(np.asarray, out)
         return d_params, trees.map_leaves(lambda leaf: leaf[:B], d_state0), d_xs[:T, :B]
@@ -327,15 +327,15 @@ def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> P
         return _double(_rows(grown, B, axis=1))
 
     def zeros(leaf: Array) -> Array:
-        room = [(0, steps), (0, rows), *[(0, 0)] * (leaf.ndim - 2)]
-        return _double(np.pad(leaf, room))
+        padding = [(0, steps), (0, rows), *[(0, 0)] * (leaf.ndim - 2)]
+        return _double(np.pad(leaf, padding))
 
     def state(tree: Any) -> list[Array]:
         return [_double(_rows(leaf, B)) for leaf in trees.leaves(tree)]
 
     def cotangent(leaf: Array) -> Array:
-        room = [(0, rows), *[(0, 0)] * (leaf.ndim - 1)]
-        return np.pad(np.asarray(leaf, np.float64), room)
+        padding = [(0, rows), *[(0, 0)] * (leaf.ndim - 1)]
+        return np.pad(np.asarray(leaf, np.float64), padding)
 
     return ProgramInputs(
         [_double(leaf) for leaf in trees.leaves(point.params)],

@@ -279,10 +279,10 @@ def _freedom(a: Any, b: Any, noise: Noise) -> tuple[Any, Any]:
     width = spread + noise.unit * (jnp.abs(a) + jnp.abs(b))
     near = jnp.abs(center) <= KINK_MARGIN * width
     drawn = noise.draw(gap.shape) > 0
-    told = (noise.copy - PATTERN) >> min(noise.branches, 15) & 1 == 0
+    dictated = (noise.copy - PATTERN) >> min(noise.branches, 15) & 1 == 0
     noise.branches += 1
     first = jnp.where(noise.copy == 1, True, jnp.where(noise.copy == 2, False, drawn))
-    first = jnp.where(noise.copy >= PATTERN, told, first)
+    first = jnp.where(noise.copy >= PATTERN, dictated, first)
     return near & (noise.copy > 0), first
 
 

@@ -237,7 +237,7 @@ class Lowered:
 
         Raises:
             Declined: if XLA cannot compile the step.
-            InternalError: for a defect of ours.
+            InternalError: for a defect of bpttcheck.
         """
         try:
             return CompiledProgram(compile_cheaply(self.lowered), self.shape)
@@ -251,7 +251,7 @@ def lower(maker: Callable[..., Any], traced: TracedStep | TracedSequence, *args:
 
     Raises:
         Declined: if JAX cannot differentiate the step.
-        InternalError: for a defect of ours.
+        InternalError: for a defect of bpttcheck.
     """
     shape: list[trees.Structure] = []
 
@@ -322,7 +322,7 @@ class Cache:
 
         Raises:
             Declined: if JAX cannot differentiate the step.
-            InternalError: for a defect of ours.
+            InternalError: for a defect of bpttcheck.
         """
         leaves = jax.tree_util.tree_leaves(args)
         shapes = tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
@@ -372,7 +372,7 @@ def build(
 
     Raises:
         Declined: if JAX cannot differentiate the step.
-        InternalError: for a defect of ours.
+        InternalError: for a defect of bpttcheck.
     """
     return lower(maker, traced, *args).compile()
 

@@ -90,10 +90,10 @@ def _tell(tally: Tally, found: list[Impurity] | None, problem: Problem) -> None:
         tally.skipped["the results are not finite"] += 1
         return
     for one in found:
-        told = tally.conduct if one.conduct else tally.findings
-        known = {(f.method, f.block) if one.conduct else f.message for f in told}
+        reported = tally.conduct if one.conduct else tally.findings
+        known = {(f.method, f.block) if one.conduct else f.message for f in reported}
         if ((one.method, one.item) if one.conduct else one.message) not in known:
-            told.append(Finding(
+            reported.append(Finding(
                 check="arguments",
                 method=one.method,
                 block=one.item,

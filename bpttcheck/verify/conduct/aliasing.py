@@ -56,7 +56,7 @@ def shared_memory(passes: Passes, given: Arguments, others: Others | None = None
         The impurities found; the remaining steps are skipped after the first that finds any.
 
     Raises:
-        ContractError: the very first calls failed.
+        ContractError: the first calls failed.
     """
     first = bits(passes.both(given.copy()))
     probe = _Probe(passes, given, first, Rounding(passes, given, first), [], others or {})

@@ -30,12 +30,12 @@ def _placed(like: Array, strides: Sequence[int], first: int = 0) -> Array:
     Code that reads memory from the array's pointer stays inside the allocation: there is padding
     before and after.
     """
-    room = 2 * like.nbytes + 2 * sum(abs(s) * n for s, n in zip(strides, like.shape, strict=True))
-    memory = np.empty(2 * room + 64, np.uint8)
+    margin = 2 * like.nbytes + 2 * sum(abs(s) * n for s, n in zip(strides, like.shape, strict=True))
+    memory = np.empty(2 * margin + 64, np.uint8)
     kind = like.dtype.kind
     whole = memory[: memory.size // like.itemsize * like.itemsize].view(like.dtype)
     whole[...] = {"f": np.nan, "b": True}.get(kind, 101)
-    view = np.ndarray(like.shape, like.dtype, memory.data, room // 16 * 16 + first, strides)
+    view = np.ndarray(like.shape, like.dtype, memory.data, margin // 16 * 16 + first, strides)
     view[...] = like
     return view
 
@@ -205,8 +205,8 @@ def _told(
     for path, error in wrong.items():
         if isinstance(error, ContractError):
             kind = "aligned" if layout == UNALIGNED else "C-contiguous"
-            told = f"{error.method}: refuses arrays that are not {kind} ({path} {layout}): {error}"
-            yield Impurity(error.method, f"not {kind}", told, "refusal")
+            text = f"{error.method}: refuses arrays that are not {kind} ({path} {layout}): {error}"
+            yield Impurity(error.method, f"not {kind}", text, "refusal")
     others = {p: i for p, i in wrong.items() if p not in misread and isinstance(i, list)}
     misread.update(others)
     if others:
@@ -284,14 +284,14 @@ def _masks(compared: _Compared) -> Generator[Impurity]:
         try:
             wrong = compared.wrong(other)
         except ContractError as error:
-            told = f"{error.method}: refuses a mask of {dtype}, only bool is taken: {error}"
-            yield Impurity(error.method, "mask", told, "refusal")
+            text = f"{error.method}: refuses a mask of {dtype}, only bool is taken: {error}"
+            yield Impurity(error.method, "mask", text, "refusal")
             continue
         gradients = compared.gradients(wrong)
         if gradients != wrong:
-            told = f"{method}: a mask of 0 and 1 as {dtype} gives another {_listed(wrong)}: "
-            told += "only bool is understood; write `mask = mask.astype(bool)`"
-            yield Impurity(method, "mask", told, "refusal")
+            text = f"{method}: a mask of 0 and 1 as {dtype} gives another {_listed(wrong)}: "
+            text += "only bool is understood; write `mask = mask.astype(bool)`"
+            yield Impurity(method, "mask", text, "refusal")
         elif wrong:
             method = compared.passes.method_of(wrong[0])
             yield Impurity(method, wrong[0], (
@@ -315,21 +315,21 @@ def _key_orders(compared: _Compared) -> Generator[Impurity]:
         try:
             wrong = compared.wrong(turned)
         except ContractError as error:
-            told = f"{error.method}: refuses the keys of params in the order {keys}, in which JAX "
-            told += f"or JSON may put them: {error}"
-            yield Impurity(error.method, "params", told, "refusal")
+            text = f"{error.method}: refuses the keys of params in the order {keys}, in which JAX "
+            text += f"or JSON may put them: {error}"
+            yield Impurity(error.method, "params", text, "refusal")
             continue
         if not wrong:
             continue
         method = compared.passes.method_of(wrong[0])
-        told = f"{method}: with the keys of params in the order {keys} there is another "
-        told += f"{_listed(wrong)}: read params by key, not by position; JAX and JSON sort keys"
+        text = f"{method}: with the keys of params in the order {keys} there is another "
+        text += f"{_listed(wrong)}: read params by key, not by position; JAX and JSON sort keys"
         # If the outputs differ, so may the gradient.
         outputs = len(compared.gradients(wrong)) < len(wrong)
         if outputs:
-            yield Impurity(method, "params", told, "refusal")
+            yield Impurity(method, "params", text, "refusal")
         else:
-            yield Impurity(method, wrong[0], told)
+            yield Impurity(method, wrong[0], text)
             return
 
 

@@ -133,13 +133,13 @@ def unrepeatable(passes: Passes, seen: Repeats, deterministic: bool = False) -> 
     if seen.ulps and not found:
         item = max(seen.ulps, key=lambda name: seen.ulps[name])
         method = passes.method_of(item)
-        told = (
+        text = (
             f"{method}: not bitwise reproducible: up to {max(1, round(seen.ulps[item]))} ulp of "
             f"its largest entry in {item} in {seen.calls} calls, as of sums whose order changes"
         )
         if deterministic:
-            told += "; it says `deterministic = True`, so equal bits are expected"
-        found.append(Impurity(method, item, told, "" if deterministic else "rounding"))
+            text += "; it declares `deterministic = True`, so equal bits are expected"
+        found.append(Impurity(method, item, text, "" if deterministic else "rounding"))
     return found
 
 
