@@ -46,7 +46,7 @@ def text(record: Mapping[str, Any], key: str) -> str:
     """A stored text without control characters."""
     value = record[key]
     if type(value) is not str or value != clean(value):
-        raise ValueError(f"{key} is no plain text")
+        raise ValueError(f"{key} is not plain text")
     return value
 
 
@@ -67,7 +67,7 @@ def natural(record: Mapping[str, Any], key: str) -> int:
 def naturals(key: str, values: Any) -> tuple[int, ...]:
     """A short list of natural numbers."""
     if not isinstance(values, list) or len(values) > _MOST_DIMENSIONS:
-        raise ValueError(f"{key} is no short list of natural numbers")
+        raise ValueError(f"{key} is not a short list of natural numbers")
     return tuple(natural({key: value}, key) for value in values)
 
 
@@ -93,7 +93,7 @@ def measured(key: str, value: Any) -> Measured | None:
         return None
     numbers = [number(key, v) for v in value] if isinstance(value, list) else []
     if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
-        raise ValueError(f"{key} is no value with its error")
+        raise ValueError(f"{key} is not a value with its error")
     return Measured(numbers[0], numbers[1])
 
 
@@ -135,7 +135,7 @@ def from_json(record: Any) -> Finding:
         isinstance(pair, list) and len(pair) == 2 for pair in diagnoses
     )
     if not pairs:
-        raise ValueError("diagnoses is no list of codes and sentences")
+        raise ValueError("diagnoses is not a list of codes and sentences")
     return Finding(
         check=one_of("check", record["check"], NAMES),
         method=text(record, "method"),
@@ -345,7 +345,7 @@ def _expected(arrays: Any) -> Expected:
         raise ValueError("arrays is no list")
     for item in arrays:
         if not isinstance(item, list) or len(item) != 3 or type(item[0]) is not str:
-            raise ValueError("arrays is no list of name, dtype and shape")
+            raise ValueError("arrays is not a list of name, dtype and shape")
         name, code, shape = item
         if type(code) is not str or not re.fullmatch(rf"[<>|=]?[{KINDS}][1248]", code):
             raise ValueError(f"{name:.40} has the dtype {code!r:.40}")
@@ -380,7 +380,7 @@ def _lines(value: Any, depth: int = 0) -> str:
 
 
 def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 def _slug(text: str) -> str:
