@@ -131,8 +131,9 @@ _ROWS = {"d_a": (2, 3), "d_b": (2, 3)}
 def _terms(site: Site) -> list[Part]:
     """The terms of a whole sum; none for another node."""
     node = site.node
-    whole = isinstance(node, ast.BinOp) and is_sum(node) and site.on_top
-    return terms(node) if whole else []
+    if isinstance(node, ast.BinOp) and is_sum(node) and site.on_top:
+        return terms(node)
+    return []
 
 
 @operator(
