@@ -20,7 +20,6 @@ from bpttcheck.judge.shrink import smallest
 from bpttcheck.judge.tally import Tally
 from bpttcheck.judge.verdict import Judged
 from bpttcheck.problems.cases import build
-from bpttcheck.problems.large import Budget, in_one_step
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.problems.values import REACHED
 from bpttcheck.results.records import Case, Finding
@@ -60,9 +59,9 @@ def wide_cases(
 ) -> None:
     """Wide states, by differences alone: of a cell in one step, of a layer in few."""
     wide = run.cases.plan.widths if (mode == STEP) == (run.subject.kind == "cell") else ()
-    some = run.cases.plan.some(() if tally.failures else wide, examples)
-    for case in Budget().spend(some, run.untried):
-        one = in_one_step(case) if mode == STEP else case
+    wide = () if tally.failures else wide
+    for case in run.cases.plan.within_budget(wide, examples, run.untried):
+        one = replace(case, T=1) if mode == STEP else case
         _one(run, mode, tally, origins, one, None, True)
 
 

@@ -23,7 +23,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.shrink import smallest
 from bpttcheck.judge.tally import Tally
 from bpttcheck.judge.verdict import Judged, judge, rounding
-from bpttcheck.problems.large import FIRST, Budget
+from bpttcheck.problems.large import FIRST
 from bpttcheck.problems.noisy_array import copies as noisy_copies
 from bpttcheck.problems.noisy_array import deviations
 from bpttcheck.problems.problem import Problem, Template, each_leaf, in_float64, nearest
@@ -84,8 +84,8 @@ def obey(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
     for index in range(context.laws):
         _one(run, law, _case(run, index, law), tally)
         context.tick()
-    larger = run.cases.plan.some(larger, context.examples)
-    for case in Budget().spend(() if tally.failures else larger, run.untried):
+    larger = () if tally.failures else larger
+    for case in run.cases.plan.within_budget(larger, context.examples, run.untried):
         _one(run, law, case, tally)
     return tally
 

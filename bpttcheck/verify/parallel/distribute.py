@@ -53,7 +53,8 @@ def spread(
     Raises:
         ContractError: if the subject does not pickle and the workers are not threads.
     """
-    place, found = _place(run, executor), dict[str, Runs](CHECKS)
+    place = _place(run, executor)
+    found: dict[str, Runs] = {name: one.run for name, one in CHECKS.items()}
     for name in names:
         if CHECKS[name].alone:
             alone = obey(Here(run), name, examples)
@@ -127,7 +128,7 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Runs:
             answers = answer() if wanted else {}
             for key in wanted:
                 if key not in answers or answers[key].outcome is None:
-                    return CHECKS[name](context)
+                    return CHECKS[name].run(context)
                 told[key[1]] = answers[key]
                 context.tick()
         tally = Tally(name)
@@ -139,7 +140,7 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Runs:
             context.run.code.lines.include(told[index].lines)
             count(context.run, tally, outcome)
         wide_cases(context.run, mode, tally, {}, context.examples)
-        return CHECKS[name](context) if tally.failures else tally
+        return CHECKS[name].run(context) if tally.failures else tally
 
     return check
 

@@ -49,8 +49,8 @@ class _WithoutSearch(JaxReference):
 def _view(run: Run) -> Run:
     """A run as one job sees it: programs shared, remarks of its own, no search for an operation."""
     view = copy.copy(run)
-    view.code = copy.copy(run.code)
-    view.oracles = {**run.oracles, "jax": _WithoutSearch(run.jax)}
+    view.code, view.jax = copy.copy(run.code), _WithoutSearch(run.jax)
+    view.oracles = {**run.oracles, "jax": view.jax}
     view.code.notes = Notes()
     return view
 
@@ -165,5 +165,5 @@ def obey(
 ) -> tuple[Tally, tuple[str, ...], frozenset[int]]:
     """One whole check in a worker: its tally, notes, and the lines that were reached."""
     run = place.view()
-    tally = CHECKS[name](Context(run, examples))
+    tally = CHECKS[name].run(Context(run, examples))
     return tally, run.code.notes.texts, run.code.lines.progress()
