@@ -115,7 +115,7 @@ class Coverage:
 
     Args:
         larger: the sizes judged beyond those of the schedule, and by which check.
-        lines: how many lines of the backward pass ran, and how many there are; None if they were not watched.
+        lines: how many lines of the backward pass ran, and how many there are; None: not watched.
         unreached: the lines that no judged case ran, and what guards them.
         hidden: bugs that its cases could not have shown.
     """
