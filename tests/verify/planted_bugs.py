@@ -333,7 +333,11 @@ class Forks:
     def __init__(self):
         self._bases = {}
 
-    def run(self, subject, seed, dtypes):
+    def run(self, subject, options):
+        """As a session."""
+        return self.make(subject, options.seed, options.dtypes)
+
+    def make(self, subject, seed, dtypes):
         right = subject.target if subject.reference is None else subject.reference
         if subject.sizes is not None or not hasattr(right, "init"):
             return Run(subject, seed, dtypes)
