@@ -22,8 +22,9 @@ from bpttcheck.results.report import Report
 from bpttcheck.subject.options import Options, validate_options
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify import gradient_check
-from bpttcheck.verify.check import _outcomes, _report, check_one
+from bpttcheck.verify.check import _outcomes, check_one
 from bpttcheck.verify.checks import NAMES
+from bpttcheck.verify.reporting import report_of
 
 
 class CountedLayer:
@@ -101,7 +102,7 @@ def report(base: Run, target: Any, examples: int) -> Report:
     run, options = base.fork(_subject(base, target)), _options(base, examples)
     started = time.perf_counter()
     outcomes = _outcomes(run, options, None, None)
-    return _report(run, options, outcomes, time.perf_counter() - started)
+    return report_of(run, options, outcomes, time.perf_counter() - started)
 
 
 def passes_of_a_check(cell: Any, examples: int, seed: int, dtypes: tuple[str, ...]) -> Answer:
@@ -133,17 +134,17 @@ def passes_of_a_check(cell: Any, examples: int, seed: int, dtypes: tuple[str, ..
 
 
 def _count_traced(run: Run, traced: list[int]) -> None:
-    gradients, forward_mode = run.jax.gradients, run.jax.forward_mode
+    gradient, directional = run.jax.gradient, run.jax.directional
 
     def counted(*arguments: Any) -> Any:
         traced[0] += 1 + COPIES
-        return gradients(*arguments)
+        return gradient(*arguments)
 
-    def counted_forward_mode(*arguments: Any) -> Any:
+    def counted_directional(*arguments: Any) -> Any:
         traced[0] += 1 + COPIES
-        return forward_mode(*arguments)
+        return directional(*arguments)
 
-    run.jax.gradients, run.jax.forward_mode = counted, counted_forward_mode
+    run.jax.gradient, run.jax.directional = counted, counted_directional
 
 
 def _subject(base: Run, target: Any) -> Subject:

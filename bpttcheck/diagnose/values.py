@@ -221,7 +221,7 @@ def _scaled(example: FailingExample, factor: float, block: str) -> float | None:
 
     changed = replace(p, d_ys=by(p.d_ys), d_state=trees.map_leaves(by, p.d_state))
     hand = example.run.code.run(example.mode, changed)
-    reference = example.run.reference(example.mode, changed, example.template)
+    reference = example.run.jax.gradient(example.mode, changed, example.template)
     fresh = replace(example, problem=changed, hand=hand, reference=reference)
     right = fresh.right[block]
     return fresh.residual({block: right}) if np.abs(right).max(initial=0.0) > 0 else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,8 +48,20 @@ class LargerSizes:
     widths: tuple[Case, ...]
     always: frozenset[int] = frozenset()
 
-    def some(self, cases: Sequence[Case], examples: int) -> list[Case]:
-        """The cases for a run of ``examples``: all from :data:`ALL` on, else a proportional part.
+    def within_budget(
+        self, cases: Sequence[Case], examples: int, left: list[Case]
+    ) -> Iterator[Case]:
+        """Those that a run of so many cases tries, the cheap ones first, as far as time goes.
+
+        Args:
+            cases: some of the cases.
+            examples: cases of the run.
+            left: those that time does not allow are added.
+        """
+        yield from Budget().spend(self._some(cases, examples), left)
+
+    def _some(self, cases: Sequence[Case], examples: int) -> list[Case]:
+        """Those that a run of so many cases tries: all from :data:`ALL` on, else as large a part.
 
         A fixed part rather than a time limit, because a run is a function of its seed.
         """
@@ -156,11 +168,6 @@ class Budget:
 def chunks(B: int, most: int = 4) -> list[slice]:
     """The rows of a batch in parts of sizes that other oracles have judged."""
     return [slice(start, min(start + most, B)) for start in range(0, B, most)]
-
-
-def in_one_step(case: Case) -> Case:
-    """The same widths for a single step."""
-    return replace(case, T=1)
 
 
 def _lengths(subject: Subject, constants: Sequence[int]) -> set[int]:

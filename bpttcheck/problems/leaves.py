@@ -44,9 +44,15 @@ class Leaves:
         return self._rebuild(leaves)
 
     def difference_arguments(
-        self, along: Mapping[str, Array]
-    ) -> tuple[list[Array], list[Array], list[Array]]:
-        """``(point, direction, weights)`` for the difference oracles."""
+        self, along: Mapping[str, Array], name: str, forward: Callable[..., Any]
+    ) -> tuple[Callable[[list[Array]], Any], list[Array], list[Array], list[Array]]:
+        """``(function, point, direction, weights)`` for the difference oracles.
+
+        Args:
+            along: block name -> direction.
+            name: of the forward method, for errors.
+            forward: ``forward(params, xs, state0[, mask])`` of a layer.
+        """
         moved = self.direction(along)
         flat = [*moved[0].values(), *trees.leaves(moved[1]), moved[2]]
         named = self._named()
@@ -61,18 +67,11 @@ class Leaves:
                 if is_float(s)
             ),
         ]
-        return point, [np.asarray(flat[i]) for i in floats], weights
+        direction = [np.asarray(flat[i]) for i in floats]
+        return self._function(name, forward), point, direction, weights
 
-    def function(self, name: str, forward: Callable[..., Any]) -> Callable[[list[Array]], Any]:
-        """A forward pass as a function of float leaves.
-
-        Args:
-            name: of the method, for errors.
-            forward: ``forward(params, xs, state0[, mask])`` of a layer.
-
-        Returns:
-            From the leaves to ``ys`` and the float leaves of the final state.
-        """
+    def _function(self, name: str, forward: Callable[..., Any]) -> Callable[[list[Array]], Any]:
+        """From the float leaves to ``ys`` and the float leaves of the final state."""
         named, p = self._named(), self.problem
         mask = () if p.mask is None else (p.mask,)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
-from bpttcheck.judge.gradient import CaseOutcome, examine
+from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.gradient_finding import (
     count,
     exception_finding,
@@ -14,12 +14,13 @@ from bpttcheck.judge.gradient_finding import (
     forward_finding,
     plain_finding,
 )
+from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.shrink import smallest
 from bpttcheck.judge.tally import Tally
 from bpttcheck.judge.verdict import Judged
-from bpttcheck.problems.large import Budget, in_one_step
-from bpttcheck.problems.problem import Problem, Template, build
+from bpttcheck.problems.cases import build
+from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.problems.values import REACHED
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.subject.user_code import call
@@ -58,9 +59,9 @@ def wide_cases(
 ) -> None:
     """Wide states, by differences alone: one step of a cell, few steps of a layer."""
     wide = run.cases.plan.widths if (mode == STEP) == (run.subject.kind == "cell") else ()
-    some = run.cases.plan.some(() if tally.failures else wide, examples)
-    for case in Budget().spend(some, run.untried):
-        one = in_one_step(case) if mode == STEP else case
+    wide = () if tally.failures else wide
+    for case in run.cases.plan.within_budget(wide, examples, run.untried):
+        one = replace(case, T=1) if mode == STEP else case
         _one(run, mode, tally, origins, one, None, True)
 
 
@@ -79,7 +80,7 @@ def _one(
     explain = len(tally.findings) < _EXPLAINED
     try:
         problem = run.cases.problem(case)
-        known = frozenset(block for block, (_, _, by_jax) in tally.worst.items() if by_jax)
+        known = frozenset(block for block, (_, _, by) in tally.worst.items() if by)
         outcome = examine(
             run, mode, problem, template, confirm=explain, differences_only=differences_only,
             known=known,
@@ -112,9 +113,9 @@ def _one(
 def _with_all_blocks(run: Run, name: str, tally: Tally) -> Tally:
     """A finding for every block that was wrong in any case, explained or not; the worst first."""
     told = {finding.block for finding in tally.findings}
-    for block, (judged, case, by_jax) in tally.worst.items():
+    for block, (judged, case, by) in tally.worst.items():
         if block not in told:
-            tally.findings.append(plain_finding(run, name, judged, case, by_jax))
+            tally.findings.append(plain_finding(run, name, judged, case, by))
     return tally
 
 
@@ -190,7 +191,7 @@ def _explain(
 def _shrunk(
     run: Run, mode: str, outcome: CaseOutcome, template: Template | None, block: str | None
 ) -> CaseOutcome:
-    differences_only = "jax" not in outcome.spoke
+    differences_only = not outcome.by
 
     def attempt(problem: Problem, room: Template | None) -> CaseOutcome | None:
         confirm = differences_only

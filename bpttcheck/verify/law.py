@@ -24,7 +24,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.shrink import smallest
 from bpttcheck.judge.tally import Tally
 from bpttcheck.judge.verdict import Judged, judge, rounding
-from bpttcheck.problems.large import FIRST, Budget
+from bpttcheck.problems.large import FIRST
 from bpttcheck.problems.noisy_array import copies as noisy_copies
 from bpttcheck.problems.noisy_array import deviations
 from bpttcheck.problems.problem import Problem, Template, each_leaf, in_float64, nearest
@@ -85,8 +85,8 @@ def run_law(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
     for index in range(context.laws):
         _one(run, law, _case(run, index, law), tally)
         context.tick()
-    larger = run.cases.plan.some(larger, context.examples)
-    for case in Budget().spend(() if tally.failures else larger, run.untried):
+    larger = () if tally.failures else larger
+    for case in run.cases.plan.within_budget(larger, context.examples, run.untried):
         _one(run, law, case, tally)
     return tally
 
@@ -252,7 +252,7 @@ def _beside_jax(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> l
             outcome = examine(run, SEQUENCE, part, template, confirm=False)
         except BpttcheckError:
             return judged
-        if outcome.skipped or "jax" not in outcome.spoke:
+        if outcome.skipped or not outcome.by:
             return judged
         for one in outcome.judged:
             seen.setdefault(one.block, []).append(one)

@@ -65,10 +65,6 @@ class Check:
     says: Callable[[Finding], Diagnosis | None] = lambda finding: None
     replayed_twice: str = ""
 
-    def __call__(self, context: Context) -> Tally:
-        """Run it."""
-        return self.run(context)
-
     @property
     def text(self) -> str:
         """A description of what it compares and finds."""

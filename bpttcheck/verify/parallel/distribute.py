@@ -60,7 +60,8 @@ def spread(
     Raises:
         ContractError: if the subject does not pickle and the workers are not threads.
     """
-    place, found = _place(run, executor), dict[str, Runs](CHECKS)
+    place = _place(run, executor)
+    found: dict[str, Runs] = {name: one.run for name, one in CHECKS.items()}
     for name in names:
         if CHECKS[name].alone:
             alone = run_check(ThreadContext(run), name, examples)
@@ -134,7 +135,7 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Runs:
             answers = answer() if wanted else {}
             for key in wanted:
                 if key not in answers or answers[key].outcome is None:
-                    return CHECKS[name](context)
+                    return CHECKS[name].run(context)
                 results[key[1]] = answers[key]
                 context.tick()
         tally = Tally(name)
@@ -146,7 +147,7 @@ def _gathered(name: str, mode: str, jobs: Jobs) -> Runs:
             context.run.code.lines.include(results[index].lines)
             count(context.run, tally, outcome)
         wide_cases(context.run, mode, tally, {}, context.examples)
-        return CHECKS[name](context) if tally.failures else tally
+        return CHECKS[name].run(context) if tally.failures else tally
 
     return check
 
@@ -167,7 +168,7 @@ def _finished(answer: Callable[[], tuple[Tally, tuple[str, ...], frozenset[int]]
 
 def _note(run: Run, texts: Sequence[str]) -> None:
     for text in texts:
-        run.notes.add(text)
+        run.code.notes.add(text)
 
 
 def _result(future: Future[Any]) -> Any:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import BpttcheckError, ContractError
-from bpttcheck.judge.gradient import CaseOutcome, examine
+from bpttcheck.judge.gradient import examine
+from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.reference import JaxReference
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.tally import Tally
-from bpttcheck.problems.problem import Problem, templates
+from bpttcheck.problems.cases import templates
+from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import Notes
 from bpttcheck.verify.checks import CHECKS
@@ -47,7 +49,8 @@ class _WithoutSearch(JaxReference):
 def _job_run(run: Run) -> Run:
     """A run for one job: shared programs, separate notes, no search for an operation."""
     job_run = copy.copy(run)
-    job_run.code, job_run.jax = copy.copy(run.code), _WithoutSearch(run.jax)
+    job_run.code = copy.copy(run.code)
+    job_run.oracles = {**run.oracles, "jax": _WithoutSearch(run.jax)}
     job_run.code.notes = Notes()
     return job_run
 
@@ -139,7 +142,7 @@ def judge(place: ThreadContext | ProcessContext, keys: Sequence[Key]) -> dict[Ke
             run.code.lines.commit()
         else:
             run.code.lines.discard()
-        results[mode, index] = JobResult(outcome, run.notes.texts, run.code.lines.progress())
+        results[mode, index] = JobResult(outcome, run.code.notes.texts, run.code.lines.progress())
         if outcome is None:
             over.add(mode)
     return results
@@ -162,5 +165,5 @@ def run_check(
 ) -> tuple[Tally, tuple[str, ...], frozenset[int]]:
     """One whole check in a worker: its tally, notes, and the lines that were reached."""
     run = place.job_run()
-    tally = CHECKS[name](Context(run, examples))
-    return tally, run.notes.texts, run.code.lines.progress()
+    tally = CHECKS[name].run(Context(run, examples))
+    return tally, run.code.notes.texts, run.code.lines.progress()
