@@ -34,6 +34,8 @@ _COMPILED_SIZES = 8
 _LESSONS = 2
 # Every so many cases of a sequence one is drawn at any size and judged by differences alone.
 FREE_CASES = 10
+# Steps of what JAX traces whole, its loop over time unrolled: compiling takes as long as they are.
+MOST_UNROLLED = 6
 
 
 # One round of the schedule: the ordinary regime most often, and the eleven that show most bugs of
@@ -112,6 +114,11 @@ class Cases:
         self._declared = declared
         self.sizes = declared and declared[:_COMPILED_SIZES]
         self.templates = templates(seed, self.sizes, subject.lengths, subject.batches)
+        if subject.traced_whole:  # its loop is unrolled
+            least = min(subject.lengths or (1,))
+            self.templates = tuple(
+                replace(t, T=max(min(t.T, MOST_UNROLLED), least)) for t in self.templates
+            )
         self._tamed: Counter[tuple[str, str]] = Counter()
         self._forward = _forward(subject)
 
@@ -124,7 +131,8 @@ class Cases:
     def scheduled(self, index: int, one_step: bool) -> Scheduled:
         """Case ``index`` of a check of single steps or of whole sequences."""
         fixed = self.subject.traits.fixed_sizes
-        free = not one_step and index % FREE_CASES == FREE_CASES - 1 and not fixed
+        long = self.subject.traced_whole and scheduled_regime(index) == "long"
+        free = not one_step and (index % FREE_CASES == FREE_CASES - 1 or long) and not fixed
         case = self.case(index, free=free, steps=1 if one_step else None)
         return Scheduled(case, None if free or fixed else self.template(index), free)
 
@@ -142,8 +150,7 @@ class Cases:
 
     def _exact(self, template: Template) -> Template:
         """Where every new shape is expensive, or T matters, T and B are the template's own."""
-        exact = self.subject.traits.fixed_sizes or self.subject.traits.exact_length
-        return replace(template, exact=True) if exact else template
+        return replace(template, exact=True) if self.subject.exact_length else template
 
     def case(self, index: int, *, free: bool = False, steps: int | None = None) -> Case:
         """The structure of case ``index``.

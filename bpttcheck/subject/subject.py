@@ -120,6 +120,20 @@ class Subject:
         adapt = self.traits.to_reference
         return lambda engine, p, xs, s, mask: sequence(engine, adapt(p), xs, s, mask)
 
+    @cached_property
+    def traced_whole(self) -> bool:
+        """True if nothing but its own forward pass is there for JAX, loop over time and all."""
+        if self.traits.signature is not None:
+            return True
+        other = self.reference_sequence is not None or self.reference_step is not None
+        return self.kind == "layer" and not other and not self.traits.fixed_sizes
+
+    @property
+    def exact_length(self) -> bool:
+        """True if a padded sequence is not the sequence."""
+        unmasked = self.traced_whole and not self.supports_mask
+        return self.traits.exact_length or self.traits.fixed_sizes or unmasked
+
     @property
     def surrogate_step(self) -> Callable[..., Any] | None:
         """``surrogate_step(freeze, params, state, x) -> (state, y)``, or None."""

@@ -245,7 +245,7 @@ def _beside_jax(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> l
     parts, case = law.parts(run, problem), problem.case
     # One program for all of them, where T may be padded.
     T, B = (max(getattr(part.case, axis) for part in parts) for axis in ("T", "B"))
-    exact = run.subject.traits.exact_length or run.subject.traits.fixed_sizes
+    exact = run.subject.exact_length
     template = None if exact else Template(case.n_in, case.n_hidden, T, B)
     for part in parts:
         try:

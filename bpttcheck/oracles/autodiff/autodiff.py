@@ -125,6 +125,7 @@ class Autodiff:
         self._step = step
         self._sequence = sequence
         self._programs: dict[Any, Waiting] = {}
+        self._refused: dict[Any, Declined] = {}
         self._paths: dict[Any, Paths] = {}
         self._lock = threading.Lock()
 
@@ -298,17 +299,30 @@ class Autodiff:
         key = (maker.__name__, *((leaf.shape, str(leaf.dtype)) for leaf in flat))
         with self._lock:
             found = self._programs.get(key)
+            refused = self._refused.get(key)
         if found is not None:
             return found
+        if refused is not None:  # tracing sees shapes alone: it would be refused again
+            raise refused
+        try:
+            made = self._traced(maker, point, inputs, args)
+        except Declined as refusal:
+            with self._lock:
+                self._refused[key] = refusal
+            raise
+        with self._lock:
+            return self._programs.setdefault(key, made)
+
+    def _traced(
+        self, maker: Callable[..., Any], point: Point, inputs: ProgramInputs, args: Sequence[Any]
+    ) -> Waiting:
         batch = inputs.mask.shape[1]
         state = trees.map_leaves(lambda leaf: _rows(leaf, batch), point.state0)
         if self._sequence is not None:
             traced = programs.trace_sequence(self._sequence, point.params, state, inputs.xs)
         else:
             traced = programs.trace(self._one_step(), point.params, state, inputs.xs[0])
-        made = programs.CACHE.get(maker, traced, *args)
-        with self._lock:
-            return self._programs.setdefault(key, made)
+        return programs.CACHE.get(maker, traced, *args)
 
 
 def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> ProgramInputs:
