@@ -53,6 +53,7 @@ class Run:
             if is_function
             else preconditions.find(subject, dtypes, (declared or ((3, 4),))[0], seed)
         )
+        self.accepted = dict(subject.accept or {})
         self.subject, self.dtypes, self.seed = found.subject, tuple(found.dtypes), seed
         self.refusals, self.names = found.remarks, found.names
         self.cases: Cases = (

@@ -34,6 +34,9 @@ class Subject:
         batches: the only B to be used, in the same way.
         masks: the kinds of mask that it supports, from ``"lengths"``, ``"holes"`` and
             ``"empty_rows"``, in the same way.
+        accept: gradient -> how far it may be off, relative to its largest entry, and why: for a
+            small constant that the code adds on purpose, such as ``log(p + 1e-12)``. What is never
+            needed is a failure.
 
     Raises:
         ContractError: if the target is neither a cell nor a layer, or an option is malformed.
@@ -47,6 +50,7 @@ class Subject:
     lengths: Any = None
     batches: Any = None
     masks: Any = None
+    accept: Mapping[str, tuple[float, str]] | None = None
     traits: Traits = field(init=False, repr=False, compare=False)
     """The traits that the target declares."""
 
@@ -68,6 +72,7 @@ class Subject:
         _validate_reference(self.reference)
         _validate_sizes(self.sizes)
         _validate_expected(self.expected_failures)
+        _validate_accepted(self.accept)
 
     @classmethod
     def of(cls, candidate: Any, **options: Any) -> Subject:
@@ -227,6 +232,27 @@ def _validate_expected(expected: Any) -> None:
             f"expected_failures={_short(expected)}, but should map check names to reasons, such as "
             '{"masking": "the kernel has no masks"}',
             item="expected_failures",
+        )
+
+
+def _validate_accepted(accept: Any) -> None:
+    if accept is None:
+        return
+    fine = isinstance(accept, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and isinstance(pair[0], (int, float))
+        and 0 < pair[0] < 1
+        and isinstance(pair[1], str)
+        and pair[1]
+        for name, pair in accept.items()
+    )
+    if not fine:
+        raise ContractError(
+            f"accept={_short(accept)}, but should map gradients to a relative error and a reason, "
+            'such as {"dW": (1e-10, "log(p + 1e-12)")}',
+            item="accept",
         )
 
 

@@ -41,6 +41,7 @@ def check(
     require: Iterable[str] = (),
     lengths: Iterable[int] | None = None,
     batches: Iterable[int] | None = None,
+    accept: Mapping[str, tuple[float, str]] | None = None,
     raises: bool = True,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -70,6 +71,8 @@ def check(
             is inconclusive.
         lengths: the only T to be used, each of them tried; None: any.
         batches: the only B to be used, each of them tried; None: any.
+            code adds on purpose; a failure where it is not needed.
+            that the code adds on purpose; a failure where it is not needed.
         raises: raise on failure, rather than only say so in the report.
         executor: any :class:`concurrent.futures.Executor`: spread cases and laws over its workers,
             with the same report; None: run them here, one after another.
@@ -92,6 +95,7 @@ def check(
         expected_failures=expected_failures,
         lengths=None if lengths is None else tuple(lengths),
         batches=None if batches is None else tuple(batches),
+        accept=accept,
     )
     options = validate_options(
         dtypes=dtypes,

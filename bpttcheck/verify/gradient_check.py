@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
+from bpttcheck.judge.accepted import accepted, needless
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.gradient_finding import (
     count,
@@ -50,6 +51,7 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
         for finding in tally.findings
     ]
     tally.findings = [_placed(run, mode, f, origins) for f in tally.findings]
+    tally.findings += needless(run, tally)
     return _with_all_blocks(run, name, tally)
 
 
@@ -84,6 +86,7 @@ def _one(
             run, mode, problem, template, confirm=explain, differences_only=differences_only,
             known=known,
         )  # fmt: skip
+        outcome = accepted(run, outcome, tally)
     except OutsideDomain as error:
         tally.outside(error, case)
         return
@@ -198,6 +201,7 @@ def _shrunk(
         found = examine(
             run, mode, problem, room, confirm=confirm, differences_only=differences_only
         )
+        found = accepted(run, found)
         names = [j.block for j in found.wrong]
         return found if names and (block is None or block in names) else None
 
@@ -206,7 +210,7 @@ def _shrunk(
         return best
     # Shrinking skipped the differences: compute them for the reported case.
     try:
-        again = examine(run, mode, best.problem, None)
+        again = accepted(run, examine(run, mode, best.problem, None))
     except BpttcheckError:
         return outcome
     names = [j.block for j in again.wrong]
