@@ -71,7 +71,6 @@ def check(
             is inconclusive.
         lengths: the only T to be used, each of them tried; None: any.
         batches: the only B to be used, each of them tried; None: any.
-            code adds on purpose; a failure where it is not needed.
             that the code adds on purpose; a failure where it is not needed.
         raises: raise on failure, rather than only say so in the report.
         executor: any :class:`concurrent.futures.Executor`: spread cases and laws over its workers,

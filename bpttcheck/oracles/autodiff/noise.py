@@ -23,10 +23,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.extend.core import Literal
 
 from bpttcheck.calibration import KINK_MARGIN
@@ -92,7 +95,7 @@ class Noise:
     used: int = 0
     branches: int = 0
 
-    @property
+    @cached_property
     def tiny(self) -> Any:
         """The smallest normal number of the case's dtype, which follows from its rounding unit.
 
@@ -102,12 +105,17 @@ class Noise:
         single, double = (float(jnp.finfo(t).tiny) for t in (jnp.float32, jnp.float64))
         return jnp.where(self.unit > 1e-10, single, double * 2**20)
 
+    @cached_property
+    def tiny_ulp(self) -> Any:
+        """The last digit of the smallest normal number."""
+        return self.tiny * self.unit
+
     def draw(self, shape: tuple[int, ...]) -> Any:
         """The next numbers, as an array of ``shape``."""
         size = math.prod(shape)
         part = jax.lax.slice(self.values, (self.used,), (self.used + size,))
         self.used += size
-        return part.reshape(shape)
+        return jax.lax.reshape(part, shape)
 
 
 def uniform(key: Any, size: int) -> Any:
@@ -215,36 +223,65 @@ def _evaluate(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]
 def _round(name: str, out: Any, inputs: list[Any], noise: Noise) -> Any:
     if not _rounds(name, out):
         return out
-    noisy = out * (1 + _relative(name, out, noise) * noise.draw(out.shape))
+    shape, wide = out.shape, _Wide(out.shape)
+    relative = lax.mul(_relative(name, out, noise, wide), noise.draw(shape))
+    noisy = lax.mul(_double(out), lax.add(wide(1.0), relative))
     for x in _curved(name, inputs, out):
-        fixed = jax.lax.stop_gradient(x)
-        steepness = _steepness(name, fixed, out)
-        share = noise.eps * steepness
-        if name in _POWERS:  # a derivative that is too small for a normal number
-            share += jnp.where((noise.eps > 0) & (steepness < noise.tiny), noise.tiny, 0.0)
-        zero = jnp.where(jnp.isfinite(fixed), x - fixed, 0.0)  # inf - inf is NaN
-        noisy = noisy + noise.draw(out.shape) * share * zero
+        fixed = lax.stop_gradient(x)
+        share = _share(name, _double(fixed), _double(out), noise, wide)
+        # inf - inf is NaN
+        zero = lax.select(lax.is_finite(fixed), lax.sub(x, fixed), lax.full_like(x, 0))
+        noisy = lax.add(noisy, lax.mul(lax.mul(noise.draw(shape), share), _double(zero)))
     return noisy
 
 
-def _relative(name: str, out: Any, noise: Noise) -> Any:
-    """The relative error of a value: more than ``eps`` where a power is a subnormal number."""
-    if name not in _POWERS and name not in ("exp", "exp2"):
-        return noise.eps
-    size = jnp.abs(jax.lax.stop_gradient(out))
-    lost = jnp.where((noise.eps > 0) & (size > 0), noise.tiny * noise.unit / size, 0.0)
-    return jnp.maximum(noise.eps, jnp.minimum(0.5, lost))
+class _Wide:
+    """Scalars as arrays of one shape, which the primitives of ``lax`` want.
 
-
-def _steepness(name: str, x: Any, out: Any) -> Any:
-    """The scale of a derivative: 1 for a function that saturates, ``|f / x|`` for the others.
-
-    The derivative of a root of 1e300 is far from 1; noise of relative size 1 would hide it.
+    Tracing the operators of ``jax.numpy`` takes several times as long as what they stand for.
     """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def __call__(self, scalar: Any) -> Any:
+        """``scalar`` at every place, as float64."""
+        if isinstance(scalar, float):
+            return lax.full(self.shape, scalar, np.dtype(np.float64))
+        return lax.broadcast(scalar, self.shape) if self.shape else scalar
+
+
+def _double(value: Any) -> Any:
+    return value if value.dtype == np.float64 else lax.convert_element_type(value, np.float64)
+
+
+def _relative(name: str, out: Any, noise: Noise, wide: _Wide) -> Any:
+    """The relative error of a value: more than ``eps`` where a power is a subnormal number."""
+    eps = wide(noise.eps)
+    if name not in _POWERS and name not in ("exp", "exp2"):
+        return eps
+    size, zero = lax.abs(_double(lax.stop_gradient(out))), wide(0.0)
+    lost = lax.div(wide(noise.tiny_ulp), size)
+    any_noise = lax.bitwise_and(lax.gt(eps, zero), lax.gt(size, zero))
+    return lax.max(eps, lax.min(wide(0.5), lax.select(any_noise, lost, zero)))
+
+
+def _share(name: str, x: Any, out: Any, noise: Noise, wide: _Wide) -> Any:
+    """How far noise moves a derivative: ``eps`` times its scale, and what is no normal number.
+
+    The scale is 1 for a function that saturates, ``|f / x|`` for the others: the derivative of a
+    root of 1e300 is far from 1, and noise of relative size 1 would hide it.
+    """
+    eps = wide(noise.eps)
     if name in _SATURATING:
-        return 1.0
-    size = jnp.maximum(jnp.abs(jax.lax.stop_gradient(out)), 1.0 if name[:3] == "log" else 0.0)
-    return jnp.minimum(1.0, size / jnp.maximum(jnp.abs(x), jnp.finfo(x.dtype).tiny))
+        return eps
+    size = lax.max(lax.abs(lax.stop_gradient(out)), wide(1.0 if name[:3] == "log" else 0.0))
+    least = wide(float(np.finfo(np.float64).tiny))
+    steepness = lax.min(wide(1.0), lax.div(size, lax.max(lax.abs(x), least)))
+    share, zero, tiny = lax.mul(eps, steepness), wide(0.0), wide(noise.tiny)
+    # A derivative that is too small for a normal number.
+    small = lax.bitwise_and(lax.gt(eps, zero), lax.lt(steepness, tiny))
+    return lax.add(share, lax.select(small, tiny, zero))
 
 
 def _branch(name: str, inputs: list[Any], noise: Noise) -> Any:
