@@ -15,7 +15,7 @@ TABLE = {"W": ("n_hidden", "n_in"), "U": ("n_hidden", "n_hidden")}
 # One size, since each shape costs a compilation here.
 check = functools.partial(
     bpttcheck.check,
-    examples=12,
+    examples=6,
     sizes=st.just((3, 2)),
     checks=["contract", "purity", "step_vjp", "sequence_vjp"],
 )
