@@ -153,13 +153,6 @@ PLANTED = [
 ]
 
 
-@pytest.fixture
-def as_found(monkeypatch):
-    # To make a case small and to explain it compiles more programs than to find it.
-    monkeypatch.setattr("bpttcheck.verify.gradient_check.smallest", lambda *args: args[-1])
-    monkeypatch.setattr("bpttcheck.diagnose.evidence.explain", lambda *args: ())
-
-
 @pytest.mark.sampled(1)
 @pytest.mark.usefixtures("as_found")
 @pytest.mark.parametrize(("loss", "targets"), PLANTED[:2])

@@ -10,7 +10,6 @@ import pytest
 
 import bpttcheck
 from bpttcheck import Verdict, trees
-from bpttcheck.diagnose import evidence
 from bpttcheck.errors import Declined
 from bpttcheck.judge import gradient
 from bpttcheck.judge.handwritten import HandWritten
@@ -22,9 +21,8 @@ from bpttcheck.oracles.autodiff.programs import CACHE
 from bpttcheck.oracles.branches.recording import plain
 from bpttcheck.oracles.differences import program as _program
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.verify import gradient_check
 
-pytestmark = pytest.mark.usefixtures("programs_apart")
+pytestmark = pytest.mark.usefixtures("programs_apart", "as_found")
 
 HARDLY = 1 + 2e-13
 
@@ -135,13 +133,6 @@ def hardly_the_same(params, state, x):
 
     h = HARDLY * jnp.tanh(x @ params["U"].T + state @ params["W"].T + params["b"])
     return h, h
-
-
-@pytest.fixture(autouse=True)
-def _cases_as_they_are(monkeypatch):
-    # Small cases and diagnoses need shapes of their own: compiling them takes longer than all else.
-    monkeypatch.setattr(gradient_check, "smallest", lambda *args: args[-1])
-    monkeypatch.setattr(evidence, "explain", lambda *args: ())
 
 
 def verdict(cell, check="step_vjp", examples=5, dtypes=("float64",), reference=None):

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from bpttcheck import Verdict
-from bpttcheck.diagnose import evidence
 from bpttcheck.judge.run import Run
 from bpttcheck.problems import cases, problem
 from bpttcheck.problems.large import LargerSizes
 from bpttcheck.subject.options import validate_options
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify import gradient_check
 from bpttcheck.verify.check import check_one
 from bpttcheck.verify.checks import NAMES
+
+pytestmark = pytest.mark.usefixtures("as_found")
 
 DTYPES = ("float64", "float32")
 EXAMPLES = 60
@@ -430,13 +430,6 @@ def bases():
     return {cell: Run(Subject(cell()), 0, DTYPES) for cell in (Cell, Relu, Centred, TwoLeaves)}
 
 
-@pytest.fixture(autouse=True)
-def _cases_as_they_are(monkeypatch):
-    # Small cases and diagnoses need shapes of their own: compiling them takes longer than all else.
-    monkeypatch.setattr(gradient_check, "smallest", lambda *args: args[-1])
-    monkeypatch.setattr(evidence, "explain", lambda *args: ())
-
-
 def result(bases, wrong, check, change=lambda run: None, examples=EXAMPLES):
     """What one check of ``wrong`` says; ``change`` may leave something out of its run."""
     right = next(cell for cell in (Relu, Centred, TwoLeaves, Cell) if isinstance(wrong, cell))
@@ -503,7 +496,7 @@ def of_one_kind(regime, schedule):
     return tuple("ordinary" if name in others else name for name in schedule)
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("regime", "wrong"), REGIMES, ids=lambda x: x if isinstance(x, str) else type(x).__name__
 )
