@@ -194,6 +194,7 @@ class NotCarried(Checkpointed):
         return super()._gradients(params, tape, k, d_ys, d_state)
 
 
+@pytest.mark.usefixtures("as_found")
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("planted", [StateAfter(Elman()), NotCarried(Elman())])
 def test_a_bug_of_checkpointing_is_caught(planted):

@@ -297,6 +297,7 @@ class PaddingForgotten(FusedLSTM):
         return ys, state_T, tape
 
 
+@pytest.mark.usefixtures("as_found")
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("planted", "check"),
