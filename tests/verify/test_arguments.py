@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from plain_cells import Plain, PlainLayer, in_memory_order
+from subjects import Plain, PlainLayer, in_memory_order
 
 from bpttcheck.cells import LSTM
 from bpttcheck.judge.run import Run
