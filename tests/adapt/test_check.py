@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 import bpttcheck
 from bpttcheck.adapt import from_autograd_function, from_callables, from_custom_vjp
 
+pytestmark = pytest.mark.usefixtures("as_found")
+
 TABLE = {"W": ("n_hidden", "n_in"), "U": ("n_hidden", "n_hidden")}
 # One size, since each shape costs a compilation here.
 check = functools.partial(
     bpttcheck.check,
-    examples=12,
+    examples=6,
     sizes=st.just((3, 2)),
     checks=["contract", "purity", "step_vjp", "sequence_vjp"],
 )

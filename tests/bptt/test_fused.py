@@ -80,7 +80,7 @@ def worst_ratio(layer, given, copies=8):
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_a_fused_layer_passes_every_check_against_its_cell(name):
-    report = bpttcheck.check(LAYERS[name], examples=20)
+    report = bpttcheck.check(LAYERS[name], examples=8)
     assert report.passed
     assert {r.name for r in report.checks if r.skipped} == {"step_vjp", "initial_state"}
 
@@ -297,6 +297,7 @@ class PaddingForgotten(FusedLSTM):
         return ys, state_T, tape
 
 
+@pytest.mark.usefixtures("as_found")
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("planted", "check"),

@@ -158,7 +158,17 @@ def test_the_installed_command_checks_a_file(cli: Cli, here: Path) -> None:
     text = (here / "my_cell.py").read_text()
     (here / "my_cell.py").write_text(text.replace('"W": h.T @ d_z', '"W": -(h.T @ d_z)'))
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, "verify", "my_cell.py:MyCell", "--examples", "10"],
+        [
+            sys.executable,
+            "-c",
+            COMMAND,
+            "verify",
+            "my_cell.py:MyCell",
+            "--check",
+            "step_vjp",
+            "--examples",
+            "3",
+        ],
         capture_output=True,
         text=True,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,7 @@ def make():
     return Averaged()
 '''
 
-VERIFY = ("verify", "--check", "batch_additivity", "--examples", "10")
+VERIFY = ("verify", "--check", "batch_additivity", "--examples", "4")
 
 
 @pytest.fixture
@@ -76,17 +77,30 @@ def stored_names(folder: str = FAILURES) -> list[str]:
     return sorted(path.stem for path in Path(folder).glob("*.json"))
 
 
-def fail(cli: Cli, target: str = "wrong.py:Averaged") -> str:
-    """Verify the wrong cell; the answer is the id of its one failure."""
-    assert cli(*VERIFY, target).exit_code == 1
-    (name,) = stored_names()
-    return name
+@pytest.fixture(scope="module")
+def verified(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """What is said of the wrong cell, and the folder of its one failure."""
+    folder = tmp_path_factory.mktemp("verified")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("GITHUB_ACTIONS", raising=False)
+        Path("wrong.py").write_text(CELL)
+        return cli(*VERIFY, "wrong.py:Averaged"), folder / FAILURES
 
 
-@pytest.mark.usefixtures("here")
-def test_verify_stores_a_failure_and_says_how_to_replay_it(cli: Cli) -> None:
-    result = cli(*VERIFY, "wrong.py:Averaged")
-    (name,) = stored_names()
+@pytest.fixture
+def name(here: Path, verified: tuple[Result, Path]) -> str:
+    """The id of a failure that lies here, as the command line has stored it."""
+    shutil.copytree(verified[1], here / FAILURES)
+    (found,) = stored_names()
+    return found
+
+
+def test_verify_stores_a_failure_and_says_how_to_replay_it(
+    verified: tuple[Result, Path], name: str
+) -> None:
+    result, _ = verified
+    assert result.exit_code == 1
     assert re.fullmatch(r"averaged-batch_additivity-d_params_b-[0-9a-f]{6}", name)
     assert result.stderr.splitlines() == [
         f"stored: .bpttcheck/{name} (bpttcheck replay {name} --target wrong.py:Averaged)"
@@ -96,9 +110,7 @@ def test_verify_stores_a_failure_and_says_how_to_replay_it(cli: Cli) -> None:
     assert Path(f".bpttcheck/{name}.py").exists()
 
 
-@pytest.mark.usefixtures("here")
-def test_a_replay_still_fails_and_passes_once_the_cell_is_repaired(cli: Cli) -> None:
-    name = fail(cli)
+def test_a_replay_still_fails_and_passes_once_the_cell_is_repaired(cli: Cli, name: str) -> None:
     again = cli("replay", name, "--target", "wrong.py:Averaged")
     assert again.exit_code == 1
     assert again.stdout.startswith(f"still fails: {name}\n\nFAILED  Averaged: d_params['b']")
@@ -108,10 +120,7 @@ def test_a_replay_still_fails_and_passes_once_the_cell_is_repaired(cli: Cli) -> 
     assert now.stdout.startswith(f"passes now: {name}\n\nPASSED  Averaged: 1 check")
 
 
-@pytest.mark.usefixtures("here")
-def test_a_file_named_in_a_record_is_never_imported_unasked(cli: Cli) -> None:
-    name = fail(cli)
-    Path("imported").unlink()
+def test_a_file_named_in_a_record_is_never_imported_unasked(cli: Cli, name: str) -> None:
     result = cli("replay", name)
     assert result.exit_code == 2
     assert f"bpttcheck replay {name} --target wrong.py:Averaged" in result.stderr
@@ -141,9 +150,7 @@ def test_a_builtin_is_found_by_its_name(cli: Cli) -> None:
         assert cli("replay", foreign.id).exit_code == 2
 
 
-@pytest.mark.usefixtures("here")
-def test_a_command_with_a_foreign_target_is_quoted(cli: Cli) -> None:
-    name = fail(cli)
+def test_a_command_with_a_foreign_target_is_quoted(cli: Cli, name: str) -> None:
     stored = replay.load(name)
     report = bpttcheck.Report(stored.subject, (), (stored.finding,), 0, 10, ("float64",))
     (foreign,) = replay.store(report, FAILURES, "a.py:b; rm -rf \x1b[2J")
@@ -154,9 +161,11 @@ def test_a_command_with_a_foreign_target_is_quoted(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_without_an_id_everything_stored_is_listed(cli: Cli) -> None:
+def test_where_nothing_is_stored_it_is_said(cli: Cli) -> None:
     assert cli("replay").stdout == "no failure is stored in .bpttcheck\n"
-    name = fail(cli)
+
+
+def test_without_an_id_everything_stored_is_listed(cli: Cli, name: str) -> None:
     os.utime(f"{FAILURES}/{name}.json", (1000, 1000))
     cli(*VERIFY, "wrong.py:Averaged", "--seed", "4")
     damaged = next(other for other in stored_names() if other != name)
@@ -201,9 +210,7 @@ def test_an_undecided_replay_has_an_exit_code_of_its_own(cli: Cli) -> None:
     assert "no initial_state_vjp" in result.stdout
 
 
-@pytest.mark.usefixtures("here")
-def test_the_example_is_printed_alone(cli: Cli) -> None:
-    name = fail(cli)
+def test_the_example_is_printed_alone(cli: Cli, name: str) -> None:
     result = cli("replay", name, "--example")
     assert result.exit_code == 0
     assert result.stdout == replay.example(replay.load(name)) + "\n"
@@ -229,9 +236,8 @@ def test_wrong_usage_is_told_in_a_few_lines(cli: Cli, arguments: list[str], word
     assert "Traceback" not in result.output
 
 
-@pytest.mark.usefixtures("here")
-def test_a_target_of_another_cell_is_a_usage_error(cli: Cli) -> None:
-    result = cli("replay", fail(cli), "--target", "lstm")
+def test_a_target_of_another_cell_is_a_usage_error(cli: Cli, name: str) -> None:
+    result = cli("replay", name, "--target", "lstm")
     assert result.exit_code == 2
     assert "is it another cell, or was it changed since?" in " ".join(result.stderr.split())
 
@@ -281,7 +287,7 @@ def test_a_library_call_writes_no_files(here: Path) -> None:
     from bpttcheck.cli.targets import load
 
     cell = load("wrong.py:Averaged").subject
-    report = bpttcheck.check(cell, checks=["batch_additivity"], examples=10, raises=False)
+    report = bpttcheck.check(cell, checks=["batch_additivity"], examples=4, raises=False)
     assert report.findings
     assert not (here / FAILURES).exists()
 

@@ -171,6 +171,9 @@ def test_without_the_extra_json_and_summary_are_written_all_the_same(
     cli: Cli, here: Path, no_extra: Callable[[str], None], missing: str
 ) -> None:
     no_extra(missing)
+    document = json.loads((here / "new.json").read_text())
+    del document["subjects"][1:]  # drawing takes longer than all else
+    (here / "new.json").write_text(json.dumps(document))
     result = cli("report", "new.json", "--out", "pages")
     assert result.exit_code == 0, result.output
     assert 'pip install "bpttcheck[report]"' in result.stderr

@@ -103,14 +103,30 @@ class Lingers(Right):
 QUICK = ("--examples", "3", "--check", "linearity")
 
 
-@pytest.fixture
-def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def settle(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     """A file of cells in a new working directory."""
     for name in ("GITHUB_ACTIONS", "BPTTCHECK_ISOLATE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
+        patch.delenv(name, raising=False)
+    patch.chdir(folder)
     Path("dying.py").write_text(CELLS)
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return settle(tmp_path, monkeypatch)
+
+
+NAMES = ("Hangs", "Right", "Crashes", "Exits", "Nothing", "Killed", "Wrong")
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> tuple[Result, Path]:
+    """What is said of one target of each kind, two at a time, and where that was."""
+    targets = [f"dying.py:{name}" for name in NAMES]
+    with pytest.MonkeyPatch.context() as patch:
+        folder = settle(tmp_path_factory.mktemp("dying"), patch)
+        return cli("verify", *targets, *QUICK, "--jobs", "2", "--timeout", "10"), folder
 
 
 def order(target: str, **options: object) -> Order:
@@ -119,13 +135,11 @@ def order(target: str, **options: object) -> Order:
 
 
 def test_what_crashes_exits_or_is_killed_is_inconclusive_and_the_others_are_judged(
-    cells: Path, cli: Cli
+    judged: tuple[Result, Path],
 ) -> None:
-    names = ("Right", "Crashes", "Exits", "Killed", "Wrong")
-    result = cli("verify", *(f"dying.py:{name}" for name in names), *QUICK)
+    result, _ = judged
     text = " ".join(result.stdout.split())
-    assert result.exit_code == 1, result.output
-    assert text.startswith("PASSED Right: ")
+    assert "PASSED Right: " in text
     assert "FAILED Wrong: " in text
     assert re.search(
         r"INCONCLUSIVE dying\.py:Crashes: .*the process ended with signal 11 \(SIGSEGV\) in case "
@@ -136,37 +150,40 @@ def test_what_crashes_exits_or_is_killed_is_inconclusive_and_the_others_are_judg
     assert "Exits: " in text
     assert "ended with exit code 0 before its checks were over in case" in text
     assert "ended with signal 9 (SIGKILL, perhaps for lack of memory) in case" in text
-    assert text.endswith("5 subjects: 1 passed, 1 failed, 3 inconclusive; seed 0")
 
 
-def test_what_hangs_is_given_up_and_its_line_is_named(cells: Path, cli: Cli) -> None:
-    started = time.monotonic()
-    result = cli("verify", "dying.py:Hangs", "--timeout", "0.5", "--json", *QUICK)
-    document = json.loads(result.stdout)
-    assert result.exit_code == document["exit_code"] == 3
-    reason = document["reports"][0]["checks"][0]["reason"]
-    assert "did not end within 0.5 s in case" in reason
-    assert re.search(r"dying\.py:\d+ in die", reason)
-    assert time.monotonic() - started < 60
-    assert_gone(int(Path("hanging.txt").read_text()))
+def test_what_hangs_is_given_up_and_its_line_is_named(judged: tuple[Result, Path]) -> None:
+    result, folder = judged
+    text = " ".join(result.stdout.split())
+    assert re.search(r"did not end within 10 s in case [^)]*dying\.py:\d+ in die", text)
+    assert_gone(int((folder / "hanging.txt").read_text()))
+
+
+def test_what_is_over_early_is_told_in_its_turn(judged: tuple[Result, Path]) -> None:
+    heads = re.findall(r"^(?:PASSED|FAILED|INCONCLUSIVE) +(\S+):", judged[0].stdout, re.MULTILINE)
+    told = [head.removeprefix("dying.py:") for head in heads]
+    assert told == [name for name in NAMES if name != "Nothing"]
+
+
+def test_what_cannot_be_loaded_is_not_checked(judged: tuple[Result, Path]) -> None:
+    result, _ = judged
+    assert result.exit_code == 2
+    assert "error: target 'dying.py:Nothing'" in result.stderr
+    said = "7 subjects: 1 passed, 1 failed, 4 inconclusive, 1 not checked; seed 0\n"
+    assert result.stdout.endswith(said)
 
 
 def test_as_many_targets_as_jobs_are_checked_at_a_time(cells: Path, cli: Cli) -> None:
     two = ("dying.py:Meets", "dying.py:Meets", *QUICK, "--timeout", "30")
     result = cli("verify", *two, "--jobs", "2")
     assert "2 subjects: 2 passed" in result.stdout, result.output
-    for path in cells.glob("here-*"):
-        path.unlink()
-    result = cli("verify", *two, "--jobs", "1", "--timeout", "1")  # alone it waits in vain
+
+
+@pytest.mark.nightly  # that --jobs 1 starts one at a time is seen in the test of Ctrl-C
+def test_alone_a_target_waits_in_vain_for_another(cells: Path, cli: Cli) -> None:
+    two = ("dying.py:Meets", "dying.py:Meets", *QUICK, "--timeout", "1")
+    result = cli("verify", *two, "--jobs", "1")
     assert "2 subjects: 1 passed, 0 failed, 1 inconclusive" in result.stdout, result.output
-
-
-def test_what_is_over_early_is_told_in_its_turn(cells: Path, cli: Cli) -> None:
-    names = ("Hangs", "Right", "Wrong")
-    targets = [f"dying.py:{name}" for name in names]
-    result = cli("verify", *targets, *QUICK, "--jobs", "2", "--timeout", "3")
-    heads = re.findall(r"^(?:PASSED|FAILED|INCONCLUSIVE) +(\S+):", result.stdout, re.MULTILINE)
-    assert [head.removeprefix("dying.py:") for head in heads] == list(names)
 
 
 def assert_gone(pid: int) -> None:
@@ -178,7 +195,8 @@ def without_times(text: str) -> str:
     return re.sub(r"\d+\.\d s\b", "0.0 s", text)
 
 
-@pytest.mark.parametrize("name", ["Right", "Wrong"])
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("name", ["Wrong", "Right"])
 def test_the_report_is_that_of_a_run_in_this_process(cells: Path, cli: Cli, name: str) -> None:
     apart = cli("verify", f"dying.py:{name}", "--isolate", *QUICK)
     here = cli("verify", f"dying.py:{name}", "--no-isolate", *QUICK)
@@ -196,13 +214,6 @@ def test_threads_that_are_left_behind_keep_nobody_waiting(
     printed = capfd.readouterr()
     assert "a word on standard output" in printed.err
     assert not printed.out
-
-
-def test_what_cannot_be_loaded_is_not_checked(cells: Path, cli: Cli) -> None:
-    result = cli("verify", "dying.py:Nothing", "dying.py:Right", *QUICK)
-    assert result.exit_code == 2
-    assert "error: target 'dying.py:Nothing'" in result.stderr
-    assert "2 subjects: 1 passed, 0 failed, 0 inconclusive, 1 not checked" in result.stdout
 
 
 def test_ctrl_c_ends_at_once_and_prints_what_was_finished(cells: Path) -> None:

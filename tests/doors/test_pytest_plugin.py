@@ -359,11 +359,14 @@ def test_github_is_told_the_line_of_the_method(
     )
 
 
-def test_results_of_xdist_workers_reach_the_controller(project: pytest.Pytester) -> None:
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.nightly)])
+def test_results_of_xdist_workers_reach_the_controller(
+    project: pytest.Pytester, workers: int
+) -> None:
     pytest.importorskip("xdist", reason="pytest-xdist is not installed")
     write(project, "Faked('A', {'purity': 'failed'}), Faked('B')")
     result = project.runpytest_subprocess(
-        "-n2", "--strict-markers", "--dist=loadgroup", "--bpttcheck-report=r.json",
+        f"-n{workers}", "--strict-markers", "--dist=loadgroup", "--bpttcheck-report=r.json",
         "--bpttcheck-seed=random", "--junitxml=out.xml",
     )  # fmt: skip
     result.assert_outcomes(passed=2 * CHECK_COUNT - 1, failed=1)

@@ -84,7 +84,7 @@ def test_json_is_one_document(cli, planted):
 
 def test_an_unknown_target_or_family_is_a_usage_error(cli):
     assert cli("selftest", "no_such_cell").exit_code == 2
-    done = cli("selftest", "elman", "--family", "sings")
+    done = cli("selftest", "elman", "--family", "sings", "--examples", "1")
     assert done.exit_code == 2
     assert "sings" in done.stderr
 

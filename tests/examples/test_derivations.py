@@ -154,7 +154,8 @@ def test_every_system_is_there_and_so_is_what_verifies_it(system):
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("cell", [Network("tanh"), Stack("sigmoid")], ids=str)
 def test_the_networks_that_the_formulas_are_about_have_right_gradients_themselves(cell):
-    assert bpttcheck.check(cell, examples=10, checks=["step_vjp", "sequence_vjp"]).passed
+    options = {"checks": ["step_vjp", "sequence_vjp"], "dtypes": ["float64"]}
+    assert bpttcheck.check(cell, examples=5, **options).passed
 
 
 @pytest.mark.parametrize("factor", [1 + 1e-11, -1.0, 0.5])

@@ -124,7 +124,7 @@ def test_a_cell_imports_numpy_alone(name):
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CELLS)
 def test_a_cell_passes_with_both_oracles(name):
-    report = bpttcheck.check(cell(name), examples=20)
+    report = bpttcheck.check(cell(name), examples=8)
     assert report.passed, str(report)
     assert "JAX autodiff was not used" not in str(report)
 
@@ -136,13 +136,6 @@ def rows():
         marks = [pytest.mark.nightly] if name in met else []
         yield pytest.param(name, block, changes, marks=marks, id=f"{name}: {mistake}")
         met.add(name)
-
-
-@pytest.fixture
-def as_found(monkeypatch):
-    # To make a case small and to explain it compiles more programs than to find it.
-    monkeypatch.setattr("bpttcheck.verify.gradient_check.smallest", lambda *args: args[-1])
-    monkeypatch.setattr("bpttcheck.diagnose.evidence.explain", lambda *args: ())
 
 
 @pytest.mark.sampled(4)
@@ -164,7 +157,8 @@ def test_a_planted_mistake_is_found_where_it_is(tmp_path, name, block, changes):
 
 
 def test_the_report_on_spikes_says_that_it_judged_a_surrogate():
-    report = bpttcheck.check(cell("spiking"), examples=20, checks=["step_vjp"])
+    options = {"checks": ["step_vjp"], "dtypes": ["float64"]}
+    report = bpttcheck.check(cell("spiking"), examples=4, **options)
     assert "surrogate" in str(report)
     assert cell("spiking").surrogate in " ".join(str(report).split())
 

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,13 @@ def room(name):
     return parts[1] if len(parts) > 1 else "__init__"
 
 
+@cache
 def imports(source):
     """Dotted names imported anywhere in the source, late imports included, typing-only ones not."""
+    return list(imported(source))
+
+
+def imported(source):
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":

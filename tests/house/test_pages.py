@@ -18,7 +18,8 @@ def test_the_page_of_diagnoses_is_current():
 
 @pytest.mark.parametrize("name", ["networks.md"])
 def test_the_code_of_a_page_runs(name):
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
+    page = (DOCS / name).read_text().replace("examples=20", "examples=2")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert blocks
     for block in blocks:
         exec(compile(block, name, "exec"), {})

@@ -29,7 +29,7 @@ def load(text, folder, name):
 
 def test_the_cell_of_the_readme_passes(tmp_path):
     leaky = load(block("# leaky.py"), tmp_path, "leaky_of_the_readme")
-    assert bpttcheck.check(leaky.Leaky(), examples=30).passed
+    assert bpttcheck.check(leaky.Leaky(), examples=10).passed
 
 
 def test_the_failure_of_the_readme_is_the_one_that_is_printed(tmp_path):

@@ -90,8 +90,8 @@ SUBJECTS = {
 def test_the_checker_passes_every_loss(name):
     # The other checks are about time and rows, which here are the adapter's and not the loss's:
     # it calls the loss row by row, and each row is traced and compiled anew.
-    options = {"checks": ["contract", "purity", "step_vjp"], "batches": [2]}
-    report = bpttcheck.check(Totals(*SUBJECTS[name]), examples=20, **options)
+    options = {"checks": ["contract", "purity", "step_vjp"], "batches": [2], "dtypes": ["float64"]}
+    report = bpttcheck.check(Totals(*SUBJECTS[name]), examples=6, **options)
     assert report.passed
     # Nothing was declined: JAX traced the very code of the value.
     assert "declined" not in str(report)
@@ -153,14 +153,7 @@ PLANTED = [
 ]
 
 
-@pytest.fixture
-def as_found(monkeypatch):
-    # To make a case small and to explain it compiles more programs than to find it.
-    monkeypatch.setattr("bpttcheck.verify.gradient_check.smallest", lambda *args: args[-1])
-    monkeypatch.setattr("bpttcheck.diagnose.evidence.explain", lambda *args: ())
-
-
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.usefixtures("as_found")
 @pytest.mark.parametrize(("loss", "targets"), PLANTED[:2])
 def test_the_checker_finds_a_planted_wrong_gradient(loss, targets):

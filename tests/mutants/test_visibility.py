@@ -66,15 +66,8 @@ def is_right(bench, name, mutant, **structure):
     return not any(largest_gaps(bench, name, mutant, **structure).values())
 
 
-def names_and_dtypes():
-    """In float32 the cells that have every family between them; the others nightly."""
-    for name in NAMES:
-        yield name, "float64"
-        marks = [] if name in ("elman", "lstm", "counting") else [pytest.mark.nightly]
-        yield pytest.param(name, "float32", marks=marks)
-
-
-@pytest.mark.parametrize(("name", "dtype"), list(names_and_dtypes()))
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_is_wrong_in_its_blocks_and_in_no_other(name, dtype, bench):
     silent, elsewhere = [], []
     for mutant in pure(bench, name):

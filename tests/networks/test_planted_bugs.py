@@ -160,6 +160,7 @@ PLANTED = [
 IDS = [type(wrong).__name__ for wrong, _, _ in PLANTED]
 
 
+@pytest.mark.usefixtures("as_found")
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("wrong", "right", "block"), PLANTED, ids=IDS)
 def test_a_planted_bug_is_caught_by_the_laws_or_by_the_gradient(wrong, right, block):

@@ -92,6 +92,8 @@ TWINS = {
     **{f"elman[{a}]": (cells.Elman(a), elman_twin(TWIN_ACTIVATIONS[a])) for a in ACTIVATIONS},
 }
 """Each cell with a native form, and the same step of one row in ``jax.numpy``, for autodiff."""
+USUAL = ("elman[tanh]", "elman[relu]", "elman[gelu]")
+"""Slopes from the value, at a kink and from the pre-activation; the other activations nightly."""
 
 
 def scan(step):
@@ -233,7 +235,13 @@ def x64():
 
 def pytest_generate_tests(metafunc):
     if "twin" in metafunc.fixturenames:
-        metafunc.parametrize("twin", TWINS.values(), ids=TWINS)
+        rows = [
+            pytest.param(
+                pair, id=name, marks=[] if name in USUAL or "[" not in name else pytest.mark.nightly
+            )
+            for name, pair in TWINS.items()
+        ]
+        metafunc.parametrize("twin", rows)
     if "gated" in metafunc.fixturenames:
         names = [name for name in TWINS if "[" not in name or name == "elman[tanh]"]
         dear = metafunc.function.__name__.startswith("test_a_native_form_passes")

@@ -51,6 +51,7 @@ class ReadsTheWrongState(GRUResetBeforeForm):
         return super().accumulate(params, xs, jnp.roll(memories, 1, axis=0), kept, deferred)
 
 
+@pytest.mark.usefixtures("as_found")
 @pytest.mark.parametrize(
     ("form", "cell", "item"),
     [

@@ -25,11 +25,12 @@ def shared_runs(forks, monkeypatch):
 
 
 @pytest.fixture
-def run(shared_runs):
+def run(forks):
     """``run(subject, *checks)``: the report of ``bpttcheck.check``."""
 
     def run(subject, *checks, examples=20, **options):
-        options = {"examples": examples, "raises": False, "strict": False, **options}
+        common = {"examples": examples, "raises": False, "strict": False, "session": forks}
+        options = common | options
         return bpttcheck.check(subject, checks=checks, **options)
 
     return run

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from plain_cells import Plain, PlainLayer
+from subjects import Plain, PlainLayer
 
 from bpttcheck.cells import LSTM
 from bpttcheck.judge.run import Run

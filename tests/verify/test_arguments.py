@@ -1,8 +1,10 @@
 """The same values in another layout, dtype or order: what misreads them is found and named."""
 
+import re
+
 import numpy as np
 import pytest
-from plain_cells import Plain, PlainLayer, in_memory_order
+from subjects import Plain, PlainLayer, in_memory_order
 
 from bpttcheck.cells import LSTM
 from bpttcheck.judge.run import Run
@@ -20,7 +22,9 @@ def tally(cell, dtypes=BOTH, seed=0):
 
 
 def messages(told):
-    return " | ".join(finding.message for finding in told)
+    """Without what is another's: the lines of the code, and what NumPy says."""
+    said = [re.sub(r"\.py:\d+", ".py:#", finding.message) for finding in told]
+    return [re.sub(r"ValueError: matmul.*", "ValueError: #", text) for text in said]
 
 
 class RawCotangent(Plain):
@@ -80,23 +84,23 @@ class IgnoresStrides(Plain):
 
 
 @pytest.mark.parametrize(
-    ("cell", "method", "said"),
+    ("cell", "method"),
     [
-        (RawCotangent(), "step_vjp", "with d_y in Fortran order"),
-        (RawState(), "step_vjp", "with d_state in Fortran order"),
-        (RawWeights(), "step_vjp", "with params['W'] and params['U'] in Fortran order"),
-        (RawInput(), "step", "with x in Fortran order"),
-        (RawSequence(), "vjp", "with d_ys in Fortran order"),
-        (RawWithoutMask(), "vjp", "with d_ys in Fortran order"),
-        (PointerOfBroadcast(), "step_vjp", "with d_y broadcast with a stride of 0"),
-        (IgnoresStrides(), "step_vjp", "with d_y as columns of a wider array"),
+        (RawCotangent(), "step_vjp"),
+        (RawState(), "step_vjp"),
+        (RawWeights(), "step_vjp"),
+        (RawInput(), "step"),
+        (RawSequence(), "vjp"),
+        (RawWithoutMask(), "vjp"),
+        (PointerOfBroadcast(), "step_vjp"),
+        (IgnoresStrides(), "step_vjp"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_code_that_reads_raw_memory_is_found_with_its_argument_and_layout(cell, method, said):
+def test_code_that_reads_raw_memory_is_found_with_its_argument_and_layout(cell, method, snapshot):
     found = tally(cell)
     assert found.failures == 1
-    assert said in messages(found.findings)
+    assert messages(found.findings) == snapshot
     first = found.findings[0]
     assert (first.check, first.method) == ("arguments", method)
     assert first.message.startswith(method)
@@ -161,19 +165,13 @@ class RefusesReadOnly(Plain):
         return super().step_vjp(params, cache, d_state, d_y)
 
 
-def test_a_refusal_of_views_is_conduct_and_told_once():
-    found = tally(RefusesViews())
-    assert found.findings == []
-    assert found.failures == 0
-    told = [one for one in found.conduct if one.method == "forward"]
-    assert len(told) == 1
-    assert "refuses arrays that are not C-contiguous" in told[0].message
-
-
-def test_a_refusal_of_unaligned_arrays_is_conduct():
-    found = tally(RefusesUnaligned())
-    assert found.findings == []
-    assert "not aligned (d_y unaligned)" in messages(found.conduct)
+@pytest.mark.parametrize(
+    "cell", [RefusesViews(), RefusesUnaligned()], ids=lambda c: type(c).__name__
+)
+def test_a_refusal_of_a_layout_is_conduct_and_told_once(cell, snapshot):
+    found = tally(cell)
+    assert (found.findings, found.failures) == ([], 0)
+    assert messages(found.conduct) == snapshot
 
 
 def test_behind_a_refusal_other_arguments_are_still_tried():
@@ -186,14 +184,14 @@ def test_behind_a_refusal_other_arguments_are_still_tried():
             return PlainLayer.vjp(self, params, tape, d_ys, in_memory_order(d_state_T))
 
     found = tally(Both())
-    assert "with d_state_T in Fortran order" in messages(found.findings)
+    assert "with d_state_T in Fortran order" in messages(found.findings)[0]
     assert found.conduct
 
 
-def test_a_refusal_of_read_only_arrays_is_a_failure():
+def test_a_refusal_of_read_only_arrays_is_a_failure(snapshot):
     found = tally(RefusesReadOnly())
     assert [one.block for one in found.findings] == ["d_y"]
-    assert "d_y that is read-only is refused" in found.findings[0].message
+    assert messages(found.findings) == snapshot
 
 
 def test_a_subject_that_declares_contiguous_arrays_meets_no_layouts():
@@ -235,18 +233,18 @@ class OtherForward(PlainLayer):
         return super().forward(params, xs, state0, None if numbers else mask)
 
 
-def test_a_mask_of_numbers_that_is_accepted_forward_must_be_one_backward():
+def test_a_mask_of_numbers_that_is_accepted_forward_must_be_one_backward(snapshot):
     found = tally(MaskBitwise())
     assert [one.block for one in found.findings] == ["d_state0"]
-    assert "a mask of 0 and 1 as int8" in found.findings[0].message
+    assert messages(found.findings) == snapshot
 
 
 @pytest.mark.parametrize("cell", [BoolOnly(), OtherForward()], ids=lambda c: type(c).__name__)
-def test_a_mask_of_numbers_that_is_not_understood_is_conduct(cell):
+def test_a_mask_of_numbers_that_is_not_understood_is_conduct(cell, snapshot):
     found = tally(cell)
     assert found.findings == []
     assert [one.block for one in found.conduct] == ["mask"]
-    assert "only bool" in found.conduct[0].message
+    assert messages(found.conduct) == snapshot
 
 
 class ByPosition(Plain):
@@ -260,17 +258,17 @@ class ByPositionEverywhere(ByPosition):
         return super().step(dict(zip(("W", "U", "b"), params.values(), strict=True)), state, x)
 
 
-def test_params_read_by_position_backward_alone_are_found():
+def test_params_read_by_position_backward_alone_are_found(snapshot):
     found = tally(ByPosition())
     assert found.failures == 1
-    assert "in the order" in found.findings[0].message
-    assert "read params by key" in found.findings[0].message
+    assert messages(found.findings) == snapshot
 
 
-def test_params_read_by_position_everywhere_are_conduct():
+def test_params_read_by_position_everywhere_are_conduct(snapshot):
     found = tally(ByPositionEverywhere())
     assert found.findings == []
     assert [one.block for one in found.conduct] == ["params"]
+    assert messages(found.conduct) == snapshot
 
 
 class HalfTheBytes(Plain):
@@ -296,10 +294,10 @@ class CastsDown(Plain):
         return super().step(params, state, x.astype(params["W"].dtype))
 
 
-def test_memory_of_one_dtype_that_is_read_as_another_is_found():
+def test_memory_of_one_dtype_that_is_read_as_another_is_found(snapshot):
     found = tally(HalfTheBytes())
     assert found.failures == 1
-    assert "float32 parameters and float64 inputs" in messages(found.findings)
+    assert messages(found.findings) == snapshot
 
 
 @pytest.mark.parametrize("cell", [OneDtype(), CastsDown()], ids=lambda c: type(c).__name__)

@@ -9,7 +9,6 @@ from bpttcheck import cells
 from bpttcheck.judge.run import Run
 from bpttcheck.mutants.source import source_mutants
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify import check as check_room
 
 CELL, HIDDEN, SUM = "c_new = f * c + i * g", "h_new = o * tanh_c", 'a = x @ params["W_ih"].T'
 MIXED, RESET = "h_new = (1.0 - z) * n + z * h", "n = np.tanh(a_n + r * q)"
@@ -58,7 +57,7 @@ def bases():
 
 
 @pytest.fixture
-def report_of(bases, monkeypatch):
+def report_of(bases):
     """``report_of(right cell, wrong cell)``: what the check of one step says of the wrong one."""
 
     class Forks:
@@ -68,13 +67,11 @@ def report_of(bases, monkeypatch):
             return bases[self.right].fork(subject)
 
     forks = Forks()
-    monkeypatch.setattr(check_room, "Run", forks.make)
+    options = {"examples": 4, "dtypes": ["float64"], "raises": False, "session": forks}
 
     def report_of(right, wrong):
         forks.right = right
-        return bpttcheck.check(
-            wrong, checks=["step_vjp"], examples=4, dtypes=["float64"], raises=False
-        )
+        return bpttcheck.check(wrong, checks=["step_vjp"], **options)
 
     return report_of
 

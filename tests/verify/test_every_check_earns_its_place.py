@@ -5,70 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from subjects import Plain, PlainLayer
 
 import bpttcheck
 from bpttcheck import Verdict
 from bpttcheck.verify.checks import NAMES
 
 
-class Cell:
-    """h' = tanh(U x + W h + b), y = h', right."""
-
-    def init(self, rng, n_in, n_hidden):
-        shapes = {"U": (n_hidden, n_in), "W": (n_hidden, n_hidden), "b": (n_hidden,)}
-        return {k: rng.standard_normal(s) / np.sqrt(s[-1]) for k, s in shapes.items()}
-
-    def initial_state(self, params, batch_size):
-        return np.zeros((batch_size, len(params["b"])), params["b"].dtype)
-
-    def step(self, params, state, x):
-        h = np.tanh(x @ params["U"].T + state @ params["W"].T + params["b"])
-        return h, h, (x, state, h)
-
-    def step_vjp(self, params, cache, d_state, d_y):
-        x, h_prev, h = cache
-        d_z = (d_state + d_y) * (1 - h**2)
-        d_params = {"U": d_z.T @ x, "W": d_z.T @ h_prev, "b": d_z.sum(axis=0)}
-        return d_params, d_z @ params["W"], d_z @ params["U"]
-
-
-class Layer(Cell):
-    """The same over time in one piece, right; a masked step keeps the state and outputs zero."""
-
-    step = step_vjp = None
-
-    def forward(self, params, xs, state0, mask=None):
-        mask = np.ones(xs.shape[:2], bool) if mask is None else mask
-        hs = np.empty((len(xs) + 1, *state0.shape), state0.dtype)
-        hs[0] = state0
-        for t, (x, real) in enumerate(zip(xs, mask[:, :, None], strict=True)):
-            new = np.tanh(x @ params["U"].T + hs[t] @ params["W"].T + params["b"])
-            hs[t + 1] = np.where(real, new, hs[t])
-        return hs[1:] * mask[:, :, None], hs[-1].copy(), (xs, hs, mask)
-
-    def vjp(self, params, tape, d_ys, d_state_T):
-        xs, hs, mask = tape
-        d_zs, d_h = np.zeros_like(hs[1:]), d_state_T
-        for t in reversed(range(len(xs))):
-            d_zs[t] = (d_h + d_ys[t]) * (1 - hs[t + 1] ** 2) * mask[t][:, None]
-            d_h = np.where(mask[t][:, None], d_zs[t] @ params["W"], d_h)
-        return self.gradients(xs, hs, d_zs), d_zs @ params["U"], d_h
-
-    def gradients(self, xs, hs, d_zs):
-        return {
-            "U": np.einsum("tbi,tbj->ij", d_zs, xs),
-            "W": np.einsum("tbi,tbj->ij", d_zs, hs[:-1]),
-            "b": d_zs.sum(axis=(0, 1)),
-        }
-
-
-class TransposedInput(Cell):
+class TransposedInput(Plain):
     def step_vjp(self, params, cache, d_state, d_y):
         d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
         return d_params, d_h, d_x.T
 
 
-class Accumulates(Cell):
+class Accumulates(Plain):
     """The gradient of b piles up from call to call."""
 
     def __init__(self):
@@ -81,7 +31,7 @@ class Accumulates(Cell):
         return {**d_params, "b": self.total.copy()}, d_h, d_x
 
 
-class RawCotangent(Cell):
+class RawCotangent(Plain):
     """Reads d_y in the order of its memory."""
 
     def step_vjp(self, params, cache, d_state, d_y):
@@ -90,7 +40,7 @@ class RawCotangent(Cell):
         return d_params, d_h + (raw - d_y) @ params["W"], d_x
 
 
-class PreActivation(Cell):
+class PreActivation(Plain):
     """The slope of tanh taken at its value, not at its argument."""
 
     def step_vjp(self, params, cache, d_state, d_y):
@@ -100,7 +50,7 @@ class PreActivation(Cell):
         return {**d_params, "W": d_z.T @ h_prev}, d_h, d_x
 
 
-class ForgetsTheLastState(Layer):
+class ForgetsTheLastState(PlainLayer):
     """Nothing flows back from the final state."""
 
     def vjp(self, params, tape, d_ys, d_state_T):
@@ -109,7 +59,7 @@ class ForgetsTheLastState(Layer):
         return d_params, d_xs, d_state0
 
 
-class Trainable(Cell):
+class Trainable(Plain):
     """The state begins at a parameter."""
 
     factor = 1.0
@@ -135,19 +85,19 @@ class FirstRowOfTheState(Trainable):
         return {**d_params, "h0": 1.0 * d_state0[0]}
 
 
-class ClippedInput(Cell):
+class ClippedInput(Plain):
     def step_vjp(self, params, cache, d_state, d_y):
         d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
         return d_params, d_h, np.clip(d_x, -1, 1)
 
 
-class MeanOverTheBatch(Cell):
+class MeanOverTheBatch(Plain):
     def step_vjp(self, params, cache, d_state, d_y):
         d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
         return {**d_params, "b": d_params["b"] / len(d_x)}, d_h, d_x
 
 
-class WithoutTheFirstStep(Layer):
+class WithoutTheFirstStep(PlainLayer):
     """The loop over the terms of W begins at t = 1."""
 
     def gradients(self, xs, hs, d_zs):
@@ -155,7 +105,7 @@ class WithoutTheFirstStep(Layer):
         return {**super().gradients(xs, hs, d_zs), "W": W}
 
 
-class LooksAhead(Layer):
+class LooksAhead(PlainLayer):
     """Each step reads the next one's input."""
 
     supports_mask = False
@@ -168,7 +118,7 @@ class LooksAhead(Layer):
         return d_params, np.concatenate([d_xs[-1:], d_xs[:-1]]), d_state0
 
 
-class ShiftedInputGradient(Layer):
+class ShiftedInputGradient(PlainLayer):
     """The gradient of each input lies one step too late."""
 
     def vjp(self, params, tape, d_ys, d_state_T):
@@ -176,7 +126,7 @@ class ShiftedInputGradient(Layer):
         return d_params, np.concatenate([d_xs[-1:], d_xs[:-1]]), d_state0
 
 
-class UnmaskedBackward(Layer):
+class UnmaskedBackward(PlainLayer):
     """The mask is applied forward, and backward everywhere but in the gradient of the input."""
 
     def vjp(self, params, tape, d_ys, d_state_T):
@@ -185,7 +135,7 @@ class UnmaskedBackward(Layer):
         return d_params, d_xs + padding * (d_ys @ params["U"]), d_state0
 
 
-class UnmaskedOutput(Layer):
+class UnmaskedOutput(PlainLayer):
     """A masked step outputs the state that it carries."""
 
     def forward(self, params, xs, state0, mask=None):
@@ -193,7 +143,7 @@ class UnmaskedOutput(Layer):
         return hs[1:].copy(), state, (xs, hs, mask)
 
 
-class AssumesAStep(Layer):
+class AssumesAStep(PlainLayer):
     """The cotangent of the final state is added to that of the last output."""
 
     supports_mask = False
@@ -204,7 +154,7 @@ class AssumesAStep(Layer):
         return super().vjp(params, tape, d_ys, np.zeros_like(d_state_T))
 
 
-class DecaysWeights(Layer):
+class DecaysWeights(PlainLayer):
     """A gradient even where nothing ran: that of a penalty that is no part of the layer."""
 
     def gradients(self, xs, hs, d_zs):
@@ -224,21 +174,21 @@ class Row:
 
 
 TABLE = [
-    Row("contract", TransposedInput(), Cell(), "d_x", "transposed"),
-    Row("purity", Accumulates(), Cell(), "d_params['b']"),
-    Row("arguments", RawCotangent(), Cell(), "d_previous_state", "d_y in Fortran order"),
-    Row("step_vjp", PreActivation(), Cell(), "d_params['W']"),
-    Row("sequence_vjp", ForgetsTheLastState(), Layer(), "d_state0"),
+    Row("contract", TransposedInput(), Plain(), "d_x", "transposed"),
+    Row("purity", Accumulates(), Plain(), "d_params['b']"),
+    Row("arguments", RawCotangent(), Plain(), "d_previous_state", "d_y in Fortran order"),
+    Row("step_vjp", PreActivation(), Plain(), "d_params['W']"),
+    Row("sequence_vjp", ForgetsTheLastState(), PlainLayer(), "d_state0"),
     Row("initial_state", FirstRowOfTheState(), Trainable(), "d_params['h0']"),
-    Row("linearity", ClippedInput(), Cell(), "d_xs", "clipped"),
-    Row("batch_additivity", MeanOverTheBatch(), Cell(), "d_params['b']", "mean"),
-    Row("time_splitting", WithoutTheFirstStep(), Layer(), "d_params['W']"),
-    Row("causality", LooksAhead(), Layer(), "ys before the change"),
-    Row("causality", ShiftedInputGradient(), Layer(), "d_xs of later steps"),
-    Row("masking", UnmaskedBackward(), Layer(), "d_xs of masked steps", "mask"),
-    Row("masking", UnmaskedOutput(), Layer(), "ys of masked steps", "mask"),
-    Row("zero_length", AssumesAStep(), Layer(), "vjp", "IndexError"),
-    Row("zero_length", DecaysWeights(), Layer(), "d_params['b']"),
+    Row("linearity", ClippedInput(), Plain(), "d_xs", "clipped"),
+    Row("batch_additivity", MeanOverTheBatch(), Plain(), "d_params['b']", "mean"),
+    Row("time_splitting", WithoutTheFirstStep(), PlainLayer(), "d_params['W']"),
+    Row("causality", LooksAhead(), PlainLayer(), "ys before the change"),
+    Row("causality", ShiftedInputGradient(), PlainLayer(), "d_xs of later steps"),
+    Row("masking", UnmaskedBackward(), PlainLayer(), "d_xs of masked steps", "mask"),
+    Row("masking", UnmaskedOutput(), PlainLayer(), "ys of masked steps", "mask"),
+    Row("zero_length", AssumesAStep(), PlainLayer(), "vjp", "IndexError"),
+    Row("zero_length", DecaysWeights(), PlainLayer(), "d_params['b']"),
 ]
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from subjects import Elementwise, relu
 
 import bpttcheck
 from bpttcheck import Verdict, trees
-from bpttcheck.diagnose import evidence
 from bpttcheck.errors import Declined
 from bpttcheck.judge import by_slopes, gradient
 from bpttcheck.judge.differences import Differences
@@ -22,41 +22,18 @@ from bpttcheck.oracles.autodiff.programs import CACHE
 from bpttcheck.oracles.branches.recording import plain
 from bpttcheck.oracles.differences import program as _program
 from bpttcheck.oracles.estimate import Estimate
-from bpttcheck.verify import gradient_check
 
-pytestmark = pytest.mark.usefixtures("programs_apart")
+pytestmark = pytest.mark.usefixtures("programs_apart", "as_found")
 
 HARDLY = 1 + 2e-13
 
 
-class Cell:
-    """h' = f(U x + W h + b), y = h', with f = tanh, right."""
-
+class Cell(Elementwise):
     factor = 1
 
-    def init(self, rng, n_in, n_hidden):
-        shapes = {"U": (n_hidden, n_in), "W": (n_hidden, n_hidden), "b": (n_hidden,)}
-        return {k: rng.standard_normal(s) / np.sqrt(s[-1]) for k, s in shapes.items()}
-
-    def initial_state(self, params, batch_size):
-        return np.zeros((batch_size, len(params["b"])), params["b"].dtype)
-
-    def step(self, params, state, x):
-        z = x @ params["U"].T + state @ params["W"].T + params["b"]
-        h = self.f(z)
-        return h, h, (x, state, z)
-
     def step_vjp(self, params, cache, d_state, d_y):
-        x, h_prev, z = cache
-        d_z = (d_state + d_y) * self.slope(z)
-        d_params = {"U": d_z.T @ x, "W": d_z.T @ h_prev, "b": d_z.sum(axis=0)}
-        return d_params, d_z @ params["W"] * self.factor, d_z @ params["U"]
-
-    def f(self, z):
-        return np.tanh(z)
-
-    def slope(self, z):
-        return 1 - np.tanh(z) ** 2
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        return d_params, d_h * self.factor, d_x
 
 
 class HardlyWrong(Cell):
@@ -64,28 +41,18 @@ class HardlyWrong(Cell):
 
 
 class HalfTheSlope(Cell):
-    def slope(self, z):
-        return super().slope(z) / 2
+    def slope(self, z, h):
+        return super().slope(z, h) / 2
 
 
 class Stairs(Cell):
     """f is tanh and stairs beside it, too fine to be seen as jumps; right."""
 
-    def f(self, z):
+    def value(self, z):
         return np.tanh(z) + 1e-7 * np.rint(1e7 * z)
 
-
-class Relu(Cell):
-    """f is max(z, 0), of slope ``at_zero`` at zero: anything from 0 to 1 is right."""
-
-    def __init__(self, at_zero):
-        self.at_zero = at_zero
-
-    def f(self, z):
-        return np.where(z > 0, z, 0 * z)
-
-    def slope(self, z):
-        return np.where(z > 0, 1, np.where(z == 0, self.at_zero, 0)).astype(z.dtype)
+    def slope(self, z, h):
+        return 1 - np.tanh(z) ** 2
 
 
 class Layer(Cell):
@@ -97,7 +64,7 @@ class Layer(Cell):
     def forward(self, params, xs, state0):
         hs = [state0]
         for x in xs:
-            hs.append(self.f(x @ params["U"].T + hs[-1] @ params["W"].T + params["b"]))
+            hs.append(self.value(x @ params["U"].T + hs[-1] @ params["W"].T + params["b"]))
         hs = np.stack(hs)
         return hs[1:].copy(), hs[-1].copy(), (xs, hs)
 
@@ -135,13 +102,6 @@ def hardly_the_same(params, state, x):
 
     h = HARDLY * jnp.tanh(x @ params["U"].T + state @ params["W"].T + params["b"])
     return h, h
-
-
-@pytest.fixture(autouse=True)
-def _cases_as_they_are(monkeypatch):
-    # Small cases and diagnoses need shapes of their own: compiling them takes longer than all else.
-    monkeypatch.setattr(gradient_check, "smallest", lambda *args: args[-1])
-    monkeypatch.setattr(evidence, "explain", lambda *args: ())
 
 
 def verdict(cell, check="step_vjp", examples=5, dtypes=("float64",), reference=None):
@@ -239,14 +199,14 @@ def test_free_branches_let_a_right_slope_at_a_kink_pass(monkeypatch):
         free, first = freedom(*args)
         return free & False, first
 
-    assert verdict(Relu(1), examples=20) is Verdict.PASSED
+    assert verdict(relu(1), examples=20) is Verdict.PASSED
     monkeypatch.setattr(noise, "_freedom", bound)
-    assert verdict(Relu(1), examples=20) is Verdict.FAILED
+    assert verdict(relu(1), examples=20) is Verdict.FAILED
 
 
 def test_the_hull_of_the_branches_shows_a_slope_beyond_both_sides(monkeypatch):
-    cell, dtypes = Relu(5), ["float64", "float32"]
-    assert verdict(Relu(1), dtypes=dtypes) is Verdict.PASSED
+    cell, dtypes = relu(5), ["float64", "float32"]
+    assert verdict(relu(1), dtypes=dtypes) is Verdict.PASSED
     assert verdict(cell, dtypes=dtypes) is Verdict.FAILED
     monkeypatch.setattr(gradient, "_unblinded", lambda case, oracle, judged: judged)
     assert verdict(cell, dtypes=dtypes) is Verdict.PASSED

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from bpttcheck import Verdict
-from bpttcheck.diagnose import evidence
 from bpttcheck.judge.run import Run
 from bpttcheck.problems import cases, problem
 from bpttcheck.problems.large import LargerSizes
 from bpttcheck.subject.options import validate_options
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify import gradient_check
 from bpttcheck.verify.check import check_one
 from bpttcheck.verify.checks import NAMES
+
+pytestmark = pytest.mark.usefixtures("as_found")
 
 DTYPES = ("float64", "float32")
 EXAMPLES = 60
@@ -428,13 +428,6 @@ class MeanOverTheBatch(Cell):
 def bases():
     """A run for each forward pass: the wrong backward passes share what JAX says of it."""
     return {cell: Run(Subject(cell()), 0, DTYPES) for cell in (Cell, Relu, Centred, TwoLeaves)}
-
-
-@pytest.fixture(autouse=True)
-def _cases_as_they_are(monkeypatch):
-    # Small cases and diagnoses need shapes of their own: compiling them takes longer than all else.
-    monkeypatch.setattr(gradient_check, "smallest", lambda *args: args[-1])
-    monkeypatch.setattr(evidence, "explain", lambda *args: ())
 
 
 def result(bases, wrong, check, change=lambda run: None, examples=EXAMPLES):

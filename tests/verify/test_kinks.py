@@ -2,36 +2,12 @@
 
 import numpy as np
 import pytest
+from subjects import Relu, relu
 
 import bpttcheck
 from bpttcheck import cells
 
 pytestmark = pytest.mark.usefixtures("shared_runs")
-
-
-class Relu:
-    """h' = max(U x + W h + b, 0) by `np.where`, with a slope of our own at exactly zero."""
-
-    at_zero = 0.0
-
-    def init(self, rng, n_in, n_hidden):
-        shapes = {"U": (n_hidden, n_in), "W": (n_hidden, n_hidden), "b": (n_hidden,)}
-        return {k: rng.standard_normal(s) / np.sqrt(s[-1]) for k, s in shapes.items()}
-
-    def initial_state(self, params, batch_size):
-        return np.zeros((batch_size, len(params["b"])), params["b"].dtype)
-
-    def step(self, params, state, x):
-        z = x @ params["U"].T + state @ params["W"].T + params["b"]
-        h = np.where(z > 0, z, 0 * z)
-        return h, h, (x, state, z)
-
-    def step_vjp(self, params, cache, d_state, d_y):
-        x, h_prev, z = cache
-        slope = np.where(z > 0, 1, np.where(z == 0, self.at_zero, 0)).astype(x.dtype)
-        d_z = (d_state + d_y) * slope
-        d_params = {"U": d_z.T @ x, "W": d_z.T @ h_prev, "b": d_z.sum(0)}
-        return d_params, d_z @ params["W"], d_z @ params["U"]
 
 
 class HardLSTM:
@@ -78,10 +54,6 @@ class HardLSTM:
         return d_params, (d_a @ params["U"], d_c * f), d_a @ params["W"]
 
 
-def relu(slope):
-    return type("Relu", (Relu,), {"at_zero": slope})()
-
-
 def verdict(cell, **options):
     chosen = {"examples": 40, "checks": ["step_vjp", "sequence_vjp"], "raises": False, **options}
     return bpttcheck.check(cell, **chosen)
@@ -92,6 +64,7 @@ def test_every_slope_between_the_two_sides_passes(slope):
     assert verdict(relu(slope)).passed
 
 
+@pytest.mark.usefixtures("as_found")
 @pytest.mark.parametrize("slope", [
     5.0, np.nan, *(pytest.param(s, marks=pytest.mark.nightly) for s in (2.0, -1.0))
 ])  # fmt: skip
@@ -114,7 +87,7 @@ def test_edges_may_be_decided_either_way_gate_by_gate(edges):
     assert report.verdict is not bpttcheck.Verdict.FAILED, str(report)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "hard_tanh", "hard_sigmoid"])
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_the_built_in_kinks_pass(name, seed):
@@ -125,11 +98,8 @@ def test_the_built_in_kinks_pass(name, seed):
 
 def test_a_wrong_slope_beyond_the_kink_is_caught():
     class Steep(Relu):
-        def step_vjp(self, params, cache, d_state, d_y):
-            x, h_prev, z = cache
-            d_z = (d_state + d_y) * np.where(z > 0, 1, 0.1).astype(x.dtype)
-            d_params = {"U": d_z.T @ x, "W": d_z.T @ h_prev, "b": d_z.sum(0)}
-            return d_params, d_z @ params["W"], d_z @ params["U"]
+        def slope(self, z, h):
+            return np.where(z > 0, 1, 0.1).astype(z.dtype)
 
     report = verdict(Steep(), examples=20)
     assert report.verdict is bpttcheck.Verdict.FAILED

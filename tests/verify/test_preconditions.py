@@ -8,7 +8,7 @@ from bpttcheck import Verdict
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import Elman
 
-FEW = {"examples": 20, "raises": False}
+FEW = {"examples": 8, "raises": False}
 
 
 class Kernel:

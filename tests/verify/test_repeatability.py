@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from plain_cells import Plain
+from subjects import Plain
 
 from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject

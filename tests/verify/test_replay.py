@@ -499,7 +499,7 @@ def test_a_forged_field_gives_an_error_or_a_record(one_failure, data, value):
     assert loaded.id == one_failure.id
 
 
-def verified(cell, check, examples=10):
+def verified(cell, check, examples=6):
     report = bpttcheck.check(cell, checks=[check], examples=examples, raises=False)
     assert report.verdict is Verdict.FAILED
     return report
@@ -636,6 +636,7 @@ def gradient_report(kind, **changes):
     return found(problem, hand=float(hand[0, 1]), jax=jax, entry=(0, 1))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("mask", ["none", "holes", "empty_rows"])
 @pytest.mark.parametrize("kind", CELLS)
 def test_the_script_shows_the_failure_with_numpy_alone(tmp_path, monkeypatch, kind, mask):

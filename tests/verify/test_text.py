@@ -198,17 +198,14 @@ def test_expected_failures_are_shown_as_such(snapshot: SnapshotAssertion) -> Non
     assert render(report(expected, findings=(finding,))) == snapshot
 
 
-def test_an_expected_failure_that_passes_is_a_failure() -> None:
+def test_an_expected_failure_that_passes_is_a_failure(snapshot: SnapshotAssertion) -> None:
     surprise = replace(
         passed("masking"),
         verdict=Verdict.FAILED,
         expected_failure="padding is not supported yet",
         reason="it passes now",
     )
-    text = render(report(surprise))
-    assert text.startswith("FAILED  Elman: masking")
-    assert "expected to fail: padding is not supported yet" in text
-    assert text.endswith("10 checks, 10 run, 0 skipped, 1 failed")
+    assert render(report(surprise)) == snapshot
 
 
 def test_many_findings_are_cut_short(snapshot: SnapshotAssertion) -> None:
@@ -218,7 +215,6 @@ def test_many_findings_are_cut_short(snapshot: SnapshotAssertion) -> None:
     )
     text = render(report(failed("sequence_vjp"), findings=(*findings, findings[0], findings[1])))
     assert text == snapshot
-    assert "also wrong: d_params['W'], d_params['U'] (sequence_vjp)" in text
 
 
 @pytest.mark.parametrize(
@@ -321,7 +317,9 @@ def test_no_line_is_wider_than_asked_for(
     assert re.fullmatch(r"\d+ checks, .* failed, 1 inconclusive", lines[-1])
 
 
-def test_a_second_finding_about_one_output_says_only_what_is_new() -> None:
+def test_a_second_finding_about_one_output_says_only_what_is_new(
+    snapshot: SnapshotAssertion,
+) -> None:
     first = replace(missing_gradient("step_vjp"), block="d_previous_state", time_step=None)
     second = replace(
         missing_gradient("sequence_vjp"),
@@ -337,14 +335,7 @@ def test_a_second_finding_about_one_output_says_only_what_is_new() -> None:
         failed("step_vjp"), failed("sequence_vjp"), failed("linearity"),
         findings=(first, second, law),
     )  # fmt: skip
-    text = render(whole)
-    assert text.startswith("FAILED  Elman: d_previous_state (step_vjp, sequence_vjp, linearity)")
-    assert text.count("missing-term") == 1
-    assert "2. sequence_vjp: d_state0 of step_vjp" in text
-    assert "first departs at t=3 of T=2" in text
-    assert "-> truncated: only the last 3 steps count" in text
-    assert "also wrong: d_state0 (linearity)" in text
-    assert "this law is broken" not in text
+    assert render(whole) == snapshot
 
 
 def test_a_broken_law_without_a_wrong_gradient_is_told_in_full() -> None:
@@ -355,12 +346,10 @@ def test_a_broken_law_without_a_wrong_gradient_is_told_in_full() -> None:
     assert "   this law is broken" in render(report(failed("linearity"), findings=(law,)))
 
 
-def test_the_same_mistake_in_other_blocks_is_told_once() -> None:
+def test_the_same_mistake_in_other_blocks_is_told_once(snapshot: SnapshotAssertion) -> None:
     first = missing_gradient("step_vjp")
     second = replace(first, block="d_params['W']")
-    text = render(report(failed("step_vjp"), findings=(first, second)))
-    assert text.count("missing-term") == 1
-    assert "also wrong: d_params['W'] (step_vjp)" in text
+    assert render(report(failed("step_vjp"), findings=(first, second))) == snapshot
 
 
 def test_a_block_that_no_case_could_judge_does_not_hide_the_resolution_of_the_others() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy import empty as unfilled
-from plain_cells import Plain, PlainLayer
+from subjects import Plain, PlainLayer
 
 from bpttcheck.cells import LSTM
 from bpttcheck.diagnose import CODES

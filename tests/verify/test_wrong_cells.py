@@ -2,37 +2,17 @@
 
 import numpy as np
 import pytest
+from subjects import Plain
 
 import bpttcheck
 
 pytestmark = pytest.mark.usefixtures("shared_runs")
 
 
-class Tanh:
-    """h' = tanh(U x + W h + b), right."""
-
-    def init(self, rng, n_in, n_hidden):
-        shapes = {"U": (n_hidden, n_in), "W": (n_hidden, n_hidden), "b": (n_hidden,)}
-        return {k: rng.standard_normal(s) / np.sqrt(s[-1]) for k, s in shapes.items()}
-
-    def initial_state(self, params, batch_size):
-        return np.zeros((batch_size, len(params["b"])), params["b"].dtype)
-
-    def step(self, params, state, x):
-        h = np.tanh(x @ params["U"].T + state @ params["W"].T + params["b"])
-        return h, h, (x, state, h)
-
-    def step_vjp(self, params, cache, d_state, d_y):
-        x, h_prev, h = cache
-        d_z = (d_state + d_y) * (1 - h**2)
-        d_params = {"U": d_z.T @ x, "W": d_z.T @ h_prev, "b": d_z.sum(0)}
-        return d_params, d_z @ params["W"], d_z @ params["U"]
-
-
 def wrong(change):
     """A cell whose ``step_vjp`` returns ``change(d_params, d_h, d_x)``."""
 
-    class Wrong(Tanh):
+    class Wrong(Plain):
         def step_vjp(self, params, cache, d_state, d_y):
             return change(*super().step_vjp(params, cache, d_state, d_y))
 
@@ -58,7 +38,7 @@ def one_entry_zeroed(d_params, d_h, d_x):
     return {**d_params, "W": W}, d_h, d_x
 
 
-class Tiny(Tanh):
+class Tiny(Plain):
     """Outputs times 1e-6 and a backward pass that is all zero."""
 
     def step(self, params, state, x):
@@ -70,7 +50,7 @@ class Tiny(Tanh):
         return {k: 0 * v for k, v in d_params.items()}, 0 * d_h, 0 * d_x
 
 
-class Accumulates(Tanh):
+class Accumulates(Plain):
     """Parameter gradients pile up across calls."""
 
     def __init__(self):
@@ -85,7 +65,7 @@ class Accumulates(Tanh):
         return dict(self.total), d_h, d_x
 
 
-class SpoilsItsCotangent(Tanh):
+class SpoilsItsCotangent(Plain):
     def step_vjp(self, params, cache, d_state, d_y):
         out = super().step_vjp(params, cache, d_state, d_y)
         d_y *= 0
@@ -157,7 +137,7 @@ def test_a_clip_is_caught_by_gradient_and_law():
 
 @pytest.mark.parametrize(("dtype", "factor"), [("float64", 1 + 1e-12), ("float32", 1 + 1e-4)])
 def test_the_smallest_promised_error_is_caught(dtype, factor):
-    class Scaled(Tanh):
+    class Scaled(Plain):
         def step_vjp(self, params, cache, d_state, d_y):
             d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
             return {**d_params, "W": d_params["W"] * x_type(d_x, factor)}, d_h, d_x
@@ -169,6 +149,6 @@ def test_the_smallest_promised_error_is_caught(dtype, factor):
 
 
 def test_the_right_cell_passes_every_check():
-    report = bpttcheck.check(Tanh(), examples=40)
+    report = bpttcheck.check(Plain(), examples=40)
     assert report.passed
     assert {c.name for c in report.checks if c.verdict is None} == {"initial_state"}

@@ -49,8 +49,8 @@ class _WithoutSearch(JaxReference):
 def _job_run(run: Run) -> Run:
     """A run for one job: shared programs, separate notes, no search for an operation."""
     job_run = copy.copy(run)
-    job_run.code = copy.copy(run.code)
-    job_run.oracles = {**run.oracles, "jax": _WithoutSearch(run.jax)}
+    job_run.code, job_run.jax = copy.copy(run.code), _WithoutSearch(run.jax)
+    job_run.oracles = {**run.oracles, "jax": job_run.jax}
     job_run.code.notes = Notes()
     return job_run
 

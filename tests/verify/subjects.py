@@ -1,4 +1,4 @@
-"""A right cell and a right layer, which the tests of purity and arguments spoil."""
+"""Right cells and a right layer, which tests spoil."""
 
 import numpy as np
 
@@ -44,12 +44,51 @@ class PlainLayer(Plain):
         for t in reversed(range(len(xs))):
             d_zs[t] = (d_h + d_ys[t]) * (1 - hs[t + 1] ** 2) * mask[t][:, None]
             d_h = np.where(mask[t][:, None], d_zs[t] @ params["W"], d_h)
-        d_params = {
+        return self.gradients(xs, hs, d_zs), d_zs @ params["U"], d_h
+
+    def gradients(self, xs, hs, d_zs):
+        return {
             "U": np.einsum("tbi,tbj->ij", d_zs, xs),
             "W": np.einsum("tbi,tbj->ij", d_zs, hs[:-1]),
             "b": d_zs.sum(axis=(0, 1)),
         }
-        return d_params, d_zs @ params["U"], d_h
+
+
+class Elementwise(Plain):
+    """h' = f(U x + W h + b), y = h', right: f is tanh unless a subclass has another."""
+
+    def step(self, params, state, x):
+        z = x @ params["U"].T + state @ params["W"].T + params["b"]
+        h = self.value(z)
+        return h, h, (x, state, z, h)
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, h_prev, z, h = cache
+        d_z = (d_state + d_y) * self.slope(z, h)
+        d_params = {"U": d_z.T @ x, "W": d_z.T @ h_prev, "b": d_z.sum(axis=0)}
+        return d_params, d_z @ params["W"], d_z @ params["U"]
+
+    def value(self, z):
+        return np.tanh(z)
+
+    def slope(self, z, h):
+        return 1 - h**2
+
+
+class Relu(Elementwise):
+    """f is max(z, 0), of slope ``at_zero`` at zero: anything from 0 to 1 is right."""
+
+    at_zero = 0.0
+
+    def value(self, z):
+        return np.where(z > 0, z, 0 * z)
+
+    def slope(self, z, h):
+        return np.where(z > 0, 1, np.where(z == 0, self.at_zero, 0)).astype(z.dtype)
+
+
+def relu(at_zero):
+    return type("Relu", (Relu,), {"at_zero": at_zero})()
 
 
 def in_memory_order(array):
