@@ -264,7 +264,6 @@ class _Run:
 
     def parameters(self, request: _Request) -> list[Any]:
         """One parameter set for each subject and check, those of a subject together."""
-        from bpttcheck.traits import trait
         from bpttcheck.verify.checks import NAMES, names_for
 
         options = _merged(self.settings, request.options, self.given)
@@ -284,7 +283,7 @@ class _Run:
             together = self.config.pluginmanager.hasplugin("xdist")
             marks = [pytest.mark.xdist_group(f"bpttcheck {label}")] if together else []
             target = getattr(subject, "target", subject)
-            known = names_for(trait(target, "signature") is not None)
+            known = names_for(target)
             for name in [name for name in names if name in known]:
                 check = NamedCheck(name, options, inconclusive, self.session)
                 sets.append(pytest.param(subject, check, id=f"{label}-{name}", marks=marks))

@@ -59,6 +59,8 @@ class Traits:
         full: the layer with the full gradient that the surrogate approximates.
         adjoints: ``adjoints(params, tape, d_ys, d_state_T)``: the adjoint of every state.
         initial_state_vjp: ``initial_state_vjp(params, d_state0)``.
+        step_jvp: ``step_jvp(params, state, x, v_params, v_state, v_x) -> (v_new_state, v_y)``.
+        jvp: ``jvp(params, xs, state0, v_params, v_xs, v_state0[, mask]) -> (v_ys, v_state_T)``.
         name: its name in reports.
         signature: the inputs and outputs of what is not a layer but a function of any form.
         ignored: attributes with the name of a trait and another type.
@@ -85,6 +87,8 @@ class Traits:
     full: Any = None
     adjoints: Callable[..., Any] | None = None
     initial_state_vjp: Callable[..., Any] | None = None
+    step_jvp: Callable[..., Any] | None = None
+    jvp: Callable[..., Any] | None = None
     name: str = ""
     signature: Any = None
     ignored: tuple[str, ...] = ()
@@ -174,7 +178,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "name": _text,
     "signature": lambda given: given if isinstance(given, Signature) else None,
     **dict.fromkeys(
-        ("to_reference", "sequence", "surrogate_step", "adjoints", "initial_state_vjp"), _function
+        ("to_reference", "sequence", "surrogate_step", "adjoints", "initial_state_vjp", "step_jvp",
+         "jvp"), _function
     ),
     **dict.fromkeys(
         ("supports_mask", "contiguous", "fixed_sizes", "causal", "splits_in_time", "exact_length",

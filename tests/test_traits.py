@@ -11,6 +11,7 @@ import pytest
 import bpttcheck
 from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
+from bpttcheck.signature import Signature
 from bpttcheck.traits import TRAITS, Traits
 
 PACKAGE = Path(bpttcheck.__file__).parent
@@ -22,14 +23,15 @@ GIVEN = {
     "domain": {"W": (0, 1)}, "causal": False, "splits_in_time": False, "exact_length": True,
     "deterministic": True, "final_state_gradient": False, "reference": len, "to_reference": len,
     "sequence": len, "surrogate": "truncated", "surrogate_step": len, "full": 5, "adjoints": len,
-    "initial_state_vjp": len, "name": "mine",
+    "initial_state_vjp": len, "name": "mine", "step_jvp": len, "jvp": len,
+    "signature": Signature.parse("x: N -> y: N"),
 }  # fmt: skip
 ANOTHER_TYPE = {
     "sizes": (3, 4), "lengths": {"a": 1}, "batches": (0,), "supports_mask": 1, "masks": ("all",),
     "contiguous": 1, "fixed_sizes": [4], "domain": "time", "causal": np.zeros(2),
     "splits_in_time": 0, "exact_length": "no", "deterministic": 1, "final_state_gradient": 0,
     "to_reference": 1, "sequence": [1, 2], "surrogate": 3, "surrogate_step": 3, "adjoints": (),
-    "initial_state_vjp": 1, "name": 7,
+    "initial_state_vjp": 1, "name": 7, "step_jvp": 1, "jvp": (2,), "signature": "x: N",
 }  # fmt: skip
 
 

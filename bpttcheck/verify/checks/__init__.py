@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bpttcheck.traits import trait
+
 if TYPE_CHECKING:
     from bpttcheck.verify.checks.base import Check
 
@@ -21,6 +23,7 @@ NAMES = (
     "sequence_vjp",
     "vjp",
     "initial_state",
+    "jvp",
     "linearity",
     "batch_additivity",
     "time_splitting",
@@ -35,9 +38,13 @@ _OF_FUNCTIONS = ("contract", "purity", "arguments", "vjp", "linearity", "batch_a
 __all__ = ["CHECKS", "NAMES", "names_for"]
 
 
-def names_for(is_function: bool) -> tuple[str, ...]:
-    """The checks of a function with a signature, or those of cells and layers."""
-    return _OF_FUNCTIONS if is_function else tuple(name for name in NAMES if name != "vjp")
+def names_for(target: Any) -> tuple[str, ...]:
+    """The checks of a function with a signature, or those of a cell or a layer."""
+    if trait(target, "signature") is not None:
+        return _OF_FUNCTIONS
+    forward_mode = trait(target, "step_jvp") or trait(target, "jvp")
+    others = ("vjp",) if forward_mode else ("vjp", "jvp")
+    return tuple(name for name in NAMES if name not in others)
 
 
 def __getattr__(name: str) -> Any:

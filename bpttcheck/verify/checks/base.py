@@ -68,8 +68,8 @@ class Check:
     replayed_twice: str = ""
 
     def applies(self, subject: Subject) -> bool:
-        """Whether it is for what the subject is: a cell or a layer, or a function."""
-        return self.name in names_for(subject.traits.signature is not None)
+        """Whether it is for what the subject is and has."""
+        return self.name in names_for(subject.target)
 
     @property
     def text(self) -> str:
