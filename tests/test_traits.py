@@ -10,8 +10,8 @@ import pytest
 
 import bpttcheck
 from bpttcheck.judge.run import Run
-from bpttcheck.subject.subject import Subject
 from bpttcheck.signature import Signature
+from bpttcheck.subject.subject import Subject
 from bpttcheck.traits import TRAITS, Traits
 
 PACKAGE = Path(bpttcheck.__file__).parent

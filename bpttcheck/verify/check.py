@@ -71,7 +71,8 @@ def check(
             is inconclusive.
         lengths: the only T to be used, each of them tried; None: any.
         batches: the only B to be used, each of them tried; None: any.
-            that the code adds on purpose; a failure where it is not needed.
+        accept: gradient -> ``(relative error, reason)``: how far it may be off, for a constant that
+            the code adds on purpose; a failure where it is not needed.
         raises: raise on failure, rather than only say so in the report.
         executor: any :class:`concurrent.futures.Executor`: spread cases and laws over its workers,
             with the same report; None: run them here, one after another.
