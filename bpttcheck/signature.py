@@ -8,6 +8,8 @@ A letter is a size, equal wherever it stands. What an item may be:
     scale:                   a float scalar
     tokens: N T < V          integers from 0 to V - 1
     mask: N T bool           booleans, about three in four of them true
+    lens: N packs S          how long each of N rows is that stand one after another in the axis S
+    cu: N+1 offsets S        the same by where they begin; lens: N within T  rows padded to T steps
     layers = 2               a constant, handed in as it is
     params: {W: H D, b: H}   a dict; ``(N H, N H)`` a tuple, ``[W: H D, b: H]`` a list
     xs: T * [N D]            a list of T arrays
@@ -26,13 +28,15 @@ import ast
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 import numpy as np
 
 from bpttcheck.errors import ContractError
 
-Kind = Literal["float", "int", "bool", "constant", "opaque"]
+Kind = Literal["float", "int", "bool", "constant", "opaque", "packs", "offsets", "within"]
+
+_LENGTHS = ("packs", "offsets", "within")
 
 _TOKEN = re.compile(r"\s*(->|[A-Za-z_]\w*|\d+|[^\sA-Za-z_\d])")
 EACH = "*"
@@ -101,7 +105,8 @@ class Leaf:
         """As it is written."""
         if self.kind in ("constant", "opaque"):
             return self.name
-        tail = {"int": f" < {self.below}", "bool": " bool"}.get(self.kind, "")
+        told = {one: f" {one} {self.below}" for one in _LENGTHS}
+        tail = {"int": f" < {self.below}", "bool": " bool", **told}.get(self.kind, "")
         return f"{self.name}: {' '.join(map(str, self.axes))}{tail}"
 
 
@@ -191,7 +196,7 @@ class Signature:
         found = [
             letter
             for leaf in (*self.leaves, *self.results)
-            for size in (*leaf.axes, *((leaf.below,) if leaf.kind == "int" else ()))
+            for size in (*leaf.axes, *((leaf.below,) if leaf.kind in ("int", *_LENGTHS) else ()))
             for letter in size.letters
         ]
         repeated = [letter for item in _all(self.inputs) if item.times
@@ -353,6 +358,8 @@ class _Parser:
             if self._peek() == "<":
                 self._next()
                 kind, below = "int", self._size()
+            elif self._peek() in _LENGTHS:
+                kind, below = cast(Kind, self._next()), self._size()
             elif self._peek() == "bool":
                 self._next()
                 kind = "bool"

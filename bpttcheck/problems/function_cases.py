@@ -20,6 +20,7 @@ from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.problems import large
 from bpttcheck.problems.cases import Cases, Scheduled, generator, scheduled_regime, turn_of
+from bpttcheck.problems.packed import draw_lengths, unpacked
 from bpttcheck.problems.preconditions import Preconditions
 from bpttcheck.problems.problem import FEW, Problem, Template, nearest
 from bpttcheck.problems.values import FREE, Values
@@ -188,6 +189,8 @@ def _value(
 ) -> Any:
     """The value of one input: data if it has a batch or time axis, else a parameter."""
     shape, rng, case = leaf.shape(sizes), values.rng, values.case
+    if leaf.kind in ("packs", "offsets", "within"):
+        return draw_lengths(leaf, sizes, rng)
     if leaf.kind == "int":
         return rng.integers(0, leaf.below.at(sizes), shape)
     if leaf.kind == "bool":
@@ -239,7 +242,7 @@ def rows_of(signature: Signature, problem: Problem, rows: slice) -> Problem:
         axis = leaf.axis(signature.batch)
         return value if axis is None else np.take(value, range(rows.start, rows.stop), axis)
 
-    outputs = _unpacked(signature, problem.d_ys, sizes)
+    outputs = unpacked(signature, problem.d_ys, sizes)
     parts = [some(leaf, value).reshape(-1) for leaf, value in outputs]
     return replace(
         problem,
@@ -253,7 +256,7 @@ def joined_rows(signature: Signature, problem: Problem, block: str, parts: list[
     """One block of a batch from those of its rows: side by side, or their sum."""
     sizes = dict(problem.case.letters)
     if Block(block) == YS:
-        rows = [_unpacked(signature, part, {**sizes, signature.batch: 1}) for part in parts]
+        rows = [unpacked(signature, part, {**sizes, signature.batch: 1}) for part in parts]
         whole = [
             np.concatenate([row[i][1] for row in rows], leaf.axis(signature.batch) or 0)
             for i, (leaf, _) in enumerate(rows[0])
@@ -262,18 +265,6 @@ def joined_rows(signature: Signature, problem: Problem, block: str, parts: list[
     leaves = {str(d_param(name)): leaf for name, leaf in signature.expanded(sizes)}
     axis = leaves[block].axis(signature.batch)
     return sum(parts) if axis is None else np.concatenate(parts, axis)
-
-
-def _unpacked(signature: Signature, row: Any, sizes: Mapping[str, int]) -> list[tuple[Leaf, Array]]:
-    """Every output with its part of a row ``(1, 1, M)``."""
-    flat, at = np.asarray(row).reshape(-1), 0
-    found: list[tuple[Leaf, Array]] = []
-    for leaf in signature.results:
-        if leaf.kind == "float":
-            shape = leaf.shape(sizes)
-            found.append((leaf, flat[at : at + prod(shape)].reshape(shape)))
-            at += prod(shape)
-    return found
 
 
 def preconditions(subject: Subject, dtypes: Sequence[str], seed: int) -> Preconditions:

@@ -40,8 +40,10 @@ __all__ = ["CHECKS", "NAMES", "names_for"]
 
 def names_for(target: Any) -> tuple[str, ...]:
     """The checks of a function with a signature, or those of a cell or a layer."""
-    if trait(target, "signature") is not None:
-        return _OF_FUNCTIONS
+    signature = trait(target, "signature")
+    if signature is not None:
+        padded = any(leaf.kind == "within" for leaf in signature.leaves)
+        return (*_OF_FUNCTIONS, "masking") if padded else _OF_FUNCTIONS
     forward_mode = trait(target, "step_jvp") or trait(target, "jvp")
     others = ("vjp",) if forward_mode else ("vjp", "jvp")
     return tuple(name for name in NAMES if name not in others)

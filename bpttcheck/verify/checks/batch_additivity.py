@@ -13,6 +13,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.function_cases import joined_rows, rows_of
 from bpttcheck.problems.large import chunks
+from bpttcheck.problems.packed import is_packed, joined_packed, packed_rows
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
@@ -40,6 +41,8 @@ def batch_additivity(context: Context) -> Tally:
 
 def _of_function(context: Context) -> Tally:
     run = context.run
+    if is_packed(run.subject.traits.signature):
+        return run_law(context, PACKED)
     if not run.subject.traits.signature.batch or not run.subject.traits.signature.outputs:
         raise NotApplicable("no batch axis is known: name it in the signature, as in x: N T D")
     if not _rows_are_independent(run):
@@ -129,6 +132,29 @@ LAW = Law(
     ),
     least=(1, 2),
     parts=lambda run, problem: [problem, *_parts(run, problem)],
+)
+
+
+def _packed_row_by_row(run: Run, problem: Problem) -> dict[str, Any]:
+    signature = run.subject.traits.signature
+    rows = packed_rows(signature, problem)
+    parts = [_whole_batch(run, row) for row in rows]
+    return {
+        block: joined_packed(signature, problem, rows, block,
+                             [np.asarray(part[block], np.float64) for part in parts])
+        for block in parts[0]
+    }  # fmt: skip
+
+
+PACKED = replace(
+    LAW,
+    expected=_packed_row_by_row,
+    message=(
+        "{block} of a packed batch is not what its rows give one by one, empty rows and rows of "
+        "one step included"
+    ),
+    least=(1, 1),
+    parts=None,
 )
 
 

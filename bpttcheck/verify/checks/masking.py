@@ -12,12 +12,15 @@ from bpttcheck.blocks import D_XS, YS, Block
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
+from bpttcheck.problems.packed import is_padded, real_only, real_outputs, with_garbage
 from bpttcheck.problems.problem import Problem, nearest
 from bpttcheck.results.records import Diagnosis, Finding
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.law import Entry, Law, Location, run_law, run_law_on
 
 _PADDING = 3
+_GARBAGE = 7.0
+_KEEPS_NAN = "a product with a mask of zero keeps NaN, np.where does not"
 
 _MASKED_YS, _MASKED_D_XS = YS.part("of masked steps"), D_XS.part("of masked steps")
 
@@ -28,11 +31,57 @@ def masking(context: Context) -> Tally:
     Masked steps carry the state through, output zero, ignore their cotangent and send no gradient
     into parameters or inputs. Finds a mask that is ignored, or applied on one side only.
     """
+    signature = context.run.subject.traits.signature
+    if signature is not None:
+        return _of_function(context)
     _require(context.run)
     tally = run_law(context, _of(context.run))
     if context.run.subject.kind == "layer" and not tally.findings:
         _garbage(context.run, tally)
     return tally
+
+
+def _of_function(context: Context) -> Tally:
+    """What stands in the padding of the inputs of a function reaches nothing."""
+    signature = context.run.subject.traits.signature
+    if not is_padded(signature):
+        raise NotApplicable("no lengths of padded rows: say `lens: N within T`")
+    run, tally = context.run, run_law(context, PADDED)
+    if tally.findings:
+        return tally
+    case = replace(run.cases.case(0, free=True), regime="ordinary", T=4, B=3, dtype=run.dtypes[0])
+    problem = run.cases.problem(case)
+    try:
+        hand = run.code.run(SEQUENCE, with_garbage(signature, problem, np.nan))
+    except ContractError:
+        return tally
+    lost = [b for b, g in hand.gradients.items() if not np.isfinite(np.asarray(g)).all()]
+    if lost:
+        text = f"{lost[0]} is not finite where the padding is NaN: {_KEEPS_NAN}"
+        tally.conduct.append(Finding(tally.name, run.code.methods[1], lost[0], text, case=case))
+    return tally
+
+
+def _clean(run: Run, problem: Problem) -> dict[str, Any]:
+    return _real_parts(run, problem, real_only(run.subject.traits.signature, problem))
+
+
+def _spoilt(run: Run, problem: Problem) -> dict[str, Any]:
+    return _real_parts(run, problem, with_garbage(run.subject.traits.signature, problem, _GARBAGE))
+
+
+def _real_parts(run: Run, problem: Problem, changed: Problem) -> dict[str, Any]:
+    hand = run.code.run(SEQUENCE, changed)
+    ys = real_outputs(run.subject.traits.signature, problem, hand.forward[YS])
+    return {YS: ys, **hand.gradients}
+
+
+PADDED = Law(
+    "masking",
+    expected=_clean,
+    actual=_spoilt,
+    message="{block} changes with what stands in the padding, which should reach nothing",
+)
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:
