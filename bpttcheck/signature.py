@@ -219,6 +219,11 @@ class Signature:
         """The arguments, in order, from the values of :meth:`expanded` leaves by name."""
         return [_built(item, item.name, values, sizes) for item in self.inputs]
 
+    def build_outputs(self, values: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+        """The containers among the outputs by name, from the values of their leaves."""
+        items = [item for item in self.outputs if item.container]
+        return {item.name: _built(item, item.name, values, sizes) for item in items}
+
     def _axis(self, letter: str, told: str | None) -> str:
         if told is not None:
             if told and told not in self.letters:

@@ -12,13 +12,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from bpttcheck.adapt.returned import match, names_of, stands_for
+from bpttcheck.adapt.returned import match, opened, stands_for
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
 from bpttcheck.signature import EACH, Item, Leaf, Signature
@@ -150,7 +150,8 @@ class Function:
             factor = next(iter(cotangents.values()))
             found, called = self._matched(tape.extras["gradients"], tape.sizes, self.grads)
             return {name: np.asarray(g) * factor for name, g in found.items()}, called
-        arguments = self._received(tape, cotangents)
+        tape = replace(tape, extras={name: _unshared(one) for name, one in tape.extras.items()})
+        arguments = self._received(tape, self._structured(cotangents, tape.sizes))
         with self.outside(self._held(tape.arguments)):
             result = self.backward_function(*arguments)
         return self._matched(result, tape.sizes, self.grads)
@@ -164,6 +165,15 @@ class Function:
             found[name] = np.reshape(flat[at : at + size], np.shape(value))
             at += size
         return found
+
+    def _structured(self, leaves: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+        """What belongs to the outputs, leaf by leaf, as the lists, tuples and dicts that they are."""
+        names = [item.name for item in self.signature.outputs if item.container]
+        if not names:
+            return dict(leaves)
+        built = self.signature.build_outputs(leaves, sizes)
+        heads = dict.fromkeys(name.partition(".")[0] for name in leaves)
+        return {name: built[name] if name in names else leaves[name] for name in heads}
 
     def sizes(self, params: Mapping[str, Any]) -> dict[str, int]:
         """The letters of given inputs."""
@@ -251,6 +261,8 @@ class Function:
         else:
             parts = list(result) if isinstance(result, (tuple, list)) else [result]
             names = self.returns or ("loss", *["?"] * (len(parts) - 1))
+            if len(names) != len(parts) and len(names) == len(opened(parts)):
+                parts = opened(parts)  # a loss and a tuple of gradients
             if len(names) != len(parts):
                 raise ContractError(
                     f"{self.methods[0]} returned {len(parts)} things, but `returns` names "
@@ -301,7 +313,7 @@ class Function:
             (self.receives, ()) if self.receives else _parameters(self.backward_function)
         )
         named = {i.name: a for i, a in zip(self.signature.inputs, tape.arguments, strict=True)}
-        named |= {**tape.outputs, **tape.extras}
+        named |= {**self._structured(tape.outputs, tape.sizes), **tape.extras}
         found: list[Any] = []
         given: set[str] = set()
         for name in required:
@@ -461,6 +473,15 @@ def _wrong_structure(item: Item, value: Any) -> None:
         f"{item.container} of {wanted}",
         item=item.name,
     )
+
+
+def _unshared(cache: Any) -> Any:
+    """A cache whose lists and dicts are copies: a backward pass may pop its steps off them."""
+    if type(cache) is dict:
+        return {key: _unshared(one) for key, one in cache.items()}
+    if type(cache) in (list, tuple):
+        return type(cache)(_unshared(one) for one in cache)
+    return cache
 
 
 def _kind(value: Any) -> str:
