@@ -6,14 +6,16 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bpttcheck.adapt.function import ALL, CACHE, Function, flat_inputs
-from bpttcheck.adapt.returned import names_of, stands_for
+from bpttcheck.adapt.returned import IGNORED, names_of, stands_for
+from bpttcheck.adapt.updates import change, kept, require_rate, widened
 from bpttcheck.errors import ContractError
 from bpttcheck.signature import Signature
 
@@ -27,10 +29,16 @@ class InModule:
     Args:
         module: the module, or the object.
         shapes: name -> axes, as in a signature: ``"H V"``.
+        wide: whether they are put there as copies with more digits.
     """
 
     module: Any
     shapes: Mapping[str, str]
+    wide: bool = False
+
+    def now(self) -> dict[str, Any]:
+        """Copies of the values in their place."""
+        return {name: np.array(getattr(self.module, name)) for name in self.shapes}
 
     @property
     def text(self) -> str:
@@ -43,7 +51,7 @@ class InModule:
         missing = object()
         before = {name: getattr(self.module, name, missing) for name in self.shapes}
         for name in self.shapes:
-            setattr(self.module, name, values[name])
+            setattr(self.module, name, widened(values[name]) if self.wide else values[name])
         try:
             yield
         finally:
@@ -85,6 +93,7 @@ def from_vjp(
     grads: str | Sequence[str] | None = None,
     receives: str | Sequence[str] | None = None,
     params: InModule | None = None,
+    update: float | None = None,
     batch: str | None = None,
     time: str | None = None,
     domain: Mapping[str, Any] | None = None,
@@ -108,6 +117,7 @@ def from_vjp(
         grads: what ``backward`` returns, name by name, such as ``"dx, dW, _"``; None: found out.
         receives: what ``backward`` takes, name by name, such as ``"cache, dh"``; None: found out.
         params: inputs that are globals, from :func:`in_module`.
+        update: the learning rate, if the code changes these itself; see :func:`from_object`.
         batch: the letter of the batch axis; ``""``: there is none; None: ``B`` or ``N``.
         time: the letter of the time axis; ``""``: there is none; None: ``T``.
         domain: input -> the values that it may have, as the trait of cells.
@@ -125,8 +135,8 @@ def from_vjp(
         _require_callable(what, function)
     return _made(
         forward, backward, signature, args=args, at=at, grads=grads, receives=receives,
-        params=params, batch=batch, time=time, domain=domain, deterministic=deterministic,
-        contiguous=contiguous, name=name,
+        params=params, update=update, batch=batch, time=time, domain=domain,
+        deterministic=deterministic, contiguous=contiguous, name=name,
     )  # fmt: skip
 
 
@@ -138,6 +148,7 @@ def from_grad(
     args: Sequence[Any] | None = None,
     at: Any = None,
     params: InModule | None = None,
+    update: float | None = None,
     domain: Mapping[str, Any] | None = None,
     deterministic: bool = False,
     contiguous: bool = False,
@@ -153,6 +164,7 @@ def from_grad(
         args: arguments: these very values are judged, and others of their shapes.
         at: arguments: these very values are judged and no others.
         params: inputs that are globals, from :func:`in_module`.
+        update: the learning rate, if the code changes these itself; see :func:`from_object`.
         domain: input -> the values that it may have.
         deterministic: the results must be equal bit by bit in every call.
         contiguous: it takes C-contiguous arrays only.
@@ -168,7 +180,7 @@ def from_grad(
             f"returns={returns!r} does not say which is the loss: call it 'loss'", item="returns"
         )
     return _made(
-        function, None, signature, args=args, at=at, params=params, domain=domain,
+        function, None, signature, args=args, at=at, params=params, update=update, domain=domain,
         grads=None if told is None else [one for one in told if one != _LOSS], returns=told,
         batch="", deterministic=deterministic, contiguous=contiguous, name=name,
     )  # fmt: skip
@@ -183,6 +195,7 @@ def from_object(
     forward: str = "forward",
     backward: str = "backward",
     grads: Any = None,
+    update: float | None = None,
     at: Any = None,
     batch: str | None = None,
     time: str | None = None,
@@ -193,7 +206,8 @@ def from_object(
 ) -> Function:
     """An object that keeps its forward pass and its gradients.
 
-    A fresh object is made for every evaluation, so nothing of one pass is left in the next.
+    A fresh object is made for every evaluation, so nothing of one pass is left in the next:
+    gradients may be gathered, and parameters changed.
 
     Args:
         make: from the parameters, a dict by name, to an object.
@@ -207,6 +221,10 @@ def from_object(
         grads: where it leaves the gradients of the parameters: a function of the object, or the
             name of an attribute; a dict by name, or a list in the order of ``params``. None:
             ``grads``, or attributes with the usual names (``dWx``, ``grad_Wx``).
+        update: the learning rate, if ``backward`` takes the step ``W - update * gradient`` itself:
+            gradients are read from the change of the parameters, and ``grads`` says in the same way
+            where these are (None: attributes of their names, or ``params``). Other optimisers
+            than gradient descent are not understood. A larger rate shows more digits.
         at: arguments, parameters first: these very values are judged and no others.
         batch, time: the letters of these axes, as for :func:`from_vjp`.
         domain: input -> the values that it may have.
@@ -218,6 +236,7 @@ def from_object(
         ContractError: an argument is malformed; it says what was expected.
     """
     _require_callable("make", make)
+    require_rate(update)
     own = list(params)
     data = x if ":" in x else f"x: {x}"
     inputs = ", ".join([*(f"{key}: {axes}" for key, axes in params.items()), data])
@@ -226,16 +245,26 @@ def from_object(
     parsed = Signature.parse(text, batch=batch, time=time)
     others = [item.name for item in parsed.inputs if item.name not in own]
 
+    def passed(inputs: Sequence[Any]) -> tuple[Any, Any]:
+        values = inputs[: len(own)] if update is None else [widened(v) for v in inputs[: len(own)]]
+        made = make(dict(zip(own, values, strict=True)))
+        return made, getattr(made, forward)(*inputs[len(own) :])
+
     def run(*inputs: Any) -> Any:
-        made = make(dict(zip(own, inputs[: len(own)], strict=True)))
-        found = getattr(made, forward)(*inputs[len(own) :])
-        # What it keeps is its own business: it is handed on unseen.
-        return (*found, lambda: made) if isinstance(found, tuple) else (found, lambda: made)
+        made, found = passed(inputs)
+        # What it keeps is its own business: it is handed on unseen. What it gathers is of one
+        # backward pass: another of the same point starts from the inputs.
+        waiting = [made]
+        cache = lambda: waiting.pop() if waiting else passed(inputs)[0]  # noqa: E731
+        return (*found, cache) if isinstance(found, tuple) else (found, cache)
 
     def back(cache: Any, *cotangents: Any) -> dict[str, Any]:
         made = cache()
+        before = {} if update is None else kept(made, grads, own)
         found = getattr(made, backward)(*cotangents)
-        return {**_of_data(found, others), **_of_params(made, grads, own)}
+        if update is None:
+            return {**_of_data(found, others), **_of_params(made, grads, own)}
+        return {**_of_data(found, others), **change(before, kept(made, grads, own), update)}
 
     for method in (forward, backward):
         run.__name__, back.__name__ = forward, backward
@@ -308,6 +337,7 @@ def _made(
     receives: Any = None,
     returns: tuple[str, ...] | None = None,
     params: InModule | None = None,
+    update: float | None = None,
     batch: str | None = None,
     time: str | None = None,
     domain: Mapping[str, Any] | None = None,
@@ -320,6 +350,15 @@ def _made(
             f"params={params!r}, but should be made by bpttcheck.in_module(module, W='H D')",
             item="params",
         )
+    require_rate(update)
+    if update is not None:
+        if params is None:
+            raise ContractError(
+                f"update={update} reads gradients from the change of globals: name them with "
+                "params=bpttcheck.in_module(module, W='H D')",
+                item="update",
+            )
+        params = replace(params, wide=True)
     given = _given(args if args is not None else at)
     if signature is None:
         if not given:
@@ -334,6 +373,14 @@ def _made(
         parsed = Signature.parse(text, batch=batch, time=time)
     points = tuple(_point(parsed, one) for one in given)
     called = (_title(forward), _title(backward or forward))
+    if update is not None and params is not None:
+        others = [i.name for i in parsed.inputs if i.name not in params.shapes]
+        if backward is None:
+            forward = _updating(forward, params, update, returns or (_LOSS,))
+            grads = returns = None
+        else:
+            backward = _updating(backward, params, update, names_of(grads) or others)
+            grads = None
     return Function(
         name=name or called[0],
         signature=parsed,
@@ -351,6 +398,25 @@ def _made(
         contiguous=contiguous,
         methods=called,
     )
+
+
+def _updating(
+    function: Callable[..., Any], params: InModule, update: float, names: Sequence[str]
+) -> Callable[..., Any]:
+    """A function that changes its globals, with the gradients that this shows in what it returns."""
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        before = params.now()
+        result = function(*arguments)
+        changed = change(before, params.now(), update)
+        if isinstance(result, Mapping):
+            return {**result, **changed}
+        parts = list(result) if isinstance(result, (tuple, list)) else [result]
+        named = dict(zip(names, parts, strict=False))
+        return {**{name: part for name, part in named.items() if name != IGNORED}, **changed}
+
+    return run
 
 
 def _with(signature: str, params: InModule) -> str:

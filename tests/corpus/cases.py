@@ -69,10 +69,12 @@ class Entry:
         """The module, with a mistake if one is given."""
         text = (CODE / f"{self.name}.py").read_text()
         if bug is not None:
-            assert text.count(bug.old) == 1, f"{self.name}: {bug.old!r} stands there {text.count(bug.old)} times"
+            assert text.count(bug.old) == 1, (
+                f"{self.name}: {bug.old!r} stands there {text.count(bug.old)} times"
+            )
             text = text.replace(bug.old, bug.new)
         made = ModuleType(self.name if bug is None else f"{self.name}_wrong")
-        made.__file__ = f"<{self.name}: {'right' if bug is None else bug.name}>"
+        made.__file__ = str(CODE / f"{self.name}.py") + ("" if bug is None else f" with {bug.name}")
         linecache.cache[made.__file__] = (len(text), None, text.splitlines(True), made.__file__)
         exec(compile(text, made.__file__, "exec"), made.__dict__)
         return made
@@ -106,7 +108,11 @@ def cs231n_rnn(m):
 
 @entry(
     Bug("the carry of the cell skips the forget gate", "da @ Wh.T, dc * f,", "da @ Wh.T, dc,"),
-    Bug("two gates are exchanged", "di, df, do, dg = dc * g, dc * prev_c,", "df, di, do, dg = dc * g, dc * prev_c,"),
+    Bug(
+        "two gates are exchanged",
+        "di, df, do, dg = dc * g, dc * prev_c,",
+        "df, di, do, dg = dc * g, dc * prev_c,",
+    ),
 )
 def cs231n_lstm(m):
     return from_vjp(m.lstm_forward, m.lstm_backward,
@@ -125,8 +131,16 @@ def coursera_rnn(m):
 
 
 @entry(
-    Bug("tanh of the cell is not differentiated", "ot * (1 - np.tanh(c_next) ** 2) * da_next", "ot * da_next"),
-    Bug("the mean for the sum", "np.sum(dgate, axis=1, keepdims=True)", "np.mean(dgate, axis=1, keepdims=True)"),
+    Bug(
+        "tanh of the cell is not differentiated",
+        "ot * (1 - np.tanh(c_next) ** 2) * da_next",
+        "ot * da_next",
+    ),
+    Bug(
+        "the mean for the sum",
+        "np.sum(dgate, axis=1, keepdims=True)",
+        "np.mean(dgate, axis=1, keepdims=True)",
+    ),
 )
 def coursera_lstm(m):
     return from_vjp(
@@ -178,9 +192,14 @@ def class_attributes(m):
 
 
 @entry(
-    Bug("the carry of the cell is lost", "dx, dh, dc = layer.backward", "dx, dh, _ = layer.backward"),
-    Bug("the order of the gates", "f, i, o = (1 / (1 + np.exp(-A[:, k * H : (k + 1) * H])) for k in (0, 2, 3))\n        g = np.tanh(A[:, H : 2 * H])",
-        "f, i, o = (1 / (1 + np.exp(-A[:, k * H : (k + 1) * H])) for k in (0, 1, 2))\n        g = np.tanh(A[:, 3 * H :])"),
+    Bug(
+        "the carry of the cell is lost", "dx, dh, dc = layer.backward", "dx, dh, _ = layer.backward"
+    ),
+    Bug(
+        "the order of the gates",
+        "            ds * c_prev * f * (1 - f),\n            ds * i * (1 - g**2),\n",
+        "            ds * i * (1 - g**2),\n            ds * c_prev * f * (1 - f),\n",
+    ),
 )
 def params_lists(m):
     return from_object(lambda p: m.TimeLSTM(**p), {"Wx": "D 4H", "Wh": "H 4H", "b": "4H"},
@@ -188,7 +207,11 @@ def params_lists(m):
 
 
 @entry(
-    Bug("the step before", '["A"][t + 1], self.derived_variables["A"][t]', '["A"][t + 1], self.derived_variables["A"][t - 1]'),
+    Bug(
+        "the step before",
+        '["A"][t + 1], self.derived_variables["A"][t]',
+        '["A"][t + 1], self.derived_variables["A"][t - 1]',
+    ),
     Bug("time is not reversed", "dLdX.insert(0, dX)", "dLdX.append(dX)"),
 )
 def gradients_dict(m):
@@ -197,7 +220,11 @@ def gradients_dict(m):
 
 
 @entry(
-    Bug("the derivative of the state before", "(1 - self.states[t + 1] ** 2)", "(1 - self.states[t] ** 2)"),
+    Bug(
+        "the derivative of the state before",
+        "(1 - self.states[t + 1] ** 2)",
+        "(1 - self.states[t] ** 2)",
+    ),
     Bug("one update for another", "self.U -= self.lr * grad_U", "self.U -= self.lr * grad_U.T"),
 )
 def updating_layer(m):
@@ -207,7 +234,11 @@ def updating_layer(m):
 
 @entry(
     Bug("a peephole sees the cell before", "(do * c[t + 1]).sum(0)", "(do * c[t]).sum(0)"),
-    Bug("a path through a peephole is missing", "dc * f + di * p[0] + df * p[1]", "dc * f + di * p[0]"),
+    Bug(
+        "a path through a peephole is missing",
+        "dc * f + di * p[0] + df * p[1]",
+        "dc * f + di * p[0]",
+    ),
 )
 def peephole_lstm(m):
     return from_vjp(
@@ -240,7 +271,11 @@ def gru_two_biases(m):
 
 
 @entry(
-    Bug("back in the wrong order", "dy[:, :, H:], x, Wb, Ub, left,", "dy[:, :, H:], x, Wb, Ub, right,"),
+    Bug(
+        "back in the wrong order",
+        "dy[:, :, H:], x, Wb, Ub, left,",
+        "dy[:, :, H:], x, Wb, Ub, right,",
+    ),
     Bug("one direction forgotten", "return dxf + dxb,", "return dxf,"),
 )
 def bidirectional(m):
@@ -250,7 +285,11 @@ def bidirectional(m):
 
 @entry(
     Bug("a layer's carry is lost", "da = (dh[k] + d_above)", "da = (dh[k] * (k > 0) + d_above)"),
-    Bug("the weights of another layer", 'dh[k] = da @ layers[k]["U"].T', 'dh[k] = da @ layers[0]["U"].T'),
+    Bug(
+        "the weights of another layer",
+        'dh[k] = da @ layers[k]["U"].T',
+        'dh[k] = da @ layers[0]["U"].T',
+    ),
 )
 def stacked(m):
     return from_vjp(
@@ -273,8 +312,12 @@ def seq2seq_attention(m):
 
 
 @entry(
-    Bug("the scale is forgotten", 'dscores, k) * scale', 'dscores, k)'),
-    Bug("the sum of the softmax is taken over queries", "(dweights * weights).sum(axis=-1, keepdims=True)", "(dweights * weights).sum(axis=1, keepdims=True)"),
+    Bug("the scale is forgotten", "dscores, k) * scale", "dscores, k)"),
+    Bug(
+        "the sum of the softmax is taken over queries",
+        "(dweights * weights).sum(axis=-1, keepdims=True)",
+        "(dweights * weights).sum(axis=1, keepdims=True)",
+    ),
 )
 def attention_pair(m):
     return from_vjp(m.attention, m.attention_vjp,
@@ -292,7 +335,11 @@ def linear_attention(m):
 
 @entry(
     Bug("the key is a constant in what is held", " - S[t].T @ derror", ""),
-    Bug("the correction is not taken back", "dS = dS - np.outer(derror, k[t])", "dS = dS - 0 * np.outer(derror, k[t])"),
+    Bug(
+        "the correction is not taken back",
+        "dS = dS - np.outer(derror, k[t])",
+        "dS = dS - 0 * np.outer(derror, k[t])",
+    ),
 )
 def delta_rule(m):
     return from_vjp(m.delta_forward, m.delta_backward,
@@ -300,15 +347,25 @@ def delta_rule(m):
 
 
 @entry(
-    Bug("from and to exchanged", "d_transitions[tags[t - 1], tags[t]] -= 1", "d_transitions[tags[t], tags[t - 1]] -= 1"),
-    Bug("the first step is not reduced", "d_emissions[0, tags[0]] -= 1", "d_emissions[0, tags[0]] -= 0"),
+    Bug(
+        "from and to exchanged",
+        "d_transitions[tags[t - 1], tags[t]] -= 1",
+        "d_transitions[tags[t], tags[t - 1]] -= 1",
+    ),
+    Bug(
+        "the first step is not reduced",
+        "d_emissions[0, tags[0]] -= 1",
+        "d_emissions[0, tags[0]] -= 0",
+    ),
 )
 def crf_loss(m):
     return from_grad(m.crf_nll, "emissions: T K, transitions: K K, tags: T < K")
 
 
 @entry(
-    Bug("the class is counted twice", "beta[t][s] - logp[t, path[s]] - total", "beta[t][s] - total"),
+    Bug(
+        "the class is counted twice", "beta[t][s] - logp[t, path[s]] - total", "beta[t][s] - total"
+    ),
 )
 def ctc_loss(m):
     return from_grad(m.ctc_loss, "logits: T V+1, labels: L < V where T in 5|6|7, L in 1|2|3")
@@ -331,7 +388,11 @@ def embedding(m):
 
 
 @entry(
-    Bug("the mean's own gradient is missing", "dn - dn.mean(axis=-1, keepdims=True) - normal", "dn - normal"),
+    Bug(
+        "the mean's own gradient is missing",
+        "dn - dn.mean(axis=-1, keepdims=True) - normal",
+        "dn - normal",
+    ),
     Bug("the gain is forgotten", "dn = dy * gain", "dn = dy * 1"),
 )
 def layer_norm(m):
@@ -339,7 +400,9 @@ def layer_norm(m):
 
 
 @entry(
-    Bug("taps are overwritten", "d_padded[:, :, j : j + T] += np", "d_padded[:, :, j : j + T] = np"),
+    Bug(
+        "taps are overwritten", "d_padded[:, :, j : j + T] += np", "d_padded[:, :, j : j + T] = np"
+    ),
     Bug("the wrong end is cut off", "return d_padded[:, :, k - 1 :]", "return d_padded[:, :, : T]"),
 )
 def causal_conv(m):
@@ -348,16 +411,32 @@ def causal_conv(m):
 
 
 @entry(
-    Bug("the sum runs forwards", "np.cumsum((ds * powers)[::-1], axis=0)[::-1]", "np.cumsum(ds * powers, axis=0)"),
-    Bug("the state of the same step", "np.sum(lam * previous, axis=0)", "np.sum(lam * states, axis=0)"),
+    Bug(
+        "the sum runs forwards",
+        "np.cumsum((ds * powers)[::-1], axis=0)[::-1]",
+        "np.cumsum(ds * powers, axis=0)",
+    ),
+    Bug(
+        "the state of the same step",
+        "np.sum(lam * previous, axis=0)",
+        "np.sum(lam * states, axis=0)",
+    ),
 )
 def scan_cumsum(m):
     return from_vjp(m.ssm_forward, m.ssm_backward, "u: T D, log_a: D, C: D K -> y: T K")
 
 
 @entry(
-    Bug("state and input are cut at the wrong place", "dX[t], dh = d_in[:, :n_in], d_in[:, n_in:]", "dX[t], dh = d_in[:, -n_in:], d_in[:, :-n_in]"),
-    Bug("the gradient of every step is doubled", "back_tanh(dY[t] + dh)", "back_tanh(dY[t] + dY[t] + dh)"),
+    Bug(
+        "state and input are cut at the wrong place",
+        "dX[t], dh = d_in[:, :n_in], d_in[:, n_in:]",
+        "dX[t], dh = d_in[:, -n_in:], d_in[:, :-n_in]",
+    ),
+    Bug(
+        "the gradient of every step is doubled",
+        "back_tanh(dY[t] + dh)",
+        "back_tanh(dY[t] + dY[t] + dh)",
+    ),
 )
 def closures(m):
     return from_vjp(m.rnn, lambda dY, backprop: backprop(dY),
@@ -366,7 +445,11 @@ def closures(m):
 
 @entry(
     Bug("the gate is a constant", '+ dgate @ params["Ug"].T', "+ 0 * dgate"),
-    Bug("the step's own gradient comes too late", "dh = dh + dh_t\n        dgate", "dh = dh + 0 * dh_t\n        dgate"),
+    Bug(
+        "the step's own gradient comes too late",
+        "dh = dh + dh_t\n        dgate",
+        "dh = dh + 0 * dh_t\n        dgate",
+    ),
 )
 def cache_stack(m):
     return from_vjp(m.forward, m.backward,
@@ -374,7 +457,11 @@ def cache_stack(m):
 
 
 @entry(
-    Bug("the last state at t = 0", "dW += np.outer(delta, states[t])", "dW += np.outer(delta, states[t - 1])"),
+    Bug(
+        "the last state at t = 0",
+        "dW += np.outer(delta, states[t])",
+        "dW += np.outer(delta, states[t - 1])",
+    ),
     Bug("truncated to one step", "ds = W.T @ delta", "ds = 0 * (W.T @ delta)"),
 )
 def lists_of_arrays(m):
@@ -393,7 +480,9 @@ def dicts_by_time(m):
 
 @entry(
     Bug("the state after for the one before", "H[t].T @ local", "H[t + 1].T @ local"),
-    Bug("in the wrong order", "return g_bias, g_rec, g_in, g_X", "return g_bias, g_rec.T, g_in, g_X"),
+    Bug(
+        "in the wrong order", "return g_bias, g_rec, g_in, g_X", "return g_bias, g_rec.T, g_in, g_X"
+    ),
 )
 def float32_buffers(m):
     return from_vjp(m.forward, m.backward, grads="dbias, dW_rec, dW_in, dX",
@@ -412,17 +501,34 @@ def only_weights(m):
 
 
 @entry(
-    Bug("the gate's path through the product is missing", "(dh * (n - h) + dfh * h)", "(dh * (n - h))"),
-    Bug("the product is taken for the state", 'grads["Uh"] += (f * h).T @ dn', 'grads["Uh"] += h.T @ dn'),
+    Bug(
+        "the gate's path through the product is missing",
+        "(dh * (n - h) + dfh * h)",
+        "(dh * (n - h))",
+    ),
+    Bug(
+        "the product is taken for the state",
+        'grads["Uh"] += (f * h).T @ dn',
+        'grads["Uh"] += h.T @ dn',
+    ),
 )
 def none_for_input(m):
-    return from_object(lambda p: m.MinimalGatedUnit(**p), {"Wf": "D H", "Uf": "H H", "Wh": "D H", "Uh": "H H"},
+    return from_object(lambda p: m.MinimalGatedUnit(**p),
+                       {"Wf": "D H", "Uf": "H H", "Wh": "D H", "Uh": "H H"},
                        "N T D", y="N T H")  # fmt: skip
 
 
 @entry(
-    Bug("the last state's gradient is dropped", "d_act = (d_state + d_out)", "d_act = (d_state * (len(d_inputs) > 0) + d_out)"),
-    Bug("the derivative at the state after", "for (before, x, _), d_out", "for (_, x, before), d_out"),
+    Bug(
+        "the last state's gradient is dropped",
+        "d_act = (d_state + d_out)",
+        "d_act = (d_state * (len(d_inputs) > 0) + d_out)",
+    ),
+    Bug(
+        "the derivative at the state after",
+        "for (before, x, _), d_out",
+        "for (_, x, before), d_out",
+    ),
 )
 def two_outputs(m):
     return from_vjp(m.scan_rnn, m.scan_rnn_bwd, "state: B H, inputs: T B D, weights: (D H, H H, H)"
@@ -434,5 +540,6 @@ def two_outputs(m):
     Bug("the first step is left out", "for t in range(T)[::-1]:", "for t in range(1, T)[::-1]:"),
 )
 def last_step_classifier(m):
-    return from_grad(m.loss_and_grad,
-                     "params: {E: V H, U: H H, V: H K}, tokens: N T < V, labels: N < K")  # fmt: skip
+    return from_grad(
+        m.loss_and_grad, "params: {E: V H, U: H H, V: H K}, tokens: N T < V, labels: N < K"
+    )
