@@ -264,7 +264,8 @@ class _Run:
 
     def parameters(self, request: _Request) -> list[Any]:
         """One parameter set for each subject and check, those of a subject together."""
-        from bpttcheck.verify.checks import NAMES
+        from bpttcheck.traits import trait
+        from bpttcheck.verify.checks import NAMES, names_for
 
         options = _merged(self.settings, request.options, self.given)
         if "seed" in self.given or "seed" not in request.options:
@@ -282,7 +283,9 @@ class _Run:
             # xdist gives the tests of a group to one worker under --dist=loadgroup.
             together = self.config.pluginmanager.hasplugin("xdist")
             marks = [pytest.mark.xdist_group(f"bpttcheck {label}")] if together else []
-            for name in names:
+            target = getattr(subject, "target", subject)
+            known = names_for(trait(target, "signature") is not None)
+            for name in [name for name in names if name in known]:
                 check = NamedCheck(name, options, inconclusive, self.session)
                 sets.append(pytest.param(subject, check, id=f"{label}-{name}", marks=marks))
             if planted:

@@ -42,7 +42,7 @@ _RESTRICTION = re.compile(r"\s*([A-Z])\s+in\s+([\d|\s]+)$")
 
 
 @dataclass(frozen=True)
-class Size:
+class Length:
     """The length of one axis: a number plus multiples of letters, such as ``4H`` or ``D + H``."""
 
     terms: tuple[tuple[int, str], ...] = ()
@@ -84,8 +84,8 @@ class Leaf:
     name: str
     short: str
     kind: Kind
-    axes: tuple[Size, ...] = ()
-    below: Size = field(default_factory=lambda: Size(number=2))
+    axes: tuple[Length, ...] = ()
+    below: Length = field(default_factory=lambda: Length(number=2))
     value: Any = None
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -106,8 +106,8 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Item:
-    """An input or output: a leaf, or a container of items.
+class Entry:
+    """An input or output: a leaf, or a container of entries.
 
     Args:
         name: its name, or ``""`` inside a tuple or list without names.
@@ -120,8 +120,8 @@ class Item:
     name: str
     leaf: Leaf | None = None
     container: str = ""
-    parts: tuple[Item, ...] = ()
-    times: Size | None = None
+    parts: tuple[Entry, ...] = ()
+    times: Length | None = None
 
 
 @dataclass(frozen=True)
@@ -137,17 +137,15 @@ class Signature:
         text: as it was written.
     """
 
-    inputs: tuple[Item, ...]
-    outputs: tuple[Item, ...]
+    inputs: tuple[Entry, ...]
+    outputs: tuple[Entry, ...]
     allowed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     time: str = ""
     batch: str = ""
     text: str = ""
 
     @classmethod
-    def parse(
-        cls, text: str, *, time: str | None = None, batch: str | None = None
-    ) -> Signature:
+    def parse(cls, text: Any, *, time: str | None = None, batch: str | None = None) -> Signature:
         """Read a signature.
 
         >>> Signature.parse("x: N T D, W: H D -> y: N T H").letters
@@ -163,8 +161,7 @@ class Signature:
         """
         if not isinstance(text, str):
             raise ContractError(
-                f"signature={text!r}, but should be a text such as "
-                "'x: N T D, W: H D -> y: N T H'",
+                f"signature={text!r}, but should be a text such as 'x: N T D, W: H D -> y: N T H'",
                 item="signature",
             )
         body, _, tail = text.partition(" where ")
@@ -185,8 +182,8 @@ class Signature:
             names: of the inputs.
             values: arrays, scalars, or nested tuples, lists and dicts of such.
         """
-        items = tuple(_item_of(name, name, v) for name, v in zip(names, values, strict=True))
-        return cls(items, (), text=", ".join(str(leaf) for leaf in _leaves(items)))
+        entries = tuple(_item_of(name, name, v) for name, v in zip(names, values, strict=True))
+        return cls(entries, (), text=", ".join(str(leaf) for leaf in _leaves(entries)))
 
     @property
     def letters(self) -> tuple[str, ...]:
@@ -243,13 +240,20 @@ class Signature:
 
     def _require_known_letters(self) -> None:
         known = {letter for leaf in self.leaves for size in leaf.axes for letter in size.letters}
-        known |= {letter for item in _all(self.inputs) if item.times for letter in item.times.letters}
-        known |= {letter for leaf in self.leaves if leaf.kind == "int" for letter in leaf.below.letters}
+        known |= {
+            letter for item in _all(self.inputs) if item.times for letter in item.times.letters
+        }
+        known |= {
+            letter for leaf in self.leaves if leaf.kind == "int" for letter in leaf.below.letters
+        }
         for leaf in self.results:
             for size in leaf.axes:
                 for letter in size.letters:
                     if letter not in known:
-                        _refuse(self.text, f"{letter!r} of the output {leaf.name} is the size of no input")
+                        _refuse(
+                            self.text,
+                            f"{letter!r} of the output {leaf.name} is the size of no input",
+                        )
         for letter in self.allowed:
             if letter not in known:
                 _refuse(self.text, f"{letter!r} is restricted, but does not stand in it")
@@ -283,9 +287,9 @@ class _Parser:
             at = found.end()
         self.at = 0
 
-    def signature(self) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    def signature(self) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
         inputs = self._items("->", "")
-        outputs: tuple[Item, ...] = ()
+        outputs: tuple[Entry, ...] = ()
         if self._peek() == "->":
             self._next()
             outputs = self._items("", "", output=True)
@@ -295,8 +299,8 @@ class _Parser:
             _refuse(self.text, "it has no input")
         return inputs, outputs
 
-    def _items(self, end: str, path: str, output: bool = False) -> tuple[Item, ...]:
-        found: list[Item] = []
+    def _items(self, end: str, path: str, output: bool = False) -> tuple[Entry, ...]:
+        found: list[Entry] = []
         while self._peek() not in (end, ""):
             found.append(self._item(path, len(found), output))
             if self._peek() == ",":
@@ -305,16 +309,16 @@ class _Parser:
                 self._expected(f"',' or {end!r}" if end else "','")
         return tuple(found)
 
-    def _item(self, path: str, number: int, output: bool) -> Item:
+    def _item(self, path: str, number: int, output: bool) -> Entry:
         name, following = "", self._peek(1)
         if _is_name(self._peek()) and following in (":", "="):
             name = self._next()
             full = self._named(path, name, number)
             if self._next() == "=":
-                return Item(name, Leaf(full, name, "constant", value=self._constant()))
+                return Entry(name, Leaf(full, name, "constant", value=self._constant()))
         elif output and not path and _is_name(self._peek()) and following in (",", ""):
             name = self._next()
-            return Item(name, Leaf(name, name, "opaque"))
+            return Entry(name, Leaf(name, name, "opaque"))
         return self._value(name, self._named(path, name, number))
 
     def _named(self, path: str, name: str, number: int) -> str:
@@ -322,7 +326,7 @@ class _Parser:
             return name or str(number)
         return f"{path}.{name or number}"
 
-    def _value(self, name: str, full: str) -> Item:
+    def _value(self, name: str, full: str) -> Entry:
         opened = {"(": (")", "tuple"), "[": ("]", "list"), "{": ("}", "dict")}
         if self._peek() in opened and not self._is_sum():
             end, container = opened[self._next()]
@@ -330,7 +334,7 @@ class _Parser:
             self._take(end)
             if container == "dict" and any(not part.name for part in parts):
                 _refuse(self.text, f"an entry of the dict {full} has no name")
-            return Item(name, None, container, parts)
+            return Entry(name, None, container, parts)
         start = self.at
         if self._peek(1) == "*" and self._peek(2) == "[":
             times = self._size()
@@ -338,18 +342,18 @@ class _Parser:
             self._take("[")
             part = self._value("", f"{full}.{EACH}")
             self._take("]")
-            return Item(name, None, "list", (part,), times)
+            return Entry(name, None, "list", (part,), times)
         self.at = start
-        return Item(name, self._leaf(full, name))
+        return Entry(name, self._leaf(full, name))
 
     def _is_sum(self) -> bool:
         """True for an axis in brackets, such as ``(D+H)``."""
         return self._peek() == "(" and self._peek(2) == "+"
 
     def _leaf(self, full: str, name: str) -> Leaf:
-        axes: list[Size] = []
+        axes: list[Length] = []
         kind: Kind = "float"
-        below = Size(number=2)
+        below = Length(number=2)
         while self._peek() and self._peek() not in (",", "->", ")", "]", "}"):
             if self._peek() == "<":
                 self._next()
@@ -361,7 +365,7 @@ class _Parser:
                 axes.append(self._size())
         return Leaf(full, name, kind, tuple(axes), below)
 
-    def _size(self) -> Size:
+    def _size(self) -> Length:
         if self._peek() == "(":
             self._next()
             found = self._sum()
@@ -369,7 +373,7 @@ class _Parser:
             return found
         return self._sum()
 
-    def _sum(self) -> Size:
+    def _sum(self) -> Length:
         terms: list[tuple[int, str]] = []
         number = 0
         while True:
@@ -388,7 +392,7 @@ class _Parser:
                 self.at -= 1
                 self._expected("a size: a capital letter, a number, or both, as in 4H")
             if self._peek() != "+":
-                return Size(tuple(terms), number)
+                return Length(tuple(terms), number)
             self._next()
 
     def _adjoins(self) -> bool:
@@ -429,7 +433,9 @@ class _Parser:
 def _joined(texts: Sequence[str]) -> str:
     """Tokens as Python: a sign, a point or an exponent belongs to its number."""
     text = " ".join(texts)
-    return re.sub(r"(?<=[\w.]) ?(\.) ?(?=\w)|(?<=\d) (?=[eE])|(?<=[eE]) ?(-) ?(?=\d)", r"\1\2", text)
+    return re.sub(
+        r"(?<=[\w.]) ?(\.) ?(?=\w)|(?<=\d) (?=[eE])|(?<=[eE]) ?(-) ?(?=\d)", r"\1\2", text
+    )
 
 
 def _is_name(token: str) -> bool:
@@ -458,18 +464,18 @@ def _restrictions(tail: str, text: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _all(items: Sequence[Item]) -> Iterator[Item]:
-    for item in items:
+def _all(entries: Sequence[Entry]) -> Iterator[Entry]:
+    for item in entries:
         yield item
         yield from _all(item.parts)
 
 
-def _leaves(items: Sequence[Item]) -> Iterator[Leaf]:
-    return (item.leaf for item in _all(items) if item.leaf is not None)
+def _leaves(entries: Sequence[Entry]) -> Iterator[Leaf]:
+    return (item.leaf for item in _all(entries) if item.leaf is not None)
 
 
-def _expanded(items: Sequence[Item], sizes: Mapping[str, int]) -> Iterator[tuple[str, Leaf]]:
-    for item in items:
+def _expanded(entries: Sequence[Entry], sizes: Mapping[str, int]) -> Iterator[tuple[str, Leaf]]:
+    for item in entries:
         if item.leaf is not None:
             yield item.leaf.name, item.leaf
         elif item.times is None:
@@ -481,15 +487,17 @@ def _expanded(items: Sequence[Item], sizes: Mapping[str, int]) -> Iterator[tuple
 
 
 def _built(
-    item: Item, path: str, values: Mapping[str, Any], sizes: Mapping[str, int], t: int | None = None
+    item: Entry,
+    path: str,
+    values: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    t: int | None = None,
 ) -> Any:
     if item.leaf is not None:
         name = item.leaf.name if t is None else item.leaf.name.replace(EACH, str(t), 1)
         return item.leaf.value if item.leaf.kind == "constant" else values[name]
     if item.times is not None:
-        return [
-            _built(item.parts[0], path, values, sizes, i) for i in range(item.times.at(sizes))
-        ]
+        return [_built(item.parts[0], path, values, sizes, i) for i in range(item.times.at(sizes))]
     parts = [_built(part, path, values, sizes, t) for part in item.parts]
     if item.container == "dict":
         return dict(zip([part.name for part in item.parts], parts, strict=True))
@@ -497,23 +505,23 @@ def _built(
     return make(parts)
 
 
-def _item_of(name: str, full: str, value: Any) -> Item:
+def _item_of(name: str, full: str, value: Any) -> Entry:
     """The item that a given argument is an example of."""
     if isinstance(value, dict):
         parts = tuple(_item_of(str(k), f"{full}.{k}", v) for k, v in value.items())
-        return Item(name, None, "dict", parts)
+        return Entry(name, None, "dict", parts)
     if isinstance(value, (tuple, list)) and any(
         isinstance(v, (np.ndarray, tuple, list, dict)) for v in value
     ):
         parts = tuple(_item_of("", f"{full}.{i}", v) for i, v in enumerate(value))
-        return Item(name, None, "tuple" if isinstance(value, tuple) else "list", parts)
+        return Entry(name, None, "tuple" if isinstance(value, tuple) else "list", parts)
     array = np.asarray(value) if not isinstance(value, (str, bytes, type(None))) else None
     if array is None or array.dtype.kind not in "fiub":
-        return Item(name, Leaf(full, name, "constant", value=value))
+        return Entry(name, Leaf(full, name, "constant", value=value))
     kinds: dict[str, Kind] = {"f": "float", "b": "bool"}
     kind = kinds.get(array.dtype.kind, "int")
     if not isinstance(value, (np.ndarray, float)) and kind != "float" and array.ndim == 0:
-        return Item(name, Leaf(full, name, "constant", value=value))
-    axes = tuple(Size(number=n) for n in array.shape)
+        return Entry(name, Leaf(full, name, "constant", value=value))
+    axes = tuple(Length(number=n) for n in array.shape)
     most = int(array.max()) + 1 if kind == "int" and array.size else 2
-    return Item(name, Leaf(full, name, kind, axes, Size(number=most)))
+    return Entry(name, Leaf(full, name, kind, axes, Length(number=most)))

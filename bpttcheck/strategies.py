@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from bpttcheck.errors import ContractError
-from bpttcheck.problems.problem import MASKS, REGIMES, Problem, build, draw_case, draw_mask
+from bpttcheck.problems.cases import build, draw_case
+from bpttcheck.problems.problem import MASKS, REGIMES, Problem
+from bpttcheck.problems.values import draw_mask
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 

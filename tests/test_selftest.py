@@ -8,7 +8,7 @@ import pytest
 
 from bpttcheck import cells, mutants
 from bpttcheck.errors import ContractError
-from bpttcheck.judge import gradient, verdict
+from bpttcheck.judge import outcome, verdict
 from bpttcheck.judge.tally import Tally
 from bpttcheck.mutants.base import Mutant
 from bpttcheck.results.records import Case
@@ -88,7 +88,7 @@ def test_a_family_that_does_not_exist_is_refused():
 def forgiving(monkeypatch):
     """A tester that measures every error and finds none wrong."""
     monkeypatch.setattr(verdict.Judged, "wrong", property(lambda self: False))
-    monkeypatch.setattr(gradient.CaseOutcome, "wrong", property(lambda self: []))
+    monkeypatch.setattr(outcome.CaseOutcome, "wrong", property(lambda self: []))
 
 
 @pytest.fixture

@@ -59,7 +59,9 @@ def test_the_report_says_what_was_left_alone():
         sizes = (3, 4)
 
     run = Run(Subject(Mine()), 0, ("float64",))
-    assert "`sizes` is not what the trait of that name is: it was left alone" in run.notes.texts
+    assert (
+        "`sizes` is not what the trait of that name is: it was left alone" in run.code.notes.texts
+    )
     assert not Run(Subject(bpttcheck.cells.Elman()), 0, ("float64",)).notes.texts
 
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from benchmarks.calibration.cells import correct
 from benchmarks.common import DTYPES, Compared, compared, problems
 from bpttcheck.calibration import BLIND, BLOCK_FLOOR, COPIES, DIFFERENCE_LIMIT, LIMIT
-from bpttcheck.judge import gradient, verdict
+from bpttcheck.judge import verdict
+from bpttcheck.judge.case import GradientCase
+from bpttcheck.judge.directions import LONGEST_DIFFERENCE, measured, random_direction
 from bpttcheck.judge.run import SEQUENCE, Hand, Run
 from bpttcheck.oracles.autodiff import autodiff, programs
 from bpttcheck.oracles.autodiff.autodiff import Spread
@@ -189,7 +191,7 @@ def _collect(
     for number, (problem, template) in enumerate(problems(run, regime, dtype, cases)):
         blocks = compared(run, SEQUENCE, problem, template)
         records.add((*group, number), blocks)
-        if differences and problem.case.T <= gradient.LONGEST_DIFFERENCE:
+        if differences and problem.case.T <= LONGEST_DIFFERENCE:
             found = _difference(run, problem, blocks, number)
             records.differences.extend(found)
 
@@ -198,21 +200,22 @@ def _difference(
     run: Run, problem: Problem, blocks: Sequence[Compared], turn: int
 ) -> list[Difference]:
     """One random direction in one block, a second one if the first is off, as a check does it."""
-    judged = [gradient.judge(b.block, b.hand, b.value, b.copies, b.unit, b.tiny) for b in blocks]
+    judged = [verdict.judge(b.block, b.hand, b.value, b.copies, b.unit, b.tiny) for b in blocks]
     names = [j.block for j in judged if j.usable and not j.blind and not j.null]
     if not names:
         return []
-    outcome = gradient.CaseOutcome(problem, Hand({}, {b.block: b.hand for b in blocks}))
+    hand = Hand({}, {b.block: b.hand for b in blocks})
+    case = GradientCase(run, SEQUENCE, problem, hand, witnesses=[run.oracles["differences"]])
     spreads = {b.block: Spread(b.value, b.copies[:COPIES]) for b in blocks}
     distances: list[float] = []
     bar = np.inf
     for attempt in range(2):
-        along = gradient._random_direction(outcome, [names[turn % len(names)]], attempt)
-        witness = gradient._witness(run, outcome, along, spreads)
+        along = random_direction(case, [names[turn % len(names)]], attempt)
+        witness = measured(case, along, spreads)
         if not np.isfinite(witness.bar):
             break
-        value = float(witness.difference.value)
-        gap = abs(value - witness.jax)
+        value = float(witness.estimate.value)
+        gap = abs(value - witness.reference)
         distances.append(gap / witness.bar if gap else 0.0)
         bar = min(bar, witness.bar / abs(value) if value else np.inf)
         if distances[0] <= min(DIFFERENCE_LIMITS):

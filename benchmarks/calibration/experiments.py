@@ -64,7 +64,7 @@ def milliseconds(count: int, name: str = "lstm", repeats: int = 20) -> float:
         compared(run, SEQUENCE, problem, template)
         for _ in range(repeats):
             started = time.perf_counter()
-            run.reference(SEQUENCE, problem, template)
+            run.jax.gradient(SEQUENCE, problem, template)
             times.append(time.perf_counter() - started)
     return 1e3 * min(times)
 

@@ -16,7 +16,7 @@ from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
 from bpttcheck.judge.verdict import judge
-from bpttcheck.problems.cases import FREE
+from bpttcheck.problems.cases import FREE_CASES
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.subject.subject import Subject
 
@@ -86,7 +86,7 @@ def climb_checks(name: str, mode: str, dtype: str, examples: int, count: int) ->
     for start in range(0, count * examples, examples):
         found: dict[str, np.ndarray] = {}
         for index in range(start, start + examples):
-            if mode == SEQUENCE and index % FREE == FREE - 1:
+            if mode == SEQUENCE and index % FREE_CASES == FREE_CASES - 1:
                 continue
             case = run.cases.case(index, steps=1 if mode == STEP else None)
             for block in compared(run, mode, run.cases.problem(case), run.cases.template(index)):

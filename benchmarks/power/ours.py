@@ -133,17 +133,17 @@ def passes_of_a_check(cell: Any, examples: int, seed: int, dtypes: tuple[str, ..
 
 
 def _count_traced(run: Run, traced: list[int]) -> None:
-    gradients, forward_mode = run.jax.gradients, run.jax.forward_mode
+    gradient, directional = run.jax.gradient, run.jax.directional
 
     def counted(*arguments: Any) -> Any:
         traced[0] += 1 + COPIES
-        return gradients(*arguments)
+        return gradient(*arguments)
 
-    def counted_forward_mode(*arguments: Any) -> Any:
+    def counted_directional(*arguments: Any) -> Any:
         traced[0] += 1 + COPIES
-        return forward_mode(*arguments)
+        return directional(*arguments)
 
-    run.jax.gradients, run.jax.forward_mode = counted, counted_forward_mode
+    run.jax.gradient, run.jax.directional = counted, counted_directional
 
 
 def _subject(base: Run, target: Any) -> Subject:

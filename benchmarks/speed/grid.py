@@ -12,7 +12,8 @@ from bpttcheck.bench.form import Ready
 from bpttcheck.bench.forms import FORMS
 from bpttcheck.bench.report.records import Size
 from bpttcheck.cells import builtin
-from bpttcheck.problems.problem import Problem, build
+from bpttcheck.problems.cases import build
+from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 

@@ -15,7 +15,7 @@ from bpttcheck.bench.measure import rounds
 from bpttcheck.bptt.fused import FUSED
 from bpttcheck.cells import builtin
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.problems.problem import build
+from bpttcheck.problems.cases import build
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 

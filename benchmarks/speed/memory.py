@@ -12,7 +12,8 @@ from bpttcheck import trees
 from bpttcheck.bptt.checkpoint import checkpointed, stored_bytes
 from bpttcheck.bptt.fused import FUSED
 from bpttcheck.cells import builtin
-from bpttcheck.problems.problem import Problem, build
+from bpttcheck.problems.cases import build
+from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 

@@ -59,10 +59,11 @@ def ours(examples: int, checks: tuple[str, ...] | None) -> Callable[[int], dict[
     import bpttcheck
     import bpttcheck.verify.check
     from bpttcheck.cells import LSTM
-    from bpttcheck.judge.run import Run
+    from bpttcheck.judge.differences import Differences
+    from bpttcheck.judge.handwritten import HandWritten
 
     evaluations = [0]
-    difference, hand = Run.difference, Run.hand
+    difference, hand = Differences.directional, HandWritten.run
 
     def counted_difference(*args: Any) -> Any:
         found = difference(*args)
@@ -73,7 +74,7 @@ def ours(examples: int, checks: tuple[str, ...] | None) -> Callable[[int], dict[
         evaluations[0] += 1
         return hand(*args)
 
-    Run.difference, Run.hand = counted_difference, counted_hand
+    Differences.directional, HandWritten.run = counted_difference, counted_hand
 
     def verify(subject: int) -> dict[str, int]:
         evaluations[0] = 0

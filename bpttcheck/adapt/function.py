@@ -21,7 +21,7 @@ import numpy as np
 from bpttcheck.adapt.returned import match, opened, stands_for
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
-from bpttcheck.signature import EACH, Item, Leaf, Signature
+from bpttcheck.signature import EACH, Entry, Signature
 
 CACHE, ALL = "cache", "*"
 """What a backward pass takes that takes the cache and then every cotangent."""
@@ -45,7 +45,7 @@ def _nothing(values: Mapping[str, Any]) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True)
-class Tape:
+class ForwardPass:
     """What one forward pass leaves for the backward pass."""
 
     sizes: Mapping[str, int]
@@ -120,7 +120,7 @@ class Function:
 
     def forward(
         self, params: Mapping[str, Any], xs: Any, state0: Any, mask: Any = None
-    ) -> tuple[Any, tuple[()], Tape]:
+    ) -> tuple[Any, tuple[()], ForwardPass]:
         """``(outputs, (), tape)``, with all outputs in one row ``(1, 1, M)``."""
         sizes = self.sizes(params)
         arguments = self.signature.build(params, sizes)
@@ -132,17 +132,17 @@ class Function:
         flat = [np.reshape(value, (-1,)) for value in outputs.values()]
         row = np.reshape(np.concatenate(flat) if len(flat) > 1 else flat[0], (1, 1, -1))
         row = _no_wider(row, next(v for v in params.values() if _kind(v) == "f"))
-        return row, (), Tape(sizes, params, arguments, outputs, extras)
+        return row, (), ForwardPass(sizes, params, arguments, outputs, extras)
 
     def vjp(
-        self, params: Mapping[str, Any], tape: Tape, d_ys: Any, d_state_T: Any
+        self, params: Mapping[str, Any], tape: ForwardPass, d_ys: Any, d_state_T: Any
     ) -> tuple[dict[str, Any], Any, tuple[()]]:
         """``(gradient by input, d_xs, ())``: None where the backward pass returns nothing."""
         found, _ = self.gradients(tape, d_ys)
         nothing = np.zeros((1, 1, 0), np.asarray(d_ys).dtype)
         return {n: _no_wider(found.get(n), value) for n, value in params.items()}, nothing, ()
 
-    def gradients(self, tape: Tape, d_ys: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    def gradients(self, tape: ForwardPass, d_ys: Any) -> tuple[dict[str, Any], dict[str, str]]:
         """The gradient of each input, and what its author calls it."""
         cotangents = self.unpacked(d_ys, tape)
         if self.backward_function is None:
@@ -156,7 +156,7 @@ class Function:
             result = self.backward_function(*arguments)
         return self._matched(result, tape.sizes, self.grads)
 
-    def unpacked(self, row: Any, tape: Tape) -> dict[str, Any]:
+    def unpacked(self, row: Any, tape: ForwardPass) -> dict[str, Any]:
         """The row ``(1, 1, M)`` of cotangents, output by output."""
         flat, at = np.reshape(row, (-1,)), 0
         found: dict[str, Any] = {}
@@ -167,7 +167,7 @@ class Function:
         return found
 
     def _structured(self, leaves: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-        """What belongs to the outputs, leaf by leaf, as the lists, tuples and dicts that they are."""
+        """What belongs to the outputs, leaf by leaf, in the structure that these have."""
         names = [item.name for item in self.signature.outputs if item.container]
         if not names:
             return dict(leaves)
@@ -209,8 +209,8 @@ class Function:
             parts = [result.get(item.name) for item in items]
             rest: list[Any] = [result]
         else:
-            several = isinstance(result, (tuple, list)) and (len(items) > 1 or len(result) > 1
-                                                             or items[0].container == "")  # fmt: skip
+            is_one = len(items) == 1 and items[0].container in ("tuple", "list")
+            several = isinstance(result, (tuple, list)) and (not is_one or len(result) > 1)
             parts = list(result) if several else [result]
             parts, rest = parts[: len(items)], parts[len(items) :]
         if len(parts) < len(items):
@@ -231,7 +231,7 @@ class Function:
         return outputs, extras
 
     def _take_output(
-        self, item: Item, value: Any, sizes: Mapping[str, int], outputs: dict[str, Any]
+        self, item: Entry, value: Any, sizes: Mapping[str, int], outputs: dict[str, Any]
     ) -> None:
         if item.leaf is None:
             inner = value.values() if isinstance(value, Mapping) else value
@@ -255,7 +255,9 @@ class Function:
     def _loss(self, result: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Of a function that returns its loss and the gradients."""
         if isinstance(result, Mapping):
-            key = next((k for k in result if str(k).lower() in ("loss", "cost", "value", "l")), None)
+            key = next(
+                (k for k in result if str(k).lower() in ("loss", "cost", "value", "l")), None
+            )
             parts: list[Any] = [] if key is None else [result[key]]
             rest: Any = {k: v for k, v in result.items() if k != key}
         else:
@@ -304,7 +306,7 @@ class Function:
         assert self.backward_function is not None
         return any(_is_cache(name) for name in _parameters(self.backward_function)[0])
 
-    def _received(self, tape: Tape, cotangents: Mapping[str, Any]) -> list[Any]:
+    def _received(self, tape: ForwardPass, cotangents: Mapping[str, Any]) -> list[Any]:
         """The arguments of the backward pass."""
         assert self.backward_function is not None
         if self.receives == (CACHE, ALL):
@@ -368,9 +370,11 @@ class Function:
         caches = list(extras.values())
         for way in ways:
             if len(required) == len(way) + len(caches):
-                cache_first = bool(caches) and (
-                    _is_cache(required[0]) or required[0] in extras
-                ) and not _is_cache(required[-1])
+                cache_first = (
+                    bool(caches)
+                    and (_is_cache(required[0]) or required[0] in extras)
+                    and not _is_cache(required[-1])
+                )
                 return caches + way if cache_first else way + caches
         return None
 
@@ -378,9 +382,7 @@ class Function:
         return f"<function {self.name!r}: {self.signature}>"
 
 
-def letters_of(
-    signature: Signature, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, int]:
+def letters_of(signature: Signature, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The letters, from the shapes of the input leaves by name.
 
     Raises:
@@ -420,7 +422,8 @@ def letters_of(
 
 def _same_leaf(name: str, pattern: str) -> bool:
     return name == pattern or (
-        EACH in pattern and re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name) is not None
+        EACH in pattern
+        and re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name) is not None
     )
 
 
@@ -442,7 +445,7 @@ def flat_inputs(signature: Signature, arguments: Sequence[Any]) -> dict[str, Any
     return found
 
 
-def _leaves_of(item: Item, value: Any, number: int | None) -> Iterator[tuple[str, Any]]:
+def _leaves_of(item: Entry, value: Any, number: int | None) -> Iterator[tuple[str, Any]]:
     if item.leaf is not None:
         if item.leaf.kind != "constant":
             name = item.leaf.name
@@ -466,7 +469,7 @@ def _leaves_of(item: Item, value: Any, number: int | None) -> Iterator[tuple[str
         yield from _leaves_of(part, one, number)
 
 
-def _wrong_structure(item: Item, value: Any) -> None:
+def _wrong_structure(item: Entry, value: Any) -> None:
     wanted = ", ".join(part.name or "..." for part in item.parts)
     raise ContractError(
         f"{item.name or 'an argument'} is a {type(value).__name__}, but the signature says a "
@@ -485,7 +488,7 @@ def _unshared(cache: Any) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return getattr(value, "dtype", np.asarray(0)).kind
+    return value.dtype.kind if hasattr(value, "dtype") else ""
 
 
 def _no_wider(value: Any, like: Any) -> Any:
@@ -526,7 +529,3 @@ def _is_number(value: Any) -> bool:
 
 def _d(name: str) -> str:
     return f"d{name}"
-
-
-
-

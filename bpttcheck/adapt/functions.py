@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bpttcheck.adapt.function import ALL, CACHE, Function, flat_inputs
-from bpttcheck.adapt.returned import IGNORED, names_of, stands_for
-from bpttcheck.adapt.updates import change, kept, require_rate, widened
+from bpttcheck.adapt.returned import names_of, stands_for
+from bpttcheck.adapt.updates import change, kept, require_rate, updating, widened
 from bpttcheck.errors import ContractError
 from bpttcheck.signature import Signature
 
@@ -46,7 +45,7 @@ class InModule:
         return ", ".join(f"{name}: {axes}" for name, axes in self.shapes.items())
 
     @contextmanager
-    def hold(self, values: Mapping[str, Any]) -> Iterator[None]:
+    def hold(self, values: Mapping[str, Any]) -> Generator[None]:
         """The values in their place while the block runs; what was there before comes back."""
         missing = object()
         before = {name: getattr(self.module, name, missing) for name in self.shapes}
@@ -62,7 +61,7 @@ class InModule:
                     setattr(self.module, name, value)
 
 
-def in_module(module: Any, **shapes: str) -> InModule:
+def in_module(module: Any, **shapes: Any) -> InModule:
     """Parameters that the code does not take as arguments but reads as globals.
 
     Args:
@@ -192,8 +191,8 @@ def from_object(
     x: str,
     *,
     y: str = "",
-    forward: str = "forward",
-    backward: str = "backward",
+    forward: Any = "forward",
+    backward: Any = "backward",
     grads: Any = None,
     update: float | None = None,
     at: Any = None,
@@ -226,7 +225,8 @@ def from_object(
             where these are (None: attributes of their names, or ``params``). Other optimisers
             than gradient descent are not understood. A larger rate shows more digits.
         at: arguments, parameters first: these very values are judged and no others.
-        batch, time: the letters of these axes, as for :func:`from_vjp`.
+        batch: the letter of the batch axis, as for :func:`from_vjp`.
+        time: the letter of the time axis, in the same way.
         domain: input -> the values that it may have.
         deterministic: the results must be equal bit by bit in every call.
         contiguous: it takes C-contiguous arrays only.
@@ -267,9 +267,9 @@ def from_object(
         return {**_of_data(found, others), **change(before, kept(made, grads, own), update)}
 
     for method in (forward, backward):
-        run.__name__, back.__name__ = forward, backward
         if not isinstance(method, str):
             raise ContractError(f"{method!r} should be the name of a method", item="forward")
+    run.__name__, back.__name__ = forward, backward
     title = name or getattr(make, "__name__", "")
     return _made(
         run, back, text, at=at, receives=(CACHE, ALL), batch=batch, time=time, domain=domain,
@@ -336,7 +336,7 @@ def _made(
     grads: Any = None,
     receives: Any = None,
     returns: tuple[str, ...] | None = None,
-    params: InModule | None = None,
+    params: Any = None,
     update: float | None = None,
     batch: str | None = None,
     time: str | None = None,
@@ -376,10 +376,10 @@ def _made(
     if update is not None and params is not None:
         others = [i.name for i in parsed.inputs if i.name not in params.shapes]
         if backward is None:
-            forward = _updating(forward, params, update, returns or (_LOSS,))
+            forward = updating(forward, params.now, update, returns or (_LOSS,))
             grads = returns = None
         else:
-            backward = _updating(backward, params, update, names_of(grads) or others)
+            backward = updating(backward, params.now, update, names_of(grads) or others)
             grads = None
     return Function(
         name=name or called[0],
@@ -400,30 +400,13 @@ def _made(
     )
 
 
-def _updating(
-    function: Callable[..., Any], params: InModule, update: float, names: Sequence[str]
-) -> Callable[..., Any]:
-    """A function that changes its globals, with the gradients that this shows in what it returns."""
-
-    @wraps(function)
-    def run(*arguments: Any) -> Any:
-        before = params.now()
-        result = function(*arguments)
-        changed = change(before, params.now(), update)
-        if isinstance(result, Mapping):
-            return {**result, **changed}
-        parts = list(result) if isinstance(result, (tuple, list)) else [result]
-        named = dict(zip(names, parts, strict=False))
-        return {**{name: part for name, part in named.items() if name != IGNORED}, **changed}
-
-    return run
-
-
 def _with(signature: str, params: InModule) -> str:
     """The globals after the inputs that are handed in."""
     inputs, arrow, outputs = signature.partition("->")
     body, where, rest = inputs.partition(" where ")
-    return f"{body.strip()}{', ' if body.strip() else ''}{params.text} {arrow}{outputs}{where}{rest}"
+    return (
+        f"{body.strip()}{', ' if body.strip() else ''}{params.text} {arrow}{outputs}{where}{rest}"
+    )
 
 
 def _title(function: Any) -> str:
@@ -442,8 +425,10 @@ def _given(values: Any) -> list[Any]:
                 return [{key: file[key] for key in file.files}]
         except (OSError, ValueError) as error:
             raise ContractError(f"{path} is no .npz file of arrays: {error}", item="at") from None
-    several = isinstance(values, list) and values and all(
-        isinstance(one, (tuple, dict)) for one in values
+    several = (
+        isinstance(values, list)
+        and values
+        and all(isinstance(one, (tuple, dict)) for one in values)
     )
     found = list(values) if several else [values]
     for one in found:

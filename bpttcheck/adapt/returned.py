@@ -92,11 +92,11 @@ class _Matching:
             return {}
         children = self.children(path)
         if not children:
-            return {path: value} if np.shape(value) == self.leaves.get(path) else None
+            return {path: value} if _shape(value) == self.leaves.get(path) else None
         found: dict[str, Any] = {}
         if isinstance(value, Mapping):
             named = [(stands_for(str(key), children), inner) for key, inner in value.items()]
-        elif np.ndim(value) and len(value) == len(children):
+        elif _shape(value) != () and len(value) == len(children):
             named = list(zip(children, value, strict=True))
         else:
             return None
@@ -205,7 +205,7 @@ class _Matching:
                 return
         shapes = {name: shape for parts in left.values() for name, shape in parts.items()}
         flat = opened(list(parts))
-        if not _has_dict(parts) and [np.shape(one) for one in flat] == list(shapes.values()):
+        if not _has_dict(parts) and [_shape(one) for one in flat] == list(shapes.values()):
             for leaf, gradient in zip(shapes, flat, strict=True):
                 self.put(_usual(leaf), leaf, gradient)
             return
@@ -283,6 +283,14 @@ def opened(result: Any) -> list[Any]:
     if isinstance(result, Mapping):
         return [one for part in result.values() for one in opened(part)]
     return [result]
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of an array or of nested numbers; None of what is ragged."""
+    try:
+        return np.shape(value)
+    except ValueError:
+        return None
 
 
 def _has_dict(parts: Any) -> bool:

@@ -7,11 +7,13 @@ the long double of the machine for float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
 
+from bpttcheck.adapt.returned import IGNORED
 from bpttcheck.errors import ContractError
 
 _PLACES = ("params", "parameters", "weights")
@@ -55,6 +57,35 @@ def change(before: Mapping[str, Any], after: Mapping[str, Any], rate: float) -> 
     return {f"d_{name}": (value - after[name]) / rate for name, value in before.items()}
 
 
+def updating(
+    function: Callable[..., Any],
+    now: Callable[[], dict[str, Any]],
+    rate: float,
+    names: Sequence[str],
+) -> Callable[..., Any]:
+    """A function that changes its globals, with the gradients that this shows in its result.
+
+    Args:
+        function: a backward pass, or a function of a loss.
+        now: copies of the globals as they are.
+        rate: the learning rate.
+        names: what it returns, in order.
+    """
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        before = now()
+        result = function(*arguments)
+        changed = change(before, now(), rate)
+        if isinstance(result, Mapping):
+            return {**result, **changed}
+        parts = list(result) if isinstance(result, (tuple, list)) else [result]
+        named = dict(zip(names, parts, strict=False))
+        return {**{name: part for name, part in named.items() if name != IGNORED}, **changed}
+
+    return run
+
+
 def kept(made: Any, where: Any, names: Sequence[str]) -> dict[str, Any]:
     """Copies of the parameters that an object keeps.
 
@@ -79,8 +110,8 @@ def kept(made: Any, where: Any, names: Sequence[str]) -> dict[str, Any]:
     missing = [name for name in names if name not in found]
     if missing:
         raise ContractError(
-            f"{type(made).__name__} keeps no parameter {missing[0]!r} where it was looked for; with "
-            "update= say where they are, in a dict by name or a list in their order: "
+            f"{type(made).__name__} keeps no parameter {missing[0]!r} where it was looked for; "
+            "with update= say where they are, in a dict by name or a list in their order: "
             "grads=lambda net: net.params",
             item="grads",
         )

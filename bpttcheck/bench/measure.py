@@ -31,7 +31,8 @@ from bpttcheck.bench.report.records import (
 from bpttcheck.bench.statistics import exponents, headline, same_over, summaries
 from bpttcheck.errors import ContractError, Declined, GradientMismatch
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.problems.problem import Problem, build
+from bpttcheck.problems.cases import build
+from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.validate import validate_cell

@@ -144,12 +144,12 @@ class Specimen:
 
     def _with(self, d_ys: Array, d_state: Any) -> dict[str, Array]:
         changed = replace(self.problem, d_ys=d_ys, d_state=d_state)
-        found = self.run.reference(self.mode, changed, self.template)
+        found = self.run.jax.gradient(self.mode, changed, self.template)
         return {block: spread.value for block, spread in found.gradients.items()}
 
     def right_for(self, changed: Problem) -> dict[str, Array]:
         """JAX's gradient of another problem of the same shape."""
-        found = self.run.reference(self.mode, changed, self.template)
+        found = self.run.jax.gradient(self.mode, changed, self.template)
         return {block: spread.value for block, spread in found.gradients.items()}
 
     @cached_property

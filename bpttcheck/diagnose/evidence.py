@@ -61,7 +61,9 @@ def _first_fits(evidence: Evidence) -> tuple[Diagnosis, ...]:
         except BpttcheckError:
             continue  # the subject's code, or JAX, does not take this problem
         except Exception as error:  # an error of ours must not cost the verdict
-            evidence.run.notes.add(f"the diagnosis {code} broke down: {error!r}; please report it")
+            evidence.run.code.notes.add(
+                f"the diagnosis {code} broke down: {error!r}; please report it"
+            )
             continue
         if one is not None:
             found.append(one)
@@ -80,7 +82,7 @@ def _mention_jumps(evidence: Evidence) -> None:
     except BpttcheckError:
         return
     if where:
-        evidence.run.notes.add(
+        evidence.run.code.notes.add(
             f"`step` has a jump at {where[0]}, whose derivative is zero; if its backward pass puts "
             "a soft slope there on purpose, declare it (surrogate_step, see docs/layers.md)"
         )
@@ -141,7 +143,7 @@ def _rich(run: Run, mode: str, t: Template, steps: int, dtype: str, regime: str,
 def _specimen(run: Run, mode: str, problem: Problem, template: Template | None) -> Specimen | None:
     try:
         hand = run.code.run(mode, problem)
-        reference = run.reference(mode, problem, template)
+        reference = run.jax.gradient(mode, problem, template)
     except BpttcheckError:
         return None
     unit, tiny = rounding(problem.dtype)

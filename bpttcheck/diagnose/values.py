@@ -221,7 +221,7 @@ def _scaled(specimen: Specimen, factor: float, block: str) -> float | None:
 
     changed = replace(p, d_ys=by(p.d_ys), d_state=trees.map_leaves(by, p.d_state))
     hand = specimen.run.code.run(specimen.mode, changed)
-    reference = specimen.run.reference(specimen.mode, changed, specimen.template)
+    reference = specimen.run.jax.gradient(specimen.mode, changed, specimen.template)
     fresh = replace(specimen, problem=changed, hand=hand, reference=reference)
     right = fresh.right[block]
     return fresh.residual({block: right}) if np.abs(right).max(initial=0.0) > 0 else None

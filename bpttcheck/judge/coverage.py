@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.judge.run import Run
+from bpttcheck.problems.function_cases import GIVEN
 from bpttcheck.problems.large import FIRST
 from bpttcheck.results.records import Case
 from bpttcheck.signature import Signature
@@ -118,6 +119,8 @@ _AXES = ("T", "B", "n_in", "n_hidden", "mask")
 
 def _hidden_of_function(cases: Sequence[Case], signature: Signature) -> tuple[str, ...]:
     """Letters that had one size alone or small ones only, and what no value could show."""
+    if all(case.regime == GIVEN for case in cases):
+        return ("judged at the given arguments alone: what other sizes or values do cannot show",)
     told: list[str] = []
     sizes = [dict(case.letters) for case in cases if case.letters]
     for letter in signature.letters if sizes else ():

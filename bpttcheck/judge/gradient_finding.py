@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import BpttcheckError, ContractError
-from bpttcheck.judge.gradient import CaseOutcome
+from bpttcheck.judge.directions import Vote
+from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Seen, Tally
-from bpttcheck.judge.verdict import Judged, Vote, Witness
+from bpttcheck.judge.verdict import Judged
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding, Measured
 
@@ -35,20 +38,22 @@ def count(run: Run, tally: Tally, outcome: CaseOutcome) -> None:
     if outcome.skipped:
         tally.skipped[outcome.skipped] += 1
         return
-    case, by_jax = outcome.problem.case, "jax" in outcome.spoke
+    case = outcome.problem.case
     if outcome.forward:
         tally.failures += 1
         return
     tally.add(outcome.judged, case)
     for j in outcome.wrong:
         if j.block not in tally.worst or tally.worst[j.block][0].ratio < j.ratio:
-            tally.worst[j.block] = (j, case, by_jax)
+            tally.worst[j.block] = (j, case, outcome.by)
     clear = [j for j in outcome.judged if j.usable and not j.blind and not j.null]
     wrong = tuple(j.block for j in outcome.wrong)
     tally.seen.append(Seen(outcome.problem.case, wrong, tuple(j.block for j in clear)))
     tally.oracles.update(outcome.spoke)
-    if outcome.declined and outcome.declined != run.jax.declined:
-        tally.remarks[f"JAX declined: {outcome.declined}"] += 1
+    for name, reason in outcome.declined.items():
+        oracle = run.oracles[name]
+        if reason != oracle.declined:
+            tally.remarks[f"{oracle.title} declined: {reason}"] += 1
     if outcome.doubtful:
         tally.doubtful += 1
         tally.remarks[outcome.doubtful] += 1
@@ -56,7 +61,7 @@ def count(run: Run, tally: Tally, outcome: CaseOutcome) -> None:
         tally.failures += 1
     for block, vote in outcome.votes.items():
         if vote is Vote.CONTRADICTION:
-            tally.contradictions.append(_contradiction(block, outcome.witnesses[block], outcome))
+            tally.contradictions.append(_contradiction(run, block, outcome))
 
 
 def forward_finding(run: Run, name: str, outcome: CaseOutcome) -> Finding:
@@ -82,19 +87,17 @@ def forward_finding(run: Run, name: str, outcome: CaseOutcome) -> Finding:
     )
 
 
-def plain_finding(run: Run, name: str, j: Judged, case: Case, by_jax: bool) -> Finding:
+def plain_finding(run: Run, name: str, j: Judged, case: Case, by: str) -> Finding:
     """A block that was wrong in some case which nobody made small or explained."""
-    value = Measured(j.value, j.width)
     return Finding(
         check=name,
         method=run.code.methods_of(name)[1],
         block=j.block,
-        message=_message(j, by_jax),
+        message=_message(run, j, by),
         case=case,
-        entry=j.entry if by_jax else None,
+        entry=j.entry if by else None,
         hand=j.hand,
-        jax=value if by_jax else None,
-        finite_difference=None if by_jax else value,
+        **_beside(by, Measured(j.value, j.width)),
         ratio=j.ratio,
         limit=LIMIT,
         relative_error=j.relative,
@@ -102,38 +105,39 @@ def plain_finding(run: Run, name: str, j: Judged, case: Case, by_jax: bool) -> F
     )
 
 
-def _contradiction(block: str, w: Witness, outcome: CaseOutcome) -> str:
-    if w.forward_mode is not None:
+def _contradiction(run: Run, block: str, outcome: CaseOutcome) -> str:
+    w, judge = outcome.witnesses[block], run.oracles[outcome.by].title
+    if w.own is not None and not w.consistent:
         return (
-            f"JAX's reverse and forward mode contradict each other in {block}: <gradient, v> is "
-            f"{w.jax:.9g} by reverse mode, {w.forward_mode:.9g} by forward mode "
+            f"{judge}'s reverse and forward mode contradict each other in {block}: <gradient, v> "
+            f"is {w.reference:.9g} by reverse mode, {float(w.own.value):.9g} by forward mode "
             f"({outcome.problem.case})"
         )
     return (
-        f"JAX and the finite differences contradict each other in {block}: <gradient, v> is "
-        f"{w.jax:.9g} by JAX, {float(w.difference.value):.9g} +- {w.bar:.1e} by differences "
+        f"{judge} and {run.oracles[w.by].title} contradict each other in {block}: <gradient, v> "
+        f"is {w.reference:.9g} by {judge}, {float(w.estimate.value):.9g} +- {w.bar:.1e} by {w.by} "
         f"({outcome.problem.case})"
     )
 
 
 def finding_of(run: Run, name: str, outcome: CaseOutcome, wrong: Judged) -> Finding:
     """What is told of one wrong block."""
-    witness = outcome.witnesses.get(wrong.block)
-    by_jax = "jax" in outcome.spoke
-    difference = _entry_difference(run, outcome, wrong) if by_jax else None
-    if not by_jax and witness is not None:
-        difference = Measured(float(witness.difference.value), witness.bar)
+    witness, by = outcome.witnesses.get(wrong.block), outcome.by
+    beside = _beside(by, Measured(wrong.value, wrong.width) if by else None)
+    if by:
+        beside["finite_difference"] = _entry_difference(run, outcome, wrong)
+    elif witness is not None:
+        beside["finite_difference"] = Measured(float(witness.estimate.value), witness.bar)
     return Finding(
         check=name,
         method=run.code.methods_of(name)[1],
         block=wrong.block,
-        message=_message(wrong, by_jax),
+        message=_message(run, wrong, by),
         case=outcome.problem.case,
-        entry=wrong.entry if by_jax else None,
+        entry=wrong.entry if by else None,
         time_step=departure(run, outcome.problem) if outcome.problem.case.T > 1 else None,
         hand=wrong.hand,
-        jax=Measured(wrong.value, wrong.width) if by_jax else None,
-        finite_difference=difference,
+        **beside,
         ratio=wrong.ratio,
         limit=LIMIT,
         relative_error=wrong.relative,
@@ -141,8 +145,13 @@ def finding_of(run: Run, name: str, outcome: CaseOutcome, wrong: Judged) -> Find
     )
 
 
-def _message(wrong: Judged, by_jax: bool) -> str:
-    judge = "JAX autodiff" if by_jax else "the finite differences"
+def _beside(by: str, value: Measured | None) -> dict[str, Any]:
+    """The field of a finding for what an oracle says; no name: slopes along directions alone."""
+    return {{"jax": "jax", "": "finite_difference"}.get(by, "comparison"): value}
+
+
+def _message(run: Run, wrong: Judged, by: str) -> str:
+    judge = f"{run.oracles[by].title} autodiff" if by else "the finite differences"
     if not np.isfinite(wrong.hand):
         return f"{wrong.block} is {wrong.hand} where {judge} gives {wrong.value:.6g}"
     if wrong.hand == 0:
@@ -157,7 +166,7 @@ def _entry_difference(run: Run, outcome: CaseOutcome, wrong: Judged) -> Measured
     along = np.zeros(np.shape(outcome.hand.gradients[wrong.block]))
     along[wrong.entry] = 1.0
     try:
-        estimate = run.difference(outcome.problem, {wrong.block: along})
+        estimate = run.oracles["differences"].directional(outcome.problem, {wrong.block: along})
     except BpttcheckError:
         return None
     if not np.isfinite(float(estimate.error)):

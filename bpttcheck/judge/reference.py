@@ -1,19 +1,20 @@
-"""JAX as a judge of one subject: its gradients with noisy copies, by the names of blocks."""
+"""JAX as an oracle: the gradients of one subject with noisy copies, by the names of blocks."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck.blocks import D_XS, d_state0, of_state
+from bpttcheck.calibration import BLOCK_FLOOR, COPIES, LIMIT
 from bpttcheck.errors import ContractError, Declined, InternalError
 from bpttcheck.judge.handwritten import NAMES, STEP, HandWritten, params_blocks
+from bpttcheck.judge.oracle import Reference
 from bpttcheck.judge.verdict import rounding
 from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point, Spread, Untied
 from bpttcheck.oracles.estimate import Estimate
@@ -22,7 +23,6 @@ from bpttcheck.problems.cases import Cases
 from bpttcheck.problems.leaves import Leaves
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case
-from bpttcheck.subject.subject import Subject
 
 Array = NDArray[Any]
 
@@ -30,33 +30,31 @@ Array = NDArray[Any]
 _SEARCHES = 3
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What JAX says about one problem: outputs and gradients by name, with their noisy copies."""
-
-    forward: Mapping[str, Spread]
-    gradients: Mapping[str, Spread]
-
-
 class JaxReference:
     """What JAX differentiates for a subject, its compiled programs, and what it said.
 
     Args:
-        subject: what is under test.
+        code: the hand-written side, whose subject it judges and whose absent blocks are left out.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
+    name = "jax"
+    title = "JAX"
+
+    def __init__(self, code: HandWritten) -> None:
+        self.subject, self._code = code.subject, code
         self.declined = ""
         self._autodiff = self._reference()
         self._preparing: dict[Template, Future[None]] = {}
         self._memo: dict[Any, Any] | None = None
         self._departure, self._searches = "", 0
 
-    def kept(self) -> JaxReference:
-        """The same for planted bugs: what is a function of a case is remembered, for all of them.
+    def shared(self, code: HandWritten) -> JaxReference:
+        """The same for a planted bug: what is a function of a case is remembered, for all of them.
 
         A hundred of them need the programs and gradients of one reference.
+
+        Args:
+            code: the planted bug, with the forward pass and the absent blocks of this one's.
         """
         if self._memo is None:
             self._memo = {}
@@ -137,18 +135,16 @@ class JaxReference:
         except (Declined, ContractError, InternalError):
             return None
 
-    def gradients(
+    def gradient(
         self,
-        code: HandWritten,
         mode: str,
         problem: Problem,
-        template: Template | None,
+        template: Template | None = None,
         patterns: Sequence[int] | None = None,
     ) -> Reference:
-        """What JAX says, with noisy copies.
+        """What JAX says of the blocks that the code returns, with noisy copies.
 
         Args:
-            code: the hand-written side, whose absent blocks are left out.
             mode: ``STEP`` or ``SEQUENCE``.
             problem: the point.
             template: the compiled shape to use; None: the problem's own.
@@ -175,7 +171,7 @@ class JaxReference:
         blocks.update(of_state(state_name, found.d_state0, problem.state0))
         first = (lambda s: Spread(s.value[0], s.copies[:, 0])) if mode == STEP else (lambda s: s)
         blocks[x_name] = first(found.d_xs)
-        blocks = {name: g for name, g in blocks.items() if not code.is_absent(name)}
+        blocks = {name: g for name, g in blocks.items() if not self._code.is_absent(name)}
         forward: dict[str, Spread] = {y_name: first(found.ys)}
         forward.update(of_state(new_name, found.state_T, problem.state0))
         reference = Reference(forward, blocks)
@@ -183,18 +179,56 @@ class JaxReference:
             known[key] = reference
         return reference
 
-    def forward_mode(
-        self, problem: Problem, along: Mapping[str, Array], template: Template | None
+    def directional(
+        self,
+        problem: Problem,
+        along: Mapping[str, Array],
+        template: Template | None = None,
+        enough: float = 0.0,
     ) -> Estimate:
-        """JAX's forward-mode derivative of the loss along a direction."""
-        assert self._autodiff is not None
+        """JAX's forward-mode derivative of the loss along a direction.
+
+        Args:
+            problem: the point.
+            along: block name -> direction; blocks left out are not moved.
+            template: the compiled shape to use; None: the problem's own.
+            enough: not used: its bar is as narrow as it gets.
+
+        Raises:
+            Declined: if there is no reference, or JAX cannot trace it.
+        """
+        autodiff = self._jax()
         moved = Leaves(problem).direction(along)
         zero = _point(problem)
         direction = Point(
             moved[0], moved[1], moved[2], zero.mask, np.zeros_like(zero.d_ys), zero.d_state
         )
         unit, _ = rounding(problem.dtype)
-        return self._autodiff.directional(zero, direction, unit, 1, self._pad(template))
+        return autodiff.directional(zero, direction, unit, 1, self._pad(template))
+
+    def hull(
+        self, mode: str, problem: Problem, template: Template | None, block: str
+    ) -> tuple[Array, Array]:
+        """How small and how large every entry of a block may be at a kink.
+
+        Real code decides a branch the same way everywhere, so the copies go through the consistent
+        decisions. A slope between the two sides may leave their hull, by less than its width.
+
+        Raises:
+            Declined: if JAX does not judge this subject.
+        """
+        rng = np.random.default_rng(problem.case.seed)
+        patterns = np.concatenate([np.arange(32), rng.integers(0, 2**15, 32)]).reshape(-1, COPIES)
+        unit, tiny = rounding(problem.dtype)
+        runs = [self.gradient(mode, problem, template)]
+        runs += [self.gradient(mode, problem, template, [int(p) for p in row]) for row in patterns]
+        value = runs[0].gradients[block].value
+        copies = np.concatenate([one.gradients[block].copies for one in runs])
+        low, high = np.minimum(value, copies.min(axis=0)), np.maximum(value, copies.max(axis=0))
+        room = high - low
+        room = room / 2 + BLOCK_FLOOR * room.max(initial=0.0)
+        room = room + LIMIT * (unit * np.abs(value) + tiny)
+        return low - room, high + room
 
     def untied(self, problem: Problem, template: Template | None = None) -> Untied:
         """JAX's per-step parameter terms and adjoints.

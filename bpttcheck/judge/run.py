@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-from numpy.typing import NDArray
-
+from bpttcheck.judge.differences import Differences
 from bpttcheck.judge.handwritten import SEQUENCE, STEP, Hand, HandWritten
-from bpttcheck.judge.reference import JaxReference, Reference
-from bpttcheck.oracles.differences.finite_difference import finite_difference
-from bpttcheck.oracles.estimate import Estimate
+from bpttcheck.judge.oracle import Oracle, Reference
+from bpttcheck.judge.reference import JaxReference
 from bpttcheck.problems import function_cases, preconditions
 from bpttcheck.problems.cases import Cases
-from bpttcheck.problems.leaves import Leaves
-from bpttcheck.problems.problem import Problem, Template
+from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.subject.subject import Subject
-from bpttcheck.subject.surrogate import surrogate_forward
-from bpttcheck.subject.user_code import Notes
 
 __all__ = ["SEQUENCE", "STEP", "Hand", "Reference", "Run"]
 
-Array = NDArray[Any]
+ORACLES: dict[str, Callable[[HandWritten], Oracle]] = {
+    "jax": JaxReference,
+    "differences": Differences,
+}
+"""Every oracle: the first that gives a gradient judges by it, the others are its witnesses."""
 
 
 class Run:
@@ -39,7 +38,8 @@ class Run:
 
     - ``cases``: structures and values (:class:`bpttcheck.problems.cases.Cases`);
     - ``code``: the hand-written side (:class:`bpttcheck.judge.handwritten.HandWritten`);
-    - ``jax``: JAX's side (:class:`bpttcheck.judge.reference.JaxReference`).
+    - ``oracles``: by name, in the order of :data:`ORACLES`, what judges it
+      (:class:`bpttcheck.judge.oracle.Oracle`).
     - ``names``: of a function, block -> what its author calls that gradient.
     """
 
@@ -60,10 +60,12 @@ class Run:
             else Cases(self.subject, seed, self.dtypes, declared)
         )
         self.code = HandWritten(self.subject, found.absent)
-        self.jax = JaxReference(self.subject)
+        self.oracles = {name: make(self.code) for name, make in ORACLES.items()}
         self._begin()
         for name in subject.traits.ignored:
-            self.notes.add(f"`{name}` is not what the trait of that name is: it was left alone")
+            self.code.notes.add(
+                f"`{name}` is not what the trait of that name is: it was left alone"
+            )
 
     def _begin(self) -> None:
         self.untried: list[Case] = []
@@ -71,9 +73,9 @@ class Run:
         self.judged: dict[str, list[Case]] = {}
 
     @property
-    def notes(self) -> Notes:
-        """Remarks gathered so far."""
-        return self.code.notes
+    def jax(self) -> JaxReference:
+        """JAX, which alone is asked for more than the protocol has: programs, steps, paths."""
+        return cast(JaxReference, self.oracles["jax"])
 
     def fork(self, subject: Subject) -> Run:
         """A run of another subject with the same forward pass, which shares what JAX says.
@@ -86,7 +88,7 @@ class Run:
         other.subject = subject
         other.cases = self.cases.of(subject)
         other.code = HandWritten(subject, self.code.absent, self.code.lines)
-        other.jax = self.jax.kept()
+        other.oracles = {n: oracle.shared(other.code) for n, oracle in self.oracles.items()}
         return other
 
     def for_call(self, name: str) -> Run:
@@ -104,32 +106,6 @@ class Run:
             return None
         mine = self.code.adjoints(problem)
         return None if mine is None else (mine, self.jax.untied(problem).d_states)
-
-    def reference(
-        self,
-        mode: str,
-        problem: Problem,
-        template: Template | None,
-        patterns: Sequence[int] | None = None,
-    ) -> Reference:
-        """What JAX says of the blocks that the hand-written code returns: see ``jax.gradients``."""
-        return self.jax.gradients(self.code, mode, problem, template, patterns)
-
-    def difference(
-        self, problem: Problem, along: Mapping[str, Array], enough: float = 0.0
-    ) -> Estimate:
-        """The derivative of the loss along a direction, from the forward pass alone.
-
-        Args:
-            problem: the point.
-            along: block name -> direction; blocks left out are not moved.
-            enough: a relative bar at which to stop; 0: as narrow as it gets.
-        """
-        leaves = Leaves(problem)
-        point, direction, weights = leaves.difference_arguments(along)
-        forward = surrogate_forward(self.subject) or self.code.layer.forward
-        function = leaves.function(self.code.methods[0], forward)
-        return finite_difference(function, point, direction, weights, enough=enough)
 
 
 def _collect_sizes(strategy: Any, seed: int) -> tuple[tuple[int, int], ...] | None:

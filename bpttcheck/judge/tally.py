@@ -38,7 +38,8 @@ class Tally:
     Args:
         name: the check's name.
         doubtful: cases in which the differences agreed with the code and not with JAX.
-        worst: for each block that was wrong in some case, where it was worst, and if JAX said so.
+        worst: for each block that was wrong in some case, where it was worst, and by which oracle's
+            gradient.
         judged: the cases of which a block could be judged.
         conduct: what is wrong with how the code behaves, where its gradient does not depend on it;
             told as remarks, and failures only where they were asked for.
@@ -59,7 +60,7 @@ class Tally:
     seen: list[Seen] = field(default_factory=list)
     judged: list[Case] = field(default_factory=list)
     doubtful: int = 0
-    worst: dict[str, tuple[Judged, Case, bool]] = field(default_factory=dict)
+    worst: dict[str, tuple[Judged, Case, str]] = field(default_factory=dict)
     _seen: dict[tuple[str, str], list[Judged]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, judged: Sequence[Judged], case: Case) -> None:

@@ -1,4 +1,4 @@
-"""The error model: when can rounding have produced a gradient, and who is believed.
+"""The error model: when can rounding have produced a gradient.
 
 For each entry, with ``g`` the hand-derived value, ``r`` JAX's and ``c_k`` its noisy copies,
 
@@ -10,26 +10,16 @@ For each entry, with ``g`` the hand-derived value, ``r`` JAX's and ``c_k`` its n
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.calibration import BLIND, BLOCK_FLOOR, DIFFERENCE_LIMIT, LIMIT
-from bpttcheck.oracles.estimate import Estimate, rms
+from bpttcheck.calibration import BLIND, BLOCK_FLOOR, LIMIT
+from bpttcheck.oracles.estimate import rms
 
 Array = NDArray[Any]
-
-
-class Vote(enum.Enum):
-    """What the oracles together say about one block of one case."""
-
-    RIGHT = "right"
-    WRONG = "wrong"
-    CONTRADICTION = "contradiction"
-    ABSTAIN = "abstain"
 
 
 @dataclass(frozen=True)
@@ -114,59 +104,3 @@ def judge(block: str, hand: Any, value: Array, copies: Array, unit: float, tiny:
         blind=bool(largest > 0 and s.max() > BLIND * largest),
         null=largest == 0,
     )
-
-
-@dataclass(frozen=True)
-class Witness:
-    """A finite difference along one direction beside the two candidates for it.
-
-    Args:
-        difference: the estimate of dL/ds.
-        hand: ``<g, v>``.
-        jax: ``<r, v>``; NaN where JAX is silent.
-        noise: how far rounding alone moves such a product.
-        forward_mode: JAX's forward mode along the direction if it contradicts ``jax``, else None.
-    """
-
-    difference: Estimate
-    hand: float
-    jax: float
-    noise: float
-    forward_mode: float | None = None
-
-    @property
-    def bar(self) -> float:
-        """The total bar: the difference's own and that of the products."""
-        return float(self.difference.error) + self.noise
-
-    def covers(self, candidate: float) -> bool:
-        """True if the difference does not contradict ``candidate``."""
-        if not np.isfinite(self.bar):
-            return True
-        return abs(float(self.difference.value) - candidate) <= DIFFERENCE_LIMIT * self.bar
-
-    @property
-    def speaks(self) -> bool:
-        """True if the bar is narrow enough to tell the candidates apart, or JAX is silent."""
-        if not np.isfinite(self.bar):
-            return False
-        return not np.isfinite(self.jax) or not (self.covers(self.hand) and self.covers(self.jax))
-
-
-def vote(judged: Judged, witness: Witness | None, jax_is_consistent: bool) -> Vote:
-    """Who is believed when the hand-derived block differs from JAX's.
-
-    Args:
-        judged: the block beside JAX.
-        witness: differences along the disagreement; None if there are none.
-        jax_is_consistent: JAX's forward mode agrees with its reverse mode.
-    """
-    if not judged.usable or judged.blind:
-        return Vote.ABSTAIN
-    if not judged.wrong:
-        return Vote.RIGHT
-    if not jax_is_consistent:
-        return Vote.CONTRADICTION
-    if witness is None or not witness.speaks or witness.covers(witness.jax):
-        return Vote.WRONG
-    return Vote.CONTRADICTION

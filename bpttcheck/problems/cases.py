@@ -1,5 +1,8 @@
 """The sequence of cases of one subject and one seed, and their values.
 
+There is one definition of the structures and two ways to draw from it: here from a seed, and in
+:mod:`bpttcheck.strategies` for Hypothesis.
+
 Case ``i`` is a function of the seed and of ``i``: its sizes, its regime and its numbers. Only where
 a subject cannot live with a number are values drawn again, closer to those that it makes itself.
 """
@@ -9,9 +12,9 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,19 +22,8 @@ from bpttcheck import trees
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, OutsideDomain
 from bpttcheck.problems import large
-from bpttcheck.problems.problem import (
-    FEW,
-    Problem,
-    Seeded,
-    Template,
-    build,
-    draw_case,
-    generator,
-    scheduled_dtype,
-    scheduled_regime,
-    templates,
-)
-from bpttcheck.problems.values import FREEDOMS, NATURAL, SCALED_PARAMETERS
+from bpttcheck.problems.problem import FEW, MASKS, Problem, Template, nearest
+from bpttcheck.problems.values import FREE, FREEDOMS, NATURAL, SCALED_PARAMETERS, Values, fill
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
@@ -41,7 +33,48 @@ _COMPILED_SIZES = 8
 # Cases of one regime that the subject could not live with, after which values stay closer.
 _LESSONS = 2
 # Every so many cases of a sequence one is drawn at any size and judged by differences alone.
-FREE = 10
+FREE_CASES = 10
+
+
+# One round of the schedule: the ordinary regime most often, and the eleven that show most bugs of
+# real code within the first 20 cases.
+_SCHEDULE = (
+    "ordinary", "saturated", "ordinary", "at_kinks", "large_cotangents", "silent_outputs", "long",
+    "own_initial_state", "ordinary", "tiny_gradients", "vanishing", "one_sign", "near_kinks",
+    "exploding", "ordinary", "long", "zeros", "sparse_inputs", "large_cotangents",
+    "own_initial_state", "large_inputs", "biased_gates", "ordinary", "tokens", "small_inputs",
+    "overflowing", "biased_gates", "silent_outputs", "one_sign", "sparse_inputs",
+)  # fmt: skip
+
+ROUND = len(_SCHEDULE)
+LENGTHS_BEYOND_TRUNCATION = (35, 70, 300)
+
+
+class Source(Protocol):
+    """Where the choices of a structure come from."""
+
+    def integer(self, low: int, high: int) -> int:
+        """An integer in ``[low, high]``; the simplest is ``low``."""
+        ...
+
+    def choice(self, options: Sequence[Any]) -> Any:
+        """One of ``options``; the simplest is the first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Choices drawn from a NumPy generator."""
+
+    rng: np.random.Generator
+
+    def integer(self, low: int, high: int) -> int:
+        """An integer in ``[low, high]``."""
+        return int(self.rng.integers(low, high + 1))
+
+    def choice(self, options: Sequence[Any]) -> Any:
+        """One of ``options``."""
+        return options[int(self.rng.integers(len(options)))]
 
 
 class Scheduled(NamedTuple):
@@ -91,7 +124,7 @@ class Cases:
     def scheduled(self, index: int, one_step: bool) -> Scheduled:
         """Case ``index`` of a check of single steps or of whole sequences."""
         fixed = self.subject.traits.fixed_sizes
-        free = not one_step and index % FREE == FREE - 1 and not fixed
+        free = not one_step and index % FREE_CASES == FREE_CASES - 1 and not fixed
         case = self.case(index, free=free, steps=1 if one_step else None)
         return Scheduled(case, None if free or fixed else self.template(index), free)
 
@@ -195,3 +228,134 @@ class Cases:
 def _forward(subject: Subject) -> tuple[str, Any]:
     """The user's name of the forward pass, and the pass itself over a sequence."""
     return "step" if subject.kind == "cell" else "forward", subject.layer.forward
+
+
+def generator(seed: int, index: int, stream: int) -> np.random.Generator:
+    """The generator of case ``index``; different streams are independent."""
+    return np.random.default_rng([seed, index, stream])
+
+
+def scheduled_regime(index: int) -> str:
+    """The regime of case ``index``."""
+    return _SCHEDULE[index % len(_SCHEDULE)]
+
+
+def turn_of(case: Case) -> int:
+    """How many cases of the same regime the schedule has before this one."""
+    rounds, place = divmod(max(case.index, 0), len(_SCHEDULE))
+    return rounds * _SCHEDULE.count(case.regime) + _SCHEDULE[:place].count(case.regime)
+
+
+def scheduled_dtype(index: int, dtypes: Sequence[str]) -> str:
+    """The dtype of case ``index``: every regime meets every dtype."""
+    return dtypes[(index + index // len(_SCHEDULE)) % len(dtypes)]
+
+
+def draw_case(
+    source: Source,
+    *,
+    regime: str,
+    dtype: str,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    template: Template | None = None,
+    masks: bool | Sequence[str] = True,
+    lengths: Sequence[int] | None = None,
+    batches: Sequence[int] | None = None,
+    seed: int = 0,
+    index: int = 0,
+) -> Case:
+    """Draw a structure.
+
+    Args:
+        source: where the choices come from.
+        regime: one of :data:`REGIMES`.
+        dtype: ``"float64"`` or ``"float32"``.
+        sizes: allowed ``(n_in, n_hidden)``; None: 1 to 5 and 1 to 6.
+        template: a compiled shape that the structure must fit; None: any size.
+        masks: False if the subject has no masks; the kinds that it takes if not all.
+        lengths: the only T allowed; None: any.
+        batches: the only B allowed; None: any.
+        seed: seed of the values.
+        index: number of the case.
+    """
+    if template is not None:
+        n_in, n_hidden, T_max, B_max = template.n_in, template.n_hidden, template.T, template.B
+    else:
+        n_in, n_hidden = (
+            source.choice(sizes) if sizes else (source.integer(1, 5), source.integer(1, 6))
+        )
+        T_max, B_max = (max(LENGTHS_BEYOND_TRUNCATION), 3) if regime == "long" else (12, 4)
+    if template is not None and template.exact:
+        T, B = T_max, B_max
+    else:
+        long = regime == "long"
+        fitting = [T for T in lengths or LENGTHS_BEYOND_TRUNCATION if T <= T_max]
+        if lengths is not None:
+            fitting = (fitting[-3:] if long else fitting[:4]) or [min(lengths)]
+            T = source.choice(fitting)
+        else:
+            T = source.choice(fitting) if long and fitting else source.integer(1, T_max)
+        allowed = [B for B in batches or () if B <= B_max]
+        B = source.choice(allowed or [min(batches)]) if batches else source.integer(1, B_max)
+    kinds = MASKS if masks is True else tuple(masks or ())
+    mask = source.choice(("none", "none", *kinds)) if kinds and T * B > 1 else "none"
+    return Case(seed, index, T, B, n_in, n_hidden, dtype, mask, regime)
+
+
+def build(subject: Subject, case: Case, stream: int = 0, freedom: str = FREE) -> Problem:
+    """Fill a structure with numbers: a function of the case alone.
+
+    Args:
+        subject: what is under test.
+        case: the structure.
+        stream: other values for the same structure.
+        freedom: how far values may be from those that the subject makes for itself; one of
+            :data:`bpttcheck.problems.values.FREEDOMS`.
+
+    Raises:
+        ContractError: if the subject's own code fails on the way.
+    """
+    rng = generator(case.seed, max(case.index, 0) + (case.index < 0) * 10**6, stream)
+    values = Values(
+        case,
+        rng,
+        subject.traits.domain,
+        subject.thresholds,
+        freedom,
+        turn_of(case),
+        subject.traits.final_state_gradient,
+    )
+    problem = fill(subject, values)
+    object.__setattr__(problem, "original", stream == 0 and freedom == FREE)
+    return problem
+
+
+def templates(
+    seed: int,
+    sizes: Sequence[tuple[int, int]] | None,
+    lengths: Sequence[int] | None = None,
+    batches: Sequence[int] | None = None,
+) -> tuple[Template, ...]:
+    """The compiled shapes of a run, the long one last.
+
+    Sizes that differ pairwise and sizes that coincide, one of each as small as can be, and one
+    without padding, so that the mask cannot hide a bug.
+    """
+    rng = np.random.default_rng([seed, 0x7E])
+    if sizes:
+        # What is found is explained on the third and fourth, where no size should be special.
+        rich = sorted(sizes, key=lambda s: (min(s) > 1, s[0] != s[1], sum(s)), reverse=True)
+        square = next((s for s in rich if s[0] == s[1] > 1), rich[-1])
+        pairs = [sizes[0], square, *(rich[i % len(rich)] for i in range(3))]
+    else:
+        same = int(rng.integers(3, 5))
+        wide, narrow = int(rng.integers(4, 6)), int(rng.integers(2, 4))
+        pairs = [(1, 1), (same, same), (narrow, wide), (wide, narrow), (2, 3)]
+    made = [
+        Template(*pairs[0], T=4, B=2),
+        Template(*pairs[1], T=8, B=pairs[1][1] if pairs[1][1] <= 4 else 3),
+        Template(*pairs[2], T=10, B=3),
+        Template(*pairs[3], T=5, B=4, exact=True),
+        Template(*pairs[4], T=max(LENGTHS_BEYOND_TRUNCATION), B=2),
+    ]
+    return tuple(replace(one, T=nearest(one.T, lengths), B=nearest(one.B, batches)) for one in made)

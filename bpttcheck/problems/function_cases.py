@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -18,17 +19,9 @@ from bpttcheck.blocks import D_XS, YS, Block, d_param
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.problems import large
-from bpttcheck.problems.cases import Cases, Scheduled
-from bpttcheck.problems.problem import (
-    FEW,
-    Problem,
-    Template,
-    generator,
-    nearest,
-    scheduled_regime,
-    turn_of,
-)
+from bpttcheck.problems.cases import Cases, Scheduled, generator, scheduled_regime, turn_of
 from bpttcheck.problems.preconditions import Preconditions
+from bpttcheck.problems.problem import FEW, Problem, Template, nearest
 from bpttcheck.problems.values import FREE, Values
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.signature import Leaf, Signature
@@ -41,7 +34,8 @@ from bpttcheck.subject.user_code import call
 _SHAPES = ((4, 3, 2, 5), (3, 2, 4, 4), (6, 4, 4, 3), (2, 1, 1, 1))
 _LONG = 35
 _LONGEST, _MOST_ROWS, _WIDEST = 300, 300, 256
-_AT_POINT = "given"
+GIVEN = "given"
+"""The regime of arguments that the user handed in."""
 
 
 class FunctionCases(Cases):
@@ -91,7 +85,7 @@ class FunctionCases(Cases):
         """The structure of case ``index``."""
         if self._is_given(index):
             dtype = self.dtypes[index % len(self.dtypes)]
-            return Case(self.seed, index, 1, 1, 1, 1, dtype, "none", _AT_POINT)
+            return Case(self.seed, index, 1, 1, 1, 1, dtype, "none", GIVEN)
         if free:
             case = super().case(index, free=True)
             T = _LONG if case.regime == "long" else min(case.T, 12)
@@ -105,7 +99,7 @@ class FunctionCases(Cases):
         """Whether a case is at a given point."""
         return self._only or index < self._given
 
-    @property
+    @cached_property
     def plan(self) -> large.LargerSizes:
         """Each letter at and around the block sizes of real kernels, the others small."""
         if self._only:
@@ -162,7 +156,7 @@ def build_function(subject: Subject, case: Case, stream: int, freedom: str) -> P
     values = Values(
         case, rng, subject.traits.domain, subject.thresholds, freedom, turn_of(case), True
     )
-    if function.only_points or case.regime == _AT_POINT:
+    if function.only_points or case.regime == GIVEN:
         given = function.points[case.index // 2 % len(function.points)]
         params = {n: v.astype(dtype) if is_float(v) else np.array(v) for n, v in given.items()}
         sizes = function.sizes(params)
@@ -177,16 +171,14 @@ def build_function(subject: Subject, case: Case, stream: int, freedom: str) -> P
             if leaf.kind != "constant"
         }
     nothing = np.zeros((1, 1, 0), dtype)
-    row, _, tape = call("forward", function.forward, params, nothing, ())
+    _, _, tape = call("forward", function.forward, params, nothing, ())
     d_ys = np.concatenate(
         [np.zeros(0), *(
             _cotangent(signature, name, np.shape(value), values)
             for name, value in tape.outputs.items()
         )]
     )  # fmt: skip
-    problem = Problem(
-        shown, params, nothing, (), None, d_ys.reshape(1, 1, -1).astype(dtype), ()
-    )
+    problem = Problem(shown, params, nothing, (), None, d_ys.reshape(1, 1, -1).astype(dtype), ())
     object.__setattr__(problem, "original", stream == 0 and freedom == FREE)
     return problem
 
@@ -223,9 +215,7 @@ def _laid_out(data: Array, shape: tuple[int, ...], time: int | None, batch: int 
     return np.ascontiguousarray(np.transpose(moved, np.argsort(order)))
 
 
-def _cotangent(
-    signature: Signature, name: str, shape: tuple[int, ...], values: Values
-) -> Array:
+def _cotangent(signature: Signature, name: str, shape: tuple[int, ...], values: Values) -> Array:
     """A cotangent of one output, as the regime wants it."""
     leaf = next((one for one in signature.results if one.name == name), None)
     time = None if leaf is None else leaf.axis(signature.time)
@@ -274,9 +264,7 @@ def joined_rows(signature: Signature, problem: Problem, block: str, parts: list[
     return sum(parts) if axis is None else np.concatenate(parts, axis)
 
 
-def _unpacked(
-    signature: Signature, row: Any, sizes: Mapping[str, int]
-) -> list[tuple[Leaf, Array]]:
+def _unpacked(signature: Signature, row: Any, sizes: Mapping[str, int]) -> list[tuple[Leaf, Array]]:
     """Every output with its part of a row ``(1, 1, M)``."""
     flat, at = np.asarray(row).reshape(-1), 0
     found: list[tuple[Leaf, Array]] = []
@@ -344,7 +332,7 @@ def _narrower(subject: Subject, problem: Problem) -> str:
     """The dtype of a result with fewer digits than the arguments, or ``""``."""
     function = unfilled(subject.target)
     args: Any = (problem.params, problem.xs, ())
-    row, _, tape = call(function.methods[0], function.forward, *args)
+    _, _, tape = call(function.methods[0], function.forward, *args)
     found, _ = call(function.methods[1], function.gradients, tape, problem.d_ys)
     widest = np.finfo(problem.dtype).eps
     for value in (*tape.outputs.values(), *found.values()):

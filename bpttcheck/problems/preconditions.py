@@ -18,7 +18,7 @@ from bpttcheck import trees
 from bpttcheck.blocks import D_XS, d_state0
 from bpttcheck.contract import is_float
 from bpttcheck.errors import BpttcheckError, ContractError
-from bpttcheck.problems.problem import draw_mask
+from bpttcheck.problems.values import draw_mask
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.subject.filled import absent, filled
 from bpttcheck.subject.refusals import is_refusal

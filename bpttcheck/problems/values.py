@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.contract import is_float
+from bpttcheck.problems.problem import MASKS, Problem
 from bpttcheck.results.records import Case
+from bpttcheck.subject.subject import Subject
+from bpttcheck.subject.user_code import call
 
 Array = NDArray[Any]
 
@@ -297,6 +300,43 @@ class Values:
         outside = (values <= low) | (values >= high)
         low, high = max(low, -1e3), min(high, 1e3)
         return np.where(outside, self.rng.uniform(low, high, values.shape), values)
+
+
+def fill(subject: Subject, values: Values) -> Problem:
+    """The structure of ``values`` filled with them.
+
+    Raises:
+        ContractError: if the subject's own code fails on the way.
+    """
+    case, rng, layer = values.case, values.rng, subject.layer
+    dtype = np.dtype(case.dtype)
+    natural = call("init", layer.init, rng, case.n_in, case.n_hidden)
+    params = {key: values.parameter(key, np.asarray(value)) for key, value in natural.items()}
+    xs = values.inputs()
+    own = call("initial_state", layer.initial_state, params, case.B)
+    # Where every new shape is expensive, the warm-up has the case's own; as where T is restricted.
+    steps = case.T if subject.traits.fixed_sizes or subject.lengths is not None else 2
+    warm = values.warm_up(steps)
+    ys, reached, _ = call("forward", layer.forward, params, warm, own)
+    n_out = int(np.shape(ys)[-1])
+    state0 = values.state(own, reached)
+    d_ys = rng.standard_normal((case.T, case.B, n_out)).astype(dtype)
+    d_state = values.state_cotangent(state0)
+    d_ys, d_state = values.scaled(d_ys, d_state)
+    return Problem(case, params, xs, state0, draw_mask(case, rng, subject.masks), d_ys, d_state)
+
+
+def draw_mask(case: Case, rng: np.random.Generator, kinds: Sequence[str] = MASKS) -> Array | None:
+    """A mask ``(T, B)`` of the case's kind, one of ``kinds``; None if every step is real."""
+    if case.mask == "none" or case.mask not in kinds:
+        return None
+    shape = (case.T, case.B)
+    if case.mask == "lengths":
+        return np.arange(case.T)[:, None] < rng.integers(1, case.T + 1, case.B)
+    mask = rng.random(shape) < 0.7
+    if case.mask == "empty_rows":
+        mask[:, rng.integers(case.B)] = False
+    return mask
 
 
 def _moved(rng: np.random.Generator, natural: Array) -> Array:

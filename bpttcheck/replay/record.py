@@ -112,7 +112,7 @@ def to_json(finding: Finding) -> dict[str, Any]:
         name: clean(getattr(finding, name))
         for name in ("check", "method", "block", "message", "exception")
     }
-    record["case"] = None if finding.case is None else asdict(finding.case)
+    record["case"] = None if finding.case is None else _plain(finding.case)
     record["entry"] = None if finding.entry is None else [int(i) for i in finding.entry]
     record["time_step"] = None if finding.time_step is None else int(finding.time_step)
     record |= {name: number_to_json(getattr(finding, name)) for name in numbers}
@@ -159,13 +159,21 @@ def from_json(record: Any) -> Finding:
     )
 
 
+def _plain(case: Case) -> dict[str, Any]:
+    """A case of a cell or a layer, which has no letters."""
+    return {key: value for key, value in asdict(case).items() if key != "letters"}
+
+
 def _case(record: Any) -> Case:
-    keys(record, tuple(f.name for f in fields(Case)))
+    keys(record, tuple(f.name for f in fields(Case) if f.name != "letters"))
     index = record["index"]
     return Case(
         seed=natural(record, "seed"),
         index=-1 if index == -1 and type(index) is int else natural(record, "index"),
-        **{name: natural(record, name) for name in ("T", "B", "n_in", "n_hidden")},
+        T=natural(record, "T"),
+        B=natural(record, "B"),
+        n_in=natural(record, "n_in"),
+        n_hidden=natural(record, "n_hidden"),
         dtype=one_of("dtype", record["dtype"], ("float64", "float32")),
         mask=text(record, "mask"),
         regime=text(record, "regime"),
@@ -214,7 +222,7 @@ class Stored:
         if self.flat is None:
             same += [self.seed, self.examples, list(self.dtypes)]
         else:
-            same += [None if f.case is None else asdict(f.case), list(self.flat.params)]
+            same += [None if f.case is None else _plain(f.case), list(self.flat.params)]
             same += [self.flat.state, hashlib.sha256(pack(self.flat.arrays)).hexdigest()]
         return "-".join([*words, _digest(same)[:6]])
 

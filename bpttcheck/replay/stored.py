@@ -199,7 +199,7 @@ def rerun(stored: Stored, subject: Any) -> Report:
     run = Run(known, stored.seed, [case.dtype])
     result, findings = _on_problem(run, stored.finding, problem, started)
     note = f"replayed {stored.id}: one problem, the stored one"
-    notes = [note, *run.notes.texts, *([run.jax.declined] if run.jax.declined else [])]
+    notes = [note, *run.code.notes.texts, *([run.jax.declined] if run.jax.declined else [])]
     return Report(
         subject=known.name,
         checks=(result,),

@@ -323,7 +323,10 @@ def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
     missing = set(run.code.absent)
     signature = run.subject.traits.signature
     if signature is not None:  # what has no gradient lacks none
-        missing -= {D_XS, *(d_param(leaf.name) for leaf in signature.leaves if leaf.kind != "float")}
+        missing -= {
+            D_XS,
+            *(d_param(leaf.name) for leaf in signature.leaves if leaf.kind != "float"),
+        }
     why = "the code returns None" if signature is None else "the code returns none"
     absent = tuple(f"{block} ({why})" for block in sorted(missing))
     if not run.subject.traits.final_state_gradient:
@@ -343,7 +346,7 @@ def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
 
 
 def _notes(run: Run) -> tuple[str, ...]:
-    notes = list(run.notes.texts)
+    notes = list(run.code.notes.texts)
     if run.subject.surrogate:
         notes.insert(0, f"{_SURROGATE}: {run.subject.surrogate}")
         distances = distance_from_full(run)

@@ -15,7 +15,12 @@ from bpttcheck.adapt.functions import from_grad, from_object, from_vjp
 from bpttcheck.results.report import Report
 from bpttcheck.verify.check import check
 
-_OPTIONS = frozenset(inspect.signature(check).parameters) - {"subject", "sizes", "lengths", "batches"}
+_OPTIONS = frozenset(inspect.signature(check).parameters) - {
+    "subject",
+    "sizes",
+    "lengths",
+    "batches",
+}
 _CASES_OF_A_POINT = 10
 
 
@@ -54,7 +59,9 @@ def check_vjp(
     return _checked(from_vjp(forward, backward, signature, **own), rest)
 
 
-def check_grad(function: Callable[..., Any], signature: str | None = None, **options: Any) -> Report:
+def check_grad(
+    function: Callable[..., Any], signature: str | None = None, **options: Any
+) -> Report:
     """Tell whether a function that returns its loss and gradients returns the right ones.
 
     Args:

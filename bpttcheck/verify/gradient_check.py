@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
-from bpttcheck.judge.gradient import CaseOutcome, examine
+from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.gradient_finding import (
     count,
     exception_finding,
@@ -14,6 +14,7 @@ from bpttcheck.judge.gradient_finding import (
     forward_finding,
     plain_finding,
 )
+from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.shrink import smallest
 from bpttcheck.judge.tally import Tally
@@ -79,7 +80,7 @@ def _one(
     explain = len(tally.findings) < _EXPLAINED
     try:
         problem = run.cases.problem(case)
-        known = frozenset(block for block, (_, _, by_jax) in tally.worst.items() if by_jax)
+        known = frozenset(block for block, (_, _, by) in tally.worst.items() if by)
         outcome = examine(
             run, mode, problem, template, confirm=explain, differences_only=differences_only,
             known=known,
@@ -112,9 +113,9 @@ def _one(
 def _with_all_blocks(run: Run, name: str, tally: Tally) -> Tally:
     """A finding for every block that was wrong in any case, explained or not; the worst first."""
     told = {finding.block for finding in tally.findings}
-    for block, (judged, case, by_jax) in tally.worst.items():
+    for block, (judged, case, by) in tally.worst.items():
         if block not in told:
-            tally.findings.append(plain_finding(run, name, judged, case, by_jax))
+            tally.findings.append(plain_finding(run, name, judged, case, by))
     return tally
 
 
@@ -191,7 +192,7 @@ def _explain(
 def _shrunk(
     run: Run, mode: str, outcome: CaseOutcome, template: Template | None, block: str | None
 ) -> CaseOutcome:
-    differences_only = "jax" not in outcome.spoke
+    differences_only = not outcome.by
 
     def attempt(problem: Problem, room: Template | None) -> CaseOutcome | None:
         confirm = differences_only

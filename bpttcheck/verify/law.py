@@ -251,7 +251,7 @@ def _beside_jax(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> l
             outcome = examine(run, SEQUENCE, part, room, confirm=False)
         except BpttcheckError:
             return judged
-        if outcome.skipped or "jax" not in outcome.spoke:
+        if outcome.skipped or not outcome.by:
             return judged
         for one in outcome.judged:
             seen.setdefault(one.block, []).append(one)

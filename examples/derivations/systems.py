@@ -91,7 +91,7 @@ def _cross_entropy(loss: Any) -> bool:
 def _untied(autodiff: Any) -> bool:
     """JAX's untied gradients sum to the tied one; A3 judges each of them."""
     from bpttcheck.judge.run import Run
-    from bpttcheck.problems.problem import build
+    from bpttcheck.problems.cases import build
 
     assert callable(autodiff.untied)
     run = Run(bpttcheck.Subject(bpttcheck.cells.Elman()), 0, ["float64"])

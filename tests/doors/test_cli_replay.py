@@ -16,7 +16,7 @@ import bpttcheck
 from bpttcheck import replay
 from bpttcheck.config import FAILURES, Settings, failures, read
 from bpttcheck.errors import ContractError
-from bpttcheck.problems.problem import build
+from bpttcheck.problems.cases import build
 from bpttcheck.results.records import Case, Finding, Measured
 from bpttcheck.results.report import Report
 from bpttcheck.subject.subject import Subject

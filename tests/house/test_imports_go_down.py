@@ -17,6 +17,7 @@ FLOORS = [
         "trees",
         "contract",
         "traits",
+        "signature",
         "calibration",
         "blocks",
         "lazy",

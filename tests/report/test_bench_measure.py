@@ -19,7 +19,7 @@ from bpttcheck.bptt.fused import FusedLSTM
 from bpttcheck.cells import LSTM, Elman, GRUResetAfter, GRUResetBefore, builtin
 from bpttcheck.errors import ContractError, GradientMismatch
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.problems.problem import build
+from bpttcheck.problems.cases import build
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 

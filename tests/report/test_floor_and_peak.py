@@ -14,7 +14,8 @@ from bpttcheck.bench.report.records import Size
 from bpttcheck.bptt.fused import FUSED
 from bpttcheck.cells import LSTM, Elman, GRUResetAfter, builtin
 from bpttcheck.errors import Declined
-from bpttcheck.problems.problem import Problem, build
+from bpttcheck.problems.cases import build
+from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 

@@ -75,7 +75,7 @@ def evidence(base, target, mode, dtype):
         steps = 1 if mode == STEP else T
         case = Case(0, -1, steps, 3, template.n_in, template.n_hidden, dtype, "none", "ordinary")
         problem = run.cases.problem(case)
-        hand, reference = run.code.run(mode, problem), run.reference(mode, problem, template)
+        hand, reference = run.code.run(mode, problem), run.jax.gradient(mode, problem, template)
         wrong = tuple(reference.gradients)
         specimens.append(Specimen(run, mode, problem, template, hand, reference, wrong))
     seen = [Seen(run.cases.case(i), wrong, wrong) for i in range(20)]
@@ -120,7 +120,7 @@ def test_a_single_number_is_not_called_a_multiple_of_another(runs):
     problem = run.cases.problem(Case(0, -1, 1, 2, 1, 1, "float64", "none", "ordinary"))
     hand, reference = (
         run.code.run(STEP, problem),
-        run.reference(STEP, problem, run.cases.templates[0]),
+        run.jax.gradient(STEP, problem, run.cases.templates[0]),
     )
     specimen = Specimen(
         run, STEP, problem, run.cases.templates[0], hand, reference, ("d_params['W']",)

@@ -12,10 +12,10 @@ import bpttcheck
 from bpttcheck import Verdict, trees
 from bpttcheck.diagnose import evidence
 from bpttcheck.errors import Declined
-from bpttcheck.judge import gradient
-from bpttcheck.judge.handwritten import HandWritten
+from bpttcheck.judge import by_slopes, gradient
+from bpttcheck.judge.differences import Differences
 from bpttcheck.judge.reference import JaxReference
-from bpttcheck.judge.run import STEP, Run
+from bpttcheck.judge.run import STEP
 from bpttcheck.oracles.autodiff import noise
 from bpttcheck.oracles.autodiff.autodiff import Autodiff, NoisyGradients, Spread
 from bpttcheck.oracles.autodiff.programs import CACHE
@@ -159,7 +159,7 @@ def declines(*args, **options):
 def test_jax_sees_an_error_that_the_differences_miss(monkeypatch):
     cell = HardlyWrong()
     assert verdict(cell) is Verdict.FAILED
-    monkeypatch.setattr(JaxReference, "gradients", declines)
+    monkeypatch.setattr(JaxReference, "gradient", declines)
     assert verdict(cell) is Verdict.PASSED
 
 
@@ -167,21 +167,21 @@ def test_the_differences_expose_a_reference_that_is_wrong_as_the_cell_is(monkeyp
     cell = HalfTheSlope()
     # Where JAX speaks the two contradict each other; at large widths the differences are alone.
     assert verdict(cell, reference=half_the_path) is Verdict.FAILED
-    monkeypatch.setattr(Run, "difference", declines)
+    monkeypatch.setattr(Differences, "directional", declines)
     assert verdict(cell, reference=half_the_path) is Verdict.PASSED
 
 
 def test_the_differences_keep_a_wrong_reference_from_convicting_a_right_cell(monkeypatch):
     cell = Cell()
     assert verdict(cell, reference=half_the_path) is Verdict.INCONCLUSIVE
-    monkeypatch.setattr(Run, "difference", declines)
+    monkeypatch.setattr(Differences, "directional", declines)
     assert verdict(cell, reference=half_the_path) is Verdict.FAILED
 
 
 def test_the_differences_alone_judge_a_layer_without_a_reference(monkeypatch):
     assert verdict(Layer(), "sequence_vjp") is Verdict.PASSED
     assert verdict(TwiceTheInputGradient(), "sequence_vjp") is Verdict.FAILED
-    monkeypatch.setattr(Run, "difference", declines)
+    monkeypatch.setattr(Differences, "directional", declines)
     assert verdict(TwiceTheInputGradient(), "sequence_vjp") is Verdict.INCONCLUSIVE
 
 
@@ -195,8 +195,7 @@ def test_forward_mode_keeps_a_wrong_reverse_mode_from_convicting_a_right_cell(mo
         return replace(found, d_params={**found.d_params, "W": W})
 
     def agrees(jax, problem, along, template):
-        code = HandWritten(jax.subject)
-        known = jax.gradients(code, STEP, problem, template).gradients
+        known = jax.gradient(STEP, problem, template).gradients
         return Estimate(sum((known[block].value * v).sum() for block, v in along.items()), 0.0)
 
     assert verdict(cell) is Verdict.PASSED
@@ -204,7 +203,7 @@ def test_forward_mode_keeps_a_wrong_reverse_mode_from_convicting_a_right_cell(mo
     (row,) = bpttcheck.check(cell, checks=["step_vjp"], examples=4, raises=False).checks
     assert row.verdict is Verdict.INCONCLUSIVE
     assert "JAX's reverse and forward mode contradict each other in d_params['W']" in row.reason
-    monkeypatch.setattr(JaxReference, "forward_mode", agrees)
+    monkeypatch.setattr(JaxReference, "directional", agrees)
     assert verdict(cell) is Verdict.FAILED
 
 
@@ -228,8 +227,8 @@ def test_the_noise_of_the_copies_keeps_rounding_from_convicting_a_right_cell(mon
 def test_rounding_of_float32_alone_convicts_no_layer_without_a_reference(monkeypatch):
     layer = Layer()
     assert verdict(layer, "sequence_vjp", 60, ["float32"]) is Verdict.PASSED
-    monkeypatch.setattr(gradient, "_own_rounding", lambda *args: {})
-    monkeypatch.setattr(gradient, "_own_noise", lambda *args: {})
+    monkeypatch.setattr(by_slopes, "own_rounding", lambda *args: {})
+    monkeypatch.setattr(by_slopes, "own_noise", lambda *args: {})
     assert verdict(layer, "sequence_vjp", 60, ["float32"]) is Verdict.FAILED
 
 
@@ -249,7 +248,7 @@ def test_the_hull_of_the_branches_shows_a_slope_beyond_both_sides(monkeypatch):
     cell, dtypes = Relu(5), ["float64", "float32"]
     assert verdict(Relu(1), dtypes=dtypes) is Verdict.PASSED
     assert verdict(cell, dtypes=dtypes) is Verdict.FAILED
-    monkeypatch.setattr(gradient, "_unblinded", lambda run, mode, outcome, judged, template: judged)
+    monkeypatch.setattr(gradient, "_unblinded", lambda case, oracle, judged: judged)
     assert verdict(cell, dtypes=dtypes) is Verdict.PASSED
 
 
@@ -271,5 +270,5 @@ def test_a_reference_of_another_forward_pass_convicts_no_right_gradient(monkeypa
         return {finding.block for finding in report.findings}
 
     assert wrong_blocks() <= {"y", "new_state"}
-    monkeypatch.setattr(gradient, "_forward_differences", lambda *args: [])
+    monkeypatch.setattr(gradient, "differing_outputs", lambda *args: [])
     assert "d_x" in wrong_blocks()

@@ -511,12 +511,12 @@ def test_a_regime_shows_a_bug_that_is_missed_without_it(regime, wrong, bases, mo
     check = "sequence_vjp" if isinstance(wrong, Layer) else "step_vjp"
     # In about half of the long cases only the first five outputs matter, and no window ends there.
     examples = 100 if regime == "long" else EXAMPLES
-    monkeypatch.setattr(problem, "_SCHEDULE", of_one_kind(regime, problem._SCHEDULE))
+    monkeypatch.setattr(cases, "_SCHEDULE", of_one_kind(regime, cases._SCHEDULE))
     found, findings = result(bases, wrong, check, examples=examples)
     assert found.verdict is Verdict.FAILED
     assert {finding.case.regime for finding in findings} == {regime}
-    monkeypatch.setattr(problem, "_SCHEDULE", without(regime, problem._SCHEDULE))
-    assert regime not in {problem.scheduled_regime(index) for index in range(examples)}
+    monkeypatch.setattr(cases, "_SCHEDULE", without(regime, cases._SCHEDULE))
+    assert regime not in {cases.scheduled_regime(index) for index in range(examples)}
     assert result(bases, wrong, check, examples=examples)[0].verdict is Verdict.PASSED
 
 
@@ -534,8 +534,10 @@ def test_a_kind_of_mask_shows_a_bug_that_is_missed_without_it(mask, bases, monke
     assert found.verdict is Verdict.FAILED
     assert {finding.case.mask for finding in findings} == {mask}
 
+    draw_case = cases.draw_case
+
     def draw(*args, **options):
-        case = problem.draw_case(*args, **options)
+        case = draw_case(*args, **options)
         instead = "lengths" if mask == "none" else "none"
         return replace(case, mask=instead) if case.mask == mask else case
 
@@ -611,10 +613,12 @@ def test_a_template_without_padding_shows_a_bug_that_is_missed_without_it(bases)
     assert result(bases, HardlyWrong(), "step_vjp", examples=5)[0].verdict is Verdict.FAILED
 
     def pad(run):
-        def reference(mode, point, template, patterns=None):
-            return Run.reference(run, mode, point, replace(template, B=template.B + 1), patterns)
+        gradient = run.jax.gradient
 
-        run.reference = reference
+        def padded(mode, point, template, patterns=None):
+            return gradient(mode, point, replace(template, B=template.B + 1), patterns)
+
+        run.jax.gradient = padded
 
     padded = result(bases, HardlyWrong(), "step_vjp", pad, examples=5)
     # Padded rows change what JAX computes: the gradient is not compared any more.

@@ -8,19 +8,18 @@ from hypothesis import strategies as st
 from bpttcheck import trees
 from bpttcheck.cells import LSTM, Elman
 from bpttcheck.judge.run import Run
-from bpttcheck.problems.problem import (
+from bpttcheck.problems.cases import (
     LENGTHS_BEYOND_TRUNCATION,
-    MASKS,
-    REGIMES,
     ROUND,
     Seeded,
     build,
     draw_case,
-    draw_mask,
     scheduled_dtype,
     scheduled_regime,
     templates,
 )
+from bpttcheck.problems.problem import MASKS, REGIMES
+from bpttcheck.problems.values import draw_mask
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 

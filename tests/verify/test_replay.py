@@ -27,7 +27,7 @@ from bpttcheck import strategies as bst
 from bpttcheck.config import Settings
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import SEQUENCE, Run
-from bpttcheck.problems.problem import build
+from bpttcheck.problems.cases import build
 from bpttcheck.replay.script import literal
 from bpttcheck.results.records import Case, Diagnosis, Finding, Measured, Verdict
 from bpttcheck.results.report import Report

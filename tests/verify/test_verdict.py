@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpttcheck.calibration import BLIND, LIMIT
-from bpttcheck.judge.verdict import Vote, Witness, judge, rounding, vote, width
+from bpttcheck.judge.directions import Vote, Witness, vote
+from bpttcheck.judge.verdict import judge, rounding, width
 from bpttcheck.oracles.estimate import Estimate
 
 EPS, TINY = rounding("float64")
@@ -89,29 +90,31 @@ def test_the_resolution_is_the_smallest_scale_error_that_is_caught():
     assert seen < 100 * LIMIT * 1e-15
 
 
-def witness(difference, error, hand=2.0, jax=1.0):
-    return Witness(Estimate(np.float64(difference), np.float64(error)), hand, jax, 1e-12)
+def witness(difference, error, hand=2.0, jax=1.0, by_itself=1.0):
+    said = {"differences": Estimate(np.float64(difference), np.float64(error))}
+    own = None if by_itself is None else Estimate(np.float64(by_itself), np.float64(0))
+    return Witness(said, hand, jax, 1e-12, own)
 
 
 WRONG = block(np.array([2.0]), np.array([1.0]))
 
 
 def test_differences_that_side_with_jax_condemn_the_hand():
-    assert vote(WRONG, witness(1.0, 1e-9), True) is Vote.WRONG
+    assert vote(WRONG, witness(1.0, 1e-9)) is Vote.WRONG
 
 
 def test_differences_that_abstain_leave_jax_alone():
-    assert vote(WRONG, witness(0.0, np.inf), True) is Vote.WRONG
-    assert vote(WRONG, witness(1.5, 1.0), True) is Vote.WRONG
+    assert vote(WRONG, witness(0.0, np.inf)) is Vote.WRONG
+    assert vote(WRONG, witness(1.5, 1.0)) is Vote.WRONG
 
 
 def test_differences_that_side_with_the_hand_contradict_jax():
-    assert vote(WRONG, witness(2.0, 1e-9), True) is Vote.CONTRADICTION
+    assert vote(WRONG, witness(2.0, 1e-9)) is Vote.CONTRADICTION
 
 
 def test_a_jax_that_contradicts_itself_condemns_nobody():
-    assert vote(WRONG, witness(1.0, 1e-9), False) is Vote.CONTRADICTION
+    assert vote(WRONG, witness(1.0, 1e-9, by_itself=2.0)) is Vote.CONTRADICTION
 
 
 def test_a_right_block_needs_no_witness():
-    assert vote(block(np.array([1.0]), np.array([1.0])), None, True) is Vote.RIGHT
+    assert vote(block(np.array([1.0]), np.array([1.0])), None) is Vote.RIGHT

@@ -30,7 +30,14 @@ NAMES = (
 )
 """The file of every check, which is its public name."""
 
-__all__ = ["CHECKS", "NAMES"]
+_OF_FUNCTIONS = ("contract", "purity", "arguments", "vjp", "linearity", "batch_additivity")
+
+__all__ = ["CHECKS", "NAMES", "names_for"]
+
+
+def names_for(is_function: bool) -> tuple[str, ...]:
+    """The checks of a function with a signature, or those of cells and layers."""
+    return _OF_FUNCTIONS if is_function else tuple(name for name in NAMES if name != "vjp")
 
 
 def __getattr__(name: str) -> Any:

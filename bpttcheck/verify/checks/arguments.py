@@ -103,4 +103,4 @@ def _tell(tally: Tally, found: list[Impurity] | None, problem: Problem) -> None:
             ))  # fmt: skip
 
 
-CHECK = Check("arguments", arguments, on_problem, replayed_twice="layouts", functions=True)
+CHECK = Check("arguments", arguments, on_problem, replayed_twice="layouts")

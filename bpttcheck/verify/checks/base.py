@@ -12,6 +12,7 @@ from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Diagnosis, Finding
 from bpttcheck.subject.subject import Subject
+from bpttcheck.verify.checks import names_for
 
 if TYPE_CHECKING:
     from bpttcheck.verify.law import Law
@@ -55,7 +56,6 @@ class Check:
         alone: True if its calls must stay in one process and in their order.
         says: the diagnosis of a finding that no pattern of numbers explains.
         replayed_twice: ``"calls"`` or ``"layouts"`` if a replay compares two runs of the code.
-        functions: True if it is for functions with a signature, too.
     """
 
     name: str
@@ -66,14 +66,15 @@ class Check:
     alone: bool = False
     says: Callable[[Finding], Diagnosis | None] = lambda finding: None
     replayed_twice: str = ""
-    functions: bool = False
 
     def applies(self, subject: Subject) -> bool:
         """Whether it is for what the subject is: a cell or a layer, or a function."""
-        return self.functions if subject.traits.signature is not None else self.name != "vjp"
+        return self.name in names_for(subject.traits.signature is not None)
 
     def __call__(self, context: Context) -> Tally:
         """Run it."""
+        if not self.applies(context.run.subject):
+            raise NotApplicable("not for what this subject is")
         return self.run(context)
 
     @property

@@ -131,4 +131,4 @@ LAW = Law(
 )
 
 
-CHECK = Check("batch_additivity", batch_additivity, on_problem, law=LAW, functions=True)
+CHECK = Check("batch_additivity", batch_additivity, on_problem, law=LAW)

@@ -86,12 +86,18 @@ def _validate(run: Run, n_in: int, n_hidden: int, batch_size: int, dtype: str) -
     sizes = {"n_in": n_in, "n_hidden": n_hidden, "batch_size": batch_size}
     target = run.subject.target
     if run.subject.kind == "cell":
-        validate_cell(target, **sizes, dtype=dtype, rng=rng, notes=run.notes)
+        validate_cell(target, **sizes, dtype=dtype, rng=rng, notes=run.code.notes)
     else:
         T = nearest(5, run.subject.lengths)
         validate_layer(
-            target, T=T, masks=run.subject.masks, **sizes, dtype=dtype, rng=rng, notes=run.notes
+            target,
+            T=T,
+            masks=run.subject.masks,
+            **sizes,
+            dtype=dtype,
+            rng=rng,
+            notes=run.code.notes,
         )
 
 
-CHECK = Check("contract", contract, says=transposed_result, functions=True)
+CHECK = Check("contract", contract, says=transposed_result)

@@ -96,7 +96,6 @@ CHECK = Check(
     linearity,
     on_problem,
     law=LAW,
-    functions=True,
     says=lambda finding: Diagnosis(
         "nonlinear", "the gradient is not linear in the cotangent", {"law": finding.check}
     ),

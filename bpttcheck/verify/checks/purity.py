@@ -115,7 +115,7 @@ def _impure(run: Run, tally: Tally, problem: Problem) -> None:
 def _impurities(run: Run, p: Problem) -> list[Impurity]:
     subject = run.subject
     return impurities(
-        subject.target, subject.kind, p.params, p.xs, p.state0, p.d_ys, p.d_state, run.notes
+        subject.target, subject.kind, p.params, p.xs, p.state0, p.d_ys, p.d_state, run.code.notes
     )
 
 
@@ -164,7 +164,7 @@ def _memory(run: Run, tally: Tally, problem: Problem) -> None:
 
 def _passes(run: Run, problem: Problem) -> tuple[Passes, Arguments]:
     kind = run.subject.kind
-    return Passes(run.subject.target, kind, run.notes), Arguments.of(kind, problem)
+    return Passes(run.subject.target, kind, run.code.notes), Arguments.of(kind, problem)
 
 
 def _deterministic(run: Run) -> bool:
@@ -214,6 +214,4 @@ _LOOKS = (
 """What is asked once, and where: T, B, n_in, n_hidden, mask and regime."""
 
 
-CHECK = Check(
-    "purity", purity, on_problem, alone=True, says=impure, replayed_twice="calls", functions=True
-)
+CHECK = Check("purity", purity, on_problem, alone=True, says=impure, replayed_twice="calls")

@@ -25,4 +25,4 @@ def on_problem(run: Run, problem: Problem) -> Tally:
     return gradient_problem(run, "vjp", SEQUENCE, problem)
 
 
-CHECK = Check("vjp", vjp, on_problem, mode=SEQUENCE, functions=True)
+CHECK = Check("vjp", vjp, on_problem, mode=SEQUENCE)

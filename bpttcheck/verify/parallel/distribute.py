@@ -160,7 +160,7 @@ def _obeyed(answer: Callable[[], tuple[Tally, tuple[str, ...], frozenset[int]]])
 
 def _note(run: Run, texts: Sequence[str]) -> None:
     for text in texts:
-        run.notes.add(text)
+        run.code.notes.add(text)
 
 
 def _result(future: Future[Any]) -> Any:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import BpttcheckError, ContractError
-from bpttcheck.judge.gradient import CaseOutcome, examine
+from bpttcheck.judge.gradient import examine
+from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.reference import JaxReference
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.tally import Tally
-from bpttcheck.problems.problem import Problem, templates
+from bpttcheck.problems.cases import templates
+from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import Notes
 from bpttcheck.verify.checks import CHECKS
@@ -47,7 +49,8 @@ class _WithoutSearch(JaxReference):
 def _view(run: Run) -> Run:
     """A run as one job sees it: programs shared, remarks of its own, no search for an operation."""
     view = copy.copy(run)
-    view.code, view.jax = copy.copy(run.code), _WithoutSearch(run.jax)
+    view.code = copy.copy(run.code)
+    view.oracles = {**run.oracles, "jax": _WithoutSearch(run.jax)}
     view.code.notes = Notes()
     return view
 
@@ -139,7 +142,7 @@ def judge(place: Here | Elsewhere, keys: Sequence[Key]) -> dict[Key, Told]:
             run.code.lines.commit()
         else:
             run.code.lines.discard()
-        told[mode, index] = Told(outcome, run.notes.texts, run.code.lines.progress())
+        told[mode, index] = Told(outcome, run.code.notes.texts, run.code.lines.progress())
         if outcome is None:
             over.add(mode)
     return told
@@ -163,4 +166,4 @@ def obey(
     """One whole check in a worker: its tally, notes, and the lines that were reached."""
     run = place.view()
     tally = CHECKS[name](Context(run, examples))
-    return tally, run.notes.texts, run.code.lines.progress()
+    return tally, run.code.notes.texts, run.code.lines.progress()

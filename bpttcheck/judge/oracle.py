@@ -1,0 +1,73 @@
+"""What every oracle is to the judgement of a case: a source of the gradient, or of slopes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from bpttcheck.judge.handwritten import HandWritten
+from bpttcheck.oracles.autodiff.autodiff import Spread
+from bpttcheck.oracles.estimate import Estimate
+from bpttcheck.problems.problem import Problem, Template
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an oracle says about one problem: outputs and gradients by name, with noisy copies."""
+
+    forward: Mapping[str, Spread]
+    gradients: Mapping[str, Spread]
+
+
+class Oracle(Protocol):
+    """An independent source of the gradient of one subject.
+
+    Attributes:
+        name: what it is called in counts and options.
+        title: what it is called in a sentence.
+        declined: why it gives no gradient of this subject at all, or ``""``.
+    """
+
+    name: str
+    title: str
+    declined: str
+
+    def gradient(self, mode: str, problem: Problem, template: Template | None = None) -> Reference:
+        """The gradient of every block that the code returns, with noisy copies.
+
+        Args:
+            mode: ``"step"`` or ``"sequence"``.
+            problem: the point.
+            template: the compiled shape to use; None: the problem's own.
+
+        Raises:
+            Declined: if it cannot give one here.
+        """
+        ...
+
+    def directional(
+        self,
+        problem: Problem,
+        along: Mapping[str, NDArray[Any]],
+        template: Template | None = None,
+        enough: float = 0.0,
+    ) -> Estimate:
+        """The derivative of the loss along a direction.
+
+        Args:
+            problem: the point.
+            along: block name -> direction; blocks left out are not moved.
+            template: the compiled shape to use; None: the problem's own.
+            enough: a relative bar at which it may stop; 0: as narrow as it gets.
+
+        Raises:
+            Declined: if it cannot give one here.
+        """
+        ...
+
+    def shared(self, code: HandWritten) -> Oracle:
+        """The same for other code with the same forward pass."""
+        ...
