@@ -115,8 +115,10 @@ class Function:
     def sequence(
         self, engine: Any, params: Any, xs: Any, state0: Any, mask: Any
     ) -> tuple[Any, Any]:
-        """The forward pass, to be traced as a whole."""
-        return self.forward(params, xs, state0)[:2]
+        """The forward pass, to be traced as a whole: in float64, whatever its buffers are."""
+        row, state, _ = self.forward(params, xs, state0)
+        dtype = next(v.dtype for v in params.values() if _kind(v) == "f")
+        return row if row.dtype == dtype else row.astype(dtype), state
 
     def forward(
         self, params: Mapping[str, Any], xs: Any, state0: Any, mask: Any = None
