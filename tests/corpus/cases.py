@@ -39,7 +39,7 @@ class Bug:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Module:
     """A module of the corpus.
 
     Args:
@@ -65,7 +65,7 @@ class Entry:
         """The right one, as None, and the wrong ones."""
         return (None, *self.bugs)
 
-    def module(self, bug: Bug | None = None) -> ModuleType:
+    def loaded(self, bug: Bug | None = None) -> ModuleType:
         """The module, with a mistake if one is given."""
         text = (CODE / f"{self.name}.py").read_text()
         if bug is not None:
@@ -81,17 +81,17 @@ class Entry:
 
     def subject(self, bug: Bug | None = None) -> Any:
         """What is checked."""
-        return self.glue(self.module(bug))
+        return self.glue(self.loaded(bug))
 
 
-ENTRIES: dict[str, Entry] = {}
+ENTRIES: dict[str, Module] = {}
 
 
 def entry(*bugs: Bug, no_jax: str = "") -> Callable[[Glue], Glue]:
     """Enter the glue of a module of the same name."""
 
     def register(glue: Glue) -> Glue:
-        ENTRIES[glue.__name__] = Entry(glue.__name__, glue, bugs, no_jax)
+        ENTRIES[glue.__name__] = Module(glue.__name__, glue, bugs, no_jax)
         return glue
 
     return register
