@@ -26,6 +26,7 @@ from bpttcheck.errors import ContractError
 
 _TAKEN = "only imports, functions, classes and constants are taken"
 _DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 _EXPRESSIONS = (
     ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.UnaryOp, ast.BinOp, ast.BoolOp,
     ast.Compare, ast.IfExp, ast.Subscript, ast.Slice, ast.Starred,
@@ -44,15 +45,12 @@ class LeftOut:
         text: its first line.
         names: what it would have defined.
         reason: why it was left out.
-        rebinds: whether it is no more than an assignment, so that an earlier value is not the one
-            that the script goes on with.
     """
 
     where: str
     text: str
     names: tuple[str, ...]
     reason: str
-    rebinds: bool = False
 
     def __str__(self) -> str:
         """``line 12: data = open('input.txt').read() (a call of open)``."""
@@ -136,15 +134,18 @@ class _Script:
 
     def run(self) -> Definitions:
         """Run what is taken."""
-        module = Definitions(f"{self.path.stem}.defs")
+        name = f"{self.path.stem}.defs"
+        while getattr(sys.modules.get(name), "__file__", self.source) != self.source:
+            name += "_"  # another script of this name
+        module = Definitions(name)
         module.__file__ = self.source
         sys.modules[module.__name__] = module  # where `inspect` and `dataclasses` look for a class
         with _folder_of(self.path):
             taken, names = self._tried(module)
             # Once more as a whole: how a call of `np.tanh` is compiled depends on the imports.
             exec(self._compiled(taken), vars(module))
-        for name in set(vars(module)) - names:
-            delattr(module, name)
+        for dropped in set(vars(module)) - names:
+            delattr(module, dropped)
         module.__left_out__ = tuple(self.left)
         return module
 
@@ -159,7 +160,7 @@ class _Script:
                 try:
                     exec(self._compiled([*features, statement]), known)
                     taken.append(statement)
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     reason = f"{type(error).__name__}: {error}"
             if reason:
                 self._leave_out(statement, reason, known)
@@ -170,12 +171,12 @@ class _Script:
 
     def _leave_out(self, statement: ast.stmt, reason: str, known: dict[str, Any]) -> None:
         names = tuple(dict.fromkeys(_defined(statement)))
-        rebinds = isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign))
-        for name in names if rebinds else ():
-            known.pop(name, None)
+        if isinstance(statement, (*_ASSIGNMENTS, *_DEFINITIONS)):
+            for name in names:  # an earlier value is not the one that the script goes on with
+                known.pop(name, None)
         first = ast.unparse(statement).splitlines()[0]
         shown = first if len(first) <= _SHOWN else first[: _SHOWN - 3] + "..."
-        self.left.append(LeftOut(self.where(statement.lineno), shown, names, reason, rebinds))
+        self.left.append(LeftOut(self.where(statement.lineno), shown, names, reason))
 
     def where(self, line: int) -> str:
         """A line of the text as its author counts it."""
@@ -269,7 +270,7 @@ def _why_not(statement: ast.stmt, known: Mapping[str, Any]) -> str:
         return ""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return ""
-    if isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+    if isinstance(statement, _ASSIGNMENTS):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         return _not_a_name(targets) or (
             "" if statement.value is None else _no_constant(statement.value, known)

@@ -259,8 +259,11 @@ def from_object(
         # What it keeps is its own business: it is handed on unseen. What it gathers is of one
         # backward pass: another of the same point starts from the inputs.
         waiting = [made]
-        cache = lambda: waiting.pop() if waiting else passed(inputs)[0]  # noqa: E731
-        return (*found, cache) if isinstance(found, tuple) else (found, cache)
+
+        def kept_pass() -> Any:
+            return waiting.pop() if waiting else passed(inputs)[0]
+
+        return (*found, kept_pass) if isinstance(found, tuple) else (found, kept_pass)
 
     def back(cache: Any, *cotangents: Any) -> dict[str, Any]:
         made = cache()

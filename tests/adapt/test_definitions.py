@@ -172,6 +172,31 @@ def test_globals_that_were_left_out_are_given_by_in_module(module):
     assert not hasattr(module, "W")  # as before
 
 
+def test_a_function_that_is_replaced_by_what_is_left_out_is_not_kept(tmp_path):
+    path = tmp_path / "twice.py"
+    path.write_text("def f():\n    return 1\n\n\n@unknown\ndef f():\n    return 2\n")
+    assert not hasattr(bpttcheck.defs(path), "f")
+
+
+def test_an_import_that_ends_the_program_is_left_out(tmp_path):
+    (tmp_path / "a_module_that_exits.py").write_text("raise SystemExit(3)\n")
+    path = tmp_path / "imports.py"
+    path.write_text("import a_module_that_exits\nH = 3\n")
+    module = bpttcheck.defs(path)
+    assert module.H == 3
+    assert [one.reason for one in module.__left_out__] == ["SystemExit: 3"]
+
+
+def test_scripts_of_one_name_do_not_replace_each_other(tmp_path):
+    paths = [tmp_path / folder / "train.py" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(f"class Net:\n    folder = {path.parent.name!r}\n")
+    modules = [bpttcheck.defs(path) for path in paths]
+    assert "folder = 'a'" in inspect.getsource(modules[0].Net)
+    assert bpttcheck.defs(paths[0]).__name__ == modules[0].__name__
+
+
 def notebook(*cells):
     return json.dumps({
         "cells": [
