@@ -153,10 +153,16 @@ class Function:
             found, called = self._matched(tape.extras["gradients"], tape.sizes, self.grads)
             return {name: np.asarray(g) * factor for name, g in found.items()}, called
         tape = replace(tape, extras={name: _unshared(one) for name, one in tape.extras.items()})
-        arguments = self._received(tape, self._structured(cotangents, tape.sizes))
+        arguments, factor = self._received(tape, self._structured(cotangents, tape.sizes))
+        names = _keyword_only(self.backward_function)
+        at = len(arguments) - len(names)
+        keywords = dict(zip(names, arguments[at:], strict=True))
         with self.outside(self._held(tape.arguments)):
-            result = self.backward_function(*arguments)
-        return self._matched(result, tape.sizes, self.grads)
+            result = self.backward_function(*arguments[:at], **keywords)
+        found, called = self._matched(result, tape.sizes, self.grads)
+        if factor is not None:
+            found = {name: np.asarray(gradient) * factor for name, gradient in found.items()}
+        return found, called
 
     def unpacked(self, row: Any, tape: ForwardPass) -> dict[str, Any]:
         """The row ``(1, 1, M)`` of cotangents, output by output."""
@@ -170,12 +176,9 @@ class Function:
 
     def _structured(self, leaves: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
         """What belongs to the outputs, leaf by leaf, in the structure that these have."""
-        names = [item.name for item in self.signature.outputs if item.container]
-        if not names:
-            return dict(leaves)
         built = self.signature.build_outputs(leaves, sizes)
         heads = dict.fromkeys(name.partition(".")[0] for name in leaves)
-        return {name: built[name] if name in names else leaves[name] for name in heads}
+        return {name: built[name] if name in built else leaves[name] for name in heads}
 
     def sizes(self, params: Mapping[str, Any]) -> dict[str, int]:
         """The letters of given inputs."""
@@ -207,13 +210,14 @@ class Function:
         items = self.signature.outputs
         if not items:
             return self._found_out(result)
-        if isinstance(result, Mapping):
+        rest: list[Any] = []
+        if len(items) == 1 and _is_whole(items[0], result):
+            parts = [result]
+        elif isinstance(result, Mapping):
             parts = [result.get(item.name) for item in items]
-            rest: list[Any] = [result]
+            rest = [result]
         else:
-            is_one = len(items) == 1 and items[0].container in ("tuple", "list")
-            several = isinstance(result, (tuple, list)) and (not is_one or len(result) > 1)
-            parts = list(result) if several else [result]
+            parts = list(result) if isinstance(result, (tuple, list)) else [result]
             parts, rest = parts[: len(items)], parts[len(items) :]
         if len(parts) < len(items):
             raise ContractError(
@@ -308,29 +312,27 @@ class Function:
         assert self.backward_function is not None
         return any(_is_cache(name) for name in _parameters(self.backward_function)[0])
 
-    def _received(self, tape: ForwardPass, cotangents: Mapping[str, Any]) -> list[Any]:
-        """The arguments of the backward pass."""
+    def _received(self, tape: ForwardPass, cotangents: Mapping[str, Any]) -> tuple[list[Any], Any]:
+        """The arguments of the backward pass, and the cotangent of a loss if it takes none."""
         assert self.backward_function is not None
         if self.receives == (CACHE, ALL):
-            return [*tape.extras.values(), *cotangents.values()]
+            return [*tape.extras.values(), *cotangents.values()], None
         required, optional = (
             (self.receives, ()) if self.receives else _parameters(self.backward_function)
         )
         named = {i.name: a for i, a in zip(self.signature.inputs, tape.arguments, strict=True)}
         named |= {**self._structured(tape.outputs, tape.sizes), **tape.extras}
-        found: list[Any] = []
         given: set[str] = set()
-        for name in required:
-            value = self._meant(name, cotangents, tape.extras, named, given)
-            if value is None:
-                found = []
-                break
-            found += value
-        if found and len(given) == len(cotangents):
-            return found
+        found = [self._meant(name, cotangents, tape.extras, named, given) for name in required]
+        meant = [one[0] for one in found if one is not None]
+        if len(meant) == len(found) and len(given) == len(cotangents):
+            return meant, None
+        loss = next(iter(cotangents.values())) if len(cotangents) == 1 else None
+        if required and len(meant) == len(found) and loss is not None and np.shape(loss) == ():
+            return meant, loss
         by_place = self._by_place(required or optional, cotangents, tape.extras)
         if by_place is not None:
-            return by_place
+            return by_place, None
         raise ContractError(
             f"{self.methods[1]} takes ({', '.join((*required, *optional))}), and what to hand in "
             f"cannot be told: there are the cotangents {', '.join(_d(n) for n in cotangents)}, and "
@@ -354,6 +356,13 @@ class Function:
             given.add(output)
             return [cotangents[output]]
         if name in named:
+            if name in cotangents and any(name == item.name for item in self.signature.inputs):
+                raise ContractError(
+                    f"{self.methods[1]} takes {name!r}, which is an input and an output of the "
+                    f"signature: give the output another name, such as {name}_out",
+                    method=self.methods[1],
+                    item="signature",
+                )
             return [named[name]]
         if _is_cotangent(name) and len(cotangents) == 1:
             given.update(cotangents)
@@ -504,7 +513,7 @@ def _no_wider(value: Any, like: Any) -> Any:
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of the required and of the optional positional parameters."""
+    """The names of the required and of the optional parameters, required keywords last."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -512,7 +521,29 @@ def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[st
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     positional = [p for p in parameters if p.kind in places]
     required = tuple(p.name for p in positional if p.default is p.empty)
-    return required, tuple(p.name for p in positional if p.default is not p.empty)
+    optional = tuple(p.name for p in positional if p.default is not p.empty)
+    return (*required, *_keyword_only(function)), optional
+
+
+def _keyword_only(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the required parameters that are no positions."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
+
+
+def _is_whole(item: Entry, result: Any) -> bool:
+    """Whether what was returned is one container, rather than it and a cache."""
+    if item.container == "dict":
+        return isinstance(result, Mapping) and all(part.name in result for part in item.parts)
+    if item.container == "list":
+        return isinstance(result, list)
+    if item.container != "tuple" or not isinstance(result, tuple):
+        return False
+    inner = isinstance(result[0], (tuple, list)) if result else False
+    return len(result) == len(item.parts) and inner is bool(item.parts[0].container)
 
 
 def _is_cache(name: str) -> bool:

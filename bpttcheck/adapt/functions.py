@@ -268,10 +268,16 @@ def from_object(
     def back(cache: Any, *cotangents: Any) -> dict[str, Any]:
         made = cache()
         before = {} if update is None else kept(made, grads, own)
-        found = getattr(made, backward)(*cotangents)
+        method = getattr(made, backward)
+        is_loss = [np.shape(one) for one in cotangents] == [()]
+        bare = is_loss and not inspect.signature(method).parameters  # it starts from the loss
+        data = _of_data(method() if bare else method(*cotangents), others)
         if update is None:
-            return {**_of_data(found, others), **_of_params(made, grads, own)}
-        return {**_of_data(found, others), **change(before, kept(made, grads, own), update)}
+            left = _of_params(made, grads, own)
+        else:
+            left = change(before, kept(made, grads, own), update)
+        found = {**data, **left}
+        return {k: g * cotangents[0] for k, g in found.items() if g is not None} if bare else found
 
     for method in (forward, backward):
         if not isinstance(method, str):

@@ -51,6 +51,8 @@ BACKWARD = {
     "in another order": lambda dh, h, W, x: gradient(dh, x, W, h),
     "a default after what is required": lambda dh, cache, clip=None: gradient(dh, *cache),
     "names that say nothing": lambda a, b: gradient(a, *b),
+    "keywords alone": lambda *, dh, cache: gradient(dh, *cache),
+    "a keyword": lambda dh, *, cache: gradient(dh, *cache),
 }
 
 
@@ -78,6 +80,62 @@ def test_cotangents_have_the_structure_of_the_outputs():
 
     found = gradients(from_vjp(two, backward, "x: N D, W: D H -> out: [N H, (N D, D H)], cache"))
     np.testing.assert_array_equal(found["x"], np.arange(9.0, 15.0).reshape(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("returned", "outputs"),
+    [
+        (lambda y, z: (y, z), "(N H, N D)"),
+        (lambda y, z: [y, z], "[N H, N D]"),
+        (lambda y, z: ([y, z], "cache"), "[N H, N D]"),
+        (lambda y, z: ((y, z), "cache"), "(N H, N D), cache"),
+        (lambda y, z: {"y": y, "z": z}, "out: {y: N H, z: N D}"),
+        (lambda y, z: ({"y": y, "z": z}, "cache"), "{y: N H, z: N D}"),
+    ],
+)
+def test_a_container_of_outputs_stands_alone_or_beside_a_cache(returned, outputs):
+    calls = []
+
+    def backward(x, W, d_out):
+        calls.append(d_out)
+        return x, W
+
+    found = from_vjp(
+        lambda x, W: returned(x @ W, 2 * x), backward, f"x: N D, W: D H -> {outputs}",
+        receives="x, W, d_out" if outputs.startswith("out") else "x, W, d_0",
+    )  # fmt: skip
+    gradients(found)
+    first, second = calls[0].values() if isinstance(calls[0], dict) else calls[0]
+    assert (first.shape, second.shape) == ((2, 4), (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("function", "backward"),
+    [
+        (lambda x: np.sum(x**3), lambda x: 3 * x**2),
+        (lambda x: (np.sum(x**3), x), lambda cache: 3 * cache**2),
+        (lambda x: (np.sum(x**3), x), lambda dout, cache: dout * 3 * cache**2),
+    ],
+)
+def test_a_backward_pass_of_a_loss_may_take_no_cotangent(function, backward):
+    found = gradients(from_vjp(function, backward, "x: N D -> loss:"), {"x": point()["x"]})
+    np.testing.assert_allclose(found["x"], 3 * point()["x"] ** 2)
+
+
+@pytest.mark.parametrize("dout", ["", ", dout=1"])
+def test_so_may_that_of_an_object(dout):
+    scope = {}
+    exec(f"def backward(self{dout}):\n    return {'dout *' if dout else ''} 3 * self.x**2", scope)
+
+    class Loss:
+        backward = scope["backward"]
+
+        def forward(self, x):
+            self.x = x
+            return np.sum(x**3)
+
+    report = bpttcheck.check_object(lambda p: Loss(), {"W": "2"}, "N D", examples=4)
+    assert report.passed
 
 
 def test_a_cache_may_be_popped():
@@ -250,6 +308,8 @@ def test_a_malformed_argument_is_an_error_that_says_what_was_expected(made, said
          r"and x, W, h, cache. Name them in order, such as receives='dh, cache'"),
         (from_vjp(lambda x, W: x @ W, forward, "x: N D, W: D H -> h: N H, c, d"),
          "returned 1 things, but the signature names 3 outputs: h, c, d"),
+        (from_vjp(lambda x, W: x, lambda x, W, dx: x, "x: N D, W: D H -> x: N D"),
+         "takes 'x', which is an input and an output of the signature: give the output another"),
         (from_grad(lambda x, W: (x, W), "x: N D, W: D H"), "as its loss, but should return a num"),
         (from_grad(lambda x, W: (1.0, W), "x: N D, W: D H", returns="loss, dx, dW"),
          "returned 2 things, but `returns` names 3: loss, dx, dW"),
