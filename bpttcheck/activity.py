@@ -1,7 +1,7 @@
-"""What is being done right now, for whoever wants to know should the process die of it.
+"""Announces the current activity, so that it is known if the process dies.
 
-A run in a process of its own (``bpttcheck verify --isolate``) listens; everybody else pays one
-comparison for each call of user code.
+An isolated run (``bpttcheck verify --isolate``) listens; all others pay one comparison for each
+call of user code.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _listeners: list[Listener] = []
 
 
 def listen(listener: Listener) -> None:
-    """Let ``listener`` hear of each call of user code, and of each trace, before it begins."""
+    """Call ``listener`` before each call of user code and before each trace."""
     _listeners.append(listener)
 
 
 def about_to(what: str, *args: Any) -> None:
-    """Say what comes next.
+    """Announce an activity.
 
     Args:
-        what: a method of the user's, or such as ``"tracing the step"``.
+        what: a user's method, or an activity such as ``"tracing the step"``.
         args: its arguments, for their sizes.
     """
     for listener in _listeners:

@@ -1,4 +1,4 @@
-"""The arrays that a pass gives, by name: what findings, laws, diagnoses and mutants speak of.
+"""The names of a pass's arrays, used by findings, laws, diagnoses and mutants.
 
 A block is the gradient of one parameter, of one leaf of the state or of the input, or such an
 output of the forward pass. One step and a whole sequence name them differently:
@@ -6,8 +6,8 @@ output of the forward pass. One step and a whole sequence name them differently:
     step        d_params['W']   d_previous_state[0]   d_x    y    new_state[0]
     sequence    d_params['W']   d_state0[0]           d_xs   ys   state_T[0]
 
-A block is a string, so that it can be a key, be printed and be stored; nobody else builds its text
-or takes it apart. What a law compares may be a part of a block: ``ys before the change``.
+A block is a string, so that it can be a key, be printed and be stored; only this module builds or
+parses its text. A law may compare a part of a block: ``ys before the change``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Block(str):
 
     @property
     def kind(self) -> Kind:
-        """Of what: ``"params"``, ``"state"``, ``"x"`` (gradients), ``"y"``, ``"new_state"``."""
+        """The kind: ``"params"``, ``"state"``, ``"x"`` (gradients), ``"y"``, ``"new_state"``."""
         form = _FORM.fullmatch(self)
         return _KINDS[form[1]] if form else ""
 
@@ -49,18 +49,18 @@ class Block(str):
 
     @property
     def whole(self) -> Block:
-        """The block itself, of what a law took a part of."""
+        """The whole block, if this is a part of it."""
         form = _FORM.fullmatch(self)
         return Block(form[1] + form[2]) if form else self
 
     @property
     def in_step(self) -> Block:
-        """The same in the words of one step."""
+        """The same block in the names of one step."""
         return self._in(_STEP)
 
     @property
     def in_sequence(self) -> Block:
-        """The same in the words of a whole sequence."""
+        """The same block in the names of a whole sequence."""
         return self._in(_SEQUENCE)
 
     def part(self, text: str) -> Block:
@@ -107,7 +107,7 @@ def of_params(gradients: Mapping[Any, Any], keys: Iterable[Any] | None = None) -
 
     Args:
         gradients: by the key of the parameter.
-        keys: which, in what order; all of them unless given.
+        keys: the parameters to take, in order; None: all.
     """
     return {d_param(key): gradients[key] for key in (gradients if keys is None else keys)}
 
@@ -116,7 +116,7 @@ def of_state(name: Block, tree: Any, like: Any = None) -> dict[str, Any]:
     """Leaves of a state, or of its gradient, by block.
 
     Args:
-        name: what the whole is called: ``d_state0()``, ``new_state()``, ...
+        name: the block of the whole: ``d_state0()``, ``new_state()``, ...
         tree: the leaves.
         like: the state whose structure they should have, though a dict may be in another order.
             Its integers are left out: they are carried and have no gradient.
@@ -124,7 +124,7 @@ def of_state(name: Block, tree: Any, like: Any = None) -> dict[str, Any]:
     if like is None:
         leaves, shape = trees.flatten(tree)
         return {Block(name + path): leaf for path, leaf in zip(shape.paths, leaves, strict=True)}
-    from bpttcheck.contract import is_float  # needs NumPy, which a name does not
+    from bpttcheck.contract import is_float  # late: it needs NumPy
 
     ordered = trees.map_leaves(lambda _, leaf: leaf, like, tree)
     named = zip(trees.structure(like).paths, trees.leaves(ordered), trees.leaves(like), strict=True)

@@ -1,4 +1,4 @@
-"""The few constants of the error model, all in one place.
+"""The constants of the error model.
 
 ``python -m benchmarks.calibration`` measures what they rest on and prints this table beside the
 measurements; ``docs/calibration.md`` holds its latest output. No problem, cell or test has a
@@ -8,7 +8,7 @@ tolerance of its own.
 from __future__ import annotations
 
 COPIES = 8
-"""Noisy copies of JAX's program for each case: enough for an rms within a factor of two."""
+"""Noisy samples of JAX's program for each case: enough for an rms within a factor of two."""
 
 LIMIT = 32.0
 """Largest ratio of error to the width ``s`` of the bar that rounding is trusted to explain."""
@@ -16,7 +16,7 @@ LIMIT = 32.0
 BLOCK_FLOOR = 0.05
 """Share of a block's largest spread that every entry's width contains.
 
-Eight copies can agree on one entry by luck; the entries of a block do not all do so at once.
+Eight samples can agree on one entry by chance; the entries of a block do not all do so at once.
 """
 
 BLIND = 1e-2

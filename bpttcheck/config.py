@@ -1,4 +1,4 @@
-"""What a project says about its checks: the table ``[tool.bpttcheck]`` of pyproject.toml."""
+"""The settings of a project: the table ``[tool.bpttcheck]`` of pyproject.toml."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAILURES = ".bpttcheck"
 
 @dataclass(frozen=True)
 class Settings:
-    """The options that every door understands.
+    """The options common to all entry points.
 
     Args:
         examples: cases in each check.
@@ -29,7 +29,7 @@ class Settings:
         store: the folder in which failures are stored, relative to the project; None for nowhere.
         strict: whether remarks on conduct are failures.
         require: oracles whose loss makes a check inconclusive, such as ``("jax",)``.
-        lengths: values of T to try in any case; None for none but the usual ones.
+        lengths: values of T to try in any case; None: only the usual ones.
         batches: values of B likewise.
         sizes: ``(n_in, n_hidden)`` pairs that are used alone; None for any.
         isolate: whether ``bpttcheck verify`` checks each target in a process of its own; None: if
@@ -54,7 +54,7 @@ class Settings:
     timeout: float | None = None
 
     def check_options(self) -> dict[str, Any]:
-        """Those of the newer options of :func:`bpttcheck.check` that are not its defaults."""
+        """The newer options of :func:`bpttcheck.check` that differ from its defaults."""
         names = ("strict", "require", "lengths", "batches", "sizes")
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
@@ -83,7 +83,7 @@ def read(path: Path | None) -> Settings:
     try:
         text = path.read_text(encoding="utf-8")
         if "bpttcheck" not in text:
-            return Settings()  # the usual case for a plugin that is merely installed: cost nothing
+            return Settings()  # the usual case for a plugin that is merely installed: no cost
         import tomllib
 
         document = tomllib.loads(text)
@@ -127,7 +127,7 @@ def parse_seed(text: object) -> int | str:
     """
     if text == RANDOM:
         return RANDOM
-    # True is an int to Python, but nobody means it as a seed.
+    # True is an int in Python, but not meant as a seed.
     if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
         return text
     if isinstance(text, str) and text.isascii() and text.isdigit():
@@ -145,7 +145,7 @@ def draw_seed(seed: int | str) -> int:
 
 
 def near(given: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'examples'?"``, or ``""`` where nothing known is near ``given``."""
+    """``"; did you mean 'examples'?"``, or ``""`` where nothing known is close to ``given``."""
     import difflib
 
     matches = difflib.get_close_matches(given, list(known), n=2)
@@ -169,7 +169,7 @@ def check_names(names: Sequence[str] | None, known: Iterable[str]) -> tuple[str,
 
 def _examples(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ContractError(f"examples={value!r}, expected a whole number of at least 1")
+        raise ContractError(f"examples={value!r}, expected an integer of at least 1")
     return value
 
 
@@ -286,7 +286,7 @@ def _count(item: Any) -> int | None:
 
 def _jobs(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ContractError(f"jobs={value!r}, expected a whole number of at least 1")
+        raise ContractError(f"jobs={value!r}, expected an integer of at least 1")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What a cell and a layer are: the two protocols that every other part relies on.
+"""The protocols of a cell and a layer.
 
 Neither is subclassed: any object with these methods will do.
 """
@@ -85,11 +85,11 @@ class Layer(Protocol):
 
 
 class Engine(Protocol):
-    """What a layer's optional ``sequence(engine, params, xs, state0, mask)`` is written in.
+    """The interface that a layer's optional ``sequence(engine, params, xs, state0, mask)`` uses.
 
     ``sequence`` is the layer's forward pass in plain NumPy and in terms of these two methods. Run
     natively it loops; differentiated by JAX, :meth:`scan` becomes one ``lax.scan``. So a layer that
-    is no single loop from first to last (both directions, a stack, windows) is judged as a cell is.
+    is not a single loop (both directions, a stack, windows) is checked in the same way as a cell.
     """
 
     def scan(
@@ -121,7 +121,7 @@ class Engine(Protocol):
         ...
 
     def freeze(self, tree: Any) -> Any:
-        """``tree`` as a constant, whatever it depends on: nothing is differentiated through it."""
+        """``tree`` as a constant: no gradient flows through it."""
         ...
 
 

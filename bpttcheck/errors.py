@@ -14,7 +14,7 @@ class BpttcheckError(Exception):
 
 
 class ContractError(BpttcheckError):
-    """A cell, a layer or an argument does not keep its side of the contract.
+    """A cell, a layer or an argument breaks the contract.
 
     Args:
         message: what was given, what was expected, what is likely meant.
@@ -29,9 +29,9 @@ class ContractError(BpttcheckError):
 
 
 class OutsideDomain(ContractError):
-    """The subject refuses the values of a problem, although it runs at the same sizes.
+    """The subject rejects the values of a problem, although it runs at the same sizes.
 
-    Its forward pass raises there: nothing follows for its gradient.
+    Its forward pass raises there, which says nothing about its gradient.
     """
 
 
@@ -49,10 +49,10 @@ class GradientMismatch(BpttcheckError, AssertionError):
 
 
 class InternalError(BpttcheckError):
-    """Something in bpttcheck itself broke: no verdict on anybody's code follows from it.
+    """An internal error of bpttcheck; it implies no verdict on the user's code.
 
     Args:
-        what: what was being done, such as ``"tracing the step"``.
+        what: the activity, such as ``"tracing the step"``.
         error: what was raised.
     """
 
@@ -67,7 +67,7 @@ class InternalError(BpttcheckError):
 
 
 class Declined(BpttcheckError):
-    """An oracle says that it cannot judge this function: an abstention, not a verdict.
+    """An oracle cannot judge this function: an abstention, not a verdict.
 
     Args:
         what: what cannot be judged (``"`if` on a value that depends on the input"``).

@@ -23,8 +23,8 @@ def enable_x64() -> Any:
 def reference_mode() -> Generator[None]:
     """64 bits on the CPU, in this thread only: how references and their noise are computed.
 
-    On a host with a GPU JAX would take it, whose arithmetic and compiler are not those that the
-    error bars were measured with.
+    On a host with a GPU, JAX would use it, but the error bars were calibrated with the arithmetic
+    and the compiler of the CPU.
     """
     import jax
 

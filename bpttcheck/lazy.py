@@ -43,7 +43,7 @@ def factory(package: str, class_name: str, **options: Any) -> Callable[..., Any]
     Args:
         package: the ``__name__`` of a package with an :func:`index`.
         class_name: a name of that index.
-        **options: fields of the class that are set; the caller may set others, and these again.
+        **options: defaults for fields of the class; the caller may override them.
 
     Returns:
         The function. It raises a ContractError for a field that the class does not have.

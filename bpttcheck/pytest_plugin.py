@@ -1,7 +1,7 @@
-"""The pytest door: one test for each pair of subject and check.
+"""The pytest plugin: one test for each pair of subject and check.
 
-pytest imports this module in every project that has bpttcheck installed, so it imports nothing that
-costs time; NumPy, JAX and Hypothesis wait until a decorated test is collected or run.
+pytest imports this module in every project that has bpttcheck installed, so it imports nothing
+expensive; NumPy, JAX and Hypothesis are imported when a decorated test is collected or run.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _OPTIONS = (
     "reference", "sizes", "dtypes", "examples", "seed", "checks", "executor", "strict", "require",
     "lengths", "batches",
 )  # fmt: skip
-_ELSEWHERE = ("store", "isolate", "jobs", "timeout")  # settings that are none of the core's options
+_ELSEWHERE = ("store", "isolate", "jobs", "timeout")  # settings that are not options of the core
 _INTERNAL = "internal error"
-_RUN = "bpttcheck-run"  # the name under which pytest knows the part that collects results
-_SEED = "bpttcheck_seed"  # what a worker of xdist is told
+_RUN = "bpttcheck-run"  # the plugin name of the part that collects results
+_SEED = "bpttcheck_seed"  # the key of the data sent to a worker of xdist
 _RECORDS = (
     "bpttcheck_records"  # the attribute of pytest's report that carries results from a worker
 )
@@ -47,7 +47,7 @@ _PACKAGE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class _Request:
-    """What one use of :func:`parametrize_with_checks` asked for."""
+    """The arguments of one use of :func:`parametrize_with_checks`."""
 
     subjects: tuple[Any, ...]
     expected_failures: Mapping[str, str]
@@ -60,7 +60,7 @@ class NamedCheck:
     Args:
         name: the check's name.
         options: passed on to :func:`bpttcheck.check`.
-        inconclusive: ``"fail"`` or ``"skip"``; what an internal error stopped fails in any case.
+        inconclusive: ``"fail"`` or ``"skip"``; an internal error fails in any case.
         session: makes or finds the :class:`bpttcheck.verify.session.Session` of the tests.
     """
 
@@ -78,7 +78,7 @@ class NamedCheck:
         self.results: list[tuple[Any, Any]] = []  # (subject, report), taken away by the plugin
 
     def __call__(self, subject: Any) -> None:
-        """Run the check; skip, expect the failure or fail the test as the report says.
+        """Run the check; pass, skip, xfail or fail the test according to the report.
 
         Raises:
             ContractError: the subject breaks its contract.
@@ -221,7 +221,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Attach the results to pytest's report; show our text instead of a traceback."""
+    """Attach the results to pytest's report; show the report's text instead of a traceback."""
     run: Any = item.config.pluginmanager.get_plugin(_RUN)
     results = _take_results(item, run.failures) if call.when == "call" else []
     for record in results:
@@ -238,7 +238,7 @@ def pytest_runtest_makereport(
 
 
 class _Run:
-    """One session: its settings, the results as they come in, and what is said at the end."""
+    """One pytest session: its settings, its results and its summary."""
 
     def __init__(self, config: pytest.Config) -> None:
         root = config.rootpath / "pyproject.toml"
@@ -255,7 +255,7 @@ class _Run:
         self._session: Any = None
 
     def session(self) -> Any:
-        """What the checks of one subject share, each of which is a test of its own."""
+        """The session that the checks of one subject share; each check is a test of its own."""
         from bpttcheck.verify.session import Session
 
         if self._session is None:
@@ -304,13 +304,13 @@ class _Run:
         return line if self.random else None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Gather results, whichever process they come from; a rerun replaces its predecessor."""
+        """Collect results from all processes; a rerun replaces its predecessor."""
         records = getattr(report, _RECORDS, None)
         if records:
             self.records[report.nodeid] = records
 
     def pytest_sessionfinish(self) -> None:
-        """Drop compiled programs, and write the file that was asked for."""
+        """Drop compiled programs, and write the file of reports if requested."""
         check = sys.modules.get("bpttcheck.verify.check")
         if check is not None:
             check.release()
@@ -320,7 +320,7 @@ class _Run:
             self.trouble = _write(Path(path), self.seed, self._all())
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Say how much was checked."""
+        """Report how much was checked."""
         records = self._all()
         path = self.config.getoption("--bpttcheck-report")
         if not records and not path:
@@ -342,14 +342,14 @@ class _Run:
 
 
 def _conclude(check: NamedCheck, report: Any) -> None:
-    """End the test as its report says."""
+    """End the test according to its report."""
     __tracebackhide__ = True
     from bpttcheck.results.records import Verdict
     from bpttcheck.results.text import outcome
 
     if report.verdict is Verdict.FAILED:
         broken = [finding for finding in report.findings if finding.check == "contract"]
-        if broken and check.name != "contract":  # the test of the contract says it all
+        if broken and check.name != "contract":  # the test of `contract` reports it
             raise ContractError(f"the contract is broken: {broken[0].message}")
         raise (ContractError(str(report)) if broken else GradientMismatch(str(report), report))
     result = next(result for result in report.checks if result.name == check.name)
@@ -384,7 +384,7 @@ def _given(config: pytest.Config) -> dict[str, Any]:
 
 
 def _unset(key: str, value: Any) -> bool:
-    """True for an option that the core takes for granted."""
+    """True for an option with the core's default."""
     empty = value is None or value is False or (isinstance(value, tuple) and not value)
     return empty and key not in ("examples", "seed", "dtypes")
 
@@ -399,7 +399,7 @@ def _merged(settings: Settings, *layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labels(subjects: Sequence[Any]) -> list[str]:
-    """A name for each subject that is fit for a test's id, and not used twice."""
+    """A unique name for each subject that is valid in a test id."""
     from bpttcheck.subject.subject import Subject
 
     labels: list[str] = []
@@ -411,7 +411,7 @@ def _labels(subjects: Sequence[Any]) -> list[str]:
 
 
 def _take_results(item: pytest.Item, folder: Path | None) -> list[dict[str, Any]]:
-    """What the checks of this test left behind, as plain values that can leave the process."""
+    """The results of this test's checks, as plain values that can be sent between processes."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     check = parameters.get("check")
     if not isinstance(check, NamedCheck):
@@ -451,7 +451,7 @@ def _record(name: str, subject: Any, report: Any, folder: Path | None) -> dict[s
 
 
 def _drop_own_frames(excinfo: Any) -> None:
-    """Leave the frames above ours in a traceback: the last line shown is the user's."""
+    """Cut bpttcheck's frames off a traceback, so that its last line is the user's."""
     link = excinfo.tb
     while link.tb_next is not None:
         if _PACKAGE in Path(link.tb_next.tb_frame.f_code.co_filename).parents:
@@ -481,7 +481,7 @@ def _counts(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _write(path: Path, seed: int, records: Sequence[Mapping[str, Any]]) -> str:
-    """Write all reports as one JSON document; the answer is what went wrong, or ``""``."""
+    """Write all reports as one JSON document; returns the error, or ``""``."""
     from bpttcheck.results.report import SCHEMA_VERSION
 
     reports = [{"nodeid": record["nodeid"], **record["report"]} for record in records]

@@ -31,7 +31,7 @@ CAUGHT, INVISIBLE, MISSED = "caught", "invisible", "missed"
 
 @dataclass(frozen=True)
 class Planted:
-    """What became of one planted bug.
+    """The outcome of one planted bug.
 
     Args:
         name: the mutant's name.
@@ -40,10 +40,10 @@ class Planted:
         outcome: ``"caught"``, ``"invisible"`` or ``"missed"``.
         reason: why it is invisible, or ``""``.
         check: the first check that failed.
-        named: the block that the first finding names.
+        named: the block of the first finding.
         right_block: whether a finding names a block that is wrong; None where none is declared.
         diagnosis: the code that it must get, or ``""``.
-        said: the codes that the first finding got, best first.
+        said: the diagnoses of the first finding, best first.
         right_diagnosis: whether the first code is right; None where none is declared.
         right_step: whether the time step named is the right one; None where none is declared.
         characters: length of the report.
@@ -125,7 +125,7 @@ def selftest(
         The :class:`SelfTest`.
 
     Raises:
-        ContractError: the subject itself does not pass: planted bugs would tell nothing.
+        ContractError: the subject itself does not pass, so planted bugs would prove nothing.
     """
     from bpttcheck import mutants
 
@@ -136,7 +136,7 @@ def selftest(
         known_checks=NAMES,
     )  # fmt: skip
     base = Run(right, options.seed, options.dtypes)
-    base.fork(right)  # from here on the run remembers what JAX says
+    base.fork(right)  # from here on the run caches JAX's gradients
     seen = _passes(base, options)
     chosen = (*mutants.FAMILIES, mutants.SOURCE) if families is None else families
     bugs = mutants.catalogue(right.target, families=chosen, sizes=base.cases.sizes)
@@ -150,7 +150,7 @@ def selftest(
     return SelfTest(right.name, tuple(planted), options.seed, options.examples, seconds)
 
 
-# Families whose bugs change how the code behaves: the checks of that see them first.
+# Families whose bugs change conduct: the checks of conduct run first.
 _BY_CONDUCT = ("impure", "aliasing", "uninitialised", "layouts")
 
 
@@ -163,7 +163,7 @@ def _passes(base: Run, options: Options) -> dict[tuple[str, str], float]:
             said = findings[0].message if findings else name
             raise ContractError(
                 f"{base.subject.name} itself fails the check {name} ({said}), but planted bugs "
-                "tell something of a right subject only: run `bpttcheck verify` first",
+                "show something in a right subject only: run `bpttcheck verify` first",
                 item="subject",
             )
         for block in result.blocks:
@@ -213,7 +213,7 @@ def _plant(
 
 
 def _order(bug: Mutant) -> Sequence[str]:
-    """The checks; those of conduct last, for bugs that are likely found by others."""
+    """The checks; those of conduct last for bugs that others are likely to find."""
     late = () if bug.family in _BY_CONDUCT else ("purity", "arguments")
     return sorted(NAMES, key=lambda name: name in late)
 
@@ -255,8 +255,8 @@ def invisible(bug: Mutant, cases: Sequence[Case], seen: dict[tuple[str, str], fl
 def _drowned(base: Run, bug: Mutant, cases: Sequence[Case]) -> str:
     """Why rounding hides this bug, measured on the right subject; ``""`` if it does not.
 
-    Where a unit saturates, what flows back through it may be zero or less than its own noise in
-    every case of the run: twice as much of it is no error that anybody could see.
+    Where a unit saturates, the gradient through it may be zero or below its own noise in every case
+    of the run; doubling it is then not detectable.
     """
     if not bug.blocks or not bug.regimes:
         return ""
@@ -272,4 +272,4 @@ def _drowned(base: Run, bug: Mutant, cases: Sequence[Case]) -> str:
                 for j in found.judged
             ):
                 return ""
-    return "what is wrong is zero or lost in rounding in every case that shows it"
+    return "the wrong contribution is zero or lost in rounding in every case that shows it"

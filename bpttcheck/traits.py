@@ -1,8 +1,8 @@
-"""What a cell or a layer may say of itself beyond its four methods, read in one place.
+"""The optional attributes by which a cell or a layer declares its properties.
 
-Every trait is an attribute of the class or of the instance, and optional. ``docs/traits.md`` tells
-users of each; a test compares the two. An attribute that merely has the name of a trait and another
-type is none: it is left alone, and the report says so.
+Every trait is an optional attribute of the class or of the instance. ``docs/traits.md`` documents
+them; a test compares the two. An attribute that has the name of a trait and another type is not a
+trait: it is ignored, and the report says so.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def _identity(params: Any) -> Any:
 class Traits:
     """The traits of one object, with the defaults of those that it does not have.
 
-    What it takes:
+    What it accepts:
 
     Args:
         sizes: pairs ``(n_in, n_hidden)`` or a Hypothesis strategy of them; None: any.
         lengths: the only T, sorted; None: any.
         batches: the only B, sorted; None: any.
-        supports_mask: False: it takes no mask.
-        masks: the kinds of mask that it takes.
-        contiguous: it takes C-contiguous arrays alone.
+        supports_mask: False: it has no masks.
+        masks: the kinds of mask that it supports.
+        contiguous: it accepts C-contiguous arrays only.
         fixed_sizes: every new shape is expensive, as for compiled kernels: few are used.
         domain: a parameter's name, ``"x"`` or ``"state"`` to the values allowed.
 
@@ -43,7 +43,7 @@ class Traits:
 
     Args:
         causal: no output depends on later inputs.
-        splits_in_time: two halves in a row are the whole.
+        splits_in_time: running two halves in sequence gives the whole.
         exact_length: T itself matters, masked steps included.
         deterministic: equal bits in every call.
         final_state_gradient: False: nothing may depend on the final state.
@@ -54,13 +54,13 @@ class Traits:
         reference: what JAX differentiates instead.
         to_reference: from its parameters to those of the reference.
         sequence: ``sequence(engine, params, xs, state0, mask) -> (ys, state_T)``.
-        surrogate: of what the backward pass is the gradient, if not of the forward pass.
+        surrogate: what the backward pass is the gradient of, if not of the forward pass.
         surrogate_step: ``surrogate_step(freeze, params, state, x) -> (state, y)``.
-        full: the layer of whose gradient a surrogate falls short.
+        full: the layer with the full gradient that the surrogate approximates.
         adjoints: ``adjoints(params, tape, d_ys, d_state_T)``: the adjoint of every state.
         initial_state_vjp: ``initial_state_vjp(params, d_state0)``.
-        name: what to call it.
-        signature: the inputs and outputs of what is no layer but a function of any form.
+        name: its name in reports.
+        signature: the inputs and outputs of what is not a layer but a function of any form.
         ignored: attributes with the name of a trait and another type.
     """
 
@@ -109,8 +109,8 @@ class Traits:
 def trait(target: Any, name: str) -> Any:
     """One trait alone, or its default.
 
-    What is made of parts asks its parts so: if each of its traits asked for all traits of each
-    part, the time would grow as a power of the depth.
+    Composed layers ask their parts in this way: if each trait asked for all traits of each part,
+    the time would grow exponentially with the depth.
     """
     value = getattr(target, name, None)
     read = None if value is None else _READERS[name](value)

@@ -1,7 +1,7 @@
 """Nested states: arrays inside tuples, NamedTuples and dicts, flattened in one fixed order.
 
-JAX has trees too, but it sorts the keys of a dict and cannot be imported cheaply; here the order is
-the one in which the cell's author wrote the keys.
+JAX's pytrees sort the keys of a dict and JAX is expensive to import; here keys keep the order in
+which the cell's author wrote them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ LEAF = Structure("leaf")
 
 
 def _container(tree: Tree) -> str:
-    """``"dict"``, ``"tuple"`` or ``""``; the usual types first, for it is asked for every leaf."""
+    """``"dict"``, ``"tuple"`` or ``""``; the usual types first, as it is called for every leaf."""
     if isinstance(tree, dict):
         return "dict"
     if isinstance(tree, tuple):
@@ -75,7 +75,7 @@ def _container(tree: Tree) -> str:
 
 
 def structure(tree: Tree) -> Structure:
-    """The :class:`Structure` of ``tree``; everything that is no container is a leaf."""
+    """The :class:`Structure` of ``tree``; everything that is not a container is a leaf."""
     kind = _container(tree)
     if kind == "tuple":
         children = tuple(structure(item) for item in tree)

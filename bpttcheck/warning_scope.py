@@ -1,9 +1,9 @@
-"""Warnings raised while code of the user, or JAX on its behalf, runs: caught, and never leaked.
+"""Catches warnings raised by user code, or by JAX on its behalf, thread by thread.
 
 ``warnings.catch_warnings`` replaces the filters of the whole process. Two threads that leave it in
-the wrong order would keep each other's, and so would a thread that outlives a ``catch_warnings`` of
-the caller's. Hence the first to come replaces the filters, the last to go puts them back, and it
-does so only where they are still the ones that it had put there.
+the wrong order would keep each other's filters, and so would a thread that outlives the caller's
+``catch_warnings``. Hence the first thread to enter replaces the filters and the last to leave
+restores them, and only if they are still its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Heard = Callable[[Warning | str, type[Warning], str, int], None]
 
 
 class _Recorder:
-    """Hands the warnings of each thread to whom this thread listens with."""
+    """Passes the warnings of each thread to that thread's listener."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,7 +33,7 @@ class _Recorder:
 
     @contextmanager
     def listening(self, heard: Heard | None) -> Generator[None]:
-        """Hand the warnings of this thread to ``heard`` while the block runs; None drops them."""
+        """Pass the warnings of this thread to ``heard`` while the block runs; None drops them."""
         stack: list[Heard | None] = self._here.__dict__.setdefault("stack", [])
         self._enter()
         stack.append(heard)
@@ -46,7 +46,7 @@ class _Recorder:
     def _enter(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._put_back()  # where somebody else has restored ours since
+                self._put_back()  # where others have restored these filters since
                 self._catcher = warnings.catch_warnings()
                 self._catcher.__enter__()
                 self._outer = warnings.showwarning
@@ -62,7 +62,7 @@ class _Recorder:
                 self._put_back()
 
     def _put_back(self) -> None:
-        """Undo :meth:`_enter` unless the filters are somebody else's by now."""
+        """Undo :meth:`_enter` unless the filters have been replaced since."""
         if self._catcher is not None and warnings.filters is self._filters:
             self._catcher.__exit__(None, None, None)
             self._catcher = self._filters = None
@@ -88,9 +88,9 @@ _RECORDER = _Recorder()
 
 @contextmanager
 def heard_by(heard: Heard | None) -> Generator[None]:
-    """Hand the warnings of this thread to ``heard``; NumPy's floating-point errors are silent.
+    """Pass the warnings of this thread to ``heard``; NumPy's floating-point errors are ignored.
 
-    The filters and the error state of the caller are what they were once this is left.
+    The filters and the error state of the caller are restored on exit.
 
     Args:
         heard: called for each warning; None drops them.
@@ -100,5 +100,5 @@ def heard_by(heard: Heard | None) -> Generator[None]:
 
 
 def silenced() -> Any:
-    """:func:`heard_by` nobody: for JAX's warnings about code that has been run natively, too."""
+    """Drop warnings: those of JAX about code that has also run natively."""
     return heard_by(None)

@@ -12,10 +12,10 @@ INTRODUCTION = """\
 # What is wrong with my gradient?
 
 A finding carries a diagnosis where one fits. Each is a formula for the *wrong* gradient in terms of the
-right one, and it fits only if rounding explains what is left: the same error bars that convicted the
-gradient decide. JAX supplies the other gradients: with a cotangent left out, with the parameters untied
-in time, with the carry cut, with one path inside the step cut or one local derivative replaced. Several
-problems of different sizes must agree. If nothing fits, nothing is said.
+right one, and it fits only if rounding explains the residual, by the same error bars by which the
+gradient was found wrong. JAX supplies the other gradients: with a cotangent left out, with the parameters
+untied in time, with the carry cut, with one path inside the step cut or one local derivative replaced.
+Several problems of different sizes must agree. If nothing fits, no diagnosis is reported.
 
 `bpttcheck explain CODE` prints the same pages.
 """

@@ -15,9 +15,9 @@ PAGE = ROOT / "docs" / "idioms.md"
 INTRODUCTION = """\
 # What NumPy can the checker trace?
 
-JAX differentiates your own `step`, the very NumPy code that you wrote. While it is traced, arrays
-are replaced by objects that behave as NumPy's and record what is computed with them. Nothing has to
-be imported or subclassed, and nothing in your module changes.
+JAX differentiates your own `step`, the NumPy code that you wrote. While it is traced, arrays are
+replaced by objects that behave as NumPy's and record what is computed with them. Nothing has to be
+imported or subclassed, and nothing in your module changes.
 
 What works is nearly everything whose shape does not depend on values: arithmetic, slicing, writing
 into slices and through views, `out=` and `where=`, buffers made with `np.empty` and filled, matrix
@@ -36,7 +36,7 @@ A few rules of thumb:
 - Make the arrays that you fill inside the step (`np.empty`, `np.zeros_like`), not in `__init__`.
 - An array kept outside, such as a constant table, can be read freely.
 - Where reshaping gives a view or a copy depending on how an *input* lies in memory, reading works
-  and writing is declined; `.copy()` first says which one you mean.
+  and writing is declined; a `.copy()` before it makes it a copy.
 - If a step cannot be traced, pass `reference=` with the same step written in JAX.
 
 The tables below are the project's own test: every row is run natively and traced, values and

@@ -58,11 +58,13 @@ def test_the_report_says_what_was_left_alone():
     class Mine(type(bpttcheck.cells.Elman())):
         sizes = (3, 4)
 
+    note = "`sizes` is not what the trait of that name is: it was left alone"
     run = Run(Subject(Mine()), 0, ("float64",))
-    assert (
-        "`sizes` is not what the trait of that name is: it was left alone" in run.code.notes.texts
-    )
-    assert not Run(Subject(bpttcheck.cells.Elman()), 0, ("float64",)).notes.texts
+    assert note in run.code.notes.texts
+    assert note in run.for_call("mine").code.notes.texts
+    report = bpttcheck.check(Mine(), checks=["contract"], raises=False)
+    assert note in report.notes
+    assert not Run(Subject(bpttcheck.cells.Elman()), 0, ("float64",)).code.notes.texts
 
 
 def test_the_page_tells_of_every_trait():

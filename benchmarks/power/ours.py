@@ -22,8 +22,9 @@ from bpttcheck.results.report import Report
 from bpttcheck.subject.options import Options, validate_options
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify import gradient_check
-from bpttcheck.verify.check import _outcomes, _report, check_one
+from bpttcheck.verify.check import _outcomes, check_one
 from bpttcheck.verify.checks import NAMES
+from bpttcheck.verify.reporting import report_of
 
 
 class CountedLayer:
@@ -101,7 +102,7 @@ def report(base: Run, target: Any, examples: int) -> Report:
     run, options = base.fork(_subject(base, target)), _options(base, examples)
     started = time.perf_counter()
     outcomes = _outcomes(run, options, None, None)
-    return _report(run, options, outcomes, time.perf_counter() - started)
+    return report_of(run, options, outcomes, time.perf_counter() - started)
 
 
 def passes_of_a_check(cell: Any, examples: int, seed: int, dtypes: tuple[str, ...]) -> Answer:

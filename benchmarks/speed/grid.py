@@ -8,7 +8,7 @@ from typing import Any
 
 from bpttcheck.bench import correct
 from bpttcheck.bench.by_hand import fused_layer
-from bpttcheck.bench.form import Ready
+from bpttcheck.bench.form import PreparedRun
 from bpttcheck.bench.forms import FORMS
 from bpttcheck.bench.report.records import Size
 from bpttcheck.cells import builtin
@@ -42,7 +42,7 @@ def reference(cell: str, size: Size, dtype: str) -> correct.Right:
     return correct.right(judge, at)
 
 
-def ready(cell: str, size: Size, dtype: str, way: str) -> Ready:
+def ready(cell: str, size: Size, dtype: str, way: str) -> PreparedRun:
     """One form, ready to run forward and backward; raises Declined where there is none."""
     return FORMS[way].build(*problem(cell, size, dtype))
 

@@ -1,4 +1,4 @@
-"""Makes a cell or a layer of code that was not written as one: plain callables, JAX, torch.
+"""Adapters that make a cell or a layer of other code: plain callables, JAX, torch.
 
 The names below are loaded when they are first used, JAX and torch when they are needed.
 """

@@ -1,4 +1,4 @@
-"""Whether an adapter was given what it can use, said before any mathematics begins."""
+"""Validation of the arguments of adapters."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bpttcheck.errors import ContractError
 
 
 def given(name: str, value: object) -> str:
-    """The start of every complaint: ``f=<function step at 0x...> (type=function)``."""
+    """The start of every error message: ``f=<function step at 0x...> (type=function)``."""
     return f"{name}={value!r} (type={type(value).__name__})"
 
 
 def require_function(
     name: str, value: object, arguments: tuple[str, ...], keywords: tuple[str, ...] = ()
 ) -> Callable[..., Any]:
-    """Return ``value`` if it is a function that takes ``arguments``, else complain.
+    """Return ``value`` if it is a function that takes ``arguments``, else raise.
 
     Raises:
         ContractError: ``value`` is a class, not callable, or takes another number of arguments.
@@ -67,7 +67,7 @@ def name_of(name: str | None, function: object) -> str:
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
-    """The signature, None for compiled code that does not tell it."""
+    """The signature, None for compiled code without one."""
     try:
         return inspect.signature(function)
     except (TypeError, ValueError):

@@ -30,7 +30,7 @@ def from_autograd_function(
     """A cell or a layer whose backward pass is the ``backward`` of a ``torch.autograd.Function``.
 
     It is run as in training. A result whose cotangent is exactly zero is left out of the loss, so
-    that ``backward`` meets what torch hands in there: zeros, or None after
+    that ``backward`` gets what torch passes there: zeros, or None after
     ``ctx.set_materialize_grads(False)``. Every backward pass runs twice over its graph, as with
     ``retain_graph=True``, and the second must agree; one that refuses to run again is no mistake. A
     gradient that ``backward`` returns as None is not checked, and neither is a final state that
@@ -113,7 +113,7 @@ def _numpy(leaf: Any) -> Any:
 
 @dataclass
 class SavedByForward:
-    """What forward runs have shown of the function.
+    """What forward runs have revealed about the function.
 
     Args:
         final_state_gradient: False if the output carries a gradient and no leaf of the state does.
@@ -232,7 +232,7 @@ class TorchRule:
     def _passed(self, inputs: tuple[Any, Any, Any]) -> tuple[Any, ...]:
         if self.arguments is None:
             params, state, x = inputs
-            # JAX and JSON sort keys: the order of init is the one that the function knows.
+            # JAX and JSON sort keys, but the function expects the order of init.
             names = self.seen.names.get(frozenset(params), tuple(params))
             return (x, *trees.leaves(state), *(params[name] for name in names))
         passed = self.arguments(*inputs)
@@ -280,7 +280,7 @@ def _tensor(array: Any) -> Any:
 
     whole: Any = np.asarray(array)
     if not issubclass(type(whole), np.ndarray):
-        # An oracle that traces NumPy code hands in arrays of its own.
+        # An oracle that traces NumPy code passes arrays of its own.
         raise Declined(
             "code of torch cannot be traced",
             remedy="pass `reference=`, a JAX function step(params, state, x) -> (state, y)",

@@ -42,7 +42,7 @@ def from_callables(
         A cell, or a layer with ``sequence``.
 
     Raises:
-        ContractError: an argument is no function, or takes other arguments than these.
+        ContractError: an argument is not a function, or takes other arguments than these.
     """
     fresh, start = parameters(init, initial_state)
     checked = require_reference(reference)

@@ -17,7 +17,7 @@ from bpttcheck.errors import ContractError
 
 @dataclass(frozen=True, eq=False)
 class JaxRule:
-    """The primal runs forward, the rule runs backward, and neither is ever taken for the other.
+    """The primal runs forward and the rule runs backward, strictly separated.
 
     Args:
         rule: the function whose hand-derived rule is under test, of three arguments.
@@ -140,7 +140,7 @@ class JaxRule:
             everything = [True] * len(used)
             if used == everything:
                 raise
-            program(everything)  # what raises here says so itself
+            program(everything)  # errors here are raised as they are
             names = ("state", "y") if not self.sequence else ("ys", "state_T")
             unused = names[0] if not used[0] else names[1]
             raise ContractError(

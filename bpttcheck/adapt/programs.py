@@ -1,4 +1,4 @@
-"""Compiled JAX programs: held in bounded number, dropped with the subject they belong to."""
+"""A bounded cache of compiled JAX programs, dropped with the subject they belong to."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Programs:
         return program
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Programs cannot be copied or sent to another process: the copy compiles its own.
+        # Programs can be neither copied nor sent to another process: a copy compiles its own.
         return Programs, ()
 
 

@@ -1,6 +1,6 @@
-"""The gradients of a graph of torch, asked for as training code asks for them.
+"""The gradients of a torch graph, computed as training code computes them.
 
-A result that takes no part in a loss gets no cotangent there: torch hands in zeros of its own, or
+A result that takes no part in a loss gets no cotangent there: torch passes zeros of its own, or
 None after ``ctx.set_materialize_grads(False)``. And one graph serves several losses, with
 ``retain_graph=True``: the second backward pass must find what the first one has found.
 """
@@ -27,7 +27,7 @@ _SPREADS = 16.0
 
 @dataclass(frozen=True, eq=False)
 class AutogradGraph:
-    """What was computed, and what it was computed from.
+    """A torch graph: its results and its sources.
 
     Args:
         sources: the tensors whose gradients are wanted.
@@ -103,7 +103,7 @@ def pulled_back(build: Callable[[], AutogradGraph], function: str) -> Gradients:
         if all(used) or not _succeeds(build):
             raise
         raise _fails_where_unused(graph, used, function, error) from error
-    if _are_equal(kept, graph.slopes):  # a cotangent that is written to is found by its own check
+    if _are_equal(kept, graph.slopes):  # a changed cotangent is found by another check
         _require_the_same_again(build, graph, used, found, function)
     whole: Gradients = []
     for source, reached, gradient in zip(graph.sources, graph.reached(), found, strict=True):
@@ -154,7 +154,7 @@ def _require_the_same_again(
     try:
         second = graph.gradients(used)
     except Exception:
-        # What cannot be used twice says so to whoever tries: no gradient is wrong.
+        # A graph that cannot be used twice raises: no gradient is wrong.
         return
     label = _departing(graph.labels, first, second, [])
     if label is None:

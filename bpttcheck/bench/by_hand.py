@@ -1,10 +1,10 @@
-"""The hand-written forms in NumPy, as they are and fused, and what they cannot go below.
+"""The hand-written NumPy implementations, unfused and fused, and their call overhead.
 
-The floor is the calls of NumPy in each step, at their own cost. One costs some hundred nanoseconds
-before it computes anything. The calls of a step are counted by running the layer at two lengths
-with a counting stand-in for ``np``, and each is timed on arrays of one number, or of the size that
-it has. What is computed in the first case, and Python itself in both, come on top; so do calls that
-do not go through the name ``np`` of a module, such as an operator between two arrays.
+The floor of a time is the overhead of the NumPy calls in each step: one call costs some hundred
+nanoseconds before it computes anything. The calls of a step are counted by running the layer at two
+lengths with a counting stand-in for ``np``, and each is timed on arrays of one number, or of their
+actual size. The arithmetic in the first case, and Python itself in both, come on top; so do
+operations that do not use the name ``np`` of a module, such as an operator between two arrays.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.bench.form import Blocks, Ready, by_name
+from bpttcheck.bench.form import Blocks, PreparedRun, by_name
 from bpttcheck.contract import Array, Layer
 from bpttcheck.errors import Declined
 from bpttcheck.problems.problem import Problem
@@ -32,14 +32,14 @@ from bpttcheck.subject.user_code import call
 from bpttcheck.traits import trait
 
 
-def as_it_is(subject: Subject, problem: Problem) -> Ready:
+def as_it_is(subject: Subject, problem: Problem) -> PreparedRun:
     """The subject's own code: a cell step by step, or a layer."""
     methods = ("step", "step_vjp") if subject.kind == "cell" else ("forward", "vjp")
     return _ready(subject.layer, problem, methods)
 
 
-def fused(subject: Subject, problem: Problem) -> Ready:
-    """The fused layer of the very cell.
+def fused(subject: Subject, problem: Problem) -> PreparedRun:
+    """The fused layer of this cell.
 
     Raises:
         Declined: there is none.
@@ -68,7 +68,7 @@ def fused_layer(cell: Any) -> Layer | None:
     return None
 
 
-def _ready(layer: Layer, problem: Problem, methods: tuple[str, str]) -> Ready:
+def _ready(layer: Layer, problem: Problem, methods: tuple[str, str]) -> PreparedRun:
     forward, vjp = methods
     params, xs, state0 = problem.params, problem.xs, problem.state0
 
@@ -83,10 +83,10 @@ def _ready(layer: Layer, problem: Problem, methods: tuple[str, str]) -> Ready:
     def blocks(result: Any) -> Blocks:
         return by_name(problem, *result[0])
 
-    return Ready(run, blocks, at=at)
+    return PreparedRun(run, blocks, at=at)
 
 
-# Lengths whose difference is taken, so that what is done once for a sequence does not count.
+# The difference of two lengths excludes what is done once per sequence.
 _SHORT, _LONG = 2, 12
 _MEDIANS, _SAMPLES, _CALLS = 15, 9, 200
 _LONGEST_SAMPLE = 1e-4  # seconds
@@ -98,10 +98,10 @@ class Given:
 
     Args:
         kind: the dtype of an array, else the type of the value: a shape that depends on the length
-            makes no other call.
+            does not make it another call.
         ndim: of an array, -1 for another value.
-        layout: shape and strides of an array, where they are to count; else empty.
-        value: the other value; None where it cannot be given again, such as a list of arrays.
+        layout: shape and strides of an array, where they matter; else empty.
+        value: the other value; None where it cannot be repeated, such as a list of arrays.
     """
 
     kind: str
@@ -111,7 +111,7 @@ class Given:
 
     @classmethod
     def of(cls, value: Any, at_size: bool = False) -> Given:
-        """How ``value`` was given."""
+        """The argument ``value``."""
         if isinstance(value, np.ndarray):
             layout = (value.shape, value.strides) if at_size else ()
             return cls(value.dtype.str, value.ndim, layout)
@@ -121,10 +121,10 @@ class Given:
         """The value, or an array of one number, or of zeros where there is a layout.
 
         Raises:
-            Declined: the value is not known any more.
+            Declined: the value was not kept.
         """
         if self.ndim < 0 and type(self.value).__name__ != self.kind:
-            raise Declined(f"an argument of NumPy of type {self.kind} cannot be given again")
+            raise Declined(f"an argument of NumPy of type {self.kind} cannot be repeated")
         if self.ndim < 0:
             return self.value
         return (
@@ -138,8 +138,8 @@ class CountedCall:
 
     Args:
         name: of the function, such as ``"add"`` or ``"add.reduce"``.
-        given: the arguments.
-        named: those that were given by name, such as ``out``.
+        given: the positional arguments.
+        named: the keyword arguments, such as ``out``.
     """
 
     name: str
@@ -158,13 +158,13 @@ def seconds(layer: Layer, problem: Problem) -> float:
 
 
 def seconds_at_size(layer: Layer, problem: Problem) -> float:
-    """What the calls of NumPy in all steps cost on arrays of the sizes that they have.
+    """The cost of the NumPy calls in all steps on arrays of their actual sizes.
 
     Raises:
         Declined: a call of the layer could not be repeated.
     """
     counts = _counted(layer, problem, _LONG, at_size=True)
-    # What is called less often than there are steps is not called in every step.
+    # A call made less often than once per step is not part of every step.
     every = {call: count / _LONG for call, count in counts.items() if count >= _LONG}
     return len(problem.xs) * sum(count * cost(call) for call, count in every.items())
 
@@ -173,7 +173,7 @@ def calls_per_step(layer: Layer, problem: Problem) -> dict[CountedCall, float]:
     """How often each call is made in a step of ``layer``, forward and backward together.
 
     Args:
-        layer: a layer in NumPy whose module, and those it uses, know NumPy as ``np``.
+        layer: a layer in NumPy whose module, and those it uses, import NumPy as ``np``.
         problem: gives rows and widths, for a layer may work on blocks of steps that depend on them;
             its length does not matter.
     """
@@ -187,13 +187,13 @@ def cost(call: CountedCall) -> float:
     """Seconds of one such call: the best of several medians.
 
     Raises:
-        Declined: it cannot be made again.
+        Declined: it cannot be repeated.
     """
     names = {f"a{i}": one.again() for i, one in enumerate(call.given)}
     named = {f"k_{key}": one.again() for key, one in call.named}
     arguments = [*names, *(f"{key}=k_{key}" for key, _ in call.named)]
     known = {"f": attrgetter(call.name)(np), **names, **named}
-    # The call is written out, for a call by *args and **kwargs costs more.
+    # The call is generated, because a call with *args and **kwargs costs more.
     timer = timeit.Timer(f"f({', '.join(arguments)})", globals=known)
     try:
         timer.timeit(1)
@@ -205,7 +205,7 @@ def cost(call: CountedCall) -> float:
 
 
 def _zeros(kind: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
-    """Zeros, which stay as they are in most calls, laid out in memory as given."""
+    """Zeros, which most calls map to zeros, with the given memory layout."""
     last = sum(abs(step) * (count - 1) for count, step in zip(shape, strides, strict=True))
     memory = np.zeros(last // np.dtype(kind).itemsize + 1, kind)
     return np.lib.stride_tricks.as_strided(memory, shape, [abs(step) for step in strides])
@@ -222,7 +222,7 @@ def _counted(layer: Layer, problem: Problem, T: int, at_size: bool = False) -> C
 
 @contextmanager
 def _counting(layer: Layer, at_size: bool) -> Generator[Counter[CountedCall]]:
-    """Every ``np`` of the layer's modules counts; afterwards all are themselves again."""
+    """Count calls through every ``np`` of the layer's modules, and restore them afterwards."""
     counts: Counter[CountedCall] = Counter()
     modules = _modules(layer)
     stand_in = _Counting(np, "", counts, at_size)
@@ -236,7 +236,7 @@ def _counting(layer: Layer, at_size: bool) -> Generator[Counter[CountedCall]]:
 
 
 def _modules(layer: Layer) -> list[ModuleType]:
-    """The module of the layer, and what it uses of the same package, where NumPy is ``np``."""
+    """The modules with an ``np``: the layer's, and those that it uses of the same package."""
     todo = [sys.modules[type(layer).__module__]]
     package = todo[0].__name__.partition(".")[0]
     found: dict[str, ModuleType] = {}
@@ -258,7 +258,7 @@ def _home(value: Any) -> str:
 
 
 class _Counting:
-    """Stands for NumPy, or for one of its functions, and notes every call."""
+    """A stand-in for NumPy, or for one of its functions, that records every call."""
 
     def __init__(self, target: Any, name: str, counts: Counter[CountedCall], at_size: bool) -> None:
         self._target, self._name, self._counts = target, name, counts

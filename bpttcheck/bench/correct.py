@@ -1,14 +1,16 @@
-"""The right gradient, and how far from it a form may be before it is refused.
+"""The reference gradient, and the largest error with which an implementation is still timed.
 
-Right is what JAX autodiff finds in float64. A gradient whose inputs change by one rounding unit
-``u`` changes by a ``spread``; nobody can be held to less. The limit of a block ``g`` is
+The reference is JAX autodiff in float64. A gradient whose inputs change by one rounding unit ``u``
+changes by a ``spread``, so no implementation can be required to be closer. The limit of a block
+``g`` is
 
     100 (spread + u sqrt(T) max|g|)
 
-with the spread the largest of three draws. It guards the benchmark, no more: ``bpttcheck verify``
-is what judges a backward pass.
+with the spread the largest of three draws. It only guards the benchmark: ``bpttcheck verify``
+judges a backward pass.
 
-Finite differences are here twice: as a form, entry by entry, and as their error against the step.
+Finite differences appear twice: as an implementation, entry by entry, and as an error over the
+step.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.bench.form import Blocks, Ready, by_name
+from bpttcheck.bench.form import Blocks, PreparedRun, by_name
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError, Declined, GradientMismatch
 from bpttcheck.judge.run import Run
@@ -34,7 +36,7 @@ _BARS = 32.0  # the limit of a verdict by differences, in error bars
 
 @dataclass(frozen=True)
 class Right:
-    """The right gradient of one problem.
+    """The reference gradient of one problem.
 
     Args:
         gradient: block by block, float64.
@@ -75,7 +77,7 @@ def right(at: Callable[[Problem], Blocks], problem: Problem) -> Right:
         problem: the point.
 
     Raises:
-        ContractError: the gradient is not finite, so that nothing could be compared with it.
+        ContractError: the gradient is not finite, so nothing can be compared with it.
     """
     exact, unit = in_float64(problem), float(np.finfo(problem.dtype).eps) / 2
     gradient = {name: np.asarray(g, np.float64) for name, g in at(exact).items()}
@@ -91,12 +93,12 @@ def right(at: Callable[[Problem], Blocks], problem: Problem) -> Right:
 def by_differences(subject: Subject, problem: Problem, gradient: Blocks) -> float:
     """The largest disagreement of a float64 gradient with differences, relative to their value.
 
-    For what JAX declines: along a few random directions, judged by the error bars of the
+    Used where JAX declines: along a few random directions, judged by the error bars of the
     differences.
 
     Raises:
         GradientMismatch: the two disagree.
-        ContractError: differences cannot judge either.
+        ContractError: differences abstain, too.
     """
     exact = in_float64(problem)
     run = Run(subject, 0, (problem.case.dtype,))
@@ -147,7 +149,7 @@ LONGEST = 10.0
 STEPS = tuple(10.0 ** (k / 2) for k in range(-28, 1))
 
 
-def every_entry(subject: Subject, problem: Problem) -> Ready:
+def every_entry(subject: Subject, problem: Problem) -> PreparedRun:
     """Central differences in every entry of parameters, inputs and initial state.
 
     The step is the cube root of the dtype's precision, times the entry where that is above one.
@@ -185,7 +187,7 @@ def every_entry(subject: Subject, problem: Problem) -> Ready:
     def blocks(result: Any) -> Blocks:
         return by_name(problem, *result)
 
-    return Ready(run, blocks)
+    return PreparedRun(run, blocks)
 
 
 def errors_against_steps(
@@ -226,7 +228,7 @@ def _moved(problem: Problem, direction: Blocks, distance: float) -> Problem:
 
 
 def _loss(subject: Subject, problem: Problem) -> Callable[[Problem], float]:
-    """The loss whose gradient everybody computes; the terms are added up in float64."""
+    """The loss that all implementations differentiate; its terms are summed in float64."""
     layer = subject.layer
     d_ys = problem.d_ys.astype(np.float64)
     d_state = trees.leaves(trees.map_leaves(lambda _, d: d, problem.state0, problem.d_state))

@@ -1,4 +1,4 @@
-"""What can be timed: a way to compute all gradients of a problem, with its results as blocks."""
+"""An implementation to time: it computes all gradients of a problem, with results as blocks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Blocks = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class Ready:
-    """One form, ready to run on one problem.
+class PreparedRun:
+    """One implementation, ready to run on one problem.
 
     Args:
         run: computes ``ys``, ``state_T`` and the gradients of parameters, inputs and initial state,
-            all of them, and returns when they are there.
+            all of them, and returns when they are computed.
         blocks: the gradients in what ``run`` returned, by name, as NumPy arrays.
         compiled: True if the first call compiles.
         at: the gradients of another problem of the same sizes.
-        floor: seconds that its calls of NumPy cost on arrays of one number, and on arrays of the
-            sizes that they have, or raises :class:`bpttcheck.errors.Declined`.
+        floor: the call overhead: seconds of its NumPy calls on arrays of one number, and on arrays
+            of their actual sizes, or raises :class:`bpttcheck.errors.Declined`.
     """
 
     run: Callable[[], Any]
@@ -37,7 +37,7 @@ class Ready:
 
 
 def by_name(problem: Problem, d_params: Mapping[str, Any], d_xs: Any, d_state0: Any) -> Blocks:
-    """Gradients as blocks; leaves of the state that are carried and not differentiated are none."""
+    """Gradients as blocks, without the leaves of the state that are only carried."""
     found = {f"d_params[{key!r}]": np.asarray(d_params[key]) for key in problem.params}
     found["d_xs"] = np.asarray(d_xs)
     paths = trees.structure(problem.state0).paths

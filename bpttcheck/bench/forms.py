@@ -1,4 +1,4 @@
-"""Every form that is timed, by its key, and torch's own layers, given the parameters of a cell."""
+"""Every implementation that is timed, by its key; torch's layers with a cell's parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from bpttcheck import cells
 from bpttcheck.bench import by_hand, correct, in_jax
-from bpttcheck.bench.form import Blocks, Ready, by_name
+from bpttcheck.bench.form import Blocks, PreparedRun, by_name
 from bpttcheck.contract import Array
 from bpttcheck.errors import Declined
 from bpttcheck.problems.problem import Problem
@@ -23,7 +23,7 @@ class Implementation:
 
     Args:
         title: for a reader.
-        build: makes it ready, or raises :class:`bpttcheck.errors.Declined` with the reason.
+        build: prepares it, or raises :class:`bpttcheck.errors.Declined` with the reason.
         smallest_only: True if it is so slow that it is measured at the smallest size only, and in
             few rounds.
         limit: the largest relative error in float64 and float32, for what cannot be held to the
@@ -31,23 +31,23 @@ class Implementation:
     """
 
     title: str
-    build: Callable[[Subject, Problem], Ready]
+    build: Callable[[Subject, Problem], PreparedRun]
     smallest_only: bool = False
     limit: dict[str, float] | None = None
 
 
-# What autodiff gives to who writes the forward pass alone; "jax_deferred" has a part of its
-# backward pass written by hand.
+# The gradients that autodiff provides for a forward pass alone; part of the backward pass of
+# "jax_deferred" is written by hand.
 BASELINES = ("jax", "jax_hoisted")
 NUMPY = ("numpy", "fused")
 FEW_ROUNDS = 3
 
 
-def native(subject: Subject, problem: Problem) -> Ready:
+def native(subject: Subject, problem: Problem) -> PreparedRun:
     """``torch.nn.RNN``, ``LSTM`` or ``GRU``, with autograd.
 
-    torch has two biases where the cells have one; their gradients are the same sums, so that it
-    computes one sum over rows more.
+    torch has two biases where the cells have one; their gradients are equal, so torch computes one
+    more sum over rows.
 
     Raises:
         Declined: torch has no such layer, or is not installed.
@@ -90,7 +90,7 @@ def native(subject: Subject, problem: Problem) -> Ready:
             problem, d_params, arrays[len(given)], tuple(d_state0) if pair else d_state0[0]
         )
 
-    return Ready(run, blocks)
+    return PreparedRun(run, blocks)
 
 
 def _kind(cell: Any) -> str | None:

@@ -1,8 +1,8 @@
-"""The forms in JAX: autodiff of a scan, jitted or not, and hand-written rules on JAX.
+"""The JAX implementations: autodiff of a scan, jitted or not, and hand-written rules on JAX.
 
-The package's own cells are written in plain JAX in two parts: the products of the inputs, and the
-rest. One definition gives both forms that a JAX user might write: all of it inside the scan, or the
-products of all inputs made in one before it.
+The built-in cells are written in plain JAX in two parts: the input projection and the rest. One
+definition gives both programs that a JAX user might write: everything inside the scan, or the
+projection of all inputs as one product before it.
 
 Autodiff of a scan adds a product to every recurrent weight gradient in each step. These can be
 deferred until after the loop: then the weights are constants of the scan, which gives the
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bpttcheck import activations, cells, trees
-from bpttcheck.bench.form import Blocks, Ready, by_name
+from bpttcheck.bench.form import Blocks, PreparedRun, by_name
 from bpttcheck.contract import is_float
 from bpttcheck.errors import Declined
 from bpttcheck.oracles.tracer.lax_engine import LaxEngine
@@ -33,7 +33,7 @@ from bpttcheck.subject.subject import Subject
 Forward = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-def plain(subject: Subject, problem: Problem) -> Ready:
+def plain(subject: Subject, problem: Problem) -> PreparedRun:
     """Autodiff of one scan over the whole step, jitted.
 
     Raises:
@@ -42,26 +42,26 @@ def plain(subject: Subject, problem: Problem) -> Ready:
     return _ready(_scan(subject), problem, jax.jit)
 
 
-def hoisted(subject: Subject, problem: Problem) -> Ready:
-    """Autodiff, jitted, with the products of the inputs made in one before the scan.
+def hoisted(subject: Subject, problem: Problem) -> PreparedRun:
+    """Autodiff, jitted, with the input projection hoisted out of the scan.
 
     Raises:
-        Declined: this is done for the package's own cells only.
+        Declined: this exists for the built-in cells only.
     """
     split = split_of(subject.target)
     return _of_this_package(None if split is None else split.hoisted, problem)
 
 
-def weights_deferred(subject: Subject, problem: Problem) -> Ready:
-    """Autodiff, jitted, with one product for each weight gradient, after the scan.
+def weights_deferred(subject: Subject, problem: Problem) -> PreparedRun:
+    """Autodiff, jitted, with one product per weight gradient after the scan.
 
     Raises:
-        Declined: this is done for the package's own cells only.
+        Declined: this exists for the built-in cells only.
     """
     return _of_this_package(sequence_of(subject.target), problem)
 
 
-def not_jitted(subject: Subject, problem: Problem) -> Ready:
+def not_jitted(subject: Subject, problem: Problem) -> PreparedRun:
     """Autodiff of the same scan without ``jit``.
 
     Raises:
@@ -70,7 +70,7 @@ def not_jitted(subject: Subject, problem: Problem) -> Ready:
     return _ready(_scan(subject), problem, lambda program: program)
 
 
-def by_hand(subject: Subject, problem: Problem) -> Ready:
+def by_hand(subject: Subject, problem: Problem) -> PreparedRun:
     """The rule derived by hand, written in JAX and jitted.
 
     Raises:
@@ -86,9 +86,9 @@ def by_hand(subject: Subject, problem: Problem) -> Ready:
     return _ready(forward, problem, jax.jit)
 
 
-def _of_this_package(forward: Forward | None, problem: Problem) -> Ready:
+def _of_this_package(forward: Forward | None, problem: Problem) -> PreparedRun:
     if forward is None:
-        raise Declined("this form is written for cells of this package only")
+        raise Declined("this form is written for built-in cells only")
     return _ready(forward, problem, jax.jit)
 
 
@@ -126,10 +126,10 @@ def _over_time(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Forward:
     return forward
 
 
-def _ready(forward: Forward, problem: Problem, compile_: Callable[..., Any]) -> Ready:
+def _ready(forward: Forward, problem: Problem, compile_: Callable[..., Any]) -> PreparedRun:
     """The gradients as one program of which everything is an argument and a result.
 
-    Nothing can then be folded as a constant or dropped as unused.
+    So XLA can neither fold constants nor drop unused results.
     """
     structure = trees.structure(problem.state0)
     floats = [is_float(leaf) for leaf in trees.leaves(problem.state0)]
@@ -165,7 +165,7 @@ def _ready(forward: Forward, problem: Problem, compile_: Callable[..., Any]) -> 
         return by_name(problem, named, d_xs, structure.unflatten(d_state0))
 
     own = arguments(problem)
-    return Ready(
+    return PreparedRun(
         run=lambda: jax.block_until_ready(compiled(*own)),
         blocks=blocks,
         compiled=compile_ is jax.jit,
@@ -285,7 +285,7 @@ def _gru_reset_before(_: Split) -> Recurrent:
 
 
 def over_rows(d_products: Any, lefts: Any) -> Any:
-    """The sum over steps and rows of outer products, ``(K, H)``, as one product."""
+    """The sum of outer products over steps and rows, ``(K, H)``, as one product."""
     K, H = d_products.shape[-1], lefts.shape[-1]
     return d_products.reshape(-1, K).T @ lefts.reshape(-1, H)
 

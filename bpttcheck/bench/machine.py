@@ -1,4 +1,4 @@
-"""The machine: what the figures depend on, and what it could compute at most."""
+"""The machine: the environment of a measurement, and its peak performance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNKNOWN = "unknown"
 
 
 def load_average() -> list[float] | None:
-    """The load of the machine over the last 1, 5 and 15 minutes, where the system tells it."""
+    """The load of the machine over the last 1, 5 and 15 minutes, where available."""
     return list(os.getloadavg()) if hasattr(os, "getloadavg") else None
 
 
@@ -36,7 +36,7 @@ def environment(
     """The environment, JSON-ready; call it when everything that is measured has been loaded.
 
     Args:
-        load: :func:`load_average` before the run, which is a load itself.
+        load: :func:`load_average` before the run, which adds to the load itself.
         peak: :func:`bpttcheck.bench.machine.peak_gflops`, where it was measured.
     """
     import jax
@@ -46,7 +46,7 @@ def environment(
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": _cores(),
+        "cores": processors(),
         "load_average": UNKNOWN if load is None else load,
         "jax_device": str(jax.devices("cpu")[0].device_kind),
         "blas": _blas(),
@@ -59,9 +59,9 @@ def environment(
 
 
 def warnings(found: dict[str, Any]) -> list[str]:
-    """What in an environment may turn the ratios round."""
+    """Properties of an environment that may distort the ratios."""
     said = [
-        f"{name}={value} holds NumPy's products to an older instruction set than JAX has"
+        f"{name}={value} restricts NumPy's products to an older instruction set than JAX uses"
         for name, value in found.get("variables", {}).items()
         if name in ("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "MKL_ENABLE_INSTRUCTIONS")
     ]
@@ -72,9 +72,11 @@ def warnings(found: dict[str, Any]) -> list[str]:
     return said
 
 
-def _cores() -> int | None:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def processors() -> int:
+    """The number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _version(name: str) -> str:
@@ -105,7 +107,7 @@ def _blas() -> str:
 
 
 def _threads() -> Any:
-    """Threads of the loaded libraries, where threadpoolctl is there to ask them."""
+    """Threads of the loaded libraries, where threadpoolctl is installed."""
     try:
         import threadpoolctl  # pyright: ignore[reportMissingImports] - not a dependency
     except ImportError:
@@ -130,7 +132,7 @@ _GATES: dict[type, int] = {
 def peak_gflops(dtypes: Sequence[str], width: int = _WIDTH) -> dict[str, float]:
     """Billions of operations a second in NumPy's product of two square matrices, the best of a few.
 
-    It is the peak of this process: of its threads, and of the BLAS that NumPy has here.
+    It is the peak of this process, with its threads and its BLAS.
 
     Args:
         dtypes: the dtypes.
@@ -152,11 +154,11 @@ def _peak(dtype: str, width: int) -> float:
 def operations(cell: Any, size: Size) -> int | None:
     """Additions and multiplications in the products of forward and backward, ``6 T B g H (N + H)``.
 
-    Forward, every number of ``g`` gates takes ``N + H`` products and as many sums; backward takes
-    twice that, for the inputs and for the weights. What is done entry by entry is not counted.
+    Forward, every entry of the ``g`` gates takes ``N + H`` multiplications and additions; backward
+    takes twice that, for the inputs and for the weights. Elementwise operations are not counted.
 
     Args:
-        cell: known are the package's own cells with a fused form; a subclass is another cell.
+        cell: only built-in cells with a fused form are known; a subclass is another cell.
         size: the size.
     """
     gates = _GATES.get(type(cell))

@@ -1,6 +1,6 @@
 """One subject measured: correctness first, then interleaved rounds, then ratios.
 
-In a round every form runs once, in an order drawn again each time.
+In a round every implementation runs once, in a new random order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from bpttcheck.bench import correct, machine, sizes, statistics
 from bpttcheck.bench.correct import STEPS, errors_against_steps
-from bpttcheck.bench.form import Ready
+from bpttcheck.bench.form import PreparedRun
 from bpttcheck.bench.forms import BASELINES, FEW_ROUNDS, FORMS, NUMPY
 from bpttcheck.bench.report.records import (
     HAND,
@@ -49,7 +49,7 @@ class Plan:
         sizes: the sizes.
         dtypes: the dtypes.
         count: rounds.
-        given: True if somebody asked for these very sizes.
+        given: True if the user asked for exactly these sizes.
         seed: of the inputs.
     """
 
@@ -68,10 +68,10 @@ def measure(
     JAX runs on the CPU, in 64-bit mode for float64 and float32 alike, within this call only.
 
     Args:
-        target: what it was called on the command line.
+        target: its name on the command line.
         candidate: a cell, a layer or a :class:`bpttcheck.Subject`.
         plan: what to measure.
-        progress: is told ``(done, total, what)``.
+        progress: called as ``progress(done, total, what)``.
 
     Raises:
         ContractError: it is neither cell nor layer, or breaks its contract.
@@ -150,9 +150,9 @@ def _point(
 
 def _ready(
     subject: Subject, problem: Problem, smallest: bool
-) -> tuple[dict[str, Ready], dict[str, str], dict[str, tuple[float, Any]]]:
-    """The forms that exist here, why others do not, and seconds and blocks of the first calls."""
-    ready: dict[str, Ready] = {}
+) -> tuple[dict[str, PreparedRun], dict[str, str], dict[str, tuple[float, Any]]]:
+    """The available implementations, why others are not, and the first calls' times and blocks."""
+    ready: dict[str, PreparedRun] = {}
     absent: dict[str, str] = {}
     first: dict[str, tuple[float, Any]] = {}
     for key, form in FORMS.items():
@@ -185,9 +185,9 @@ def size_of(problem: Problem) -> Size:
 
 
 def _right(
-    subject: Subject, problem: Problem, ready: dict[str, Ready]
+    subject: Subject, problem: Problem, ready: dict[str, PreparedRun]
 ) -> tuple[correct.Right, float]:
-    """The right gradient; where JAX has none, the hand-written one once differences confirm it."""
+    """The reference gradient; where JAX declines, the hand-written one confirmed by differences."""
     judge = next((ready[key] for key in BASELINES if key in ready), None)
     if judge is not None and judge.at is not None:
         return correct.right(judge.at, problem), 0.0
@@ -218,7 +218,7 @@ def _judge(key: str, right: correct.Right, blocks: Any, case: Case) -> tuple[flo
     return error, limit, f"not timed: {said}"
 
 
-def _rounds(ready: dict[str, Ready], count: int) -> dict[str, Samples]:
+def _rounds(ready: dict[str, PreparedRun], count: int) -> dict[str, Samples]:
     actions = {key: made.run for key, made in ready.items()}
     fewer = {key: FEW_ROUNDS for key in ready if FORMS[key].smallest_only}
     return rounds({**actions, _SAME: ready["numpy"].run}, count, fewer)
@@ -226,7 +226,7 @@ def _rounds(ready: dict[str, Ready], count: int) -> dict[str, Samples]:
 
 def _timing(
     key: str,
-    ready: Ready,
+    ready: PreparedRun,
     taken: dict[str, Samples],
     judged: tuple[float, float],
     first_call: float | None,
@@ -247,7 +247,7 @@ def _timing(
     )  # fmt: skip
 
 
-def _floor(ready: Ready) -> tuple[float, float] | tuple[None, None]:
+def _floor(ready: PreparedRun) -> tuple[float, float] | tuple[None, None]:
     try:
         return (None, None) if ready.floor is None else ready.floor()
     except Declined:
@@ -260,15 +260,15 @@ Clock = Callable[[], float]
 # A sample lasts at least this long, so that the clock and the call of a closure do not count.
 SHORTEST = 5e-3
 _MOST_CALLS = 1000
-# Where one round of all actions is shorter than this, there are so many times as many rounds.
+# If one round of all actions is shorter than this, the number of rounds is multiplied by MORE.
 SHORT_ROUND, MORE = 0.15, 5
-# An action that would take longer than this in all takes part in fewer rounds.
+# An action whose total would be longer than this takes part in fewer rounds.
 _BUDGET, _FEWEST = 8.0, 3
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds of one call in each round, and how many calls a sample is the mean of."""
+    """Seconds of one call in each round, and the number of calls averaged in a sample."""
 
     seconds: list[float]
     calls: int
@@ -281,12 +281,11 @@ def rounds(
     seed: int = 0,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Samples]:
-    """Time every action ``count`` times or more, one after another in each round.
+    """Time every action at least ``count`` times, one after another in each round.
 
-    Each is called a few times before. The garbage collector is off while anything is timed. What is
-    very slow takes part in the first rounds only. Where a round takes less than ``SHORT_ROUND``
-    seconds by those first calls, there are ``MORE`` times as many: how many is settled before the
-    first round, whatever the rounds will say.
+    Each is warmed up. The garbage collector is off during timing. Very slow actions take part in
+    the first rounds only. If a round takes less than ``SHORT_ROUND`` seconds by the warm-up calls,
+    there are ``MORE`` times as many; the number is fixed before the first round.
 
     Args:
         actions: what to time; each returns when its work is done.
@@ -318,14 +317,14 @@ def rounds(
 
 
 def once(action: Action, clock: Clock = time.perf_counter) -> float:
-    """Seconds of one call, the very first one where it matters."""
+    """Seconds of one call, without warm-up."""
     with no_garbage_collection():
         return _sample(action, 1, clock)
 
 
 @contextmanager
 def no_garbage_collection() -> Generator[None]:
-    """Collect once, then not until the end."""
+    """Collect garbage once, then not until the end."""
     was = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -343,7 +342,7 @@ def _warm(action: Action, clock: Clock) -> float:
 
 
 def _calls(took: float) -> int:
-    """How many calls make a sample long enough."""
+    """The number of calls that makes a sample long enough."""
     return min(math.ceil(SHORTEST / took), _MOST_CALLS)
 
 

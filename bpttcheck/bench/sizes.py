@@ -28,7 +28,7 @@ def parse(text: str) -> Size:
     """A size as it is typed, ``T,B,N,H``.
 
     Raises:
-        ContractError: it is no such thing.
+        ContractError: it is malformed.
     """
     parts = text.split(",")
     if len(parts) != 4 or not all(part.strip().isdecimal() and int(part) for part in parts):
@@ -45,7 +45,7 @@ def fitting(subject: Subject, sizes: Sequence[Size], given: bool) -> tuple[Size,
     Args:
         subject: it may declare a strategy of ``(n_in, n_hidden)``.
         sizes: what is to be measured.
-        given: True if somebody asked for these very sizes; else they are made to fit.
+        given: True if the user asked for exactly these sizes; else they are adapted.
     """
     if subject.sizes is None or given:
         return tuple(sizes)

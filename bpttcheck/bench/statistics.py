@@ -1,4 +1,4 @@
-"""Ratios of paired rounds with bootstrap intervals, powers of T, and what they say of a subject.
+"""Ratios of paired rounds with bootstrap intervals, powers of T, and their summary of a subject.
 
 Over all points a subject has one ratio for each hand-written form, one sentence, and exponents.
 """
@@ -26,7 +26,7 @@ def median(samples: Sequence[float]) -> float:
 def ratio(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Interval:
     """The median over the rounds of ``above / below``, with a 95 % interval.
 
-    Rounds are drawn again with replacement, pairs kept together: what slowed a whole round down
+    Rounds are resampled with replacement, pairs kept together: a disturbance of a whole round
     cancels in its ratio.
 
     Args:
@@ -66,7 +66,7 @@ def pays_off_after(first_call: float, seconds: float, other: float) -> int | Non
     Args:
         first_call: seconds of the first call.
         seconds: of each later call.
-        other: seconds of each call of what needs no such first call.
+        other: seconds of each call of an implementation without such a first call.
 
     Returns:
         The number; None if there is none.
@@ -150,7 +150,7 @@ def headline(
 def compared(ratio: Interval) -> str:
     """``1.2x slower than``, ``1.4x faster than``, or ``as fast as`` where the interval holds 1.
 
-    An interval that holds 1 and much more says nothing: ``not told apart from``.
+    A wide interval around 1 decides nothing: ``not told apart from``.
     """
     if 1.0 in ratio:
         return "as fast as" if _is_narrow(ratio) else "not told apart from"

@@ -66,7 +66,7 @@ class Checkpointed:
         segments: ``K``, at least 1; more than ``T`` are ``T``; None: ``ceil(sqrt(T))``.
 
     Raises:
-        ContractError: ``segments`` is no whole number, or less than 1.
+        ContractError: ``segments`` is not an integer, or less than 1.
 
     Source:
         Griewank (1992), "Achieving logarithmic growth of temporal and spatial complexity in reverse
@@ -84,7 +84,7 @@ class Checkpointed:
         whole = isinstance(given, (int, np.integer)) and not isinstance(given, bool)
         if given is not None and (not whole or given < 1):
             raise ContractError(
-                f"segments={given!r} (type={type(given).__name__}), expected a whole number of 1 or"
+                f"segments={given!r} (type={type(given).__name__}), expected an integer of 1 or"
                 " more, or None for ceil(sqrt(T))",
                 item="segments",
             )
@@ -217,7 +217,7 @@ def checkpointed(cell: Cell, segments: int | None = None) -> Checkpointed:
         The layer.
 
     Raises:
-        ContractError: ``segments`` is no whole number, or less than 1.
+        ContractError: ``segments`` is not an integer, or less than 1.
     """
     return Checkpointed(cell, segments)
 

@@ -1,4 +1,4 @@
-"""The engine of a layer's ``sequence`` in plain NumPy: it loops, and keeps what it must."""
+"""The engine of a layer's ``sequence`` in plain NumPy: a loop that keeps the tapes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from bpttcheck.traits import trait
 class Frozen:
     """Constants of a program that is run again and again near one point.
 
-    The first run records what it is asked to freeze; every later one gets the values of the first,
-    in the order of asking. Differences of such runs are those of a program in which nothing goes
-    through a frozen value.
+    The first run records the frozen values; every later run gets those of the first, in the order
+    of the calls. Differences of such runs treat frozen values as constants.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How far a gradient flows back: norms of the products of Jacobians, and what bounds them."""
+"""How far a gradient flows back: norms of the products of Jacobians, and their bounds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Flow:
 
     Args:
         log2_norms: ``(T+1, B)``, of ``||dstate[T] / dstate[T-d]||``; minus infinity for 0.
-        log2_bounds: ``(T+1, B)``, of what bounds it.
+        log2_bounds: ``(T+1, B)``, of its bound.
         bound_name: what the bound is, as a formula in ``d`` or in words.
         singular_values: ``(T+1, B, S)`` of ``dstate[T] / dstate[T-d]``, largest first.
         log2_gradients: ``(T+1, B)``, of ``||dL/dstate[T-d]||`` for ``dL/dstate[T]`` with all
@@ -167,7 +167,7 @@ def flow(
 
 
 def power(log2: float) -> str:
-    """``2**log2`` in three digits, also where that is no floating-point number."""
+    """``2**log2`` in three digits, also where it is not representable."""
     if not np.isfinite(log2) or abs(log2) < 1000:
         return f"{float(_exp2(np.asarray(log2))):.3g}"
     log10 = log2 * np.log10(2.0)
@@ -188,7 +188,7 @@ def _products(J: Array) -> tuple[Array, Array, Array]:
         log2_gradients[d] = np.log2(gradient) + exponent
         if d < T:
             product = product @ J[T - 1 - d]
-            # By a power of two, which is exact, so that a long product stays in range.
+            # An exact power of two keeps a long product in range.
             largest = np.abs(product).max(axis=(1, 2), initial=0.0)
             shift = np.frexp(largest)[1]
             product = np.ldexp(product, -shift[:, None, None])

@@ -198,7 +198,7 @@ def join_params(params: Params, d_params: Params) -> Array:
 
 
 def require_cotangent(d_ys: Array, ys_shape: tuple[int, ...]) -> None:
-    """Refuse a cotangent of the outputs that has another shape than they have."""
+    """Reject a cotangent of the outputs that has another shape than they have."""
     if np.shape(d_ys) != ys_shape:
         raise ContractError(
             f"d_ys.shape={np.shape(d_ys)}, but expected that of ys, {ys_shape}", item="d_ys"

@@ -42,7 +42,7 @@ def sum_over_paths(
     Quadratic in ``T``: ``T (T+1) / 2`` products of matrices and ``B T (S + n_out)`` calls of
     ``step_vjp``, where :func:`bpttcheck.backpropagate` makes ``T``. An LSTM of 8 units with 4 rows
     took 0.06, 1.7 and 12 s for 10, 160 and 640 steps, against 0.3, 4 and 16 ms (NumPy 2.4, one
-    thread, x86-64). It is there to judge and to teach.
+    thread, x86-64). It serves as a reference and for teaching.
 
     Args:
         cell: the cell that was unrolled.
@@ -107,7 +107,7 @@ def _losses(layout: Layout, tape: CellTape, d_ys: Array | None, d_state_T: State
         require_cotangent(d_ys, tape.ys_shape)
         out[1:, :, layout.S :] = d_ys.reshape(T, B, layout.O)
         for t, rows in enumerate(tape.real_rows, start=1):
-            if rows is not None:  # the output of a masked row is no function of anything
+            if rows is not None:  # the output of a masked row is constant
                 out[t, np.setdiff1d(np.arange(B), rows), layout.S :] = 0
     if d_state_T is not None:
         out[T, :, : layout.S] += layout.join(d_state_T)

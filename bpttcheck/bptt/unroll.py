@@ -14,7 +14,7 @@ from bpttcheck.errors import ContractError
 
 @dataclass(frozen=True, eq=False)
 class CellTape:
-    """What the backward pass needs of the forward pass; reading it any number of times is safe.
+    """The record of the forward pass for the backward pass; it can be read any number of times.
 
     Args:
         states: the ``T + 1`` states, the initial one first.
@@ -133,7 +133,7 @@ def put_rows(state: State, rows: Array, new: State, method: str, item: str) -> S
 
     def put(old_leaf: Array, new_leaf: Array) -> Array:
         require_shape(new_leaf, (len(rows), *old_leaf.shape[1:]), method, item)
-        # In the dtype that holds both: a cell that turns float64 is not to be hidden.
+        # In the common dtype, so that a cell that turns float64 is not hidden.
         out = old_leaf.astype(np.result_type(old_leaf, new_leaf), copy=True)
         out[rows] = new_leaf
         return out
@@ -142,7 +142,7 @@ def put_rows(state: State, rows: Array, new: State, method: str, item: str) -> S
 
 
 def require_shape(value: Array, expected: tuple[int, ...], method: str, item: str) -> None:
-    """Refuse what NumPy would silently broadcast to ``expected``."""
+    """Reject an array that NumPy would silently broadcast to ``expected``."""
     if np.shape(value) != expected:
         raise ContractError(
             f"{item}.shape={np.shape(value)}, but should be {expected} [{method} returned {item}]",
@@ -152,10 +152,10 @@ def require_shape(value: Array, expected: tuple[int, ...], method: str, item: st
 
 
 def require_sequence(xs: Array) -> None:
-    """Refuse inputs that are no sequence.
+    """Reject inputs that are not a sequence.
 
     Raises:
-        ContractError: ``xs`` is no floating array ``(T, B, n_in)``.
+        ContractError: ``xs`` is not a floating array ``(T, B, n_in)``.
     """
     shape, dtype = np.shape(xs), getattr(xs, "dtype", type(xs).__name__)
     if isinstance(dtype, str) or len(shape) != 3 or not np.issubdtype(dtype, np.floating):
@@ -166,10 +166,10 @@ def require_sequence(xs: Array) -> None:
 
 
 def require_mask(mask: Array, T: int, B: int) -> None:
-    """Refuse a mask that does not fit its sequence.
+    """Reject a mask that does not fit its sequence.
 
     Raises:
-        ContractError: ``mask`` is no bool array ``(T, B)``.
+        ContractError: ``mask`` is not a bool array ``(T, B)``.
     """
     shape, dtype = np.shape(mask), getattr(mask, "dtype", type(mask).__name__)
     if shape != (T, B) or dtype != np.bool_:

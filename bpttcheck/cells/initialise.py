@@ -1,4 +1,4 @@
-"""How the built-in cells draw their first parameters."""
+"""The initial parameters of the built-in cells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bpttcheck.contract import Params
 def uniform(rng: np.random.Generator, n_hidden: int, **shapes: tuple[int, ...]) -> Params:
     """Parameters drawn uniformly from ``±1/sqrt(n_hidden)``, as torch does; biases too.
 
-    A random bias, where zero is also common, lets every gradient be seen in a first check.
+    Biases are random too, although zero is common, so that a first check exercises every gradient.
 
     Args:
         rng: the source of randomness.

@@ -42,7 +42,7 @@ Settings of a project, in [tool.bpttcheck] of its pyproject.toml (for pytest, to
   inconclusive = "fail"      or "skip": what an undecided check does under pytest
   isolate = true             verify: each target in a process of its own
   jobs = 2                   verify: isolated targets checked at a time
-  timeout = 60               verify: give a target up after so many seconds
+  timeout = 60               verify: give up a target after this many seconds
 \b
 BPTTCHECK_DEBUG=1 in the environment raises internal errors as they are.
 """
@@ -52,11 +52,11 @@ class _Doors(click.Group):
     """A group whose commands end in one line: exit code 2 for a wrong argument, 130 for Ctrl-C."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
-        """As Click's, but Ctrl-C ends a process at once: nobody waits for what still compiles."""
+        """As Click's, but Ctrl-C ends the process at once, without waiting for compilations."""
         try:
             return super().main(args, *rest, **named)
         except SystemExit as end:
-            if end.code == _INTERRUPTED and args is None:  # not called by another program
+            if end.code == _INTERRUPTED and args is None:  # not called from another program
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(_INTERRUPTED)

@@ -1,7 +1,7 @@
-"""The process in which one target is checked alone: it is told what, and writes down what it finds.
+"""The worker process in which one target is checked alone.
 
-It reads one line of JSON, an order, and answers with a file of JSON. A record of fixed size is
-overwritten before each call of user code, so that whoever finds the process dead knows what it did.
+It reads one line of JSON, an order, and writes its result to a JSON file. A record of fixed size is
+overwritten before each call of user code; if the process dies, the record tells what it was doing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SIZE = 512  # bytes of the record, which is longer than any text in it
 
 
 class Record:
-    """What is being done: the check, its case, the method of the user's and its sizes.
+    """The current activity: the check, its case, the user's method and its sizes.
 
     Args:
         path: the file that is overwritten.
@@ -40,24 +40,24 @@ class Record:
         self._write()
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """Take note of how far the run has come; the first word of a check is its beginning."""
+        """Record the progress of the run; a new check name starts a new check."""
         case = self._known["case"] + 1 if what == self._known["check"] else 0
         self._known.update(done=done, total=total, check=what, case=case, call="", sizes="")
         self._write()
 
     def call(self, what: str, args: tuple[Any, ...]) -> None:
-        """Take note of a call of user code."""
+        """Record a call of user code."""
         if threading.get_ident() != self._owner:
             return
         if what == "init" and len(args) == 3:
             self._width = f"n_hidden={args[2]}"
         parts = (sizes(what, args), self._width if what != "init" else "")
-        check = self._known["check"] or "contract"  # which comes first and is not announced
+        check = self._known["check"] or "contract"  # which runs first and is not announced
         self._known.update(check=check, call=what, sizes=", ".join(filter(None, parts)))
         self._write()
 
     def close(self) -> None:
-        """Let the file go; what it says stays."""
+        """Close the file; its content remains."""
         self._file.close()
 
     def _write(self) -> None:
@@ -67,10 +67,10 @@ class Record:
 
 
 def sizes(what: str, args: tuple[Any, ...]) -> str:
-    """``"T=5, B=3, n_in=2, float64"`` as far as the arguments of a call of user code tell.
+    """``"T=5, B=3, n_in=2, float64"``, as far as known from the arguments of user code.
 
     Args:
-        what: the method, or what else is done.
+        what: the method, or another activity.
         args: its arguments.
     """
     if what == "init":
@@ -85,7 +85,7 @@ def sizes(what: str, args: tuple[Any, ...]) -> str:
     return ", ".join([*parts, str(getattr(args[place], "dtype", ""))]).strip(", ")
 
 
-# Which argument tells the sizes, and what its axes are.
+# The argument that has the sizes, and its axes.
 _PLACES = {
     "init": (0, "n_in n_hidden"),
     "initial_state": (1, "B"),
@@ -97,7 +97,7 @@ _PLACES = {
 
 
 def main() -> None:
-    """Check what the first line of standard input asks for, and end."""
+    """Check the target named in the first line of standard input, and exit."""
     orders = os.fdopen(os.dup(0), "rb")
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -120,7 +120,7 @@ def main() -> None:
     _answer(folder / RESULT, _judged(Order.from_dict(told["order"]), record))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # nothing that user code has started may keep this process alive
+    os._exit(0)  # nothing started by user code may keep this process alive
 
 
 def _judged(order: Order, record: Record) -> JudgedTarget:
@@ -142,12 +142,12 @@ def _answer(path: Path, judged: JudgedTarget) -> None:
 
 
 def _warm_up() -> None:
-    """Import what every check needs, while the target before this one is being checked."""
+    """Import what every check needs while the previous target is being checked."""
     for name in ("bpttcheck.oracles.autodiff.autodiff", "bpttcheck.verify.check"):
         importlib.import_module(name)
 
 
 def _end_with(parent: BinaryIO) -> None:
-    """End this process once the parent is gone: nobody would read what it finds."""
+    """End this process once the parent is gone: nobody would read its result."""
     parent.read()
     os._exit(1)

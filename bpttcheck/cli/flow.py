@@ -24,7 +24,7 @@ _COLOURS = {"vanishes": "yellow", "explodes": "red", "neither": "green", "no ans
 _EXIT_CODES = """\b
 Exit codes:
   0  the flow was measured, whatever it is
-  2  wrong usage, or TARGET is no cell, cannot be loaded, or breaks its contract
+  2  wrong usage, or TARGET is not a cell, cannot be loaded, or breaks its contract
 """
 
 
@@ -101,7 +101,7 @@ def _cell(text: str, subject: Any) -> Cell:
 def _measure(
     cell: Cell, steps: int, hidden: int, inputs: int, batch: int, scale: float, seed: int
 ) -> Flow:
-    """The flow along standard normal inputs; a cell that breaks its contract is told first."""
+    """The flow along standard normal inputs, after a check of the cell's contract."""
     import numpy as np
 
     from bpttcheck.bptt.flow import flow as measure
@@ -160,7 +160,7 @@ def _text(found: Flow, title: str) -> Iterable[str]:
 
 
 def _bar(norms: Any, d: int) -> str:
-    """The norm on a log scale from the least to the largest of those that have a logarithm."""
+    """The norm on a log scale from the smallest to the largest that has a logarithm."""
     import numpy as np
 
     finite = norms[np.isfinite(norms)]
@@ -177,7 +177,7 @@ def _document(target: str, found: Flow, given: dict[str, Any]) -> dict[str, Any]
     from bpttcheck import __version__
 
     def told(values: Any) -> list[float | None]:
-        """JSON knows neither infinity nor NaN."""
+        """A number for JSON, which has neither infinity nor NaN."""
         return [float(value) if np.isfinite(value) else None for value in values]
 
     return {

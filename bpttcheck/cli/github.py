@@ -1,4 +1,4 @@
-"""Errors as GitHub shows them: beside the line of the user's file that is at fault."""
+"""Error annotations for GitHub, at the user's line that is at fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.report import Report
 from bpttcheck.results.text import describe
 
-MOST = 10  # GitHub shows no more for one step
+MOST = 10  # the number that GitHub shows for one step
 
 
 def wanted() -> bool:

@@ -1,6 +1,6 @@
-"""Targets checked in processes of their own, some at a time: one that dies is a verdict too.
+"""Targets checked in separate worker processes: a crash is a verdict too.
 
-While targets are being checked, the process for the next one is already importing what it needs.
+While targets are being checked, the process for the next one already imports what it needs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from bpttcheck.cli.child import RECORD, RESULT, STACK
 from bpttcheck.cli.judged import JudgedTarget, Order, of_report
 
 _POLL = 0.05  # seconds
-_GRACE = 1.0  # seconds for a process to write down where it hangs
-_IMPORTS = 60.0  # seconds for a process to import what it needs, which no timeout counts
+_GRACE = 1.0  # seconds for a process to dump where it hangs
+_IMPORTS = 60.0  # seconds for a process to import what it needs, not counted in the timeout
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$', re.MULTILINE)
 
 Progress = Callable[[int, int, str], None]
@@ -34,7 +34,7 @@ class Children:
     """Processes that check one target each.
 
     Args:
-        orders: all that will be asked for, in this order.
+        orders: all targets to check, in this order.
         jobs: how many are checked at a time.
         clean: whether what user code prints goes to stderr.
         timeout: seconds after which a target is given up; None: never.
@@ -70,13 +70,13 @@ class Children:
             progress: called as ``progress(done, total, what)`` now and then.
 
         Returns:
-            What its process found; if that died or was given up, an inconclusive verdict that names
+            The result of its process; if it died or timed out, an inconclusive verdict that names
             what it was doing.
         """
         while True:
             self._fill()
             first = self._running[0]
-            # One that is over makes room for another, even if what it found is told later.
+            # A finished process makes room for another, even if its result is reported later.
             for child in self._running:
                 child.look()
             if first.found is not None:
@@ -95,7 +95,7 @@ class Children:
 
 
 class _Child:
-    """One process, and the order that it was given."""
+    """One process and its order."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], order: Order, clean: bool, timeout: float | None
@@ -105,11 +105,11 @@ class _Child:
         self._folder = Path(self._place.name)
         self._started = self._begun = time.monotonic()
         self.found: JudgedTarget | None = None
-        """What came of it; None while it runs."""
-        told = {"order": order.to_dict(), "folder": str(self._folder), "clean": clean}
+        """Its result; None while it runs."""
+        message = {"order": order.to_dict(), "folder": str(self._folder), "clean": clean}
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(told).encode() + b"\n")
+            process.stdin.write(json.dumps(message).encode() + b"\n")
             process.stdin.flush()
 
     def wait(self) -> None:
@@ -118,13 +118,13 @@ class _Child:
             self._process.wait(_POLL)
 
     def tell(self, progress: Progress) -> None:
-        """Say how far it has come."""
+        """Report its progress."""
         known = _record(self._folder)
         if "total" in known:
             progress(known["done"], known["total"], known["check"])
 
     def look(self) -> None:
-        """See whether it has ended, and end it if that takes too long."""
+        """Check whether it has ended, and end it after the timeout."""
         if self.found is not None:
             return
         late = self._process.poll() is None and self._is_late()
@@ -143,7 +143,7 @@ class _Child:
         self.close()
 
     def close(self) -> None:
-        """End it, with what it has started, and take its files away."""
+        """End it and its children, and remove its files."""
         _end(self._process)
         self._place.cleanup()
 
@@ -156,26 +156,19 @@ class _Child:
         return now - self._begun > self._timeout
 
 
-def processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _start() -> subprocess.Popen[bytes]:
     """A process that imports what it needs, and waits for an order."""
     program = (
         f"import sys; sys.path[:] = {sys.path!r}; from bpttcheck.cli.child import main; main()"
     )
-    # A session of its own: Ctrl-C reaches us alone, and whatever it has started can be ended.
+    # A session of its own: Ctrl-C reaches the parent alone, and all its children can be ended.
     return subprocess.Popen(
         [sys.executable, "-P", "-c", program], stdin=subprocess.PIPE, start_new_session=True
     )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it and what it has started, at once."""
+    """End it and its children at once."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
@@ -188,7 +181,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _ask_where(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Let a process that hangs write down its stack."""
+    """Make a process that hangs dump its stack."""
     if not hasattr(signal, "SIGUSR1") or not (folder / STACK).exists():
         return
     with contextlib.suppress(ProcessLookupError):
@@ -205,12 +198,12 @@ def _ending(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = "unknown"
-    why = ", perhaps for want of memory" if name == "SIGKILL" else ""
+    why = ", perhaps for lack of memory" if name == "SIGKILL" else ""
     return f"ended with signal {-code} ({name}{why})"
 
 
 def _lost(order: Order, how: str, folder: Path) -> JudgedTarget:
-    """The verdict on a target whose process left no result."""
+    """The verdict on a target whose process wrote no result."""
     from bpttcheck.results.records import CheckResult, Verdict
     from bpttcheck.results.report import Report
 
@@ -229,13 +222,13 @@ def _lost(order: Order, how: str, folder: Path) -> JudgedTarget:
         (result,),
         seed=options["seed"],
         examples=options["examples"],
-        notes=("what the other checks found is lost with the process",),
+        notes=("the results of the other checks are lost with the process",),
     )
     return of_report(order, report)
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """What the process was doing; nothing if it had not begun or was just writing."""
+    """What the process was doing; empty if it had not begun or was just writing."""
     try:
         return json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -243,7 +236,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _place(folder: Path) -> str:
-    """The innermost line of a dumped stack that is neither a library's nor ours."""
+    """The innermost line of a dumped stack outside libraries and bpttcheck."""
     try:
         text = (folder / STACK).read_text(encoding="utf-8")
     except OSError:

@@ -1,4 +1,4 @@
-"""One target judged: everything that is printed of it, in values that can leave the process."""
+"""One checked target: everything that is printed about it, as values that can be serialised."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for.
+    """A request to check one target.
 
     Args:
-        target: what was typed.
+        target: the command line argument.
         options: for :func:`bpttcheck.check`.
         folder: where failures are stored, or None.
         width: columns to write for.
         alone: whether it is the only target, whose report is printed in full.
-        annotate: whether GitHub's annotations are wanted.
+        annotate: whether to make GitHub annotations.
     """
 
     target: str
@@ -46,18 +46,18 @@ class Order:
 
 @dataclass(frozen=True)
 class JudgedTarget:
-    """What became of one target.
+    """The result of one target.
 
     Args:
-        target: what was typed.
+        target: the command line argument.
         verdict: ``"passed"``, ``"failed"``, ``"inconclusive"``, or ``""``: not checked.
         ran: whether any check ran.
         text: the report as it is printed, without colours.
         report: the report as plain values.
         stored: ids of its stored failures.
-        lines: what is said about these.
+        lines: the lines to print about these.
         annotations: GitHub's lines.
-        note: a remark on how the subject was made, or ``""``.
+        note: a remark on how the subject was loaded, or ``""``.
         error: why it was not checked, or ``""``.
     """
 
@@ -84,10 +84,10 @@ class JudgedTarget:
 
 
 def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
-    """Check one target here, in this process.
+    """Check one target in this process.
 
     Args:
-        order: what is asked for.
+        order: the request.
         progress: called as ``progress(done, total, what)``.
     """
     import bpttcheck
@@ -118,7 +118,7 @@ def of_report(
     annotations: tuple[str, ...] = (),
     note: str = "",
 ) -> JudgedTarget:
-    """A report as it leaves the process."""
+    """A report in serialisable form."""
     from bpttcheck.results.text import brief, render
 
     full = order.alone or not report.passed

@@ -1,4 +1,4 @@
-"""``bpttcheck list`` and ``bpttcheck explain``: what there is by name, and what a name means."""
+"""``bpttcheck list`` and ``bpttcheck explain``: the names that exist and their meaning."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def listing(as_json: bool) -> None:
     from bpttcheck.cells import BUILTINS
     from bpttcheck.verify.checks import CHECKS
 
-    rooms = {
+    groups = {
         "cells": {name: _cell(make()) for name, make in BUILTINS.items()},
         "checks": {name: _opening(check.text) for name, check in CHECKS.items()},
         "activations": {name: _about(activation) for name, activation in ACTIVATIONS.items()},
     }
     if as_json:
-        click.echo(json.dumps(rooms, indent=2))
+        click.echo(json.dumps(groups, indent=2))
         return
     titles = {
         "cells": "cells (bpttcheck verify NAME)",
         "checks": "checks (bpttcheck explain NAME)",
         "activations": "activations (bpttcheck verify elman[NAME])",
     }
-    for room, entries in rooms.items():
-        click.echo(titles[room])
+    for kind, entries in groups.items():
+        click.echo(titles[kind])
         width = max(map(len, entries))
         for name, line in entries.items():
             start = f"  {name:<{width}}  "
@@ -47,7 +47,7 @@ def listing(as_json: bool) -> None:
 
 
 def _cell(cell: Any) -> str:
-    """The class's own line, and the options in which this cell differs from the class's usual."""
+    """The first line of the class's docstring, and this cell's options that are not defaults."""
     options = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
     values = {option.name: getattr(cell, option.name) for option in options}
     unusual = [f"{o.name}={values[o.name]!r}" for o in options if values[o.name] != o.default]

@@ -10,7 +10,7 @@ from string import Template
 
 import click
 
-# A module of one of these names would hide a library that the cell or its test imports.
+# A module with one of these names would shadow a library that the cell or its test imports.
 _TAKEN = {"bpttcheck", "click", "conftest", "hypothesis", "jax", "numpy", "pytest", "scipy"}
 
 
@@ -53,14 +53,14 @@ def new(name: str, folder: Path, force: bool) -> None:
 
 
 def _names(name: str) -> tuple[str, str]:
-    """The module's name and the class's: ``("leaky_unit", "LeakyUnit")`` from either of them."""
+    """The names of the module and the class: ``("leaky_unit", "LeakyUnit")`` from either."""
     if not name.isascii() or not name.isidentifier() or keyword.iskeyword(name):
-        raise click.UsageError(f"NAME={name!r} is no Python name: write leaky_unit or LeakyUnit")
+        raise click.UsageError(f"NAME={name!r} is not a Python name: write leaky_unit or LeakyUnit")
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
     module = "_".join(word for word in words.split("_") if word)
     cls = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
     if not module.isidentifier() or keyword.iskeyword(module) or not cls.isidentifier():
-        raise click.UsageError(f"NAME={name!r} makes no module's name: start it with a letter")
+        raise click.UsageError(f"NAME={name!r} gives no module name: start it with a letter")
     if module.startswith("test_"):
         raise click.UsageError(
             f"NAME={name!r}: pytest would take a file {module}.py for a test; choose a name that "

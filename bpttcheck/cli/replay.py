@@ -46,10 +46,10 @@ def replay(
     as_example: bool,
     as_json: bool,
 ) -> None:
-    """Run the stored failure ID again, on the very numbers that it was found on.
+    """Run the stored failure ID again, on exactly the numbers on which it was found.
 
-    ID may be the path of its JSON file. Without ID, list what is stored. Only a built-in cell is
-    found by the name in the file; your own is imported only if you name it with --target.
+    ID may be the path of its JSON file. Without ID, list what is stored. A built-in cell is found
+    by the name in the file; pass --target for your own, which is imported only then.
     """
     folder = _folder() if folder is None else folder
     if name is None:
@@ -82,14 +82,14 @@ def _rerun(stored: Any, target: str | None) -> Any:
     from bpttcheck.cli.targets import load
     from bpttcheck.replay import rerun
 
-    told: str = stored.target or ""
-    # A file that was stored elsewhere may name any module: that is for the user to import.
-    if target is None and (":" in told or told.partition("[")[0] not in BUILTINS):
+    stored_target: str = stored.target or ""
+    # A file from elsewhere may name any module: only the user decides to import one.
+    if target is None and (":" in stored_target or stored_target.partition("[")[0] not in BUILTINS):
         raise ContractError(
-            f"{stored.id} was found on {stored.subject}, which only you can name: "
-            f"{command(stored.id, told if ':' in told else None)}"
+            f"{stored.id} was found on {stored.subject}, which is not built in, so name it: "
+            f"{command(stored.id, stored_target if ':' in stored_target else None)}"
         )
-    return rerun(stored, load(told if target is None else target).subject)
+    return rerun(stored, load(stored_target if target is None else target).subject)
 
 
 def _say(stored: Any, report: Any, as_json: bool) -> None:

@@ -19,7 +19,7 @@ _EXIT_CODES = """\b
 Exit codes:
   0  the report was written
   1  a ratio is beyond what --fail-if allows
-  2  wrong usage, or a file is no benchmark
+  2  wrong usage, or a file is not a benchmark
 """
 _FILE = click.Path(path_type=Path)
 
@@ -30,7 +30,7 @@ _FILE = click.Path(path_type=Path)
               help="Where to write (default: beside RESULT.json).")  # fmt: skip
 @click.option("--compare", "older", type=_FILE, metavar="OLD.json", help="An older benchmark.")
 @click.option("--fail-if", metavar="'ratio > 1.1x'",
-              help="With --compare: exit with 1 if all of a new ratio's interval lies above so many"
+              help="With --compare: exit with 1 if a new ratio's interval lies above this many"
               " times the old ratio.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print what is beyond --fail-if only.")
 @click.pass_context
@@ -70,15 +70,15 @@ def report(
 
 
 def write(benchmark: Benchmark, out: Path, comparison: Comparison | None = None) -> str:
-    """Write every file that can be made here; what cannot is told on stderr.
+    """Write every file that can be made here; the others are reported on stderr.
 
     Args:
         benchmark: what was measured.
-        out: the folder, which is made where it does not exist.
+        out: the folder; created if it does not exist.
         comparison: with an older benchmark.
 
     Returns:
-        The names of the files, for a reader.
+        The names of the files, to print.
 
     Raises:
         ContractError: the folder cannot be written to.

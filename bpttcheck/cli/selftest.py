@@ -1,4 +1,4 @@
-"""``bpttcheck selftest``: plant known bugs in the user's own cell, and say how many are caught."""
+"""``bpttcheck selftest``: plant known bugs in the user's own cell, and count the caught ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says about the failures that it stored, on the command line and under pytest."""
+"""Stores failures and reports them, on the command line and under pytest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def keep(report: Any, folder: Path | None, target: str | None) -> tuple[list[str
     Args:
         report: what was found.
         folder: where to store it; None: nowhere.
-        target: what was typed to name the subject; None if nothing was.
+        target: the command line argument that named the subject; None if there was none.
 
     Returns:
         The ids of what was stored, and the lines to print. Where nothing can be written, a line

@@ -1,4 +1,4 @@
-"""From what was typed to what is checked: a built-in's name, a module's or a file's object."""
+"""Resolves a target of the command line: a built-in's name, or an object of a module or file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Target:
     Args:
         text: the argument as typed.
         subject: the cell, layer or :class:`bpttcheck.Subject`.
-        note: a remark on how it was made, or ``""``.
+        note: a remark on how it was loaded, or ``""``.
     """
 
     text: str
@@ -46,7 +46,7 @@ def load(text: str) -> Target:
             attribute of another (``"cells.py:zoo.small"``).
 
     Raises:
-        ContractError: there is no such thing, or the user's code raised while it was loaded.
+        ContractError: there is no such object, or the user's code raised while it was loaded.
     """
     place, colon, path = text.rpartition(":")
     if not colon:
@@ -79,7 +79,7 @@ def _file(text: str, place: str) -> ModuleType:
         raise ContractError(f"target {text!r}: there is no file {place}")
     for module in list(sys.modules.values()):
         if getattr(module, "__bpttcheck_file__", None) == str(path):
-            return module  # two targets in one file share what it defines
+            return module  # two targets in one file share its definitions
     name = f"bpttcheck_target_{next(_numbers)}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -133,7 +133,7 @@ def _made(text: str, thing: Any) -> Target:
     ready = is_cell(thing) or is_layer(thing) or isinstance(thing, Subject)
     if isinstance(thing, type) or (callable(thing) and not ready):
         made = _guarded(text, None, thing)
-        # That a class is meant as an instance of it needs no word.
+        # Instantiating a class needs no remark.
         note = "" if isinstance(thing, type) else f"{text} is a factory: called without arguments"
         return Target(text, made, note)
     return Target(text, thing)
@@ -173,7 +173,7 @@ def _failure(text: str, path: Path | None, error: BaseException) -> ContractErro
 
 
 def _line_of(path: Path | None, error: BaseException) -> tuple[str, int]:
-    """The innermost line in the user's own file, else the outermost that is not the machinery's."""
+    """The innermost line in the user's own file, else the outermost outside the loader."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if path is not None and Path(frame.filename) == path]
     foreign = [

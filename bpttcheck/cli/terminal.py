@@ -1,4 +1,4 @@
-"""What only a terminal gets: colours, its width, and one line that says how far a run has come."""
+"""Terminal output: colours, width, and a progress line."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _INTERVAL = 0.1  # seconds between two updates of the progress line
 
 
 def paint(text: str) -> str:
-    """A report with its verdicts in colour; ``click.echo`` takes the colours out where unwanted."""
+    """A report with coloured verdicts; ``click.echo`` strips colours where unwanted."""
     return "\n".join(_paint_line(line) for line in text.split("\n"))
 
 
 def columns() -> int:
-    """The width to write for: the terminal's, but at most a page's."""
+    """The width of the terminal, but at most that of a page."""
     return min(WIDTH, max(60, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
@@ -48,11 +48,11 @@ def stdout_kept_clean(wanted: bool) -> Generator[None]:
 
 
 class Progress:
-    """One line on stderr, rewritten in place, and gone in the end; nothing without a terminal.
+    """One progress line on stderr, rewritten in place and removed at the end; terminals only.
 
     Args:
         label: what is being checked.
-        enabled: False to say nothing.
+        enabled: False for no output.
     """
 
     def __init__(self, label: str, enabled: bool = True) -> None:

@@ -43,7 +43,7 @@ Exit codes:
 
 @dataclass
 class _Outcome:
-    """What became of every target."""
+    """The outcome of every target."""
 
     judged: list[JudgedTarget] = field(default_factory=list)
 
@@ -101,7 +101,7 @@ class _Outcome:
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="Give a target up after so long; implies --isolate.",
+    help="Give up a target after this time; implies --isolate.",
 )
 @click.option(
     "-j",
@@ -111,7 +111,7 @@ class _Outcome:
     help="Isolated targets checked at a time (default: one for each processor).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing about what passed.")
+@click.option("-q", "--quiet", is_flag=True, help="Report nothing that passed.")
 @click.pass_context
 def verify(
     ctx: click.Context, targets: Sequence[str], as_json: bool, quiet: bool, **given: Any
@@ -122,8 +122,8 @@ def verify(
     path/file.py:object; without any, every built-in is checked. The object may be a cell, a layer,
     a Subject, or a class or factory that makes one without arguments.
 
-    In a process of its own (--isolate) a target that crashes or hangs is inconclusive, with the
-    case that did it, and the others are checked.
+    In a process of its own (--isolate), a target that crashes or hangs is inconclusive, the case is
+    named, and the other targets are still checked.
     """
     if given["quick"] and given["examples"] is not None:
         raise click.UsageError("--quick and --examples exclude each other")
@@ -160,7 +160,7 @@ def verify(
 
 
 def _options(settings: Settings, given: dict[str, Any]) -> dict[str, Any]:
-    """What was typed, over what pyproject.toml says, over the defaults."""
+    """Command line options, then pyproject.toml, then the defaults."""
     from bpttcheck.verify.checks import NAMES
 
     chosen = given["checks"] or settings.checks
@@ -192,7 +192,7 @@ def _all(
     silent: bool,
     quiet: bool,
 ) -> None:
-    """Check the targets, and say in their order what came of each."""
+    """Check the targets, and report their results in order."""
     asked = settings.isolate if given["isolate"] is None else given["isolate"]
     timeout = settings.timeout if given["timeout"] is None else given["timeout"]
     if asked is False and given["isolate"] is False:
@@ -204,7 +204,8 @@ def _all(
                 judged = judge(order, progress)
             _tell(judged, outcome, silent=silent, quiet=quiet)
         return
-    from bpttcheck.cli.isolated import Children, processors
+    from bpttcheck.bench.machine import processors
+    from bpttcheck.cli.isolated import Children
 
     jobs = given["jobs"] or settings.jobs or processors()
     with Children(orders, jobs, clean=silent, timeout=timeout) as children:
@@ -215,7 +216,7 @@ def _all(
 
 
 def _tell(judged: JudgedTarget, outcome: _Outcome, *, silent: bool, quiet: bool) -> None:
-    """Remember what became of a target and, unless silent, print it."""
+    """Record the result of a target and, unless quiet, print it."""
     outcome.judged.append(judged)
     if judged.note and not quiet:
         click.echo(f"note: {judged.note}", err=True)

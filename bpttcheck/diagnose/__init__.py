@@ -1,4 +1,4 @@
-"""Diagnoses: what is wrong with a gradient, told by the pattern of its error.
+"""Diagnoses: what is wrong with a gradient, identified by the pattern of its error.
 
 Adding a diagnosis takes a :class:`bpttcheck.diagnose.base.Rule` in the file of its kind and its
 line in ``_HOMES``. A rule has a page, which ``bpttcheck explain`` prints, and ``fit(evidence)``.

@@ -10,8 +10,8 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.blocks import Block
-from bpttcheck.diagnose import surgery
-from bpttcheck.diagnose.base import Array, Evidence, Page, Rule, Specimen, diagnosis
+from bpttcheck.diagnose import graph_edits
+from bpttcheck.diagnose.base import Array, Evidence, FailingExample, Page, Rule, diagnosis
 from bpttcheck.results.records import Case, Diagnosis, Finding
 
 _TRANSPOSED_PAGE = Page(
@@ -28,10 +28,10 @@ _TRANSPOSED_PAGE = Page(
 def _fit_transposed(evidence: Evidence) -> Diagnosis | None:
     """The block transposed, or made with a transposed weight."""
     block = evidence.block
-    residual = evidence.alone(_turned)
+    residual = evidence.fits_block(_turned)
     if residual is not None:
         return diagnosis("transposed", f"{block} is the right gradient transposed", residual)
-    found = surgery.best(evidence, surgery.TRANSPOSED)
+    found = graph_edits.best_edit(evidence, graph_edits.TRANSPOSED)
     if found is None:
         return None
     cut, residual = found
@@ -41,7 +41,7 @@ def _fit_transposed(evidence: Evidence) -> Diagnosis | None:
     )  # fmt: skip
 
 
-def _turned(right: Array, specimen: Specimen) -> Array | None:
+def _turned(right: Array, example: FailingExample) -> Array | None:
     if right.ndim < 2 or right.shape[-1] < 2 or right.shape[-2] < 2:
         return None
     turned = np.swapaxes(right, -1, -2)
@@ -72,10 +72,10 @@ _SWAPPED_GATES_PAGE = Page(
 def _fit_swapped_gates(evidence: Evidence) -> Diagnosis | None:
     """Two parts of the block exchanged, or two blocks of one shape."""
     block = evidence.block
-    if not evidence.specimens:
+    if not evidence.examples:
         return None
-    for axis, i, j in _pairs(evidence.specimens[0], block):
-        residual = evidence.alone(
+    for axis, i, j in _pairs(evidence.examples[0], block):
+        residual = evidence.fits_block(
             lambda right, s, at=(axis, i, j): _exchanged(right, s.problem.case.n_hidden, *at)
         )
         if residual is not None:
@@ -83,21 +83,21 @@ def _fit_swapped_gates(evidence: Evidence) -> Diagnosis | None:
                 "swapped-gates", f"gates {i} and {j} of {block} are exchanged", residual,
                 gates=[i, j],
             )  # fmt: skip
-    for other in evidence.specimens[0].right:
+    for other in evidence.examples[0].right:
         if other == block or {Block(other).kind, Block(block).kind} != {"params"}:
             continue
-        residual = evidence.alone(lambda _, s, other=other: s.right[other])
+        residual = evidence.fits_block(lambda _, s, other=other: s.right[other])
         if residual is not None:
             return diagnosis(
-                "swapped-gates", f"{block} holds what belongs into {other}", residual, other=other
+                "swapped-gates", f"{block} holds what belongs in {other}", residual, other=other
             )
     return None
 
 
-def _pairs(specimen: Specimen, block: str) -> Iterator[tuple[int, int, int]]:
+def _pairs(example: FailingExample, block: str) -> Iterator[tuple[int, int, int]]:
     """Axis and two parts of it that are ``n_hidden`` wide."""
-    H = specimen.problem.case.n_hidden
-    for axis, size in enumerate(specimen.right[block].shape):
+    H = example.problem.case.n_hidden
+    for axis, size in enumerate(example.right[block].shape):
         if size % H == 0 and size > H:
             yield from ((axis, i, j) for i, j in combinations(range(size // H), 2))
 
@@ -127,19 +127,19 @@ _BATCH_REDUCTION_PAGE = Page(
 
 def _fit_batch_reduction(evidence: Evidence) -> Diagnosis | None:
     """A mean over the batch, or one row of it."""
-    specimens = [s for s in evidence.specimens if s.problem.case.B > 1]
-    if not specimens:
+    examples = [s for s in evidence.examples if s.problem.case.B > 1]
+    if not examples:
         return None
-    few = replace(evidence, specimens=specimens)
+    few = replace(evidence, examples=examples)
     block = evidence.block
-    residual = few.alone(lambda right, s: right / s.problem.case.B)
+    residual = few.fits_block(lambda right, s: right / s.problem.case.B)
     if residual is not None:
         return diagnosis(
             "batch-reduction", f"{block} is a mean over the batch, but should be the sum (times B)",
             residual, factor="1/B",
         )  # fmt: skip
     for row, name in ((0, "first"), (-1, "last")):
-        residual = few.alone(lambda _, s, row=row: _of_row(s, row, block))
+        residual = few.fits_block(lambda _, s, row=row: _of_row(s, row, block))
         if residual is not None:
             return diagnosis(
                 "batch-reduction", f"{block} counts only the {name} row of the batch", residual,
@@ -148,9 +148,9 @@ def _fit_batch_reduction(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _of_row(specimen: Specimen, row: int, block: str) -> Array:
+def _of_row(example: FailingExample, row: int, block: str) -> Array:
     """The right block if only one row has a cotangent."""
-    p = specimen.problem
+    p = example.problem
 
     def only(leaf: Array, axis: int) -> Array:
         keep = np.zeros(leaf.shape[axis], leaf.dtype)
@@ -160,7 +160,7 @@ def _of_row(specimen: Specimen, row: int, block: str) -> Array:
     changed = replace(
         p, d_ys=only(p.d_ys, 1), d_state=trees.map_leaves(lambda leaf: only(leaf, 0), p.d_state)
     )
-    return specimen.right_for(changed)[block]
+    return example.right_for(changed)[block]
 
 
 BATCH_REDUCTION = Rule(_BATCH_REDUCTION_PAGE, _fit_batch_reduction)
@@ -169,9 +169,9 @@ BATCH_REDUCTION = Rule(_BATCH_REDUCTION_PAGE, _fit_batch_reduction)
 
 _BROADCAST_ROW_PAGE = Page(
     "broadcast-row",
-    "One row of a gradient stands in the place of others.",
+    "One row of a gradient appears in place of others.",
     "d_x[n] = d_z[n] @ U, row by row",
-    "d_x[:] = d_z[0] @ U          # NumPy repeats the row without a word",
+    "d_x[:] = d_z[0] @ U          # NumPy silently repeats the row",
     "d_x = d_z @ U",
     "Every wrong row of the block equals a right row of the same block.",
 )
@@ -180,15 +180,15 @@ _BROADCAST_ROW_PAGE = Page(
 def _fit_broadcast_row(evidence: Evidence) -> Diagnosis | None:
     """Each row is the right one of this or of another place, along one axis."""
     for axis in (0, 1):
-        found = [_sources(s, evidence.block, axis) for s in evidence.specimens]
+        found = [_sources(s, evidence.block, axis) for s in evidence.examples]
         if not found or any(one is None for one in found):
             continue
 
-        def predict(right: Array, s: Specimen, axis: int = axis) -> Array | None:
+        def predict(right: Array, s: FailingExample, axis: int = axis) -> Array | None:
             sources = _sources(s, evidence.block, axis)
             return None if sources is None else np.take(right, sources, axis=axis)
 
-        residual = evidence.alone(predict)
+        residual = evidence.fits_block(predict)
         if residual is not None:
             sources = found[0] or []
             moved = [f"{i} is row {j}" for i, j in enumerate(sources) if i != j]
@@ -200,9 +200,9 @@ def _fit_broadcast_row(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _sources(specimen: Specimen, block: str, axis: int) -> list[int] | None:
+def _sources(example: FailingExample, block: str, axis: int) -> list[int] | None:
     """For each row the right row that it equals; None if there is none, or if no row repeats."""
-    hand, right = specimen.given(block), specimen.right[block]
+    hand, right = example.given(block), example.right[block]
     if hand.ndim <= axis or hand.shape[axis] < 2:
         return None
     g, r = np.moveaxis(hand, axis, 0), np.moveaxis(right, axis, 0)
@@ -241,12 +241,12 @@ _TRAITS: tuple[tuple[str, Callable[[Case], object]], ...] = (
 
 
 def _fit_one_size(evidence: Evidence) -> Diagnosis | None:
-    """One trait tells the wrong cases from the right ones."""
+    """One size separates the wrong cases from the right ones."""
     wrong, right = evidence.wrong_cases(), evidence.right_cases()
     if len(wrong) < 2 or len(right) < 5:
         return None
     if all(case.regime == "long" for case in wrong):
-        return None  # long sequences have one width: their length explains as much
+        return None  # long sequences have one width: their length is an equal explanation
     for name, trait in _TRAITS:
         values = {trait(case) for case in wrong}
         value = next(iter(values))

@@ -1,7 +1,7 @@
-"""What a diagnosis may look at: a wrong block on a few problems, and what every case said.
+"""The input of a diagnosis: a wrong block on a few problems, and the outcome of every case.
 
-A diagnosis is a formula for the *wrong* gradient, in terms of the right one. It fits if rounding
-explains what is left: the test is the one that convicted the gradient, with the same error bars.
+A diagnosis is a formula for the *wrong* gradient in terms of the right one. It fits if rounding
+explains the residual: the test and its error bars are those by which the gradient was found wrong.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Rule:
 
     Args:
         page: what ``bpttcheck explain`` prints.
-        fit: what it says of an error: a :class:`bpttcheck.results.records.Diagnosis` or None.
+        fit: the diagnosis of an error, a :class:`bpttcheck.results.records.Diagnosis`, or None.
     """
 
     page: Page
@@ -76,7 +76,7 @@ def _section(title: str, text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Specimen:
+class FailingExample:
     """One problem on which the bug shows.
 
     Args:
@@ -84,8 +84,8 @@ class Specimen:
         mode: ``STEP`` or ``SEQUENCE``.
         problem: the problem.
         template: the compiled shape it fits; None: its own.
-        hand: what the hand-written code says.
-        reference: what JAX says.
+        hand: the hand-derived gradient.
+        reference: JAX's gradient.
         wrong: the blocks that are wrong.
     """
 
@@ -120,7 +120,7 @@ class Specimen:
                 return np.inf
             spread = self.reference.gradients[block]
             s = width(spread.value, spread.copies, unit, tiny)
-            # A candidate larger than the gradient is as much less precise.
+            # A candidate larger than the gradient is proportionally less precise.
             largest = np.abs(spread.value).max(initial=0.0)
             scale = np.abs(c).max(initial=0.0) / largest if largest else 1.0
             bar = s.max(initial=tiny) * max(1.0, scale) + unit * np.abs(c)
@@ -160,23 +160,23 @@ class Specimen:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything known about one wrong block.
+    """Everything that is known about one wrong block.
 
     Args:
         run: the subject and its oracles.
         check: the check that failed.
         mode: ``STEP`` or ``SEQUENCE``.
-        block: the block to be explained.
-        specimens: problems on which it is wrong, the richest first.
+        block: the block to explain.
+        examples: problems on which it is wrong, the richest first.
         seen: every case of the check.
-        notes: what diagnoses share, so that it is computed once.
+        notes: a cache that the diagnoses share.
     """
 
     run: Run
     check: str
     mode: str
     block: str
-    specimens: Sequence[Specimen]
+    examples: Sequence[FailingExample]
     seen: Sequence[Seen]
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -185,37 +185,37 @@ class Evidence:
         """True if whole sequences are compared."""
         return self.mode == SEQUENCE
 
-    def explained(self, predict: Callable[[Specimen], Blocks | None]) -> float | None:
-        """The largest residual of a prediction over all specimens; None if it fits not all."""
+    def fits_all(self, predict: Callable[[FailingExample], Blocks | None]) -> float | None:
+        """The largest residual of a prediction over all examples; None if it does not fit one."""
         worst = 0.0
-        for specimen in self.specimens:
+        for example in self.examples:
             with np.errstate(all="ignore"):
-                candidate = predict(specimen)
+                candidate = predict(example)
             if candidate is None:
                 return None
-            residual = specimen.residual(candidate)
-            if not residual <= LIMIT or self._says_nothing(specimen, candidate):
+            residual = example.residual(candidate)
+            if not residual <= LIMIT or self._says_nothing(example, candidate):
                 return None
             worst = max(worst, residual)
-        return worst if self.specimens else None
+        return worst if self.examples else None
 
-    def _says_nothing(self, specimen: Specimen, candidate: Blocks) -> bool:
+    def _says_nothing(self, example: FailingExample, candidate: Blocks) -> bool:
         """True if the prediction for this block is the right gradient itself."""
         own = candidate.get(self.block)
         if own is None:
             return False
-        gap = np.abs(np.asarray(own, np.float64) - specimen.right[self.block])
-        error = np.abs(specimen.given(self.block) - specimen.right[self.block])
+        gap = np.abs(np.asarray(own, np.float64) - example.right[self.block])
+        error = np.abs(example.given(self.block) - example.right[self.block])
         return bool(gap.max(initial=0.0) < 0.5 * error.max(initial=0.0))
 
-    def alone(self, predict: Callable[[Array, Specimen], Array | None]) -> float | None:
-        """As :meth:`explained`, for this block alone: ``predict(right, specimen)``."""
+    def fits_block(self, predict: Callable[[Array, FailingExample], Array | None]) -> float | None:
+        """As :meth:`fits_all`, for this block alone: ``predict(right, example)``."""
 
-        def candidate(specimen: Specimen) -> Blocks | None:
-            found = predict(specimen.right[self.block], specimen)
+        def candidate(example: FailingExample) -> Blocks | None:
+            found = predict(example.right[self.block], example)
             return None if found is None else {self.block: found}
 
-        return self.explained(candidate)
+        return self.fits_all(candidate)
 
     def wrong_cases(self) -> list[Case]:
         """The cases in which this block is wrong."""
@@ -241,6 +241,14 @@ def diagnosis(code: str, sentence: str, residual: float, **more: Any) -> Diagnos
 
 
 __all__ = [
-    "SEQUENCE", "STEP", "Array", "Blocks", "Evidence", "Page", "Seen", "Specimen", "diagnosis",
+    "SEQUENCE",
+    "STEP",
+    "Array",
+    "Blocks",
+    "Evidence",
+    "FailingExample",
+    "Page",
+    "Seen",
+    "diagnosis",
     "step_name",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is no wrong gradient but no pure function either: said by the check `purity`."""
+"""Methods that are not pure functions, as found by the check `purity`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from bpttcheck.results.records import Diagnosis, Finding
 
 _IMPURE_PAGE = Page(
     "impure",
-    "A method is no function of its arguments: it changes them, remembers calls, or is random.",
+    "A method is not a pure function: it changes its arguments, remembers calls, or is random.",
     "step and step_vjp return the same for the same arguments, and change none of them",
     "d_state += d_y                   # changes the caller's array\n"
-    "self.d_W += d_z.T @ x            # piles up across calls\n"
+    "self.d_W += d_z.T @ x            # accumulates across calls\n"
     "return self._buffer              # overwritten by the next call",
     "d_h = d_state + d_y\nd_W = d_z.T @ x",
     "The method is called several times in several orders and everything is compared bit by bit.",
@@ -29,7 +29,7 @@ def impure(finding: Finding) -> Diagnosis:
 
 
 IMPURE = Rule(_IMPURE_PAGE, _fit_impure)
-"""A method changes what it is given, remembers, or draws random numbers."""
+"""A method changes its arguments, remembers calls, or draws random numbers."""
 
 
 _UNINITIALISED_PAGE = Page(

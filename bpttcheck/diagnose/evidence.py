@@ -1,4 +1,4 @@
-"""Gather problems on which a wrong block shows, and try every diagnosis on them."""
+"""Collects problems on which a block is wrong, and tries every diagnosis on them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 from bpttcheck import diagnose
 from bpttcheck.blocks import Block
-from bpttcheck.diagnose.base import SEQUENCE, STEP, Evidence, Seen, Specimen
+from bpttcheck.diagnose.base import SEQUENCE, STEP, Evidence, FailingExample, Seen
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.judge.run import Run
 from bpttcheck.judge.verdict import judge, rounding
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case, Diagnosis
 
-# These say where a bug shows, not what it is: another diagnosis may follow.
+# These say where a bug shows, not what it is: a further diagnosis may follow.
 _CONDITIONS = frozenset(["mask-ignored", "one-size", "saturated", "nonlinear"])
-# These say where a bug is, and no formula for it.
+# These locate a bug without a formula for it.
 _PLACES = frozenset(["wrong-cotangent"])
 _ENOUGH = 2
-# Of different lengths: what is counted from the end and from the start must not look alike.
+# Of different lengths, to distinguish steps counted from the end and from the start.
 _RICH_STEPS, _RICH_ROWS = (6, 4, 5), 3
 
 
@@ -41,12 +41,12 @@ def explain(
         mode: ``STEP`` or ``SEQUENCE``.
         block: the block to be explained.
         seen: every case of the check.
-        failing: problems known to fail, the original one first, with their templates.
+        failing: problems known to fail, the original first, with their templates.
     """
     if mode == SEQUENCE and run.subject.kind == "cell":
-        # The loop over time is not the user's: what is wrong, is wrong in one step.
+        # The loop over time is not the user's, so the error is in a single step.
         step = _evidence(run, check, STEP, Block(block).in_step, seen, [])
-        if step.specimens:
+        if step.examples:
             return _first_fits(replace(step, seen=[_one_step(one) for one in seen]))
     return _first_fits(_evidence(run, check, mode, block, seen, failing))
 
@@ -73,8 +73,8 @@ def _first_fits(evidence: Evidence) -> tuple[Diagnosis, ...]:
 
 
 def _mention_jumps(evidence: Evidence) -> None:
-    """Where nothing fits, a soft slope for a jump is a guess, and is told as one."""
-    step = [specimen for specimen in evidence.specimens if specimen.mode == STEP]
+    """Where nothing fits, suggest a surrogate slope at a jump, as a guess."""
+    step = [example for example in evidence.examples if example.mode == STEP]
     if not step or evidence.run.subject.surrogate:
         return
     try:
@@ -97,14 +97,14 @@ def _evidence(
     failing: Sequence[tuple[Problem, Template | None]],
 ) -> Evidence:
     like = failing[-1][0].case if failing else None
-    found: list[Specimen] = []
+    found: list[FailingExample] = []
     for problem, template in _problems(run, mode, like, failing):
-        specimen = _specimen(run, mode, problem, template)
-        if specimen is not None and block in specimen.wrong:
+        example = _example(run, mode, problem, template)
+        if example is not None and block in example.wrong:
             shown = (problem.case.n_in, problem.case.n_hidden, problem.case.T)
             if all((s.problem.case.n_in, s.problem.case.n_hidden, s.problem.case.T) != shown
                    for s in found):  # fmt: skip
-                found.append(specimen)
+                found.append(example)
         if len(found) == _ENOUGH:
             break
     return Evidence(run, check, mode, block, found, seen)
@@ -116,7 +116,7 @@ def _problems(
     like: Case | None,
     failing: Sequence[tuple[Problem, Template | None]],
 ) -> Iterator[tuple[Problem, Template | None]]:
-    """Rich problems first: no size is 1, none equals another; then the ones known to fail."""
+    """General problems first: no size is 1 or equals another; then the ones known to fail."""
     manners = [("float64", "ordinary", "none")]
     if like is not None:
         manners += [("float64", like.regime, like.mask), (like.dtype, like.regime, like.mask)]
@@ -140,7 +140,9 @@ def _rich(run: Run, mode: str, t: Template, steps: int, dtype: str, regime: str,
     return Case(run.seed, -1, T, B, t.n_in, t.n_hidden, dtype, "none" if plain else mask, regime)
 
 
-def _specimen(run: Run, mode: str, problem: Problem, template: Template | None) -> Specimen | None:
+def _example(
+    run: Run, mode: str, problem: Problem, template: Template | None
+) -> FailingExample | None:
     try:
         hand = run.code.run(mode, problem)
         reference = run.jax.gradient(mode, problem, template)
@@ -153,7 +155,7 @@ def _specimen(run: Run, mode: str, problem: Problem, template: Template | None) 
         if judge(block, hand.gradients[block], spread.value, spread.copies, unit, tiny).wrong
     )
     finite = all(np.isfinite(value).all() for value in hand.forward.values())
-    return Specimen(run, mode, problem, template, hand, reference, wrong) if finite else None
+    return FailingExample(run, mode, problem, template, hand, reference, wrong) if finite else None
 
 
 def _one_step(one: Seen) -> Seen:

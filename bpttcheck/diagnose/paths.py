@@ -1,4 +1,4 @@
-"""A path through the step that is missing, doubled, of the wrong sign, or made of other values."""
+"""A path through the step that is missing, doubled, of the wrong sign, or uses other values."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.calibration import LIMIT
 from bpttcheck.contract import is_float
-from bpttcheck.diagnose import surgery
-from bpttcheck.diagnose.base import Array, Evidence, Page, Rule, Specimen, diagnosis
-from bpttcheck.diagnose.surgery import blocks_of
+from bpttcheck.diagnose import graph_edits
+from bpttcheck.diagnose.base import Array, Evidence, FailingExample, Page, Rule, diagnosis
+from bpttcheck.diagnose.graph_edits import blocks_of
 from bpttcheck.errors import BpttcheckError
-from bpttcheck.oracles.step_graph.operands import Shift, Swap
+from bpttcheck.oracles.step_graph.operands import GradientShift, OperandSwap
 from bpttcheck.oracles.step_graph.paths import EditSite, Paths
 from bpttcheck.results.records import Diagnosis
 
 _MISSING_PATH_PAGE = Page(
     "missing-path",
-    "One way on which a quantity acts on the loss is left out.",
-    "d_h = (every way from h to the loss): through the new state *and* through the output,\n"
+    "One path by which a quantity affects the loss is left out.",
+    "d_h = (every path from h to the loss): through the new state *and* through the output,\n"
     "through each gate that reads h, and through each state leaf that h changes",
     "d_h = d_state                # the cotangent of the output, d_y, is ignored\n"
     "return d_params, np.zeros_like(h), d_x",
@@ -33,12 +33,12 @@ _MISSING_PATH_PAGE = Page(
 def _fit_missing_path(evidence: Evidence) -> Diagnosis | None:
     """The whole block zero; a cotangent ignored; a path inside the step cut."""
     block = evidence.block
-    residual = evidence.alone(lambda right, _: np.zeros_like(right))
+    residual = evidence.fits_block(lambda right, _: np.zeros_like(right))
     if residual is not None:
         return diagnosis("missing-path", f"{block} is zero: nothing flows back on it", residual)
     for part in _parts(evidence):
         for wide in (True, False):
-            residual = evidence.explained(
+            residual = evidence.fits_all(
                 lambda s, part=part, wide=wide: without(s, part, evidence, wide)
             )
             if residual is not None:
@@ -46,7 +46,7 @@ def _fit_missing_path(evidence: Evidence) -> Diagnosis | None:
                 return diagnosis(
                     "missing-path", f"the cotangent {part} is ignored{where}", residual, path=part
                 )
-    found = surgery.best(evidence, surgery.CUT)
+    found = graph_edits.best_edit(evidence, graph_edits.CUT)
     if found is None:
         return None
     cut, residual = found
@@ -57,18 +57,18 @@ def _fit_missing_path(evidence: Evidence) -> Diagnosis | None:
 
 
 def _parts(evidence: Evidence) -> list[str]:
-    return list(evidence.specimens[0].parts) if evidence.specimens else []
+    return list(evidence.examples[0].parts) if evidence.examples else []
 
 
 def without(
-    specimen: Specimen, part: str, evidence: Evidence, wide: bool, times: float = -1.0
+    example: FailingExample, part: str, evidence: Evidence, wide: bool, times: float = -1.0
 ) -> dict[str, np.ndarray] | None:
     """The right blocks plus ``times`` what one cotangent contributes."""
-    share = specimen.parts.get(part)
+    share = example.parts.get(part)
     if share is None or not any(np.any(value) for value in share.values()):
         return None
-    names = specimen.right if wide else [evidence.block]
-    return {name: specimen.right[name] + times * share[name] for name in names}
+    names = example.right if wide else [evidence.block]
+    return {name: example.right[name] + times * share[name] for name in names}
 
 
 MISSING_PATH = Rule(_MISSING_PATH_PAGE, _fit_missing_path)
@@ -77,8 +77,8 @@ MISSING_PATH = Rule(_MISSING_PATH_PAGE, _fit_missing_path)
 
 _DOUBLED_PATH_PAGE = Page(
     "doubled-path",
-    "One way on which a quantity acts on the loss is counted twice.",
-    "each way from a quantity to the loss is a term, once",
+    "One path by which a quantity affects the loss is counted twice.",
+    "each path from a quantity to the loss is a term, once",
     "d_h = d_state + d_y + d_y    # added here, and again by the caller",
     "d_h = d_state + d_y",
     "The block equals the right gradient plus once more what flows on that path.",
@@ -87,10 +87,10 @@ _DOUBLED_PATH_PAGE = Page(
 
 def _fit_doubled_path(evidence: Evidence) -> Diagnosis | None:
     """A cotangent, or a path inside the step, counted twice."""
-    parts = list(evidence.specimens[0].parts) if evidence.specimens else []
+    parts = list(evidence.examples[0].parts) if evidence.examples else []
     for part in parts:
         for wide in (True, False):
-            residual = evidence.explained(
+            residual = evidence.fits_all(
                 lambda s, part=part, wide=wide: without(s, part, evidence, wide, 1.0)
             )
             if residual is not None:
@@ -99,7 +99,7 @@ def _fit_doubled_path(evidence: Evidence) -> Diagnosis | None:
                     "doubled-path", f"the cotangent {part} counts twice{where}", residual,
                     path=part,
                 )  # fmt: skip
-    found = surgery.best(evidence, surgery.DOUBLED)
+    found = graph_edits.best_edit(evidence, graph_edits.DOUBLED)
     if found is None:
         return None
     cut, residual = found
@@ -128,12 +128,12 @@ _SIGN_PAGE = Page(
 def _fit_sign(evidence: Evidence) -> Diagnosis | None:
     """The block is minus the right one; or one cotangent, or one path, enters with a minus."""
     block = evidence.block
-    residual = evidence.alone(lambda right, _: -right)
+    residual = evidence.fits_block(lambda right, _: -right)
     if residual is not None:
         return diagnosis("sign", f"{block} is right but for its sign", residual, factor=-1.0)
-    for part in evidence.specimens[0].parts if evidence.specimens else ():
+    for part in evidence.examples[0].parts if evidence.examples else ():
         for wide in (True, False):
-            residual = evidence.explained(
+            residual = evidence.fits_all(
                 lambda s, part=part, wide=wide: without(s, part, evidence, wide, -2.0)
             )
             if residual is not None:
@@ -142,7 +142,7 @@ def _fit_sign(evidence: Evidence) -> Diagnosis | None:
                     "sign", f"the cotangent {part} enters with the wrong sign{where}", residual,
                     path=part,
                 )  # fmt: skip
-    found = surgery.best(evidence, surgery.NEGATED)
+    found = graph_edits.best_edit(evidence, graph_edits.NEGATED)
     if found is None:
         return None
     cut, residual = found
@@ -170,7 +170,7 @@ _WRONG_DERIVATIVE_PAGE = Page(
 
 def _fit_wrong_derivative(evidence: Evidence) -> Diagnosis | None:
     """One local derivative replaced by another."""
-    found = surgery.best(evidence, surgery.DERIVATIVE)
+    found = graph_edits.best_edit(evidence, graph_edits.DERIVATIVE)
     if found is None:
         return None
     cut, residual = found
@@ -188,21 +188,21 @@ WRONG_DERIVATIVE = Rule(_WRONG_DERIVATIVE_PAGE, _fit_wrong_derivative)
 
 _WRONG_OPERAND_PAGE = Page(
     "wrong-operand",
-    "A product of the backward pass is made with another quantity of the same shape.",
+    "A product of the backward pass uses another quantity of the same shape.",
     "c_new = f * c + i * g:    d_f = d_c_new * c,  d_c = d_c_new * f\n"
     "z = x @ U.T + h @ W.T:    d_U = d_z.T @ x,    d_W = d_z.T @ h",
     "d_c = d_c_new * i            # another gate\n"
     "d_c = d_h_new * f            # the gradient of another quantity\n"
     "d_W = d_z.T @ h_new          # the new state for the old one",
     "d_c = d_c_new * f\nd_W = d_z.T @ h",
-    "The block equals JAX's gradient with one contribution made from another value of the step, or "
-    "from another gradient, of the same shape, in every problem.",
+    "The block equals JAX's gradient with one contribution computed from another value of the step "
+    "or from another gradient, of the same shape, in every problem.",
 )
 
 
 def _fit_wrong_operand(evidence: Evidence) -> Diagnosis | None:
     """One quantity of a single contribution replaced by another of the same shape."""
-    if evidence.sequence or not evidence.specimens:
+    if evidence.sequence or not evidence.examples:
         return None
     try:
         swaps, tables = _candidates(evidence)
@@ -212,12 +212,12 @@ def _fit_wrong_operand(evidence: Evidence) -> Diagnosis | None:
         for swap in swaps:
             residual = _residual(evidence, tables, swap.key, wide)
             if residual is not None:
-                # Others that fit too give the same gradient: the likeliest comes first.
+                # Others that fit too give the same gradient; the likeliest is reported.
                 return _told(swap, residual)
     return None
 
 
-def _told(swap: Swap, residual: float) -> Diagnosis:
+def _told(swap: OperandSwap, residual: float) -> Diagnosis:
     place = f", at {swap.where}" if swap.where else ""
     what = f"{swap.made} is made with {swap.used}" if swap.made else f"{swap.used} is used"
     return diagnosis(
@@ -229,56 +229,56 @@ def _told(swap: Swap, residual: float) -> Diagnosis:
 _Table = dict[Any, dict[str, Array]]
 
 
-def _candidates(evidence: Evidence) -> tuple[list[Swap], list[_Table]]:
-    """The swaps that explain the block at hand in every specimen, and what they predict."""
+def _candidates(evidence: Evidence) -> tuple[list[OperandSwap], list[_Table]]:
+    """The swaps that explain the block at hand in every example, and what they predict."""
     tables: list[_Table] = []
-    swaps: list[Swap] = []
-    for specimen in evidence.specimens:
-        shifts = _shifts(specimen)
+    swaps: list[OperandSwap] = []
+    for example in evidence.examples:
+        shifts = _shifts(example)
         if tables:
             shifts = [shift for shift in shifts if shift.swap.key in tables[-1]]
-        found = _fitting(evidence.block, specimen, shifts)
+        found = _fitting(evidence.block, example, shifts)
         tables.append(found)
         swaps = [shift.swap for shift in shifts if shift.swap.key in found]
     return swaps, tables
 
 
-def _shifts(specimen: Specimen) -> list[Shift]:
-    p = specimen.problem
-    paths = specimen.run.jax.paths(p)
+def _shifts(example: FailingExample) -> list[GradientShift]:
+    p = example.problem
+    paths = example.run.jax.paths(p)
     point = (p.params, p.state0, p.xs[0])
-    return specimen.run.jax.remember(
+    return example.run.jax.remember(
         "operands", p, lambda: paths.swaps(point, (p.d_state, p.d_ys[0]))
     )
 
 
-def _fitting(block: str, specimen: Specimen, shifts: list[Shift]) -> _Table:
-    p = specimen.problem
+def _fitting(block: str, example: FailingExample, shifts: list[GradientShift]) -> _Table:
+    p = example.problem
     point = (p.params, p.state0, p.xs[0])
     given = (p.d_state, p.d_ys[0])
     found: _Table = {}
-    moved = specimen.run.jax.paths(p).swapped(point, given, shifts)
+    moved = example.run.jax.paths(p).swapped(point, given, shifts)
     for shift, added in zip(shifts, moved, strict=True):
-        more = blocks_of(specimen, added)
+        more = blocks_of(example, added)
         if not more[block].any():
             continue
-        if specimen.residual({block: specimen.right[block] + more[block]}) <= LIMIT:
-            found[shift.swap.key] = {n: right + more[n] for n, right in specimen.right.items()}
+        if example.residual({block: example.right[block] + more[block]}) <= LIMIT:
+            found[shift.swap.key] = {n: right + more[n] for n, right in example.right.items()}
     return found
 
 
 def _residual(evidence: Evidence, tables: list[_Table], key: Any, wide: bool) -> float | None:
-    by_specimen = {id(s): t[key] for s, t in zip(evidence.specimens, tables, strict=True)}
+    by_example = {id(s): t[key] for s, t in zip(evidence.examples, tables, strict=True)}
 
-    def predict(specimen: Specimen) -> dict[str, Array]:
-        found = by_specimen[id(specimen)]
+    def predict(example: FailingExample) -> dict[str, Array]:
+        found = by_example[id(example)]
         return found if wide else {evidence.block: found[evidence.block]}
 
-    return evidence.explained(predict)
+    return evidence.fits_all(predict)
 
 
 WRONG_OPERAND = Rule(_WRONG_OPERAND_PAGE, _fit_wrong_operand)
-"""A quantity of the step stands in the backward pass where another of its shape belongs."""
+"""The backward pass uses one quantity of the step where another of its shape belongs."""
 
 
 _WRONG_COTANGENT_PAGE = Page(
@@ -289,19 +289,19 @@ _WRONG_COTANGENT_PAGE = Page(
     "d_z = (anything else)        # with d_W, d_b and d_x rightly made from it",
     "derive d_z again: the cotangent of h first, then the factor f'(z)",
     "All blocks together equal JAX's gradient with one other array in the place of that local "
-    "derivative, which the gradients themselves determine with equations to spare.",
+    "derivative, which the gradients themselves overdetermine.",
 )
 
-# So many more equations than unknowns, at least: else any gradient could be explained.
+# The minimum excess of equations over unknowns: with fewer, any gradient could be explained.
 _SPARE = 2.0
 
 
 def _fit_wrong_cotangent(evidence: Evidence) -> Diagnosis | None:
     """One function whose local factor, whatever it is, explains every block."""
-    if evidence.sequence or not evidence.specimens:
+    if evidence.sequence or not evidence.examples:
         return None
     try:
-        tables = [_residuals(s) for s in evidence.specimens]
+        tables = [_residuals(s) for s in evidence.examples]
     except BpttcheckError:
         return None
     fitting = {
@@ -322,32 +322,32 @@ def _fit_wrong_cotangent(evidence: Evidence) -> Diagnosis | None:
     )  # fmt: skip
 
 
-def _residuals(specimen: Specimen) -> dict[tuple[int, int], tuple[float, EditSite]]:
+def _residuals(example: FailingExample) -> dict[tuple[int, int], tuple[float, EditSite]]:
     """For each function the best fit over its local factor."""
-    p = specimen.problem
-    paths = specimen.run.jax.paths(p)
+    p = example.problem
+    paths = example.run.jax.paths(p)
     point = (p.params, p.state0, p.xs[0])
     shapes = [v.shape for _, v in paths.values(*point)]
     found: dict[tuple[int, int], tuple[float, EditSite]] = {}
     for site, shape in zip(paths.sites("function"), shapes, strict=True):
-        residual = _best(specimen, paths, point, site, shape)
+        residual = _best(example, paths, point, site, shape)
         if residual is not None:
             found[site.place] = (residual, site)
     return found
 
 
 def _best(
-    specimen: Specimen, paths: Paths, point: tuple, site: EditSite, shape: tuple[int, ...]
+    example: FailingExample, paths: Paths, point: tuple, site: EditSite, shape: tuple[int, ...]
 ) -> float | None:
-    p = specimen.problem
+    p = example.problem
     size = int(np.prod(shape))
     units = np.eye(size).reshape(size, *shape)
     changes = [(site, np.zeros(shape)), *((site, unit) for unit in units)]
     gradients = [
-        blocks_of(specimen, one) for one in paths.gradients(point, (p.d_state, p.d_ys[0]), changes)
+        blocks_of(example, one) for one in paths.gradients(point, (p.d_state, p.d_ys[0]), changes)
     ]
-    names = list(specimen.right)
-    hand = np.concatenate([specimen.given(name).reshape(-1) for name in names])
+    names = list(example.right)
+    hand = np.concatenate([example.given(name).reshape(-1) for name in names])
     rows = [np.concatenate([g[name].reshape(-1) for name in names]) for g in gradients]
     base, basis = rows[0], np.stack([row - rows[0] for row in rows[1:]], axis=1)
     touched = np.abs(basis).max(axis=1) > 0
@@ -357,15 +357,15 @@ def _best(
     scale[scale == 0] = 1.0
     factor = np.linalg.lstsq(basis / scale, hand - base, rcond=None)[0] / scale
     fitted = base + basis @ factor
-    cuts = np.cumsum([specimen.right[name].size for name in names])[:-1]
+    cuts = np.cumsum([example.right[name].size for name in names])[:-1]
     parts = np.split(fitted, cuts)
-    return specimen.residual(
-        {n: part.reshape(specimen.right[n].shape) for n, part in zip(names, parts, strict=True)}
+    return example.residual(
+        {n: part.reshape(example.right[n].shape) for n, part in zip(names, parts, strict=True)}
     )
 
 
 WRONG_COTANGENT = Rule(_WRONG_COTANGENT_PAGE, _fit_wrong_cotangent)
-"""Everything is consistent with one wrong cotangent inside the step: where, not what."""
+"""All blocks are consistent with one wrong cotangent inside the step, which is located."""
 
 
 _PRECISION_PAGE = Page(
@@ -382,16 +382,16 @@ _PRECISION_PAGE = Page(
 
 def _fit_precision(evidence: Evidence) -> Diagnosis | None:
     """Every entry fits a shorter format and is right in that format."""
-    specimens = evidence.specimens
+    examples = evidence.examples
     for short in (np.float16, np.float32):
-        if specimens and all(_fits_in(s, short, evidence.block) for s in specimens):
+        if examples and all(_fits_in(s, short, evidence.block) for s in examples):
             unit = float(np.finfo(short).eps)
             name = np.dtype(short).name
             return diagnosis(
                 "precision", f"{evidence.block} went through {name}: only its digits are right",
                 0.0, format=name, relative_error=unit,
             )  # fmt: skip
-        residual = evidence.explained(lambda s, short=short: _cotangents_in(s, short))
+        residual = evidence.fits_all(lambda s, short=short: _cotangents_in(s, short))
         if residual is not None:
             name = np.dtype(short).name
             return diagnosis(
@@ -400,22 +400,22 @@ def _fit_precision(evidence: Evidence) -> Diagnosis | None:
     return _cancels(evidence)
 
 
-def _cotangents_in(specimen: Specimen, short: type) -> dict[str, Array]:
+def _cotangents_in(example: FailingExample, short: type) -> dict[str, Array]:
     """The right gradient of cotangents rounded to a shorter format."""
-    p = specimen.problem
+    p = example.problem
 
     def rounded(leaf: Any) -> Any:
         return leaf.astype(short).astype(leaf.dtype) if is_float(leaf) else leaf
 
     with np.errstate(all="ignore"):
         changed = replace(p, d_ys=rounded(p.d_ys), d_state=trees.map_leaves(rounded, p.d_state))
-        return specimen.right_for(changed)
+        return example.right_for(changed)
 
 
-def _fits_in(specimen: Specimen, short: type, block: str) -> bool:
-    if np.finfo(specimen.problem.dtype).eps >= np.finfo(short).eps:
+def _fits_in(example: FailingExample, short: type, block: str) -> bool:
+    if np.finfo(example.problem.dtype).eps >= np.finfo(short).eps:
         return False
-    hand, right = specimen.given(block), specimen.right[block]
+    hand, right = example.given(block), example.right[block]
     with np.errstate(all="ignore"):
         exact = bool((hand == hand.astype(short).astype(np.float64)).all())
         gap = np.abs(hand - right).max(initial=0.0)
@@ -423,12 +423,12 @@ def _fits_in(specimen: Specimen, short: type, block: str) -> bool:
 
 
 def _cancels(evidence: Evidence) -> Diagnosis | None:
-    """Small, without a pattern, and of a size that no formula of the right dtype has."""
-    if not evidence.specimens:
+    """A small error without a pattern, larger than the rounding of the right dtype."""
+    if not evidence.examples:
         return None
-    errors = [_relative(s, evidence.block) for s in evidence.specimens]
+    errors = [_relative(s, evidence.block) for s in evidence.examples]
     unit = float(np.finfo(np.float32).eps)
-    double = all(s.problem.dtype == np.float64 for s in evidence.specimens)
+    double = all(s.problem.dtype == np.float64 for s in evidence.examples)
     if double and all(1e-3 * unit < e < 1e2 * unit for e in errors):
         if _fit_wrong_cotangent(evidence) is not None:
             return None  # which says where
@@ -439,8 +439,8 @@ def _cancels(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _relative(specimen: Specimen, block: str) -> float:
-    hand, right = specimen.given(block), specimen.right[block]
+def _relative(example: FailingExample, block: str) -> float:
+    hand, right = example.given(block), example.right[block]
     return float(np.abs(hand - right).max(initial=0.0) / (np.abs(right).max(initial=0.0) or 1.0))
 
 

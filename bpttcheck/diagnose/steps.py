@@ -10,7 +10,7 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.blocks import D_XS, Block, d_state0, of_params, of_state
-from bpttcheck.diagnose.base import Blocks, Evidence, Page, Rule, Specimen, diagnosis
+from bpttcheck.diagnose.base import Blocks, Evidence, FailingExample, Page, Rule, diagnosis
 from bpttcheck.results.records import Diagnosis
 
 _TRUNCATED_PAGE = Page(
@@ -31,15 +31,15 @@ _LOST = "the adjoint of the state is lost at every step"
 
 def _fit_truncated(evidence: Evidence) -> Diagnosis | None:
     """The carry cut after k steps from the end, or every k steps."""
-    long = [s for s in evidence.specimens if s.problem.case.T > 1]
+    long = [s for s in evidence.examples if s.problem.case.T > 1]
     if not evidence.sequence or not long:
         return None
-    few, block = replace(evidence, specimens=long), evidence.block
+    few, block = replace(evidence, examples=long), evidence.block
     shortest = min(min(s.problem.case.T for s in long), _LONGEST)
-    # All blocks together; then this one alone, for others may have bugs of their own.
+    # All blocks together; then this one alone, because others may have bugs of their own.
     for alone in (False, True) if Block(block).kind != "state" else (False,):
         for text, steps, predict in _ways(shortest):
-            residual = few.explained(
+            residual = few.fits_all(
                 lambda s, predict=predict, alone=alone: _part(predict(s), block, alone)
             )
             if residual is not None:
@@ -52,8 +52,8 @@ def _part(candidate: Blocks, block: str, alone: bool) -> Blocks:
     return {block: candidate[block]} if alone else candidate
 
 
-def _ways(shortest: int) -> Iterator[tuple[str, int, Callable[[Specimen], Blocks]]]:
-    """What is said, the number of steps, and the gradient that it gives."""
+def _ways(shortest: int) -> Iterator[tuple[str, int, Callable[[FailingExample], Blocks]]]:
+    """The message, the number of steps, and the gradient of each truncation."""
     for k in range(1, shortest):
         yield f"only the last {_steps(k)} count", k, partial(_last, k=k)
     for k, aligned in _windows(shortest):
@@ -67,24 +67,24 @@ def _steps(k: int) -> str:
     return "step" if k == 1 else f"{k} steps"
 
 
-def _last(specimen: Specimen, k: int) -> dict[str, np.ndarray]:
+def _last(example: FailingExample, k: int) -> dict[str, np.ndarray]:
     """Every block if the backward pass stops after ``k`` steps."""
-    T, terms = specimen.problem.case.T, specimen.untied.d_params
+    T, terms = example.problem.case.T, example.untied.d_params
     found = {block: leaf[T - k :].sum(axis=0) for block, leaf in of_params(terms).items()}
-    for name, right in specimen.right.items():
+    for name, right in example.right.items():
         if name == D_XS:
             found[name] = np.where(np.arange(T)[:, None, None] < T - k, 0.0, right)
-        elif Block(name).kind == "state" and name in specimen.wrong:
+        elif Block(name).kind == "state" and name in example.wrong:
             # Zero, or what the loop held when it stopped.
-            found[name] = _stopped(specimen, name, T - k)
+            found[name] = _stopped(example, name, T - k)
     return found
 
 
-def _stopped(specimen: Specimen, name: str, t: int) -> np.ndarray:
-    hand = specimen.given(name)
+def _stopped(example: FailingExample, name: str, t: int) -> np.ndarray:
+    hand = example.given(name)
     if not hand.any():
         return np.zeros_like(hand)
-    return _adjoint(specimen, name, t)
+    return _adjoint(example, name, t)
 
 
 def _windows(shortest: int) -> Iterator[tuple[int, str]]:
@@ -93,22 +93,22 @@ def _windows(shortest: int) -> Iterator[tuple[int, str]]:
         yield k, "end"
 
 
-def _cut(specimen: Specimen, k: int, aligned: str) -> dict[str, np.ndarray]:
+def _cut(example: FailingExample, k: int, aligned: str) -> dict[str, np.ndarray]:
     """Every block if the carry is dropped at each border of windows of ``k`` steps."""
-    T = specimen.problem.case.T
+    T = example.problem.case.T
     t = np.arange(T)
     border = (T - t) % k == 0 if aligned == "end" else t % k == 0
     keep = np.where(border, 0.0, 1.0)
     if k > 1 or aligned == "start":
         keep[0] = 1.0  # the initial state still gets the gradient of its own window
-    return specimen.run.jax.carried(specimen.problem, specimen.template, keep)
+    return example.run.jax.carried(example.problem, example.template, keep)
 
 
-def _never(specimen: Specimen, aligned: str) -> dict[str, np.ndarray]:
+def _never(example: FailingExample, aligned: str) -> dict[str, np.ndarray]:
     """Every block if each step knows its own output only, not even the final state."""
-    p = specimen.problem
+    p = example.problem
     alone = replace(p, d_state=trees.map_leaves(np.zeros_like, p.d_state))
-    return _cut(replace(specimen, problem=alone), 1, aligned)
+    return _cut(replace(example, problem=alone), 1, aligned)
 
 
 TRUNCATED = Rule(_TRUNCATED_PAGE, _fit_truncated)
@@ -123,7 +123,7 @@ _MISSING_TERM_PAGE = Page(
     "for t in range(T - 1): ...            # never reaches t = T - 1",
     "for t in reversed(range(T)): ...",
     "The block equals the right sum without the contribution of that step, from JAX with the "
-    "parameters untied in time; or every block equals that of a backward pass that never comes to "
+    "parameters untied in time; or every block equals that of a backward pass that never reaches "
     "the last step.",
 )
 
@@ -131,11 +131,11 @@ FROM_START, FROM_END = "start", "end"
 
 
 def _fit_missing_term(evidence: Evidence) -> Diagnosis | None:
-    """One step's term is missing, or the loop never comes to the last step."""
+    """One step's term is missing, or the loop never reaches the last step."""
     found = one_step(evidence, "missing-term", -1.0, "is missing from {block}")
     if found is not None or not evidence.sequence:
         return found
-    residual = evidence.explained(_without_the_last_step)
+    residual = evidence.fits_all(_without_the_last_step)
     if residual is None:
         return None
     return diagnosis(
@@ -144,11 +144,11 @@ def _fit_missing_term(evidence: Evidence) -> Diagnosis | None:
     )  # fmt: skip
 
 
-def _without_the_last_step(specimen: Specimen) -> dict[str, np.ndarray]:
-    """Every block if the adjoint of the final state is handed to the step before the last."""
-    real = specimen.problem.real.copy()
-    real[-1:] = False  # a masked step hands on what it gets
-    return specimen.right_for(replace(specimen.problem, mask=real))
+def _without_the_last_step(example: FailingExample) -> dict[str, np.ndarray]:
+    """Every block if the adjoint of the final state is passed to the step before the last."""
+    real = example.problem.real.copy()
+    real[-1:] = False  # a masked step passes its cotangent through
+    return example.right_for(replace(example.problem, mask=real))
 
 
 def one_step(evidence: Evidence, code: str, times: float, said: str) -> Diagnosis | None:
@@ -156,15 +156,15 @@ def one_step(evidence: Evidence, code: str, times: float, said: str) -> Diagnosi
 
     The step is the same counted from the start, or from the end, in every problem.
     """
-    if not evidence.sequence or not evidence.specimens:
+    if not evidence.sequence or not evidence.examples:
         return None
-    shortest = min(s.problem.case.T for s in evidence.specimens)
+    shortest = min(s.problem.case.T for s in evidence.examples)
     if shortest < 2:
         return None
     block = evidence.block
     for alone in (False, True):  # in all that is wrong, or in this block only
         for index in [i for t in range(shortest) for i in (t, -1 - t)]:
-            residual = evidence.explained(
+            residual = evidence.fits_all(
                 lambda s, i=index, alone=alone: _changed(
                     s, i, times, [block] if alone else [*s.wrong, block]
                 )
@@ -179,36 +179,36 @@ def one_step(evidence: Evidence, code: str, times: float, said: str) -> Diagnosi
 
 
 def _changed(
-    specimen: Specimen, index: int, times: float, blocks: Sequence[str]
+    example: FailingExample, index: int, times: float, blocks: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """The given blocks with one step's share changed, ``d_xs`` at that step."""
-    terms = specimen.untied.d_params
+    terms = example.untied.d_params
     named = of_params(terms)
-    t = index if index >= 0 else specimen.problem.case.T + index
+    t = index if index >= 0 else example.problem.case.T + index
     found: dict[str, np.ndarray] = {}
     for name in dict.fromkeys(blocks):
-        right = specimen.right[name]
+        right = example.right[name]
         if name in named:
             found[name] = right + times * named[name][t]
         elif name == D_XS:
             found[name] = right.copy()
             found[name][t] *= 1 + times
         else:
-            found[name] = _state_after(specimen, name, t, right)
+            found[name] = _state_after(example, name, t, right)
     return found
 
 
-def _state_after(specimen: Specimen, name: str, t: int, right: np.ndarray) -> np.ndarray:
+def _state_after(example: FailingExample, name: str, t: int, right: np.ndarray) -> np.ndarray:
     """``d_state0`` if the loop stops before it has gone through step ``t = 0``."""
     if t != 0:
         return right
-    return _adjoint(specimen, name, 1)
+    return _adjoint(example, name, 1)
 
 
-def _adjoint(specimen: Specimen, name: str, t: int) -> np.ndarray:
+def _adjoint(example: FailingExample, name: str, t: int) -> np.ndarray:
     """The right gradient of one leaf of the state before step ``t``."""
-    leaves = trees.leaves(specimen.untied.d_states)
-    blocks = of_state(d_state0(), specimen.problem.state0)
+    leaves = trees.leaves(example.untied.d_states)
+    blocks = of_state(d_state0(), example.problem.state0)
     return np.asarray(dict(zip(blocks, leaves, strict=True))[Block(name)])[t]
 
 
@@ -248,11 +248,11 @@ _TIME_REDUCTION_PAGE = Page(
 
 def _fit_time_reduction(evidence: Evidence) -> Diagnosis | None:
     """The right block divided by T."""
-    specimens = [s for s in evidence.specimens if s.problem.case.T > 1]
-    if not evidence.sequence or not specimens:
+    examples = [s for s in evidence.examples if s.problem.case.T > 1]
+    if not evidence.sequence or not examples:
         return None
-    few = replace(evidence, specimens=specimens)
-    residual = few.alone(lambda right, s: right / s.problem.case.T)
+    few = replace(evidence, examples=examples)
+    residual = few.fits_block(lambda right, s: right / s.problem.case.T)
     if residual is None:
         return None
     return diagnosis(
@@ -266,11 +266,11 @@ TIME_REDUCTION = Rule(_TIME_REDUCTION_PAGE, _fit_time_reduction)
 
 
 _CHANCE = 0.05
-"""So likely may it be that cases taken at random share what all wrong ones share."""
+"""The largest probability that random cases share by chance what all wrong ones share."""
 
 _MASK_IGNORED_PAGE = Page(
     "mask-ignored",
-    "The backward pass ignores the mask, or treats it in another way than the forward pass.",
+    "The backward pass ignores the mask, or treats it differently from the forward pass.",
     "mask[t] false:  d_state[t] = d_state[t+1],  d_xs[t] = 0,  no term in d_params",
     "d_p, d_state, d_x = step_vjp(params, cache[t], d_state, d_ys[t])      # padded rows too",
     "real = mask[t][:, None]\n"
@@ -290,7 +290,7 @@ def _fit_mask_ignored(evidence: Evidence) -> Diagnosis | None:
         return None
     masked = len(wrong) + sum(case.mask != "none" for case in evidence.right_cases())
     share = masked / (masked + plain)
-    if share ** len(wrong) > _CHANCE or any(s.problem.mask is None for s in evidence.specimens):
+    if share ** len(wrong) > _CHANCE or any(s.problem.mask is None for s in evidence.examples):
         return None
     return diagnosis(
         "mask-ignored", f"{evidence.block} is wrong only where steps are masked", 0.0,
@@ -319,9 +319,9 @@ def _fit_initial_state(evidence: Evidence) -> Diagnosis | None:
     if evidence.run.subject.kind == "cell":
         return None  # one step shows it as d_previous_state
     others = {b for one in evidence.seen for b in one.wrong if Block(b).kind != "state"}
-    if others or not evidence.specimens:
+    if others or not evidence.examples:
         return None
-    zero = all(not s.given(evidence.block).any() for s in evidence.specimens)
+    zero = all(not s.given(evidence.block).any() for s in evidence.examples)
     what = "is zero: the initial state gets no gradient" if zero else "is wrong"
     return diagnosis("initial-state", f"{evidence.block} {what}, all else is right", 0.0)
 

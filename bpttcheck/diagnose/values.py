@@ -11,7 +11,7 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.blocks import Block
 from bpttcheck.calibration import LIMIT
-from bpttcheck.diagnose.base import Array, Evidence, Page, Rule, Specimen, diagnosis
+from bpttcheck.diagnose.base import Array, Evidence, FailingExample, Page, Rule, diagnosis
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.problems.problem import in_float64
 from bpttcheck.results.records import Diagnosis
@@ -30,14 +30,14 @@ _SCALE_PAGE = Page(
 def _fit_scale(evidence: Evidence) -> Diagnosis | None:
     """The same factor in every problem."""
     factors = [_factor(s.given(evidence.block), s.right[evidence.block])
-               for s in evidence.specimens]  # fmt: skip
+               for s in evidence.examples]  # fmt: skip
     if not factors or any(f is None or f == 0 for f in factors):
         return None
-    if sum(np.count_nonzero(s.right[evidence.block]) for s in evidence.specimens) < 2:
+    if sum(np.count_nonzero(s.right[evidence.block]) for s in evidence.examples) < 2:
         return None  # one number is a multiple of any other
     factor = float(np.median([f for f in factors if f is not None]))
-    residual = evidence.alone(lambda right, _: factor * right)
-    if residual is None or evidence.alone(lambda right, _: np.zeros_like(right)) is not None:
+    residual = evidence.fits_block(lambda right, _: factor * right)
+    if residual is None or evidence.fits_block(lambda right, _: np.zeros_like(right)) is not None:
         return None  # the second: zero to rounding, which is a path that is missing
     return diagnosis(
         "scale", f"{evidence.block} is the right gradient times {_said(factor)}", residual,
@@ -75,12 +75,12 @@ _ZEROED_ENTRY_PAGE = Page(
 
 def _fit_zeroed_entry(evidence: Evidence) -> Diagnosis | None:
     """Right where it is not zero."""
-    if not evidence.specimens or not all(_some_are_right(s, evidence) for s in evidence.specimens):
+    if not evidence.examples or not all(_some_are_right(s, evidence) for s in evidence.examples):
         return None
-    residual = evidence.alone(_where_not_zero(evidence))
+    residual = evidence.fits_block(_where_not_zero(evidence))
     if residual is None:
         return None
-    first = evidence.specimens[0]
+    first = evidence.examples[0]
     missing = _missing(first, evidence)
     at = [int(i) for i in missing[0]]
     more = "" if len(missing) == 1 else f" and {len(missing) - 1} more"
@@ -91,22 +91,22 @@ def _fit_zeroed_entry(evidence: Evidence) -> Diagnosis | None:
 
 
 def _where_not_zero(evidence: Evidence):
-    def predict(right: Array, specimen: Specimen) -> Array:
-        return np.where(specimen.given(evidence.block) == 0, 0.0, right)
+    def predict(right: Array, example: FailingExample) -> Array:
+        return np.where(example.given(evidence.block) == 0, 0.0, right)
 
     return predict
 
 
-def _missing(specimen: Specimen, evidence: Evidence) -> Array:
-    hand, right = specimen.given(evidence.block), specimen.right[evidence.block]
+def _missing(example: FailingExample, evidence: Evidence) -> Array:
+    hand, right = example.given(evidence.block), example.right[evidence.block]
     return np.argwhere((hand == 0) & (right != 0))
 
 
-def _some_are_right(specimen: Specimen, evidence: Evidence) -> bool:
-    """Not all zero: that is a path that is missing."""
-    hand = specimen.given(evidence.block)
-    kept = np.where(hand == 0, 0.0, specimen.right[evidence.block])
-    return bool((hand != 0).any()) and specimen.residual({evidence.block: kept}) <= LIMIT
+def _some_are_right(example: FailingExample, evidence: Evidence) -> bool:
+    """True unless all are zero, which is a missing path."""
+    hand = example.given(evidence.block)
+    kept = np.where(hand == 0, 0.0, example.right[evidence.block])
+    return bool((hand != 0).any()) and example.residual({evidence.block: kept}) <= LIMIT
 
 
 ZEROED_ENTRY = Rule(_ZEROED_ENTRY_PAGE, _fit_zeroed_entry)
@@ -115,7 +115,7 @@ ZEROED_ENTRY = Rule(_ZEROED_ENTRY_PAGE, _fit_zeroed_entry)
 
 _CLIPPED_PAGE = Page(
     "clipped",
-    "The gradient is cut off at a bound: clipping that was left on inside the backward pass.",
+    "The gradient is cut off at a bound: clipping was left on inside the backward pass.",
     "vjp(a * c) = a * vjp(c): a vector-Jacobian product is linear in its cotangent",
     "np.clip(d_W, -5, 5, out=d_W)           # inside the backward pass",
     "grads = backward(...)                  # the gradient itself\n"
@@ -126,19 +126,19 @@ _CLIPPED_PAGE = Page(
 
 def _fit_clipped(evidence: Evidence) -> Diagnosis | None:
     """Cut off entry by entry, or scaled to a norm."""
-    if not evidence.specimens:
+    if not evidence.examples:
         return None
-    bounds = [np.abs(s.given(evidence.block)).max(initial=0.0) for s in evidence.specimens]
+    bounds = [np.abs(s.given(evidence.block)).max(initial=0.0) for s in evidence.examples]
     if _one_number(bounds):
         c = float(bounds[0])
-        residual = evidence.alone(lambda right, _: np.clip(right, -c, c))
+        residual = evidence.fits_block(lambda right, _: np.clip(right, -c, c))
         if residual is not None:
             return diagnosis(
                 "clipped", f"{evidence.block} is clipped at {c:.6g}", residual, bound=c
             )
     for norms, what in _norms(evidence):
         if _one_number(norms):
-            residual = evidence.alone(
+            residual = evidence.fits_block(
                 lambda right, s: right * _along(s.given(evidence.block), right)
             )
             if residual is not None:
@@ -151,24 +151,24 @@ def _fit_clipped(evidence: Evidence) -> Diagnosis | None:
 
 def _norms(evidence: Evidence) -> Iterator[tuple[list[float], str]]:
     yield (
-        [float(np.linalg.norm(s.given(evidence.block))) for s in evidence.specimens],
+        [float(np.linalg.norm(s.given(evidence.block))) for s in evidence.examples],
         (evidence.block),
     )
 
-    def whole(specimen: Specimen) -> float:
-        return float(np.sqrt(sum((specimen.given(b) ** 2).sum() for b in specimen.right)))
+    def whole(example: FailingExample) -> float:
+        return float(np.sqrt(sum((example.given(b) ** 2).sum() for b in example.right)))
 
-    yield [whole(s) for s in evidence.specimens], "the whole gradient"
+    yield [whole(s) for s in evidence.examples], "the whole gradient"
 
-    def parameters(specimen: Specimen) -> float:
-        blocks = [b for b in specimen.right if Block(b).kind == "params"]
-        return float(np.sqrt(sum((specimen.given(b) ** 2).sum() for b in blocks)))
+    def parameters(example: FailingExample) -> float:
+        blocks = [b for b in example.right if Block(b).kind == "params"]
+        return float(np.sqrt(sum((example.given(b) ** 2).sum() for b in blocks)))
 
-    yield [parameters(s) for s in evidence.specimens], "the gradient of the parameters"
+    yield [parameters(s) for s in evidence.examples], "the gradient of the parameters"
 
 
 def _one_number(values: list[float]) -> bool:
-    """The same in every problem, or in a single one a number that somebody would type."""
+    """The same in every problem, or in a single problem a round number."""
     first = values[0]
     if not np.isfinite(first) or first == 0:
         return False
@@ -200,10 +200,10 @@ _FACTORS = (2.0**-24, 2.0**24)
 
 def _fit_nonlinear(evidence: Evidence) -> Diagnosis | None:
     """Right once the cotangents are scaled."""
-    if not evidence.specimens:
+    if not evidence.examples:
         return None
     for factor in _FACTORS:
-        residuals = [_scaled(s, factor, evidence.block) for s in evidence.specimens]
+        residuals = [_scaled(s, factor, evidence.block) for s in evidence.examples]
         if all(r is not None and r <= LIMIT for r in residuals):
             size = "smaller" if factor < 1 else "larger"
             return diagnosis(
@@ -213,16 +213,16 @@ def _fit_nonlinear(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _scaled(specimen: Specimen, factor: float, block: str) -> float | None:
-    p = specimen.problem
+def _scaled(example: FailingExample, factor: float, block: str) -> float | None:
+    p = example.problem
 
     def by(leaf: Any) -> Any:
         return (leaf * factor).astype(leaf.dtype)
 
     changed = replace(p, d_ys=by(p.d_ys), d_state=trees.map_leaves(by, p.d_state))
-    hand = specimen.run.code.run(specimen.mode, changed)
-    reference = specimen.run.jax.gradient(specimen.mode, changed, specimen.template)
-    fresh = replace(specimen, problem=changed, hand=hand, reference=reference)
+    hand = example.run.code.run(example.mode, changed)
+    reference = example.run.jax.gradient(example.mode, changed, example.template)
+    fresh = replace(example, problem=changed, hand=hand, reference=reference)
     right = fresh.right[block]
     return fresh.residual({block: right}) if np.abs(right).max(initial=0.0) > 0 else None
 
@@ -262,7 +262,7 @@ SATURATED = Rule(_SATURATED_PAGE, _fit_saturated)
 _RANGE_PAGE = Page(
     "range",
     "The gradient overflows or underflows in the checked dtype only; in float64 the code is right.",
-    "float32 holds 1e-38 to 3e38; exp(89) is no float32 number",
+    "float32 holds 1e-38 to 3e38; exp(89) overflows float32",
     "e = np.exp(z); d_z = d_s * e / (1 + e)**2        # inf / inf = NaN from z = 45 on",
     "s = 1 / (1 + np.exp(-z)); d_z = d_s * s * (1 - s)",
     "The block is NaN, Inf or zero in float32 where JAX's value is an ordinary float32 number, and "
@@ -272,8 +272,8 @@ _RANGE_PAGE = Page(
 
 def _fit_range(evidence: Evidence) -> Diagnosis | None:
     """NaN, Inf or zero in float32, right in float64."""
-    found = [s for s in evidence.specimens if s.problem.dtype != np.float64]
-    if not found or len(found) < len(evidence.specimens):
+    found = [s for s in evidence.examples if s.problem.dtype != np.float64]
+    if not found or len(found) < len(evidence.examples):
         return None
     residuals = [_in_double(s, evidence.block) for s in found]
     if any(not (r <= LIMIT) for r in residuals):
@@ -286,16 +286,16 @@ def _fit_range(evidence: Evidence) -> Diagnosis | None:
     )
 
 
-def _in_double(specimen: Specimen, block: str) -> float:
+def _in_double(example: FailingExample, block: str) -> float:
     try:
-        hand = specimen.run.code.run(specimen.mode, in_float64(specimen.problem))
+        hand = example.run.code.run(example.mode, in_float64(example.problem))
     except BpttcheckError:
         return np.inf
-    return replace(specimen, hand=hand).residual({block: specimen.right[block]})
+    return replace(example, hand=hand).residual({block: example.right[block]})
 
 
-def _lost(specimen: Specimen, block: str) -> str:
-    hand, right = specimen.given(block), specimen.right[block]
+def _lost(example: FailingExample, block: str) -> str:
+    hand, right = example.given(block), example.right[block]
     if not np.isfinite(hand).all():
         return "overflows"
     gap = np.abs(hand - right)
@@ -304,4 +304,4 @@ def _lost(specimen: Specimen, block: str) -> str:
 
 
 RANGE = Rule(_RANGE_PAGE, _fit_range)
-"""The formula leaves the range of a short format, where the right gradient does not."""
+"""The formula leaves the range of a narrow format, although the right gradient does not."""

@@ -29,7 +29,7 @@ Array = NDArray[Any]
 
 # Directions through all blocks at a new size, of which the witnesses may abstain from one.
 _AT_ONCE = 3
-# Directions of one block, of which two must contradict the code before it is wrong.
+# Directions of one block, all of which must contradict the code before it is wrong.
 _ATTEMPTS = 3
 
 
@@ -69,7 +69,7 @@ def judged_by_slopes(case: GradientCase, declined: Mapping[str, str]) -> CaseOut
                 break
             contradicted += 1
         judged.append(_judged(block, found[block]))
-        if contradicted >= _ATTEMPTS - 1 and np.isfinite(found[block].bar):
+        if contradicted == _ATTEMPTS:
             votes[block] = Vote.WRONG
     spoke = frozenset(witness.by for witness in found.values() if np.isfinite(witness.bar))
     return replace(outcome, judged=judged, votes=votes, witnesses=found, spoke=spoke)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -135,16 +136,41 @@ def _hidden_of_function(cases: Sequence[Case], signature: Signature) -> tuple[st
     return (*told, *(text for blind, text in values if blind(cases)))
 
 
-def hidden_of(run: Run, cases: Sequence[Case]) -> tuple[str, ...]:
-    """What the judged cases of a run could not show: also sizes left out, lines, threads.
+@dataclass(frozen=True)
+class Coverage:
+    """What a run reached, and what it could not show.
+
+    Args:
+        larger: the sizes judged beyond those of the schedule, and by which check.
+        lines: how many lines of the backward pass ran, and how many there are; None: not watched.
+        unreached: the lines that no judged case ran, and what guards them.
+        hidden: bugs that its cases could not have shown.
+    """
+
+    larger: tuple[str, ...]
+    lines: tuple[int, int] | None
+    unreached: tuple[str, ...]
+    hidden: tuple[str, ...]
+
+
+def covered(run: Run, cases: Sequence[Case]) -> Coverage:
+    """What the judged cases of a run reached.
 
     Args:
         run: the run.
         cases: the judged cases of its gradient checks.
     """
+    lines = run.code.lines
+    unreached = run.code.unreached()
+    share = lines.share() if lines.available else None
+    return Coverage(_larger(run.judged), share, unreached, _hidden_of(run, cases, unreached))
+
+
+def _hidden_of(run: Run, cases: Sequence[Case], unreached: Sequence[str]) -> tuple[str, ...]:
+    """What the cases could not show: also sizes left out, lines, threads."""
     beyond = [case for name in run.judged for case in run.judged[name] if case.index >= FIRST]
     found = list(hidden([*cases, *beyond], run.subject.traits.signature))
-    found += [f"lines that no judged case ran: {line}" for line in run.code.unreached()]
+    found += [f"lines that no judged case ran: {line}" for line in unreached]
     if not run.code.lines.available:
         found.append(f"lines of the backward pass were not watched: {run.code.lines.reason}")
     if run.untried:
@@ -157,7 +183,7 @@ def hidden_of(run: Run, cases: Sequence[Case]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def larger(judged: Mapping[str, Sequence[Case]]) -> tuple[str, ...]:
+def _larger(judged: Mapping[str, Sequence[Case]]) -> tuple[str, ...]:
     """The sizes judged beyond those of the schedule, and by which check.
 
     Args:

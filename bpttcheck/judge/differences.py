@@ -61,8 +61,7 @@ class Differences:
         Raises:
             BpttcheckError: if the forward pass fails, or differences cannot follow it.
         """
-        leaves, code = Leaves(problem), self._code
-        point, direction, weights = leaves.difference_arguments(along)
+        code = self._code
         forward = surrogate_forward(code.subject) or code.layer.forward
-        function = leaves.function(code.methods[0], forward)
-        return finite_difference(function, point, direction, weights, enough=enough)
+        arguments = Leaves(problem).difference_arguments(along, code.methods[0], forward)
+        return finite_difference(*arguments, enough=enough)

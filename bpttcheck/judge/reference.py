@@ -26,6 +26,8 @@ from bpttcheck.results.records import Case
 
 Array = NDArray[Any]
 
+# Steps of a loop that JAX unrolls, beyond which compiling it would take too long.
+MOST_TRACED = 12
 # Searches for the operation at fault in one run.
 _SEARCHES = 3
 
@@ -107,6 +109,12 @@ class JaxReference:
             return Autodiff(None, lift(lambda p, xs, s, mask: sequence(engine, p, xs, s, mask)))
         if surrogate is not None:
             return Autodiff(lift(lambda p, s, x: surrogate(engine.freeze, p, s, x)))
+        if self.subject.traced_whole:
+            forward: Any = self.subject.layer.forward
+            masked = self.subject.supports_mask
+            return Autodiff(None, lift(
+                lambda p, xs, s, mask: forward(p, xs, s, *((mask,) if masked else ()))[:2]
+            ))  # fmt: skip
         return None
 
     def prepare(self, cases: Cases, examples: int) -> None:
@@ -154,6 +162,8 @@ class JaxReference:
             Declined: if there is no reference, or JAX cannot trace it.
         """
         autodiff = self._jax()
+        if self.subject.traced_whole and problem.case.T > MOST_TRACED:
+            raise Declined(f"traced whole: sequences of more than {MOST_TRACED} steps are left out")
         waiting = self._preparing.get(template) if template else None
         if waiting is not None:
             waiting.result()

@@ -39,7 +39,8 @@ class Run:
     - ``cases``: structures and values (:class:`bpttcheck.problems.cases.Cases`);
     - ``code``: the hand-written side (:class:`bpttcheck.judge.handwritten.HandWritten`);
     - ``oracles``: by name, in the order of :data:`ORACLES`, what judges it
-      (:class:`bpttcheck.judge.oracle.Oracle`).
+      (:class:`bpttcheck.judge.oracle.Oracle`); ``jax`` is that one, which is asked for more than
+      the protocol has: programs, steps, paths.
     - ``names``: of a function, block -> what its author calls that gradient.
     """
 
@@ -52,6 +53,7 @@ class Run:
             if is_function
             else preconditions.find(subject, dtypes, (declared or ((3, 4),))[0], seed)
         )
+        self.accepted = dict(subject.accept or {})
         self.subject, self.dtypes, self.seed = found.subject, tuple(found.dtypes), seed
         self.refusals, self.names = found.remarks, found.names
         self.cases: Cases = (
@@ -61,21 +63,17 @@ class Run:
         )
         self.code = HandWritten(self.subject, found.absent)
         self.oracles = {name: make(self.code) for name, make in ORACLES.items()}
+        self.jax = cast(JaxReference, self.oracles["jax"])
         self._begin()
-        for name in subject.traits.ignored:
+
+    def _begin(self) -> None:
+        for name in self.subject.traits.ignored:
             self.code.notes.add(
                 f"`{name}` is not what the trait of that name is: it was left alone"
             )
-
-    def _begin(self) -> None:
         self.untried: list[Case] = []
         self.remarks: list[Finding] = []
         self.judged: dict[str, list[Case]] = {}
-
-    @property
-    def jax(self) -> JaxReference:
-        """JAX, which alone is asked for more than the protocol has: programs, steps, paths."""
-        return cast(JaxReference, self.oracles["jax"])
 
     def fork(self, subject: Subject) -> Run:
         """A run of another subject with the same forward pass, which shares what JAX says.
@@ -84,20 +82,21 @@ class Run:
             subject: a subject whose forward pass and reference are those of this run's.
         """
         other = copy.copy(self)
-        other._begin()
         other.subject = subject
         other.cases = self.cases.of(subject)
         other.code = HandWritten(subject, self.code.absent, self.code.lines)
         other.oracles = {n: oracle.shared(other.code) for n, oracle in self.oracles.items()}
+        other.jax = cast(JaxReference, other.oracles["jax"])
+        other._begin()
         return other
 
     def for_call(self, name: str) -> Run:
         """The same run for another call: programs are shared, notes and counts are its own."""
         other = copy.copy(self)
-        other._begin()
         other.subject = replace(self.subject, name=name)
         other.cases = self.cases.of(other.subject)
         other.code = HandWritten(other.subject, self.code.absent)
+        other._begin()
         return other
 
     def adjoints(self, problem: Problem) -> tuple[list[Any], Any] | None:

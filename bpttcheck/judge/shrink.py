@@ -71,8 +71,8 @@ def _candidates(
     run: Run, case: Case, template: Template | None
 ) -> Iterator[tuple[Case, Template | None, int]]:
     """Structures no larger than ``case``, simplest first."""
-    if run.subject.traits.signature is not None:
-        yield from _of_function(run, case)
+    if run.subject.traced_whole:
+        yield from _compiled(run, case)
         return
     for n_in, n_hidden in _widths(run, case):
         for regime, mask in _manners(case):
@@ -84,7 +84,7 @@ def _candidates(
                 yield from ((small, _room(small, template), stream) for stream in range(_STREAMS))
 
 
-def _of_function(run: Run, case: Case) -> Iterator[tuple[Case, Template | None, int]]:
+def _compiled(run: Run, case: Case) -> Iterator[tuple[Case, Template | None, int]]:
     """The compiled shapes alone, the smallest first."""
     known = sorted(run.cases.templates, key=lambda t: t.T * t.B * t.n_in * t.n_hidden)
     for t in known:
@@ -92,7 +92,7 @@ def _of_function(run: Run, case: Case) -> Iterator[tuple[Case, Template | None, 
             for regime, mask in _manners(case):
                 small = replace(case, T=t.T, B=t.B, n_in=t.n_in, n_hidden=t.n_hidden,
                                 regime=regime, mask=mask, index=-1)  # fmt: skip
-                yield from ((small, None, stream) for stream in range(_STREAMS))
+                yield from ((small, t, stream) for stream in range(_STREAMS))
 
 
 def _widths(run: Run, case: Case) -> list[tuple[int, int]]:

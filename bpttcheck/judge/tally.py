@@ -109,6 +109,10 @@ class Tally:
             for (block, dtype), js in self._seen.items()
         )
 
+    def block_names(self) -> set[str]:
+        """Every block that was compared in a case."""
+        return {block for block, _ in self._seen}
+
     def null_blocks(self) -> list[str]:
         """Blocks whose gradient was exactly zero in every usable case."""
         by_block: dict[str, list[Judged]] = defaultdict(list)

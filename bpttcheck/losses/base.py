@@ -1,4 +1,4 @@
-"""What every loss shares: which steps count, and how their losses become one number."""
+"""What every loss shares: the interface, which steps count, and the reduction."""
 
 from __future__ import annotations
 
@@ -16,29 +16,43 @@ class Loss(Protocol):
     """A scalar function of the outputs of a sequence, and its hand-derived gradient.
 
     ``outputs`` is ``(..., F)``: for a sequence ``(T, B, F)``, but any leading axes will do. An
-    entry of the leading axes is a *step*; what a step loses is a sum over its ``F`` features. A
-    step is *real* unless ``mask`` is false there or the loss itself ignores it::
+    entry of the leading axes is a *step*; its loss is a sum over its ``F`` features. A step is
+    *real* unless ``mask`` is false there or the loss itself ignores it::
 
         L = (sum of the losses of the real steps) / n
 
     with ``n = 1`` for the reduction ``"sum"``, and for ``"mean"`` the number of real steps, or the
-    weighted number that the loss states. What stands in ``outputs`` and ``targets`` at a step that
-    is not real has no influence, be it NaN.
+    weighted number that the loss defines. Values of ``outputs`` and ``targets`` at a step that is
+    not real have no influence, even NaN.
     """
 
     def value(self, outputs: Array, targets: Array, mask: Array | None = None) -> Any:
-        """The scalar ``L``, in the dtype of ``outputs``."""
+        """The scalar ``L``, in the dtype of ``outputs``.
+
+        Args:
+            outputs: ``(..., F)``, for a sequence ``(T, B, F)``.
+            targets: what the loss compares them with: see :meth:`validate`.
+            mask: bool ``(...)``, true where the step is real; None: everywhere.
+
+        Raises:
+            ContractError: as :meth:`validate`.
+        """
         ...
 
     def gradient(self, outputs: Array, targets: Array, mask: Array | None = None) -> Array:
         """``dL/d_outputs``, in the shape and dtype of ``outputs``; zero where a step is not real.
 
-        The gradient with respect to the targets is not taken.
+        The targets are not differentiated. Arguments and errors are those of :meth:`value`.
         """
         ...
 
     def validate(self, outputs: Array, targets: Array, mask: Array | None = None) -> None:
-        """Raise a ContractError for arguments that the loss is not defined for."""
+        """Check the arguments of :meth:`value` and :meth:`gradient`, which both call it.
+
+        Raises:
+            ContractError: a wrong shape or dtype, a target that the loss is not defined for, or no
+                real step to take the mean of.
+        """
         ...
 
 

@@ -69,16 +69,7 @@ class BinaryCrossEntropy:
     def value(self, outputs: Array, targets: Array, mask: Array | None = None) -> Any:
         """The loss, equations (1) to (5).
 
-        Args:
-            outputs: logits ``(..., F)``, for a sequence ``(T, B, F)``.
-            targets: of the same shape, in [0, 1].
-            mask: bool ``(...)``, true where the step is real; None: everywhere.
-
-        Returns:
-            A scalar in the dtype of the outputs.
-
-        Raises:
-            ContractError: see :meth:`validate`.
+        ``targets`` has the shape of ``outputs``, with entries in [0, 1].
         """
         self.validate(outputs, targets, mask)
         real = base.unmasked(outputs, mask)
@@ -90,19 +81,7 @@ class BinaryCrossEntropy:
         return base.reduced(loss, real, n)  # (5)
 
     def gradient(self, outputs: Array, targets: Array, mask: Array | None = None) -> Array:
-        """The gradient with respect to the logits, equations (6) and (7).
-
-        Args:
-            outputs: logits ``(..., F)``, for a sequence ``(T, B, F)``.
-            targets: of the same shape, in [0, 1].
-            mask: bool ``(...)``, true where the step is real; None: everywhere.
-
-        Returns:
-            An array of the shape and dtype of the outputs.
-
-        Raises:
-            ContractError: see :meth:`validate`.
-        """
+        """The gradient with respect to the logits, equations (6) and (7)."""
         self.validate(outputs, targets, mask)
         real = base.unmasked(outputs, mask)
         z, y, w = self._arguments(outputs, targets, real)
@@ -111,12 +90,7 @@ class BinaryCrossEntropy:
         return base.spread(d_loss, real, n)  # (7)
 
     def validate(self, outputs: Array, targets: Array, mask: Array | None = None) -> None:
-        """Check what :meth:`value` and :meth:`gradient` are given; both call it.
-
-        Args:
-            outputs: as there.
-            targets: as there.
-            mask: as there.
+        """Check the arguments of :meth:`value` and :meth:`gradient`.
 
         Raises:
             ContractError: a wrong shape or dtype, a target outside [0, 1], weights that are not one

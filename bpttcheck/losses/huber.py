@@ -59,19 +59,7 @@ class Huber:
             validation.refuse("delta", f"delta={self.delta!r}", "a positive, finite number")
 
     def value(self, outputs: Array, targets: Array, mask: Array | None = None) -> Any:
-        """The loss, equations (1) to (5).
-
-        Args:
-            outputs: ``(..., F)``, for a sequence ``(T, B, F)``.
-            targets: of the same shape.
-            mask: bool ``(...)``, true where the step is real; None: everywhere.
-
-        Returns:
-            A scalar in the dtype of the outputs.
-
-        Raises:
-            ContractError: see :meth:`validate`.
-        """
+        """The loss, equations (1) to (5).; ``targets`` has the shape of ``outputs``."""
         self.validate(outputs, targets, mask)
         real = base.unmasked(outputs, mask)
         r, c = self._residuals(outputs, targets, real)  # (1), (2)
@@ -80,19 +68,7 @@ class Huber:
         return base.reduced(loss, real, n)  # (5)
 
     def gradient(self, outputs: Array, targets: Array, mask: Array | None = None) -> Array:
-        """The gradient with respect to the outputs, equations (6) and (7).
-
-        Args:
-            outputs: ``(..., F)``, for a sequence ``(T, B, F)``.
-            targets: of the same shape.
-            mask: bool ``(...)``, true where the step is real; None: everywhere.
-
-        Returns:
-            An array of the shape and dtype of the outputs.
-
-        Raises:
-            ContractError: see :meth:`validate`.
-        """
+        """The gradient with respect to the outputs, equations (6) and (7)."""
         self.validate(outputs, targets, mask)
         real = base.unmasked(outputs, mask)
         _, c = self._residuals(outputs, targets, real)  # (1), (2)
@@ -101,12 +77,7 @@ class Huber:
         return base.spread(d_loss, real, n)  # (7)
 
     def validate(self, outputs: Array, targets: Array, mask: Array | None = None) -> None:
-        """Check what :meth:`value` and :meth:`gradient` are given; both call it.
-
-        Args:
-            outputs: as there.
-            targets: as there.
-            mask: as there.
+        """Check the arguments of :meth:`value` and :meth:`gradient`.
 
         Raises:
             ContractError: a wrong shape or dtype, a target that is not finite, or no real step to

@@ -87,16 +87,7 @@ class SoftmaxCrossEntropy:
     def value(self, outputs: Array, targets: Array, mask: Array | None = None) -> Any:
         """The loss, equations (1) to (7).
 
-        Args:
-            outputs: logits ``(..., C)``, for a sequence ``(T, B, C)``.
-            targets: integer labels ``(...)``, or probabilities ``(..., C)``.
-            mask: bool ``(...)``, true where the step is real; None: everywhere.
-
-        Returns:
-            A scalar in the dtype of the outputs.
-
-        Raises:
-            ContractError: see :meth:`validate`.
+        ``targets`` are integer labels ``(...)``, or probabilities ``(..., C)``.
         """
         self.validate(outputs, targets, mask)
         real = self._real(outputs, targets, mask)
@@ -107,19 +98,7 @@ class SoftmaxCrossEntropy:
         return base.reduced(loss, real, n)  # (7)
 
     def gradient(self, outputs: Array, targets: Array, mask: Array | None = None) -> Array:
-        """The gradient with respect to the logits, equations (8) to (10).
-
-        Args:
-            outputs: logits ``(..., C)``, for a sequence ``(T, B, C)``.
-            targets: integer labels ``(...)``, or probabilities ``(..., C)``.
-            mask: bool ``(...)``, true where the step is real; None: everywhere.
-
-        Returns:
-            An array of the shape and dtype of the outputs.
-
-        Raises:
-            ContractError: see :meth:`validate`.
-        """
+        """The gradient with respect to the logits, equations (8) to (10)."""
         self.validate(outputs, targets, mask)
         real = self._real(outputs, targets, mask)
         t, n = self._weighted(outputs, targets, real)  # (1), (2), (6)
@@ -129,12 +108,7 @@ class SoftmaxCrossEntropy:
         return base.spread(d_loss, real, n)  # (10)
 
     def validate(self, outputs: Array, targets: Array, mask: Array | None = None) -> None:
-        """Check what :meth:`value` and :meth:`gradient` are given; both call it.
-
-        Args:
-            outputs: as there.
-            targets: as there.
-            mask: as there.
+        """Check the arguments of :meth:`value` and :meth:`gradient`.
 
         Raises:
             ContractError: a wrong shape or dtype, a label out of range, probabilities that are

@@ -47,19 +47,7 @@ class SquaredError:
         validation.reduction_known(self.reduction)
 
     def value(self, outputs: Array, targets: Array, mask: Array | None = None) -> Any:
-        """The loss, equations (1) to (4).
-
-        Args:
-            outputs: ``(..., F)``, for a sequence ``(T, B, F)``.
-            targets: of the same shape.
-            mask: bool ``(...)``, true where the step is real; None: everywhere.
-
-        Returns:
-            A scalar in the dtype of the outputs.
-
-        Raises:
-            ContractError: see :meth:`validate`.
-        """
+        """The loss, equations (1) to (4).; ``targets`` has the shape of ``outputs``."""
         self.validate(outputs, targets, mask)
         real = base.unmasked(outputs, mask)
         r = _residual(outputs, targets, real)  # (1)
@@ -68,19 +56,7 @@ class SquaredError:
         return base.reduced(loss, real, n)  # (4)
 
     def gradient(self, outputs: Array, targets: Array, mask: Array | None = None) -> Array:
-        """The gradient with respect to the outputs, equations (5) and (6).
-
-        Args:
-            outputs: ``(..., F)``, for a sequence ``(T, B, F)``.
-            targets: of the same shape.
-            mask: bool ``(...)``, true where the step is real; None: everywhere.
-
-        Returns:
-            An array of the shape and dtype of the outputs.
-
-        Raises:
-            ContractError: see :meth:`validate`.
-        """
+        """The gradient with respect to the outputs, equations (5) and (6)."""
         self.validate(outputs, targets, mask)
         real = base.unmasked(outputs, mask)
         d_loss = 2.0 * _residual(outputs, targets, real)  # (5)
@@ -88,12 +64,7 @@ class SquaredError:
         return base.spread(d_loss, real, n)  # (6)
 
     def validate(self, outputs: Array, targets: Array, mask: Array | None = None) -> None:
-        """Check what :meth:`value` and :meth:`gradient` are given; both call it.
-
-        Args:
-            outputs: as there.
-            targets: as there.
-            mask: as there.
+        """Check the arguments of :meth:`value` and :meth:`gradient`.
 
         Raises:
             ContractError: a wrong shape or dtype, a target that is not finite, or no real step to

@@ -1,6 +1,6 @@
-"""What can be wrong with the options of a loss and with what it is given, each as a clear error.
+"""Validation of the options and arguments of losses.
 
-Shapes and dtypes are looked at always, values only where they are numbers: not while JAX traces.
+Shapes and dtypes are always checked, values only where they are concrete: not while JAX traces.
 """
 
 from __future__ import annotations
@@ -83,15 +83,15 @@ def same_shape(outputs: Array, targets: Array) -> None:
 
 
 def are_numbers(*items: Any) -> bool:
-    """Whether the values of these arrays may be looked at.
+    """Whether these arrays have concrete values.
 
-    While JAX traces, an array says that it is an ndarray, but its type is not: it has no values.
+    While JAX traces, an array passes ``isinstance`` of ndarray without being one: it has no values.
     """
     return all(item is None or issubclass(type(item), (np.ndarray, np.generic)) for item in items)
 
 
 def every_target(targets: Array, good: Array, real: Array, expected: str) -> None:
-    """Raise for the first target of a real step that is not good, with its value and position.
+    """Raise for the first invalid target of a real step, with its value and position.
 
     Args:
         targets: ``(..., F)`` or ``(...)``.

@@ -60,7 +60,7 @@ SOURCE = "source"
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Anatomy", "Call", "Mutant", "Pulled", "anatomy", "planted"):
+    if name not in ("SubjectInfo", "VjpCall", "Mutant", "VjpResult", "anatomy", "planted"):
         raise AttributeError(f"module 'bpttcheck.mutants' has no attribute {name!r}")
     return getattr(importlib.import_module("bpttcheck.mutants.base"), name)
 

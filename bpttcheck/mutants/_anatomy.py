@@ -1,4 +1,4 @@
-"""What a right cell or layer is made of, found by running it: what there is to get wrong."""
+"""The parts of a right cell or layer, found by running it: the places for planted bugs."""
 
 from __future__ import annotations
 
@@ -22,23 +22,21 @@ Size = tuple[int, int]
 Shapes = Mapping[str, tuple[int, ...]]
 
 GRID = tuple(product(range(1, 6), range(1, 7)))
-"""The sizes ``(n_in, n_hidden)`` that are looked at where any is allowed."""
+"""The sizes ``(n_in, n_hidden)`` that are tried where any is allowed."""
 
 _USUAL = (3, 4)
 _POINTS = 3
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """What a cell or layer is made of: what there is to get wrong.
+class SubjectInfo:
+    """The parts of a cell or layer in which bugs can be planted.
 
     Args:
         kind: ``"cell"`` or ``"layer"``.
         target: the right cell or layer itself.
         grid: allowed ``(n_in, n_hidden)`` -> parameter -> shape.
         params: parameter -> shape at ``(n_in, n_hidden)``.
-        params_square: parameter -> shape where both sizes are equal and exceed 1; None if no such
-            size is allowed.
         state: the structure of the state.
         floats: for each leaf of the state, whether it is differentiated.
         state_shapes: the shapes of its leaves at the first size, ``B = 2``.
@@ -52,7 +50,6 @@ class Anatomy:
     target: Any = field(repr=False)
     grid: Mapping[Size, Shapes] = field(repr=False)
     params: Shapes
-    params_square: Shapes | None
     state: trees.Structure
     floats: tuple[bool, ...]
     state_shapes: tuple[tuple[int, ...], ...]
@@ -138,7 +135,7 @@ class Anatomy:
 
     @property
     def recurrent(self) -> bool:
-        """True if what one step sends back in time changes what the step before sends anywhere."""
+        """True if the state's cotangent from one step affects any gradient of the step before."""
         for point in self.points():
             back = point.call.pull(point.right.d_state, zeros(point.call.d_y)).blocks()
             if any(differ(value, zeros(value)) for value in back.values()):
@@ -146,8 +143,8 @@ class Anatomy:
         return False
 
 
-def anatomy(target: Any, sizes: tuple[Size, ...] | None = None) -> Anatomy:
-    """What ``target`` is made of, found by running it.
+def anatomy(target: Any, sizes: tuple[Size, ...] | None = None) -> SubjectInfo:
+    """The parts of ``target``, found by running it.
 
     Args:
         target: a right cell or layer.
@@ -160,7 +157,6 @@ def anatomy(target: Any, sizes: tuple[Size, ...] | None = None) -> Anatomy:
         raise ContractError("sizes=(), but should hold at least one (n_in, n_hidden)", item="sizes")
     grid = _grid(target, sizes)
     n_in, n_hidden = size = _chosen(grid)
-    square = next((shapes for (N, H), shapes in grid.items() if N == H > 1), None)
     try:
         with np.errstate(all="ignore"):
             points = [draw_point(target, size, seed) for seed in range(_POINTS)]
@@ -171,8 +167,8 @@ def anatomy(target: Any, sizes: tuple[Size, ...] | None = None) -> Anatomy:
             f"{error}; bugs are planted in a target that works: pass sizes= if it takes others only"
         ) from error
     leaves = trees.leaves(state)
-    return Anatomy(
-        "cell" if is_cell(target) else "layer", target, grid, grid[size], square,
+    return SubjectInfo(
+        "cell" if is_cell(target) else "layer", target, grid, grid[size],
         trees.structure(state), tuple(is_float(leaf) for leaf in leaves),
         tuple(np.shape(leaf) for leaf in leaves), n_in, n_hidden,
         int(np.shape(points[0].call.d_y)[-1]), trait(target, "supports_mask"),
@@ -186,7 +182,7 @@ def _grid(target: Any, sizes: tuple[Size, ...] | None) -> dict[Size, Shapes]:
     for size in sizes or GRID:
         try:
             params = target.init(np.random.default_rng(0), *size)
-        except Exception as error:  # a size that this target does not take
+        except Exception as error:  # a size that this target does not accept
             refused = f"{type(error).__name__}: {error}"
             continue
         grid[size] = {key: np.shape(value) for key, value in params.items()}
@@ -200,7 +196,7 @@ def _grid(target: Any, sizes: tuple[Size, ...] | None) -> dict[Size, Shapes]:
 
 
 def _chosen(grid: Mapping[Size, Shapes]) -> Size:
-    """The best one: every parameter has entries, the sizes differ and exceed one, the usual one."""
+    """The preferred size: every parameter has entries, both sizes differ and exceed one."""
 
     def worth(size: Size) -> tuple[bool, ...]:
         filled = all(0 not in shape for shape in grid[size].values())

@@ -1,4 +1,4 @@
-"""A call of a backward pass and its result, in the one form that cells and layers share."""
+"""A call of a backward pass and its result, in a form common to cells and layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bpttcheck.contract import Array
 
 
 @dataclass(frozen=True)
-class Pulled:
+class VjpResult:
     """What a backward pass returns.
 
     Args:
@@ -34,7 +34,7 @@ class Pulled:
 
 
 @dataclass(frozen=True)
-class Call:
+class VjpCall:
     """One call of the right backward pass, which can be repeated with other cotangents.
 
     Args:
@@ -50,10 +50,10 @@ class Call:
     record: Any
     d_state: Any
     d_y: Array
-    pull: Callable[..., Pulled] = field(repr=False)
+    pull: Callable[..., VjpResult] = field(repr=False)
 
-    def right(self) -> Pulled:
-        """What the right backward pass gives."""
+    def right(self) -> VjpResult:
+        """The result of the right backward pass."""
         return self.pull(self.d_state, self.d_y)
 
     @property
@@ -62,13 +62,13 @@ class Call:
         return self.d_y.shape[-2]
 
 
-Change = Callable[[Call], Pulled]
+Change = Callable[[VjpCall], VjpResult]
 """A wrong backward pass, made of calls of the right one."""
 
 Edit = Callable[[Array], Array]
 
 
-def change_block(pulled: Pulled, block: str, how: Edit) -> Pulled:
+def change_block(pulled: VjpResult, block: str, how: Edit) -> VjpResult:
     """``pulled`` with one block replaced by ``how(block)``; names as in ``step_vjp``."""
     if block == D_X:
         return replace(pulled, d_x=edited(how, pulled.d_x))
@@ -82,7 +82,7 @@ def change_block(pulled: Pulled, block: str, how: Edit) -> Pulled:
     return replace(pulled, d_params=d_params)
 
 
-def change_blocks(pulled: Pulled, blocks: tuple[str, ...], how: Edit) -> Pulled:
+def change_blocks(pulled: VjpResult, blocks: tuple[str, ...], how: Edit) -> VjpResult:
     """``pulled`` with each of the blocks replaced by ``how(block)``."""
     for block in blocks:
         pulled = change_block(pulled, block, how)
@@ -105,7 +105,7 @@ def edited(how: Edit, value: Any) -> Array:
 
 
 def zeros(array: Array) -> Array:
-    """Nothing, of the shape and dtype of ``array``."""
+    """Zeros of the shape and dtype of ``array``."""
     return np.zeros_like(array)
 
 

@@ -1,4 +1,4 @@
-"""Targets whose records cannot be used freely: once only, or only the latest."""
+"""Targets whose records can be used once only, or only the latest of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.contract import Array, is_cell
-from bpttcheck.mutants._call import Pulled, zero_state
+from bpttcheck.mutants._call import VjpResult, zero_state
 from bpttcheck.mutants._planted import Mutated, cell_call, layer_call
 
 Wrap = Callable[[Any, Array], Any]
-Read = Callable[[Any, Callable[[Any], Pulled]], Pulled]
+Read = Callable[[Any, Callable[[Any], VjpResult]], VjpResult]
 
 
 @dataclass
@@ -25,11 +25,11 @@ class Used:
 
 
 class Recording(Mutated):
-    """A cell or layer that hands out its own form of the right one's records.
+    """A cell or layer that returns its own form of the right one's records.
 
     Args:
         right: the right cell or layer.
-        wrap: makes the record that is handed out: ``wrap(record, x)``.
+        wrap: makes the record that is returned: ``wrap(record, x)``.
         read: the backward pass: ``read(wrapped, pull)`` with ``pull(record)`` the right one.
     """
 
@@ -75,7 +75,7 @@ class RecordingLayer(Recording):
 def once(*, raises: bool) -> Callable[[Any], Any]:
     """``plant``: the first use of a record is right; the second raises or gives zeros."""
 
-    def read(used: Used, pull: Callable[[Any], Pulled]) -> Pulled:
+    def read(used: Used, pull: Callable[[Any], VjpResult]) -> VjpResult:
         right = pull(used.record)
         if not used.already:
             used.already = True
@@ -83,7 +83,7 @@ def once(*, raises: bool) -> Callable[[Any], Any]:
         if raises:
             raise RuntimeError("this record was used before: its buffers are freed")
         d_params = {key: np.zeros_like(value) for key, value in right.d_params.items()}
-        return Pulled(d_params, zero_state(right.d_state), np.zeros_like(right.d_x))
+        return VjpResult(d_params, zero_state(right.d_state), np.zeros_like(right.d_x))
 
     return lambda target: recording(target, lambda record, _: Used(record), read)
 
@@ -93,12 +93,12 @@ def latest_only(target: Any) -> Any:
     latest: list[Any] = []
 
     def wrap(record: Any, x: Array) -> Any:
-        # While the step is traced, its values are no arrays: they must not outlive the trace.
+        # Tracers of a traced step must not outlive the trace.
         if type(x) is np.ndarray:
             latest[:] = [record]
         return record
 
-    def read(record: Any, pull: Callable[[Any], Pulled]) -> Pulled:
+    def read(record: Any, pull: Callable[[Any], VjpResult]) -> VjpResult:
         return pull(latest[0] if latest else record)
 
     return recording(target, wrap, read)

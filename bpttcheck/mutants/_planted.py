@@ -1,4 +1,4 @@
-"""Cells and layers whose backward pass is a wrong one, and everything else the right one's."""
+"""Cells and layers with a wrong backward pass, and everything else of the right one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from bpttcheck.contract import Array, is_cell
-from bpttcheck.mutants._call import Call, Change, Pulled
+from bpttcheck.mutants._call import Change, VjpCall, VjpResult
 
-# What would let a checker step around the wrong backward pass.
+# Attributes by which a checker could bypass the wrong backward pass.
 _HIDDEN = frozenset({"step", "step_vjp", "forward", "vjp", "adjoints", "gradients"})
 
 
 class Mutated:
-    """A cell or layer whose backward pass is ``change``; everything else is the right one's.
+    """A cell or layer whose backward pass is ``change``; the rest is the right one's.
 
     Args:
         right: the right cell or layer.
@@ -70,20 +70,20 @@ def planted(change: Change) -> Callable[[Any], Any]:
     return plant
 
 
-def cell_call(cell: Any, params: Any, cache: Any, d_state: Any, d_y: Array) -> Call:
+def cell_call(cell: Any, params: Any, cache: Any, d_state: Any, d_y: Array) -> VjpCall:
     """A call of a cell's ``step_vjp`` in the common form."""
 
-    def pull(d_state: Any, d_y: Array, with_params: Any = params) -> Pulled:
-        return Pulled(*cell.step_vjp(with_params, cache, d_state, d_y))
+    def pull(d_state: Any, d_y: Array, with_params: Any = params) -> VjpResult:
+        return VjpResult(*cell.step_vjp(with_params, cache, d_state, d_y))
 
-    return Call(params, cache, d_state, d_y, pull)
+    return VjpCall(params, cache, d_state, d_y, pull)
 
 
-def layer_call(layer: Any, params: Any, tape: Any, d_state_T: Any, d_ys: Array) -> Call:
+def layer_call(layer: Any, params: Any, tape: Any, d_state_T: Any, d_ys: Array) -> VjpCall:
     """A call of a layer's ``vjp`` in the common form."""
 
-    def pull(d_state: Any, d_y: Array, with_params: Any = params) -> Pulled:
+    def pull(d_state: Any, d_y: Array, with_params: Any = params) -> VjpResult:
         d_params, d_xs, d_state0 = layer.vjp(with_params, tape, d_y, d_state)
-        return Pulled(d_params, d_state0, d_xs)
+        return VjpResult(d_params, d_state0, d_xs)
 
-    return Call(params, tape, d_state_T, d_ys, pull)
+    return VjpCall(params, tape, d_state_T, d_ys, pull)

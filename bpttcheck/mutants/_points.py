@@ -1,4 +1,4 @@
-"""Right backward passes at random values: what a wrong one is compared with."""
+"""Right backward passes at random values, to compare a wrong one with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import Array, is_cell, is_float
-from bpttcheck.mutants._call import Call, Pulled
+from bpttcheck.mutants._call import VjpCall, VjpResult
 from bpttcheck.mutants._planted import cell_call, layer_call
 
 
@@ -17,8 +17,8 @@ from bpttcheck.mutants._planted import cell_call, layer_call
 class CallPoint:
     """A call of the right backward pass at random values, and its result."""
 
-    call: Call
-    right: Pulled
+    call: VjpCall
+    right: VjpResult
 
 
 def draw_point(target: Any, size: tuple[int, int], seed: int, B: int = 3, T: int = 3) -> CallPoint:
@@ -62,7 +62,7 @@ def draw_point(target: Any, size: tuple[int, int], seed: int, B: int = 3, T: int
 
 
 def _spread_out(rng: np.random.Generator, value: Array) -> Array:
-    """Moved a little, so that none is special: a zero bias hides bugs."""
+    """Values moved a little, so that none is special: a zero bias hides bugs."""
     width = float(np.sqrt(np.mean(value**2))) if value.size else 0.0
     return (value + 0.3 * (width or 0.5) * rng.standard_normal(value.shape)).astype(value.dtype)
 

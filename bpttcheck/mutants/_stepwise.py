@@ -1,6 +1,6 @@
 """A loop over time that can go wrong: any right layer, run backward one step at a time.
 
-A bug of the loop is a function that takes the place of one turn of it, :data:`Turn`.
+A bug of the loop is a function that replaces one of its steps, :data:`BackwardStep`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from bpttcheck import trees
 from bpttcheck.contract import Array, is_float
-from bpttcheck.mutants._anatomy import Anatomy
-from bpttcheck.mutants._call import Change, Pulled, zero_state
+from bpttcheck.mutants._anatomy import SubjectInfo
+from bpttcheck.mutants._call import Change, VjpResult, zero_state
 from bpttcheck.mutants._planted import Mutated, MutatedLayer, layer_call
 from bpttcheck.mutants._points import differ
 from bpttcheck.mutants._steps import as_layer
@@ -66,7 +66,7 @@ class Loop:
         d_y: Array | None = None,
         of: int | None = None,
         masked: bool = True,
-    ) -> Pulled:
+    ) -> VjpResult:
         """Step ``t`` backward: right unless an option says otherwise.
 
         Args:
@@ -74,19 +74,19 @@ class Loop:
             d_state: cotangent of the state after it.
             d_y: another cotangent of its output, ``(B, n_out)``.
             of: read what this step recorded instead.
-            masked: False: take every row for a real one.
+            masked: False: treat every row as real.
         """
         record = self.tape.records[t if of is None else of]
         if not masked:
             record = self._unmasked(t)
         d_ys = self.d_ys[t : t + 1] if d_y is None else d_y[None]
         d_params, d_xs, d_before = self.layer.vjp(self.params, record, d_ys, d_state)
-        return Pulled(d_params, d_before, d_xs[0])
+        return VjpResult(d_params, d_before, d_xs[0])
 
-    def nothing(self, d_state: Any) -> Pulled:
-        """What a step contributes that the loop never reaches."""
+    def nothing(self, d_state: Any) -> VjpResult:
+        """The contribution of a step that the loop never reaches."""
         d_params = {key: np.zeros_like(value) for key, value in self.params.items()}
-        return Pulled(d_params, zero_state(d_state), np.zeros_like(self.tape.xs[0]))
+        return VjpResult(d_params, zero_state(d_state), np.zeros_like(self.tape.xs[0]))
 
     def padded(self, t: int) -> Array | None:
         """``(B,)``, true for the rows of step ``t`` that are not real; None if all are."""
@@ -100,21 +100,21 @@ class Loop:
         )[2]  # fmt: skip
 
 
-Turn = Callable[[Loop, int, Any], Pulled]
-"""One turn of a wrong backward loop: ``(loop, t, d_state) -> contributions of step t``."""
+BackwardStep = Callable[[Loop, int, Any], VjpResult]
+"""One step of a wrong backward loop: ``(loop, t, d_state) -> contributions of step t``."""
 
 
-class Stepped(Mutated):
-    """A layer that runs a right one step by step, with a wrong turn of the backward loop.
+class StepwiseLayer(Mutated):
+    """A layer that runs a right one step by step, with a wrong step of the backward loop.
 
     Args:
         right: a right layer.
-        turn: what is done at each step.
+        backward_step: what is done at each step.
     """
 
-    def __init__(self, right: Any, turn: Turn) -> None:
+    def __init__(self, right: Any, backward_step: BackwardStep) -> None:
         self._right = right
-        self._turn = turn
+        self._turn = backward_step
 
     def forward(self, params: Any, xs: Array, state0: Any = None, mask: Any = None) -> Any:
         """The right forward pass, a step at a time."""
@@ -133,7 +133,7 @@ class Stepped(Mutated):
         return np.concatenate(ys), state, tape
 
     def vjp(self, params: Any, tape: StepTape, d_ys: Array, d_state_T: Any) -> Any:
-        """The backward loop, each turn of which is ``turn``."""
+        """The backward loop; every step is ``backward_step``."""
         loop = Loop(self._right, params, tape, d_ys)
         d_params = {key: np.zeros_like(value) for key, value in params.items()}
         d_xs, d_state = np.zeros_like(tape.xs), d_state_T
@@ -144,16 +144,16 @@ class Stepped(Mutated):
         return d_params, d_xs, d_state
 
 
-def right_turn(loop: Loop, t: int, d_state: Any) -> Pulled:
-    """The turn that makes the loop right."""
+def right_step(loop: Loop, t: int, d_state: Any) -> VjpResult:
+    """The step that makes the loop right."""
     return loop.pull(t, d_state)
 
 
-def stepped(turn: Turn) -> Callable[[Any], Any]:
+def stepped(backward_step: BackwardStep) -> Callable[[Any], Any]:
     """``plant`` for a mutant whose loop over time is wrong; a cell is made a layer first."""
 
     def plant(target: Any) -> Any:
-        return Stepped(as_layer(target), turn)
+        return StepwiseLayer(as_layer(target), backward_step)
 
     return plant
 
@@ -167,12 +167,14 @@ def in_layer(change: Change) -> Callable[[Any], Any]:
     return plant
 
 
-def reached_by_turn(parts: Anatomy, turn: Turn, *, masked: bool = False) -> tuple[str, ...]:
-    """The blocks that ``turn`` makes wrong in a sequence of three steps.
+def reached_by_step(
+    parts: SubjectInfo, backward_step: BackwardStep, *, masked: bool = False
+) -> tuple[str, ...]:
+    """The blocks that ``backward_step`` makes wrong in a sequence of three steps.
 
     Args:
-        parts: what the turn is planted in.
-        turn: the wrong turn.
+        parts: what the step is planted in.
+        backward_step: the wrong step.
         masked: whether some rows of each step are masked.
     """
     layer = as_layer(parts.target)
@@ -186,11 +188,13 @@ def reached_by_turn(parts: Anatomy, turn: Turn, *, masked: bool = False) -> tupl
         return rng.standard_normal(np.shape(leaf)).astype(dtype) * float(is_float(leaf))
 
     with np.errstate(all="ignore"):
-        ys, state, tape = Stepped(layer, turn).forward(params, xs, None, mask)
+        ys, state, tape = StepwiseLayer(layer, backward_step).forward(params, xs, None, mask)
         cotangents = cotangent(ys), trees.map_leaves(cotangent, state)
         found, right = (
-            layer_call(Stepped(layer, one), params, tape, *reversed(cotangents)).right().blocks()
-            for one in (turn, right_turn)
+            layer_call(StepwiseLayer(layer, one), params, tape, *reversed(cotangents))
+            .right()
+            .blocks()
+            for one in (backward_step, right_step)
         )
     return tuple(block for block in parts.blocks if differ(found[block], right[block]))
 
@@ -208,7 +212,7 @@ def rows_only(tree: Any, rows: Array) -> Any:
     return trees.map_leaves(one, tree)
 
 
-def summed(first: Pulled, second: Pulled) -> Pulled:
+def summed(first: VjpResult, second: VjpResult) -> VjpResult:
     """The contributions of both to the parameters, the state and the input."""
     d_params = {key: value + second.d_params[key] for key, value in first.d_params.items()}
     d_state = trees.map_leaves(np.add, first.d_state, second.d_state)

@@ -13,14 +13,14 @@ from bpttcheck.blocks import D_X, d_param
 from bpttcheck.contract import Array
 from bpttcheck.mutants._call import only_row
 from bpttcheck.mutants.base import (
-    LIVELY,
-    Anatomy,
-    Call,
+    ACTIVE_REGIMES,
     Change,
     Edit,
     Mutant,
-    Pulled,
     Size,
+    SubjectInfo,
+    VjpCall,
+    VjpResult,
     change_block,
     change_blocks,
     planted,
@@ -29,12 +29,12 @@ from bpttcheck.mutants.base import (
 )
 
 
-def transposed(parts: Anatomy) -> Iterator[Mutant]:
+def transposed(parts: SubjectInfo) -> Iterator[Mutant]:
     """For each matrix.
 
     Transposed where it is square, which a matrix of one entry does not show; transposed whatever
     its shape, which breaks the contract; gate by gate, if it is a stack of square ones; and the
-    weight itself in ``d_state`` and in ``d_x``. No code is declared for a stack.
+    weight itself in ``d_state`` and in ``d_x``. A stack declares no diagnosis.
     """
     for key, shape in parts.params.items():
         if len(shape) != 2:
@@ -54,7 +54,7 @@ def transposed(parts: Anatomy) -> Iterator[Mutant]:
         yield from _stack(parts, key, block)
 
 
-def _stack(parts: Anatomy, key: str, block: str) -> Iterator[Mutant]:
+def _stack(parts: SubjectInfo, key: str, block: str) -> Iterator[Mutant]:
     gates = parts.gates(key)
     if gates is None or gates[0] != 0:
         return
@@ -74,8 +74,10 @@ def _stack(parts: Anatomy, key: str, block: str) -> Iterator[Mutant]:
             yield replace(one, diagnosis="", also=("transposed",))
 
 
-def _gradient(parts: Anatomy, block: str, what: str, how: Edit, sizes: tuple[Size, ...]) -> Mutant:
-    def change(call: Call) -> Pulled:
+def _gradient(
+    parts: SubjectInfo, block: str, what: str, how: Edit, sizes: tuple[Size, ...]
+) -> Mutant:
+    def change(call: VjpCall) -> VjpResult:
         return change_block(call.right(), block, how)
 
     return Mutant(
@@ -85,7 +87,7 @@ def _gradient(parts: Anatomy, block: str, what: str, how: Edit, sizes: tuple[Siz
 
 
 def _weight(
-    parts: Anatomy, key: str, extent: str, how: Edit, sizes: tuple[Size, ...]
+    parts: SubjectInfo, key: str, extent: str, how: Edit, sizes: tuple[Size, ...]
 ) -> Iterator[Mutant]:
     """The weight transposed in one backward product; none where that product does not have it."""
     shown = sizes[0] if sizes else None
@@ -96,12 +98,13 @@ def _weight(
             yield Mutant(
                 f"{key} transposed{extent} in {name}", "transposed",
                 f"the backward product of {name} has {key} transposed{extent}",
-                planted(change), parts.kind, blocks, "transposed", regimes=LIVELY, sizes=sizes,
+                planted(change), parts.kind, blocks, "transposed",
+                regimes=ACTIVE_REGIMES, sizes=sizes,
             )  # fmt: skip
 
 
 def _product(key: str, how: Edit, outputs: tuple[str, ...]) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         flipped = {**call.params, key: how(call.params[key])}
         wrong = call.pull(call.d_state, call.d_y, flipped).blocks()
@@ -120,7 +123,7 @@ def _flipped(matrix: Array) -> Array:
     return np.transpose(matrix) if matrix.shape[0] == matrix.shape[1] else matrix
 
 
-def swapped(parts: Anatomy) -> Iterator[Mutant]:
+def swapped(parts: SubjectInfo) -> Iterator[Mutant]:
     """The first two gates of each stacked parameter; each pair of parameters of one shape.
 
     Two parameters whose gradients are equal anyway give no mutant.
@@ -158,14 +161,14 @@ def _gates(key: str, axis: int, m: int) -> Change:
         first, second, *rest = np.split(gradient, m, axis)
         return np.concatenate([second, first, *rest], axis)
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_block(call.right(), d_param(key), swap)
 
     return change
 
 
 def _parameters(one: str, other: str) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         a, b = right.d_params[one], right.d_params[other]
         if np.shape(a) != np.shape(b):
@@ -175,7 +178,7 @@ def _parameters(one: str, other: str) -> Change:
     return change
 
 
-def batch(parts: Anatomy) -> Iterator[Mutant]:
+def batch(parts: SubjectInfo) -> Iterator[Mutant]:
     """A mean over the batch of all parameters and of each; its first row alone; a row repeated."""
     if parts.params:
         change = _mean(parts.param_blocks)
@@ -204,7 +207,7 @@ def batch(parts: Anatomy) -> Iterator[Mutant]:
 
 
 def _mutant(
-    parts: Anatomy, name: str, sentence: str, change: Change, blocks: tuple[str, ...], code: str
+    parts: SubjectInfo, name: str, sentence: str, change: Change, blocks: tuple[str, ...], code: str
 ) -> Mutant:
     return Mutant(
         name, "batch", sentence, planted(change), parts.kind, blocks, code, least_B=2
@@ -212,14 +215,14 @@ def _mutant(
 
 
 def _mean(blocks: tuple[str, ...]) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_blocks(call.right(), blocks, times(1.0 / max(call.rows, 1)))
 
     return change
 
 
 def _first_row(block: str) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         if not call.rows:
             return right
@@ -236,14 +239,14 @@ def _repeated(block: str, axis: int) -> Change:
         rows = np.zeros(gradient.shape[axis], int)
         return np.take(gradient, rows, axis)
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_block(call.right(), block, repeat)
 
     return change
 
 
-def layouts(parts: Anatomy) -> Iterator[Mutant]:
-    """Cotangents and a parameter read as they lie in memory; a read-only one taken for zero."""
+def layouts(parts: SubjectInfo) -> Iterator[Mutant]:
+    """Cotangents and a parameter read in memory order; a read-only array taken for zero."""
     changes: dict[str, tuple[Change, str, int]] = {
         "d_y read as it lies in memory": (_stored_d_y, "fortran", 2),
         "d_state read as it lies in memory": (_stored_d_state, "fortran", 2),
@@ -261,7 +264,7 @@ def layouts(parts: Anatomy) -> Iterator[Mutant]:
 
 
 def as_stored(array: Array) -> Array:
-    """What code sees that walks through the memory of an array from its start."""
+    """The entries in memory order, as code sees them that ignores strides."""
     array = np.asarray(array)
     return array.ravel(order="K").reshape(array.shape)
 
@@ -270,7 +273,7 @@ def _square_or_more(shape: tuple[int, ...]) -> bool:
     return len(shape) >= 2 and min(shape) > 1
 
 
-def _other_layout(call: Call) -> Call:
+def _other_layout(call: VjpCall) -> VjpCall:
     """The same call with arrays in Fortran order, read-only."""
 
     def turned(leaf: Array) -> Array:
@@ -283,20 +286,20 @@ def _other_layout(call: Call) -> Call:
     return replace(call, params=params, d_state=d_state, d_y=turned(call.d_y))
 
 
-def _stored_d_y(call: Call) -> Pulled:
+def _stored_d_y(call: VjpCall) -> VjpResult:
     return call.pull(call.d_state, as_stored(call.d_y))
 
 
-def _stored_d_state(call: Call) -> Pulled:
+def _stored_d_state(call: VjpCall) -> VjpResult:
     return call.pull(trees.map_leaves(as_stored, call.d_state), call.d_y)
 
 
-def _locked_d_y(call: Call) -> Pulled:
+def _locked_d_y(call: VjpCall) -> VjpResult:
     return call.pull(call.d_state, call.d_y if call.d_y.flags.writeable else zeros(call.d_y))
 
 
 def _stored_param(key: str) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         params = {**call.params, key: as_stored(call.params[key])}
         return call.pull(call.d_state, call.d_y, params)
 

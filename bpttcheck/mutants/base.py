@@ -1,8 +1,8 @@
-"""What a planted bug is, and how one is planted in any backward pass.
+"""A planted bug, and how it is planted in any backward pass.
 
-A cell's ``step_vjp`` and a layer's ``vjp`` take the same things in another order. A family of
-mutants sees only the common form: a call of the right backward pass, :class:`Call`, whose result,
-:class:`Pulled`, it replaces by a wrong one.
+A cell's ``step_vjp`` and a layer's ``vjp`` take the same arguments in another order. A family of
+mutants uses the common form: a call of the right backward pass, :class:`VjpCall`, whose result,
+:class:`VjpResult`, it replaces by a wrong one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.mutants._anatomy import Anatomy, Shapes, Size, anatomy
+from bpttcheck.mutants._anatomy import Shapes, Size, SubjectInfo, anatomy
 from bpttcheck.mutants._call import (
-    Call,
     Change,
     Edit,
-    Pulled,
+    VjpCall,
+    VjpResult,
     change_block,
     change_blocks,
     change_leaf,
@@ -30,11 +30,9 @@ from bpttcheck.mutants._planted import Mutated, MutatedCell, MutatedLayer, plant
 from bpttcheck.mutants._stepwise import Loop, in_layer, stepped
 
 __all__ = [
+    "ACTIVE_REGIMES",
     "ANY_REGIME",
-    "LIVELY",
     "VALUES",
-    "Anatomy",
-    "Call",
     "Change",
     "Edit",
     "Loop",
@@ -42,9 +40,11 @@ __all__ = [
     "Mutated",
     "MutatedCell",
     "MutatedLayer",
-    "Pulled",
     "Shapes",
     "Size",
+    "SubjectInfo",
+    "VjpCall",
+    "VjpResult",
     "anatomy",
     "change_block",
     "change_blocks",
@@ -60,7 +60,7 @@ __all__ = [
 ANY_REGIME = ()
 """A bug with these regimes is visible in every one of them."""
 
-LIVELY = (
+ACTIVE_REGIMES = (
     "ordinary", "long", "large_cotangents", "tiny_gradients", "own_initial_state", "exploding",
     "at_kinks", "near_kinks",
 )  # fmt: skip
@@ -85,12 +85,12 @@ VALUES = {
     "huge": "gradients exceed 1e9",
     "tiny": "gradients are below 1e-30",
 }
-"""What the arrays of a problem must be like to show a bug that nothing ordinary shows."""
+"""Properties of a problem's arrays that reveal a bug which ordinary values do not."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One planted bug: what it does, where it can be seen, and what must be said about it.
+    """One planted bug: its effect, where it is visible, and its diagnosis.
 
     Args:
         name: unique in a catalogue and readable: ``"sign of d_params['W']"``.
@@ -112,11 +112,11 @@ class Mutant:
         least_n_in: the smallest ``n_in`` that shows it.
         least_H: the smallest ``n_hidden`` that shows it.
         every_T: only a ``T`` that is a multiple of this shows it.
-        values: what arrays must be like to show it, a key of :data:`VALUES`; ``""``: anything.
+        values: the property of arrays that shows it, a key of :data:`VALUES`; ``""``: none.
         error: the relative error of its block where it is a plain factor, else ``inf``; it can be
             seen where the resolution is finer than this.
-        time_step: which step's contribution is wrong, counted from the start if not negative, or
-            None if none in particular.
+        time_step: the step whose contribution is wrong, counted from the start if not negative;
+            None: no particular step.
         note: why it may be invisible, or ``""``.
         needs_mask: True if it can be seen only where some step is masked.
     """

@@ -1,4 +1,4 @@
-"""Methods that keep, share or do not write what they return."""
+"""Methods that keep, share or do not write their results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from bpttcheck.blocks import D_X
 from bpttcheck.contract import Array, is_float
 from bpttcheck.mutants._once import latest_only, once, recording
 from bpttcheck.mutants.base import (
-    LIVELY,
-    Anatomy,
-    Call,
+    ACTIVE_REGIMES,
     Change,
     Loop,
     Mutant,
-    Pulled,
+    SubjectInfo,
+    VjpCall,
+    VjpResult,
     change_block,
     change_blocks,
     planted,
@@ -34,9 +34,9 @@ NOISE = 1e-3
 _DEEPEST = 5
 
 
-def impure(parts: Anatomy) -> Iterator[Mutant]:
-    """Arguments written to, buffers used again, sums that never restart, noise, one use only."""
-    arguments: dict[str, Callable[[Call], Any]] = {
+def impure(parts: SubjectInfo) -> Iterator[Mutant]:
+    """Arguments written to, reused buffers, sums that are never reset, noise, single use."""
+    arguments: dict[str, Callable[[VjpCall], Any]] = {
         "d_y": lambda call: call.d_y,
         "d_state": lambda call: call.d_state,
         "a parameter": lambda call: next(iter(call.params.values()), None),
@@ -90,12 +90,14 @@ def first_array(thing: Any, depth: int = _DEEPEST) -> Array | None:
     return next((found for found in below if found is not None), None)
 
 
-def _mutant_impure(parts: Anatomy, name: str, sentence: str, plant: Callable[[Any], Any]) -> Mutant:
+def _mutant_impure(
+    parts: SubjectInfo, name: str, sentence: str, plant: Callable[[Any], Any]
+) -> Mutant:
     return Mutant(name, "impure", sentence, plant, parts.kind, (), "impure")
 
 
-def _writes(argument: Callable[[Call], Any]) -> Change:
-    def change(call: Call) -> Pulled:
+def _writes(argument: Callable[[VjpCall], Any]) -> Change:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         array = first_array(argument(call))
         if array is not None:
@@ -113,7 +115,7 @@ def _buffered(block: str) -> Change:
         buffer[...] = gradient
         return buffer
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_block(call.right(), block, into)
 
     return change
@@ -122,7 +124,7 @@ def _buffered(block: str) -> Change:
 def _accumulating() -> Change:
     total: dict[Any, Array] = {}
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         for key, value in right.d_params.items():
             at = key, np.shape(value), np.asarray(value).dtype
@@ -139,7 +141,7 @@ def _accumulating() -> Change:
 def _noisy() -> Change:
     rng = np.random.default_rng(0)
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
 
         def noisy(gradient: Array) -> Array:
@@ -152,23 +154,23 @@ def _noisy() -> Change:
 
 
 RING = 8
-"""Buffers that results take in turns."""
+"""The number of buffers that results use in turn."""
 
 RECORDS = 16
-"""Records that are kept at a time."""
+"""The number of records that are kept."""
 
 CALLS = 1000
-"""Calls after which something is lost."""
+"""The number of calls after which something is lost."""
 
 
-def aliasing(parts: Anatomy) -> Iterator[Mutant]:
-    """Results and records in rings, parameters and results by identity, a late counter."""
+def aliasing(parts: SubjectInfo) -> Iterator[Mutant]:
+    """Results and records in ring buffers, caches keyed by identity, a late counter."""
     yield _mutant_aliasing(
         parts, f"d_x in a ring of {RING} buffers", f"d_x is overwritten {RING} calls later",
         lambda target: planted(_ring())(target),
     )  # fmt: skip
     yield _mutant_aliasing(
-        parts, "results handed out again", "the same arguments give the very arrays given before",
+        parts, "results handed out again", "the same arguments return the same arrays as before",
         lambda target: planted(_memo())(target),
     )  # fmt: skip
     if parts.kind == "cell":
@@ -190,7 +192,7 @@ def aliasing(parts: Anatomy) -> Iterator[Mutant]:
 
 
 def _mutant_aliasing(
-    parts: Anatomy, name: str, sentence: str, plant: Callable[[Any], Any], code: str = "impure",
+    parts: SubjectInfo, name: str, sentence: str, plant: Callable[[Any], Any], code: str = "impure",
     least_T: int = 1,
 ) -> Mutant:  # fmt: skip
     return Mutant(name, "aliasing", sentence, plant, parts.kind, (), code, least_T=least_T)
@@ -198,13 +200,13 @@ def _mutant_aliasing(
 
 def _ring() -> Change:
     kept: dict[Any, Array] = {}
-    turn = [0]
+    backward_step = [0]
 
-    def change(call: Call) -> Pulled:
-        turn[0] += 1
+    def change(call: VjpCall) -> VjpResult:
+        backward_step[0] += 1
 
         def into(gradient: Array) -> Array:
-            key = turn[0] % RING, gradient.shape, gradient.dtype
+            key = backward_step[0] % RING, gradient.shape, gradient.dtype
             buffer = kept.setdefault(key, np.zeros_like(gradient))
             buffer[...] = gradient
             return buffer
@@ -217,7 +219,7 @@ def _ring() -> Change:
 def _memo() -> Change:
     last: list[Any] = []
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         given = call.params, call.record, call.d_state, call.d_y
         if not last or any(a is not b for a, b in zip(last[0], given, strict=True)):
             last[:] = [given, call.right()]
@@ -228,28 +230,28 @@ def _memo() -> Change:
 
 def _ring_of_records(target: Any) -> Any:
     holders: dict[int, list[Any]] = {}
-    turn = [0]
+    backward_step = [0]
 
     def wrap(record: Any, x: Array) -> list[Any]:
         # While the step is traced, its values are no arrays: they must not outlive the trace.
         if type(x) is not np.ndarray:
             return [record]
-        turn[0] += 1
-        holder = holders.setdefault(turn[0] % RECORDS, [])
+        backward_step[0] += 1
+        holder = holders.setdefault(backward_step[0] % RECORDS, [])
         holder[:] = [record]
         return holder
 
     return recording(target, wrap, lambda holder, pull: pull(holder[0]))
 
 
-def _other_params(call: Call) -> Pulled:
+def _other_params(call: VjpCall) -> VjpResult:
     return call.pull(call.d_state, call.d_y, {k: 1.5 * v for k, v in call.params.items()})
 
 
 def _kept_params() -> Change:
     kept: dict[str, tuple[Any, Array]] = {}
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         for key, value in call.params.items():
             if key not in kept or kept[key][0] is not value:
                 kept[key] = value, np.array(value)
@@ -262,7 +264,7 @@ def _kept_params() -> Change:
 def _tiring(blocks: tuple[str, ...]) -> Change:
     calls = [0]
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         calls[0] += 1
         right = call.right()
         return change_blocks(right, blocks, zeros) if calls[0] > CALLS else right
@@ -270,20 +272,20 @@ def _tiring(blocks: tuple[str, ...]) -> Change:
     return change
 
 
-def uninitialised(parts: Anatomy) -> Iterator[Mutant]:
+def uninitialised(parts: SubjectInfo) -> Iterator[Mutant]:
     """The last entry of the input's and of a state's gradient; the inputs of masked steps."""
     for block in (D_X, *parts.state_blocks[:1]):
         if block in parts.nonzero:
             yield Mutant(
                 f"last entry of {block} never written", "uninitialised",
                 f"the last entry of {block} is what the memory held", planted(_all_but_last(block)),
-                parts.kind, (block,), regimes=LIVELY,
+                parts.kind, (block,), regimes=ACTIVE_REGIMES,
             )  # fmt: skip
     if parts.masks:
         yield Mutant(
             "d_x of masked steps never written", "uninitialised",
             "d_x of a masked step is what the memory held", stepped(_real_rows), "layer", (D_X,),
-            regimes=LIVELY, needs_mask=True,
+            regimes=ACTIVE_REGIMES, needs_mask=True,
         )  # fmt: skip
 
 
@@ -295,13 +297,13 @@ def _all_but_last(block: str) -> Change:
             out[index] = gradient[index]
         return out
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_block(call.right(), block, part)
 
     return change
 
 
-def _real_rows(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _real_rows(loop: Loop, t: int, d_state: Any) -> VjpResult:
     found, padded = loop.pull(t, d_state), loop.padded(t)
     if padded is None:
         return found

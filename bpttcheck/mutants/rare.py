@@ -1,4 +1,4 @@
-"""Right but for rare values and sizes."""
+"""Gradients that are wrong only at rare values and sizes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from bpttcheck.mutants._call import rows_before
 from bpttcheck.mutants._once import recording
 from bpttcheck.mutants._points import differ, draw_point
 from bpttcheck.mutants.base import (
-    LIVELY,
+    ACTIVE_REGIMES,
     VALUES,
-    Anatomy,
-    Call,
     Change,
     Edit,
     Mutant,
-    Pulled,
     Size,
+    SubjectInfo,
+    VjpCall,
+    VjpResult,
     change_blocks,
     in_layer,
     planted,
@@ -39,10 +39,10 @@ LARGE = 50.0
 """A cotangent beyond this is no ordinary one."""
 
 
-def conditional(parts: Anatomy) -> Iterator[Mutant]:
+def conditional(parts: SubjectInfo) -> Iterator[Mutant]:
     """Wrong where units saturate, for large cotangents, and at one size; in ``d_params`` and back.
 
-    A size is told from the shapes of the parameters: sizes of one shape give no mutant.
+    A size is recognised by the shapes of the parameters: sizes with equal shapes give no mutant.
     """
     for name, blocks in (("d_params", parts.param_blocks), ("d_state", parts.state_blocks)):
         if not set(blocks) & set(parts.nonzero):
@@ -69,23 +69,23 @@ def conditional(parts: Anatomy) -> Iterator[Mutant]:
             )  # fmt: skip
 
 
-def _if(test: Callable[[Call], bool], blocks: tuple[str, ...], factor: float) -> Change:
-    def change(call: Call) -> Pulled:
+def _if(test: Callable[[VjpCall], bool], blocks: tuple[str, ...], factor: float) -> Change:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         return change_blocks(right, blocks, times(factor)) if test(call) else right
 
     return change
 
 
-def _saturates(call: Call) -> bool:
+def _saturates(call: VjpCall) -> bool:
     return any(np.abs(value).max(initial=0.0) > SATURATED for value in call.params.values())
 
 
-def _is_large(call: Call) -> bool:
+def _is_large(call: VjpCall) -> bool:
     return bool(np.abs(call.d_y).max(initial=0.0) > LARGE)
 
 
-def _single_sizes(parts: Anatomy) -> Iterator[tuple[str, tuple[Size, ...]]]:
+def _single_sizes(parts: SubjectInfo) -> Iterator[tuple[str, tuple[Size, ...]]]:
     """``n_hidden`` is 5, or the largest that is allowed; ``n_in`` equals ``n_hidden``."""
     widths = {H for _, H in parts.grid}
     width = 5 if 5 in widths else max(widths)
@@ -97,16 +97,16 @@ def _single_sizes(parts: Anatomy) -> Iterator[tuple[str, tuple[Size, ...]]]:
             yield what, sizes
 
 
-def _tells(parts: Anatomy, sizes: tuple[Size, ...]) -> bool:
-    """True if the shapes tell these sizes from the others, and there are others."""
+def _tells(parts: SubjectInfo, sizes: tuple[Size, ...]) -> bool:
+    """True if the shapes distinguish these sizes from the others, and there are others."""
     others = [shapes for size, shapes in parts.grid.items() if size not in sizes]
     return bool(others) and all(parts.grid[size] not in others for size in sizes)
 
 
-def _has_size(parts: Anatomy, sizes: tuple[Size, ...]) -> Callable[[Call], bool]:
+def _has_size(parts: SubjectInfo, sizes: tuple[Size, ...]) -> Callable[[VjpCall], bool]:
     wanted: list[Any] = [parts.grid[size] for size in sizes]
 
-    def test(call: Call) -> bool:
+    def test(call: VjpCall) -> bool:
         return {key: np.shape(value) for key, value in call.params.items()} in wanted
 
     return test
@@ -117,29 +117,31 @@ UNITS = (8, 17, 33, 65, 128)
 INPUTS = (9, 33)
 STEPS = (17, 65, 513)
 MULTIPLES = (16, 32)
-"""Where a block, a tile, a warp or a buffer of real code ends; and the multiples of it."""
+"""The size of a block, a tile, a warp or a buffer in real code, and its multiples."""
 
 
-def sizes(parts: Anatomy) -> Iterator[Mutant]:
-    """Each size from which on something is lost; wide ones only where any size is allowed."""
+def sizes(parts: SubjectInfo) -> Iterator[Mutant]:
+    """Contributions lost from a size on; wide ones only where any size is allowed."""
     blocks = tuple(block for block in parts.param_blocks if block in parts.nonzero)
     for rows in ROWS if blocks else ():
         yield Mutant(
             f"rows from number {rows} on lost in d_params", "sizes",
             f"d_params counts the first {rows - 1} rows of the batch",
-            planted(_first_rows(rows - 1)), parts.kind, blocks, regimes=LIVELY, least_B=rows,
+            planted(_first_rows(rows - 1)), parts.kind, blocks,
+            regimes=ACTIVE_REGIMES, least_B=rows,
         )  # fmt: skip
     for steps in STEPS if blocks else ():
         yield Mutant(
             f"outputs from number {steps} on lost in d_params", "sizes",
             f"d_params counts what the first {steps - 1} outputs send back",
-            in_layer(_first_outputs(steps - 1)), "layer", blocks, regimes=LIVELY, least_T=steps,
+            in_layer(_first_outputs(steps - 1)), "layer", blocks,
+            regimes=ACTIVE_REGIMES, least_T=steps,
         )  # fmt: skip
     for steps in MULTIPLES:
         yield Mutant(
             f"last d_x lost where T is a multiple of {steps}", "sizes",
             f"d_x of the last step is zero where T is a multiple of {steps}",
-            in_layer(_last_input(steps)), "layer", (D_X,), regimes=LIVELY, least_T=steps,
+            in_layer(_last_input(steps)), "layer", (D_X,), regimes=ACTIVE_REGIMES, least_T=steps,
             every_T=steps,
         )  # fmt: skip
     for units in UNITS:
@@ -149,7 +151,7 @@ def sizes(parts: Anatomy) -> Iterator[Mutant]:
             yield Mutant(
                 f"units from number {units} on lost in d_state", "sizes",
                 f"d_state of all but the first {units - 1} units is zero", planted(change),
-                parts.kind, found, regimes=LIVELY, least_H=units,
+                parts.kind, found, regimes=ACTIVE_REGIMES, least_H=units,
             )  # fmt: skip
     for inputs in INPUTS:
         change = _first_inputs(inputs - 1)
@@ -157,24 +159,24 @@ def sizes(parts: Anatomy) -> Iterator[Mutant]:
             yield Mutant(
                 f"inputs from number {inputs} on lost in d_x", "sizes",
                 f"d_x of all but the first {inputs - 1} inputs is zero", planted(change),
-                parts.kind, (D_X,), regimes=LIVELY, least_n_in=inputs,
+                parts.kind, (D_X,), regimes=ACTIVE_REGIMES, least_n_in=inputs,
             )  # fmt: skip
 
 
-def _wrong_at(parts: Anatomy, change: Change, size: tuple[int, int]) -> tuple[str, ...]:
-    """The blocks that are wrong at a size; none where the target does not take it."""
+def _wrong_at(parts: SubjectInfo, change: Change, size: tuple[int, int]) -> tuple[str, ...]:
+    """The blocks that are wrong at a size; none where the target does not accept it."""
     if len(parts.grid) < len(GRID) and size not in parts.grid:
         return ()
     try:
         point = draw_point(parts.target, size, 0)
         found, right = change(point.call).blocks(), point.right.blocks()
-    except Exception:  # a size that its init takes and its step does not
+    except Exception:  # a size that its init accepts and its step does not
         return ()
     return tuple(block for block in parts.blocks if differ(found[block], right[block]))
 
 
 def _first_rows(count: int) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         if call.rows <= count:
             return right
@@ -186,7 +188,7 @@ def _first_rows(count: int) -> Change:
 
 
 def _first_outputs(count: int) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         if len(call.d_y) <= count:
             return right
@@ -198,7 +200,7 @@ def _first_outputs(count: int) -> Change:
 
 
 def _last_input(steps: int) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         T = len(call.d_y)
         if not T or T % steps:
@@ -218,7 +220,7 @@ def _first_units(count: int) -> Change:
         out[..., count:] = 0
         return out
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         return replace(right, d_state=trees.map_leaves(cut, right.d_state))
 
@@ -226,7 +228,7 @@ def _first_units(count: int) -> Change:
 
 
 def _first_inputs(count: int) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         if right.d_x.shape[-1] <= count:
             return right
@@ -237,7 +239,7 @@ def _first_inputs(count: int) -> Change:
     return change
 
 
-def values(parts: Anatomy) -> Iterator[Mutant]:
+def values(parts: SubjectInfo) -> Iterator[Mutant]:
     """``d_params`` doubled under each condition; ``d_x`` where there are no parameters."""
     blocks = tuple(block for block in parts.param_blocks if block in parts.nonzero) or (D_X,)
     what = "d_x" if blocks == (D_X,) else "d_params"
@@ -259,8 +261,8 @@ def values(parts: Anatomy) -> Iterator[Mutant]:
             )  # fmt: skip
 
 
-def _shows(parts: Anatomy, change: Change, example: Callable[[Call], Call]) -> bool:
-    """True if the change makes something wrong in a call that fulfils its condition."""
+def _shows(parts: SubjectInfo, change: Change, example: Callable[[VjpCall], VjpCall]) -> bool:
+    """True if the change makes a block wrong in a call that meets its condition."""
     for point in parts.points():
         call = example(point.call)
         found, right = change(call).blocks(), call.right().blocks()
@@ -305,25 +307,25 @@ def _any(d_state: Any) -> bool:
     return any(np.any(leaf) for leaf in trees.leaves(d_state))
 
 
-def _one_sign(call: Call) -> bool:
+def _one_sign(call: VjpCall) -> bool:
     return bool(call.d_y.size) and bool((call.d_y >= 0).all() and call.d_y.any())
 
 
-def _no_d_y(call: Call) -> bool:
+def _no_d_y(call: VjpCall) -> bool:
     return not call.d_y.any() and _any(call.d_state)
 
 
-def _no_d_state(call: Call) -> bool:
+def _no_d_state(call: VjpCall) -> bool:
     return bool(call.d_y.any()) and not _any(call.d_state)
 
 
-def _one_output(call: Call) -> bool:
+def _one_output(call: VjpCall) -> bool:
     live = np.count_nonzero(call.d_y.reshape(-1, call.d_y.shape[-1]), axis=0) > 0
     return call.d_y.shape[-1] > 1 and int(live.sum()) == 1 and not _any(call.d_state)
 
 
-def _with(call: Call, d_state: Any, d_y: Array) -> Call:
-    return Call(call.params, call.record, d_state, d_y, call.pull)
+def _with(call: VjpCall, d_state: Any, d_y: Array) -> VjpCall:
+    return VjpCall(call.params, call.record, d_state, d_y, call.pull)
 
 
 def _nothing(d_state: Any) -> Any:
@@ -336,7 +338,7 @@ def _first_output(d_y: Array) -> Array:
     return out
 
 
-_COTANGENTS: dict[str, tuple[Callable[[Call], bool], Callable[[Call], Call]]] = {
+_COTANGENTS: dict[str, tuple[Callable[[VjpCall], bool], Callable[[VjpCall], VjpCall]]] = {
     "one_sign": (_one_sign, lambda call: _with(call, call.d_state, np.abs(call.d_y))),
     "no_d_y": (_no_d_y, lambda call: _with(call, call.d_state, zeros(call.d_y))),
     "no_d_state": (_no_d_state, lambda call: _with(call, _nothing(call.d_state), call.d_y)),
@@ -344,11 +346,11 @@ _COTANGENTS: dict[str, tuple[Callable[[Call], bool], Callable[[Call], Call]]] = 
         _one_output, lambda call: _with(call, _nothing(call.d_state), _first_output(call.d_y))
     ),
 }  # fmt: skip
-"""For each condition: whether a call fulfils it, and a call that does."""
+"""For each condition: whether a call meets it, and a call that does."""
 
 
-def _by_cotangent(test: Callable[[Call], bool], blocks: tuple[str, ...]) -> Change:
-    def change(call: Call) -> Pulled:
+def _by_cotangent(test: Callable[[VjpCall], bool], blocks: tuple[str, ...]) -> Change:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         return change_blocks(right, blocks, times(2.0)) if test(call) else right
 
@@ -356,9 +358,9 @@ def _by_cotangent(test: Callable[[Call], bool], blocks: tuple[str, ...]) -> Chan
 
 
 def _by_input(test: Callable[[Array], bool], blocks: tuple[str, ...]) -> Callable[[Any], Any]:
-    """``plant``: a record remembers the inputs, which a backward pass is not given."""
+    """``plant``: the record keeps the inputs, which a backward pass does not receive."""
 
-    def read(kept: tuple[Any, Any], pull: Callable[[Any], Pulled]) -> Pulled:
+    def read(kept: tuple[Any, Any], pull: Callable[[Any], VjpResult]) -> VjpResult:
         record, x = kept
         right = pull(record)
         return change_blocks(right, blocks, times(2.0)) if test(np.asarray(x)) else right
@@ -373,7 +375,7 @@ NEAR = 1e-30
 """Entries below are set to zero."""
 
 
-def magnitudes(parts: Anatomy) -> Iterator[Mutant]:
+def magnitudes(parts: SubjectInfo) -> Iterator[Mutant]:
     """``d_params`` and ``d_state`` clipped at 1e9; every gradient below 1e-30 flushed to zero."""
     for what, group in (("d_params", parts.param_blocks), ("d_state", parts.state_blocks)):
         blocks = tuple(block for block in group if block in parts.nonzero)
@@ -399,7 +401,7 @@ def _flush(gradient: Array) -> Array:
 
 
 def _each(blocks: tuple[str, ...], how: Edit) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_blocks(call.right(), blocks, how)
 
     return change

@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from bpttcheck.blocks import D_X, d_state0
-from bpttcheck.mutants._stepwise import Turn, reached_by_turn, rows_only, summed
+from bpttcheck.mutants._stepwise import BackwardStep, reached_by_step, rows_only, summed
 from bpttcheck.mutants.base import (
-    LIVELY,
-    Anatomy,
-    Call,
+    ACTIVE_REGIMES,
     Change,
     Edit,
     Loop,
     Mutant,
-    Pulled,
+    SubjectInfo,
+    VjpCall,
+    VjpResult,
     change_block,
     change_blocks,
     change_leaf,
@@ -34,10 +34,10 @@ _HOW_PATH: tuple[tuple[str, Edit, str], ...] = (
 )
 
 
-def path(parts: Anatomy) -> Iterator[Mutant]:
+def path(parts: SubjectInfo) -> Iterator[Mutant]:
     """Each output zero; each cotangent ignored and doubled.
 
-    A cotangent on which nothing depends, and an output that is zero anyway, give no mutant.
+    An unused cotangent and an output that is always zero give no mutant.
     """
     for block in parts.blocks:
         sizes = parts.where_filled(block)
@@ -60,14 +60,14 @@ def path(parts: Anatomy) -> Iterator[Mutant]:
 
 
 def _output(block: str) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_block(call.right(), block, zeros)
 
     return change
 
 
 def _input(cotangent: str, paths: tuple[str, ...], how: Edit) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         if cotangent == "d_y":
             return call.pull(call.d_state, how(call.d_y))
         d_state = call.d_state
@@ -81,10 +81,10 @@ def _input(cotangent: str, paths: tuple[str, ...], how: Edit) -> Change:
 STEPS = (1, 2, 4, 10, 16, 35, 70, 200)
 WINDOWS = (4, 16)
 LONGEST_ORDINARY = 12
-"""A sequence of an ordinary problem has at most so many steps."""
+"""The largest number of steps of an ordinary problem."""
 
 
-def truncated(parts: Anatomy) -> Iterator[Mutant]:
+def truncated(parts: SubjectInfo) -> Iterator[Mutant]:
     """Only the last ``k`` steps; no gradient across the borders of windows; no carry at all.
 
     A target that sends nothing back in time has no carry to lose.
@@ -102,46 +102,46 @@ def truncated(parts: Anatomy) -> Iterator[Mutant]:
     yield _mutant("carry lost", "d_state is not carried from step to step", _windows(1), 1)
 
 
-def _mutant(name: str, sentence: str, turn: Turn, k: int) -> Mutant:
-    regimes = LIVELY if k < LONGEST_ORDINARY else ("long",)
+def _mutant(name: str, sentence: str, backward_step: BackwardStep, k: int) -> Mutant:
+    regimes = ACTIVE_REGIMES if k < LONGEST_ORDINARY else ("long",)
     return Mutant(
-        name, "truncated", sentence, stepped(turn), "layer", (), "truncated", regimes=regimes,
-        least_T=k + 1,
+        name, "truncated", sentence, stepped(backward_step), "layer", (), "truncated",
+        regimes=regimes, least_T=k + 1,
     )  # fmt: skip
 
 
-def _last(k: int) -> Turn:
-    def turn(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _last(k: int) -> BackwardStep:
+    def backward_step(loop: Loop, t: int, d_state: Any) -> VjpResult:
         return loop.pull(t, d_state) if t >= loop.T - k else loop.nothing(d_state)
 
-    return turn
+    return backward_step
 
 
-def _windows(k: int) -> Turn:
-    def turn(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _windows(k: int) -> BackwardStep:
+    def backward_step(loop: Loop, t: int, d_state: Any) -> VjpResult:
         found = loop.pull(t, d_state)
-        # What comes out of step 0 is no carry, but the gradient of the initial state.
+        # The result of step 0 is the gradient of the initial state, not a carry.
         border = t > 0 and t % k == 0
         return replace(found, d_state=zero_state(found.d_state)) if border else found
 
-    return turn
+    return backward_step
 
 
 _WHICH = ((0, "t = 0"), (-1, "t = T-1"))
 _HOW_TERMS = ((0.0, "missing", "missing-term"), (2.0, "doubled", "doubled-term"))
 
 
-def terms(parts: Anatomy) -> Iterator[Mutant]:
+def terms(parts: SubjectInfo) -> Iterator[Mutant]:
     """The first and the last term, of the parameters and of the input; a mean over time."""
     for blocks, name in ((parts.param_blocks, "d_params"), ((D_X,), "d_x")):
         for t, when in _WHICH:
             for factor, verb, code in _HOW_TERMS:
-                turn = _term(t, blocks, factor)
-                if reached_by_turn(parts, turn):
+                backward_step = _term(t, blocks, factor)
+                if reached_by_step(parts, backward_step):
                     yield Mutant(
                         f"{when} {verb} in {name}", "terms",
-                        f"the term {when} of {name} is {verb}", stepped(turn), "layer", blocks,
-                        code, regimes=LIVELY, least_T=2, time_step=t,
+                        f"the term {when} of {name} is {verb}", stepped(backward_step),
+                        "layer", blocks, code, regimes=ACTIVE_REGIMES, least_T=2, time_step=t,
                     )  # fmt: skip
     if parts.params:
         mean = in_layer(_mean(parts.param_blocks))
@@ -151,17 +151,17 @@ def terms(parts: Anatomy) -> Iterator[Mutant]:
         )  # fmt: skip
 
 
-def _term(which: int, blocks: tuple[str, ...], factor: float) -> Turn:
-    def turn(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _term(which: int, blocks: tuple[str, ...], factor: float) -> BackwardStep:
+    def backward_step(loop: Loop, t: int, d_state: Any) -> VjpResult:
         found = loop.pull(t, d_state)
         wrong = t == which % loop.T
         return change_blocks(found, blocks, times(factor)) if wrong else found
 
-    return turn
+    return backward_step
 
 
 def _mean(blocks: tuple[str, ...]):
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         T = len(call.d_y)
         # T = 0: nothing to divide.
         return change_blocks(call.right(), blocks, times(1.0 / max(T, 1)))
@@ -169,66 +169,67 @@ def _mean(blocks: tuple[str, ...]):
     return change
 
 
-def records(parts: Anatomy) -> Iterator[Mutant]:
-    """An index off by one in the records and in ``d_ys``; one step's used for all."""
-    turns: dict[str, Turn] = {
+def records(parts: SubjectInfo) -> Iterator[Mutant]:
+    """An index off by one in the records and in ``d_ys``; one step's record used for all."""
+    backward_steps: dict[str, BackwardStep] = {
         "step t reads the record of t - 1": _record_before,
         "step t reads the record of t + 1": _record_after,
         "every step reads the record of t = 0": _record_first,
         "step t reads d_ys[t + 1]": _d_y_after,
         "every step reads d_ys[T - 1]": _d_y_last,
     }
-    for name, turn in turns.items():
-        if reached_by_turn(parts, turn):
+    for name, backward_step in backward_steps.items():
+        if reached_by_step(parts, backward_step):
             yield Mutant(
-                name, "records", name, stepped(turn), "layer", regimes=LIVELY, least_T=2
+                name, "records", name, stepped(backward_step), "layer",
+                regimes=ACTIVE_REGIMES, least_T=2,
             )  # fmt: skip
 
 
-def _record_before(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _record_before(loop: Loop, t: int, d_state: Any) -> VjpResult:
     return loop.pull(t, d_state, of=max(t - 1, 0))
 
 
-def _record_after(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _record_after(loop: Loop, t: int, d_state: Any) -> VjpResult:
     return loop.pull(t, d_state, of=min(t + 1, loop.T - 1))
 
 
-def _record_first(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _record_first(loop: Loop, t: int, d_state: Any) -> VjpResult:
     return loop.pull(t, d_state, of=0)
 
 
-def _d_y_after(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _d_y_after(loop: Loop, t: int, d_state: Any) -> VjpResult:
     # The last step keeps its own: a single step is right.
     return loop.pull(t, d_state, d_y=loop.d_ys[min(t + 1, loop.T - 1)])
 
 
-def _d_y_last(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _d_y_last(loop: Loop, t: int, d_state: Any) -> VjpResult:
     return loop.pull(t, d_state, d_y=loop.d_ys[-1])
 
 
-def masks(parts: Anatomy) -> Iterator[Mutant]:
-    """Masked steps taken for real ones, wholly or in part; none where there are no masks."""
+def masks(parts: SubjectInfo) -> Iterator[Mutant]:
+    """Masked steps treated as real, wholly or in part; none without masks."""
     if not parts.masks:
         return
-    for name, sentence, turn in (
+    for name, sentence, backward_step in (
         ("mask ignored", "masked steps are differentiated as if they were real", _ignored),
         ("d_ys of masked steps used", "the cotangent of a masked output counts", _d_ys_used),
         ("masked steps not stopped",
-         "masked steps send what they carry into parameters and inputs", _not_stopped),
+         "masked steps send the carried cotangent into parameters and inputs", _not_stopped),
         ("masked steps lose the carry", "a masked step sets d_state to zero", _carry_lost),
     ):  # fmt: skip
-        if reached_by_turn(parts, turn, masked=True):
+        if reached_by_step(parts, backward_step, masked=True):
             yield Mutant(
-                name, "masks", sentence, stepped(turn), "layer", (), "mask-ignored",
-                regimes=LIVELY, needs_mask=True,
+                name, "masks", sentence, stepped(backward_step), "layer", (), "mask-ignored",
+                regimes=ACTIVE_REGIMES, needs_mask=True,
             )  # fmt: skip
 
 
-def _ignored(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _ignored(loop: Loop, t: int, d_state: Any) -> VjpResult:
     return loop.pull(t, d_state, masked=loop.padded(t) is None)
 
 
-def _d_ys_used(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _d_ys_used(loop: Loop, t: int, d_state: Any) -> VjpResult:
     right, padded = loop.pull(t, d_state), loop.padded(t)
     if padded is None:
         return right
@@ -236,7 +237,7 @@ def _d_ys_used(loop: Loop, t: int, d_state: Any) -> Pulled:
     return summed(right, loop.pull(t, zero_state(d_state), d_y=d_y, masked=False))
 
 
-def _not_stopped(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _not_stopped(loop: Loop, t: int, d_state: Any) -> VjpResult:
     right, padded = loop.pull(t, d_state), loop.padded(t)
     if padded is None:
         return right
@@ -245,7 +246,7 @@ def _not_stopped(loop: Loop, t: int, d_state: Any) -> Pulled:
     return replace(summed(right, more), d_state=right.d_state)
 
 
-def _carry_lost(loop: Loop, t: int, d_state: Any) -> Pulled:
+def _carry_lost(loop: Loop, t: int, d_state: Any) -> VjpResult:
     right, padded = loop.pull(t, d_state), loop.padded(t)
     if padded is None:
         return right
@@ -258,7 +259,7 @@ _HOW_INITIAL_STATE = (
 )
 
 
-def initial_state(parts: Anatomy) -> Iterator[Mutant]:
+def initial_state(parts: SubjectInfo) -> Iterator[Mutant]:
     """The whole gradient of the initial state, and each leaf of it, zero or doubled."""
     leaves = parts.state_blocks
     groups = {d_state0(): leaves}
@@ -270,12 +271,12 @@ def initial_state(parts: Anatomy) -> Iterator[Mutant]:
             if parts.reached(change):
                 yield Mutant(
                     f"{name} {verb}", "initial_state", f"{name} {what}", in_layer(change),
-                    "layer", blocks, "initial-state", (plain,), regimes=LIVELY,
+                    "layer", blocks, "initial-state", (plain,), regimes=ACTIVE_REGIMES,
                 )  # fmt: skip
 
 
 def _wrong(blocks: tuple[str, ...], how: Edit) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_blocks(call.right(), blocks, how)
 
     return change

@@ -13,14 +13,14 @@ from bpttcheck.activations import ACTIVATIONS
 from bpttcheck.contract import Array, is_cell, is_float
 from bpttcheck.mutants._planted import cell_call
 from bpttcheck.mutants.base import (
-    LIVELY,
-    Anatomy,
-    Call,
+    ACTIVE_REGIMES,
     Change,
     Edit,
     Mutant,
     MutatedCell,
-    Pulled,
+    SubjectInfo,
+    VjpCall,
+    VjpResult,
     change_block,
     change_blocks,
     in_layer,
@@ -29,11 +29,11 @@ from bpttcheck.mutants.base import (
 )
 
 
-def sign(parts: Anatomy) -> Iterator[Mutant]:
+def sign(parts: SubjectInfo) -> Iterator[Mutant]:
     """One for each output that is not always zero."""
     for block in parts.blocks:
 
-        def change(call: Call, block: str = block) -> Pulled:
+        def change(call: VjpCall, block: str = block) -> VjpResult:
             return change_block(call.right(), block, times(-1.0))
 
         sizes = parts.where_filled(block)
@@ -49,11 +49,11 @@ LADDER = tuple(range(1, 13))
 """The exponents ``k`` of the factors ``1 + 10**-k``."""
 
 FINEST_IN_FLOAT32 = 4
-"""The last of them that says anything about float32, whose own rounding is 6e-8."""
+"""The last of them that is visible in float32, whose own rounding is 6e-8."""
 
 
-def scale(parts: Anatomy) -> Iterator[Mutant]:
-    """For each output the factors 2 and 1/2, and a ladder of factors near 1."""
+def scale(parts: SubjectInfo) -> Iterator[Mutant]:
+    """For each output the factors 2 and 1/2, and a series of factors near 1."""
     for block in parts.blocks:
         sizes = parts.where_filled(block)
         if sizes is None:
@@ -71,19 +71,19 @@ def _factors() -> Iterator[tuple[str, float, float, tuple[str, ...]]]:
     yield "2", 2.0, 1.0, both
     yield "0.5", 0.5, 0.5, both
     for k in LADDER:
-        # The power of a float is off in its last digit; its text is not.
+        # A float power is off in its last digit; the parsed text is exact.
         error = float(f"1e-{k}")
         yield f"(1 + 1e-{k})", 1.0 + error, error, both if k <= FINEST_IN_FLOAT32 else both[:1]
 
 
 def _scaled(block: str, factor: float):
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_block(call.right(), block, times(factor))
 
     return change
 
 
-def entry(parts: Anatomy) -> Iterator[Mutant]:
+def entry(parts: SubjectInfo) -> Iterator[Mutant]:
     """The first and the last entry of each block zero; the first row of a parameter repeated.
 
     A block of a single entry is all zero then.
@@ -96,7 +96,7 @@ def entry(parts: Anatomy) -> Iterator[Mutant]:
                 yield Mutant(
                     f"{name} entry of {block} zeroed", "entry",
                     f"the {name} entry of {block} is zero", planted(change), parts.kind, (block,),
-                    "zeroed-entry", ("missing-path",), regimes=LIVELY, sizes=sizes,
+                    "zeroed-entry", ("missing-path",), regimes=ACTIVE_REGIMES, sizes=sizes,
                 )  # fmt: skip
     for key, block in zip(parts.params, parts.param_blocks, strict=True):
         sizes = parts.where(
@@ -112,12 +112,12 @@ def entry(parts: Anatomy) -> Iterator[Mutant]:
             if parts.reached(change, sizes[0] if sizes else None):
                 yield Mutant(
                     f"{block}: {name}", "entry", f"of {block}, {sentence}", planted(change),
-                    parts.kind, (block,), "broadcast-row", regimes=LIVELY, sizes=sizes,
+                    parts.kind, (block,), "broadcast-row", regimes=ACTIVE_REGIMES, sizes=sizes,
                 )  # fmt: skip
 
 
 def _changed(block: str, how: Edit) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_block(call.right(), block, how)
 
     return change
@@ -150,7 +150,7 @@ def _broadcast(gradient: Array) -> Array:
 BOUNDS = (5.0, 1.0)
 
 
-def clipped(parts: Anatomy) -> Iterator[Mutant]:
+def clipped(parts: SubjectInfo) -> Iterator[Mutant]:
     """Every block, the parameters' or the carry clipped entry by entry, or by their joint norm.
 
     Of a cell each step is clipped; the sum over the steps of a whole sequence is, too.
@@ -178,7 +178,7 @@ def clipped(parts: Anatomy) -> Iterator[Mutant]:
         )  # fmt: skip
 
 
-def _mutant(parts: Anatomy, name: str, change: Change, blocks: tuple[str, ...]) -> Mutant:
+def _mutant(parts: SubjectInfo, name: str, change: Change, blocks: tuple[str, ...]) -> Mutant:
     return Mutant(
         name, "clipped", name, planted(change), parts.kind, blocks, "clipped",
         regimes=("large_cotangents",),
@@ -189,14 +189,14 @@ def _clip(blocks: tuple[str, ...], bound: float) -> Change:
     def clip(gradient: Array) -> Array:
         return np.clip(gradient, -bound, bound)
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_blocks(call.right(), blocks, clip)
 
     return change
 
 
 def _clip_norm(blocks: tuple[str, ...], bound: float) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         right = call.right()
         named = right.blocks()
         # In float64: the square of a float32 gradient may overflow.
@@ -210,10 +210,10 @@ _FORMATS = (
     ("float32", np.float32, ("float64",), 2.0**-26),
     ("float16", np.float16, ("float64", "float32"), 2.0**-13),
 )
-"""The format, where it shows, and the relative error that most entries exceed."""
+"""The format, the dtypes in which it shows, and the relative error that most entries exceed."""
 
 
-def precision(parts: Anatomy) -> Iterator[Mutant]:
+def precision(parts: SubjectInfo) -> Iterator[Mutant]:
     """The results, each result, or the cotangents rounded to float32 and to float16."""
     for name, short, dtypes, error in _FORMATS:
         rounded = _rounded(short)
@@ -245,23 +245,23 @@ def _rounded(short: Any) -> Edit:
 
 
 def _results(blocks: tuple[str, ...], how: Edit) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return change_blocks(call.right(), blocks, how)
 
     return change
 
 
 def _cotangents(how: Edit) -> Change:
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return call.pull(trees.map_leaves(how, call.d_state), how(call.d_y))
 
     return change
 
 
-def activation(parts: Anatomy) -> Iterator[Mutant]:
+def activation(parts: SubjectInfo) -> Iterator[Mutant]:
     """For each option of a cell that names an activation, each other activation's derivative.
 
-    The cell has to be a dataclass: another one, with another activation, does the backward step.
+    The cell must be a dataclass: a copy with another activation does the backward step.
     """
     for option, own in _activations(parts.target):
         for other in ACTIVATIONS:
@@ -271,7 +271,7 @@ def activation(parts: Anatomy) -> Iterator[Mutant]:
             yield Mutant(
                 f"{option} {own} differentiated as {other}", "activation",
                 f"step_vjp has the derivative of {other}, but {option}={own!r}",
-                _plant(option, other), "cell", (), "wrong-derivative", regimes=LIVELY,
+                _plant(option, other), "cell", (), "wrong-derivative", regimes=ACTIVE_REGIMES,
             )  # fmt: skip
 
 
@@ -288,7 +288,7 @@ def _activations(target: Any) -> Iterator[tuple[str, str]]:
 def _change(target: Any, option: str, other: str) -> Change:
     stranger: Any = replace(target, **{option: other})
 
-    def change(call: Call) -> Pulled:
+    def change(call: VjpCall) -> VjpResult:
         return cell_call(stranger, call.params, call.record, call.d_state, call.d_y).right()
 
     return change
@@ -301,8 +301,8 @@ def _plant(option: str, other: str) -> Callable[[Any], Any]:
     return plant
 
 
-def _reaches(parts: Anatomy, change: Change) -> bool:
+def _reaches(parts: SubjectInfo, change: Change) -> bool:
     try:
         return bool(parts.reached(change))
-    except Exception:  # a cache that only its own activation can read
+    except Exception:  # a cache that only its own activation can use
         return False

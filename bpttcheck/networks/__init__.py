@@ -1,4 +1,4 @@
-"""Networks composed of cells and layers, each differentiated by hand, loaded when first used.
+"""Networks composed of cells and layers, each differentiated by hand; loaded when first used.
 
 Adding one takes its file and one line in ``_HOMES``.
 """

@@ -1,4 +1,4 @@
-"""What a network shares with its parts: flat names of parameters, states, traits."""
+"""Networks made of named parts: flat parameter names, states, traits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bpttcheck.traits import trait
 
 
 class Composed(ABC):
-    """A layer made of named parts; what it can do is what all of them can."""
+    """A layer made of named parts; it has a trait only if all parts have it."""
 
     @property
     @abstractmethod
@@ -24,7 +24,7 @@ class Composed(ABC):
 
     @property
     def supports_mask(self) -> bool:
-        """True if every part takes masks."""
+        """True if every part supports masks."""
         return all(trait(part, "supports_mask") for part in self.parts.values())
 
     @property
@@ -34,23 +34,23 @@ class Composed(ABC):
 
     @property
     def splits_in_time(self) -> bool:
-        """True if two halves of a sequence, one after the other, give what the whole gives."""
+        """True if running two halves of a sequence in turn gives the result of the whole."""
         return all(trait(part, "splits_in_time") for part in self.parts.values())
 
     @property
     def exact_length(self) -> bool:
-        """True if steps that are masked at the end are not the same as no steps."""
+        """True if masked steps at the end are not equivalent to no steps."""
         return any(trait(part, "exact_length") for part in self.parts.values())
 
     @property
     def surrogate(self) -> str:
-        """What the parts say of a backward pass that is deliberately no gradient, or ``""``."""
-        told = [trait(part, "surrogate") for part in self.parts.values()]
-        return "; ".join(dict.fromkeys(filter(None, told)))
+        """The surrogates that the parts declare, or ``""``."""
+        sentences = [trait(part, "surrogate") for part in self.parts.values()]
+        return "; ".join(dict.fromkeys(filter(None, sentences)))
 
     @property
     def sizes(self) -> Any:
-        """The sizes that the first part takes: a Hypothesis strategy, or None for all."""
+        """The sizes that the first part accepts: a Hypothesis strategy, or None for all."""
         return trait(next(iter(self.parts.values())), "sizes")
 
 
@@ -58,10 +58,10 @@ InitialStateVjp = Callable[[Params, State], Params]
 
 
 def if_any_part_has_it(parts: Collection[Any], method: InitialStateVjp) -> InitialStateVjp:
-    """``method``, for a property ``initial_state_vjp`` that exists only where it has a meaning.
+    """``method``, for a property ``initial_state_vjp`` that exists only if a part has one.
 
     Raises:
-        AttributeError: no part has an ``initial_state_vjp``: no parameter is read by it.
+        AttributeError: no part has an ``initial_state_vjp``.
     """
     if not any(trait(part, "initial_state_vjp") is not None for part in parts):
         raise AttributeError("initial_state_vjp: no part has a trainable initial state")
@@ -69,7 +69,7 @@ def if_any_part_has_it(parts: Collection[Any], method: InitialStateVjp) -> Initi
 
 
 def initial_state_vjp(part: Any, params: Params, d_state0: State) -> Params:
-    """The gradient of ``part.initial_state``; zeros for what it does not read."""
+    """The gradient of ``part.initial_state``; zeros for parameters that it does not read."""
     d_params = {name: np.zeros_like(value) for name, value in params.items()}
     method: InitialStateVjp | None = trait(part, "initial_state_vjp")
     return d_params | method(params, d_state0) if method is not None else d_params
@@ -79,7 +79,7 @@ def require_cells(given: Any, whole: str) -> tuple[Any, ...]:
     """The cells of a stack as a tuple.
 
     Raises:
-        ContractError: there is none, or one is no cell.
+        ContractError: there is none, or one is not a cell.
     """
     cells = require_some(given, whole, "cells", "cell")
     for i, cell in enumerate(cells):
@@ -112,10 +112,10 @@ def require_some(given: Any, whole: str, item: str, kind: str) -> tuple[Any, ...
 
 
 def require_states(state: Any, count: int, whole: str) -> None:
-    """Refuse a state that does not have one entry for each part.
+    """Reject a state that does not have one entry for each part.
 
     Raises:
-        ContractError: it has not.
+        ContractError: it has another number of entries.
     """
     if not isinstance(state, tuple) or len(state) != count:  # pyright: ignore[reportUnknownArgumentType]
         raise ContractError(
@@ -152,12 +152,12 @@ def part_of(params: Params, part: str) -> Params:
 
 
 def without(params: Params, names: Collection[str]) -> Params:
-    """The parameters that are not called one of ``names``."""
+    """The parameters without those called ``names``."""
     return {name: value for name, value in params.items() if name not in names}
 
 
 def require_parts(params: Params, parts: Collection[str], whole: str) -> None:
-    """Refuse parameters that were made for other parts.
+    """Reject parameters that were made for other parts.
 
     Raises:
         ContractError: a part has no parameter, or a parameter belongs to none of ``parts``.
@@ -172,7 +172,7 @@ def require_parts(params: Params, parts: Collection[str], whole: str) -> None:
 
 
 def require_names(params: Params, names: Collection[str], whole: str) -> None:
-    """Refuse parameters among which one of ``names`` is missing.
+    """Reject parameters that lack one of ``names``.
 
     Raises:
         ContractError: one is missing.
@@ -187,7 +187,7 @@ def require_names(params: Params, names: Collection[str], whole: str) -> None:
 
 
 def require_free(params: Params, names: Collection[str], whole: str) -> None:
-    """Refuse to put a parameter into the place of another.
+    """Reject a parameter that would replace another.
 
     Raises:
         ContractError: a name is taken.

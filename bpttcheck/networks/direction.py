@@ -1,4 +1,4 @@
-"""One cell over a sequence, in either direction; its start is zeros or learned."""
+"""One cell over a sequence, in either direction, with a fixed or a trainable initial state."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from bpttcheck.traits import trait
 class Direction:
     """A cell as a layer that runs forward or backward in time.
 
-    ``flip`` turns the time axis round if ``reverse``, and does nothing otherwise; it is its own
-    inverse, and linear, so that its transpose is itself.
+    ``flip`` reverses the time axis if ``reverse``, and does nothing otherwise; it is its own
+    inverse and transpose.
 
     Forward::
 
@@ -73,12 +73,12 @@ class Direction:
 
     @property
     def surrogate(self) -> str:
-        """What the cell says of a backward pass that is deliberately no gradient, or ``""``."""
+        """The surrogate that the cell declares, or ``""``."""
         return trait(self.cell, "surrogate")
 
     @property
     def sizes(self) -> Any:
-        """The sizes that the cell takes: a Hypothesis strategy, or None for all."""
+        """The sizes that the cell accepts: a Hypothesis strategy, or None for all."""
         return trait(self.cell, "sizes")
 
     def final(self) -> FinalOutput:
@@ -155,7 +155,7 @@ class TrainableState(Composed):
         d_params, d_xs, d_state0 = vjp of layer              from (2)     (3)
         d_s = sum over b of d_state0[b]                      from (1)     (4)
 
-    A caller who gives a state of their own does without (1) and (4).
+    If the caller passes a state, (1) and (4) do not apply.
 
     Parameters: those of the layer, and for each floating leaf of its state one row, called
     ``"state0"`` and the place of the leaf: ``"state0"`` for Elman, ``"state0[0]"`` and
@@ -210,7 +210,7 @@ class TrainableState(Composed):
         return structure.unflatten(rows)
 
     def initial_state_vjp(self, params: Params, d_state0: State) -> Params:
-        """The way back from the initial state to its parameters, equation (4)."""
+        """The backward pass from the initial state to its parameters, equation (4)."""
         d_params = {name: np.zeros_like(value) for name, value in params.items()}
         paths = map(_name, trees.structure(d_state0).paths)
         d_leaves = dict(zip(paths, trees.leaves(d_state0), strict=True))

@@ -1,4 +1,4 @@
-"""The output after the whole sequence: where it is read, and how its gradient gets back there."""
+"""The output after the whole sequence, and the backward pass through its selection."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class FinalOutput(Composed):
 
     @property
     def splits_in_time(self) -> bool:
-        """False: the first half of a sequence has an output that the whole has not."""
+        """False: the first half of a sequence has an output that the whole does not have."""
         return False
 
     def final(self) -> FinalOutput:
@@ -112,7 +112,7 @@ class FinalOutput(Composed):
 def final(layer: Any) -> Any:
     """A layer that outputs the final output of ``layer``, of each of its directions.
 
-    A layer whose ends lie elsewhere than at its last real step says so with a method ``final``.
+    A layer whose final output is not at its last real step has a method ``final``.
     """
     own = getattr(layer, "final", None)
     return own() if callable(own) else FinalOutput(layer)

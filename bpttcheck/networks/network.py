@@ -1,4 +1,4 @@
-"""The front door: a whole network from a few options, and the gradient of its loss on a batch."""
+"""A whole network from a few options, and the gradient of its loss on a batch."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Network(Composed):
     Args:
         cells: the cells from the first layer to the last.
         directions: 1, or 2 for :class:`Bidirectional` layers with the same cell both ways.
-        merge: what becomes of two directions, ``"concat"`` or ``"sum"``.
+        merge: how two directions are merged, ``"concat"`` or ``"sum"``.
         readout: ``"every"`` or ``"last"``: a :class:`Readout` there; ``"fed_back"``:
             :class:`OutputFeedback`; None: what the last layer outputs.
         n_out: the number of outputs; None without a readout.
@@ -106,11 +106,11 @@ class Network(Composed):
         object.__setattr__(self, "cells", require_cells(self.cells, "a Network"))
         require_options(self)
         losses.get(self.loss)
-        _ = self.layer  # complains of what else is wrong
+        _ = self.layer  # validates the rest
 
     @property
     def layer(self) -> Any:
-        """The composition that the options stand for."""
+        """The composition that the options describe."""
         if self.readout == "fed_back":
             fed_back = OutputFeedback(
                 self.cells, self.n_out or 0, self.teacher_forced, self.output_activation
@@ -241,10 +241,10 @@ READOUTS = ("every", "last", "fed_back", None)
 
 
 def require_options(network: Any) -> None:
-    """Refuse options of a :class:`bpttcheck.networks.Network` that are unknown or contradict.
+    """Reject options of a :class:`bpttcheck.networks.Network` that are unknown or contradict.
 
     Raises:
-        ContractError: there are such.
+        ContractError: an option is unknown, or two contradict each other.
     """
     readout, directions = network.readout, network.directions
     if readout not in READOUTS:
@@ -295,7 +295,7 @@ class Batch:
         state0: the state before the first step; None: the network's own.
 
     Raises:
-        ContractError: ``xs`` is no floating array of three axes or has no step, there are both a
+        ContractError: ``xs`` is not a floating array of three axes or has no step, there are both a
             mask and lengths, one of them has the wrong shape, dtype or values, or no step is real.
     """
 

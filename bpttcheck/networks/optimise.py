@@ -1,8 +1,8 @@
 """From a gradient to the next parameters: clipping by the norm, gradient descent, and Adam.
 
-Pure functions and frozen records: parameters and state go in, new ones come out, nothing is
-changed in place. Parameters and gradients are flat dicts of arrays with the same names; the result
-has the dtype of the parameters.
+Pure functions and frozen records: they return new parameters and state and change nothing in place.
+Parameters and gradients are flat dicts of arrays with the same names; the result has the dtype of
+the parameters.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def clip_by_norm(gradients: Params, limit: float) -> Clipped:
         ``(gradients, norm)``.
 
     Raises:
-        ContractError: an entry is NaN or infinite, a gradient is no floating array, or the limit is
-            not positive and finite.
+        ContractError: an entry is NaN or infinite, a gradient is not a floating array, or the limit
+            is not positive and finite.
 
     Source:
         Pascanu, Mikolov and Bengio (2013), "On the difficulty of training recurrent neural
@@ -98,7 +98,7 @@ class SGD:
         _require_positive("learning_rate", self.learning_rate)
 
     def start(self, params: Params) -> None:
-        """The state before the first step: there is none."""
+        """The state before the first step: None."""
 
     def step(self, params: Params, gradients: Params, state: None = None) -> tuple[Params, None]:
         """One step, equation (1).
@@ -206,7 +206,7 @@ def _each(params: Params, value: Callable[[str], Any]) -> Params:
 
 
 def _require_fit(params: Params, given: Params, called: str = "gradients") -> None:
-    """Refuse arrays that do not belong to these parameters."""
+    """Reject arrays that do not belong to these parameters."""
     if set(given) != set(params):
         _refuse(called, f"{called} of {sorted(given)}", f"those of the parameters {sorted(params)}")
     for name, g in given.items():

@@ -79,8 +79,8 @@ class OutputFeedback:
         output_activation: the name of ``g`` in :mod:`bpttcheck.activations`, or an ``Activation``.
 
     Raises:
-        ContractError: there is no cell, or one is none, ``n_out`` is not positive, or no activation
-            has this name.
+        ContractError: there is no cell, one is not a cell, ``n_out`` is not positive, or no
+            activation has this name.
 
     Source:
         Jordan (1986), "Serial order"; Williams and Zipser (1989) for teacher forcing; Goodfellow,

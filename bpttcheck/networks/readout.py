@@ -65,8 +65,8 @@ class Readout(Composed):
         at: ``"every"`` or ``"last"``.
 
     Raises:
-        ContractError: ``layer`` is neither a cell nor a layer, ``n_out`` is not positive, or there
-            is no such place.
+        ContractError: ``layer`` is neither a cell nor a layer, ``n_out`` is not positive, or ``at``
+            is unknown.
     """
 
     layer: Any
@@ -151,10 +151,10 @@ class Readout(Composed):
 
 
 def require_n_out(n_out: Any, whole: str) -> None:
-    """Refuse a number of outputs that is none.
+    """Reject an invalid number of outputs.
 
     Raises:
-        ContractError: it is no positive integer.
+        ContractError: it is not a positive integer.
     """
     if isinstance(n_out, bool) or not isinstance(n_out, (int, np.integer)) or n_out < 1:
         raise ContractError(

@@ -29,7 +29,7 @@ from bpttcheck.traits import trait
 
 @dataclass(frozen=True)
 class Stack(Composed):
-    """Layers on top of each other, of any number and any kinds.
+    """Any number of layers of any kind on top of each other.
 
     Forward, for ``l = 0 .. L-1``, starting from ``zs[0] = xs``::
 
@@ -153,14 +153,14 @@ class StackedCell:
         d_x = d_z[0]                                                      (5)
 
     Parameters: those of the cells, with the number of the cell: ``"0.W"``. State: a tuple of the
-    cells' states. The same function as :class:`Stack` of the same cells, whose loop over time is
-    inside of the loop over the layers.
+    cells' states. It computes the same function as a :class:`Stack` of the same cells, whose loop
+    over time is inside the loop over the layers.
 
     Args:
         cells: the cells from the first to the last.
 
     Raises:
-        ContractError: there is no cell, or one is none.
+        ContractError: there is no cell, or one is not a cell.
     """
 
     cells: Any
@@ -284,7 +284,7 @@ class Bidirectional(Composed):
         final_only: True for each direction's final output alone, put at the row's last real step.
 
     Raises:
-        ContractError: a cell is none, or there is no such merge.
+        ContractError: a cell is not a cell, or ``merge`` is unknown.
 
     Source:
         Schuster and Paliwal (1997), "Bidirectional recurrent neural networks".

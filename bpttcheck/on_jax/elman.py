@@ -64,7 +64,7 @@ class ElmanForm:
         d_h = d_z @ params["W"]  # (9)
         return d_h, d_z
 
-    def gather(
+    def accumulate(
         self, params: Any, xs: JaxArray, memories: JaxArray, kept: Any, deferred: JaxArray
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (6), (7), (8) and (10) for all steps."""

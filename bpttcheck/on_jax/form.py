@@ -1,6 +1,6 @@
-"""What a native form of a cell is: its equations, written for a loop that JAX compiles.
+"""The native form of a cell: its equations, written for a loop that JAX compiles.
 
-What a layer is given, of a native form or not, is refused here before anything is compiled.
+Invalid arguments of a layer are rejected here, before anything is compiled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ JaxArray = Any
 
 
 class JaxCell(Protocol):
-    """One cell's step forward and backward in ``jax.numpy``, without anything that is deferred.
+    """One cell's step forward and backward in ``jax.numpy``, without the deferred terms.
 
     The loops of :mod:`bpttcheck.on_jax.function` call it. The output of every form is the part of
     its state that meets the recurrent weights, its *memory* (``h``; the output ``o`` of a Jordan
@@ -34,7 +34,7 @@ class JaxCell(Protocol):
         ...
 
     def weights(self, params: Any) -> Any:
-        """The parameters as the forward step wants them: what need not be done in every step."""
+        """The parameters prepared for the forward step, outside the loop."""
         ...
 
     def project(self, weights: Any, x: JaxArray) -> JaxArray:
@@ -47,8 +47,7 @@ class JaxCell(Protocol):
     def step(self, weights: Any, state: Any, a: JaxArray) -> tuple[Any, Any]:
         """The rest of one step forward: ``(new_state, kept)``.
 
-        ``a`` is what :meth:`project` made of the step's inputs, and ``kept`` is what the way back
-        needs.
+        ``a`` is the projection of the step's inputs by :meth:`project`; ``kept`` are the residuals.
         """
         ...
 
@@ -62,11 +61,11 @@ class JaxCell(Protocol):
         """One step backward without the parameters: ``(d_previous_state, deferred)``.
 
         ``memory`` is the pair of the memories before and after the step; ``deferred`` is what
-        :meth:`gather` needs of this step, arrays ``(B, n)``.
+        :meth:`accumulate` needs of this step, arrays ``(B, n)``.
         """
         ...
 
-    def gather(
+    def accumulate(
         self, params: Any, xs: JaxArray, memories: JaxArray, kept: Any, deferred: Any
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """``(d_params, d_xs)``: one product each over the rows of all steps.
@@ -82,9 +81,9 @@ def require_sequence(
     """The arguments as JAX arrays.
 
     Raises:
-        ContractError: ``params`` is no dict of floating arrays, ``xs`` no floating array
-            ``(T, B, n_in)``, ``state0`` None, ``mask`` no bool array ``(T, B)``, or two dtypes are
-            mixed.
+        ContractError: ``params`` is not a dict of floating arrays, ``xs`` not a floating array
+            ``(T, B, n_in)``, ``state0`` None, ``mask`` not a bool array ``(T, B)``, or two dtypes
+            are mixed.
     """
     if not isinstance(params, dict):
         raise ContractError(
@@ -121,7 +120,7 @@ def require_sequence(
 
 
 def require_form(form: JaxCell, params: Any, xs: JaxArray, state0: Any) -> None:
-    """Refuse parameters and states of other shapes than the equations have.
+    """Reject parameters and states of other shapes than the equations have.
 
     Raises:
         ContractError: a parameter is missing or has another shape, or ``state0`` has.
@@ -141,7 +140,7 @@ def require_form(form: JaxCell, params: Any, xs: JaxArray, state0: Any) -> None:
             item="params",
         )
     wanted = form.state_shapes(params, B)
-    # A shape is a tuple as well: counted by the cell's own state, which is an array or a pair.
+    # A shape is a tuple as well, so leaves are counted in the cell's own state.
     leaves = list(wanted) if isinstance(wanted[0], tuple) else [wanted]
     structure = "an array" if wanted is leaves[0] else "a tuple"
     given = [leaf.shape for leaf in trees.leaves(state0)]

@@ -1,7 +1,7 @@
 """A cell or a layer as a JAX function whose backward pass is the hand-derived one.
 
-Behind it are loops: of a native form, compiled, forward and backward without any sum over time; or
-in NumPy, called back on the host.
+A native form runs in compiled loops, forward and backward, without sums over time inside; any other
+subject runs in NumPy through host callbacks.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def layer(subject: Any) -> Callable[..., tuple[Any, Any]]:
     """The JAX function ``f(params, xs, state0, mask=None) -> (ys, state_T)`` of a cell or a layer.
 
     ``jax.grad`` of it runs a hand-derived backward pass, under ``jax.jit``, ``jax.vmap`` and
-    ``lax.scan`` as well. The built-in cells, and the layers of the house that fuse them, have a
-    form in ``jax.numpy``. Any other subject is called back on the host, in NumPy.
+    ``lax.scan`` as well. The built-in cells, and the built-in layers that fuse them, have a form
+    in ``jax.numpy``. Any other subject is called back on the host, in NumPy.
 
     >>> import jax, jax.numpy as jnp, numpy as np
     >>> from bpttcheck.cells import LSTM
@@ -121,7 +121,7 @@ def _require_subject(subject: Any) -> None:
 
 
 class Tape(NamedTuple):
-    """What the way back needs of the way forward."""
+    """The residuals of the forward pass for the backward pass."""
 
     params: Any
     xs: JaxArray
@@ -146,8 +146,8 @@ class NativeLoops:
         d_state[t], deferred[t] = step_vjp(params, kept[t], d_state[t+1], d_ys[t])
         d_state[t], deferred[t] = d_state[t+1], 0                rows with mask[t] false
 
-    and after the loop ``d_params, d_xs = gather(xs, memories, kept, deferred)``. The transpose of
-    ``lax.scan`` adds into every ``d_params`` at every step; here each is one product.
+    and after the loop ``d_params, d_xs = accumulate(xs, memories, kept, deferred)``. The transpose
+    of ``lax.scan`` adds into every ``d_params`` at every step; here each is one product.
 
     ``step`` is in two parts, of which the first, ``project``, needs no state. With few rows it is
     done for all steps at once: a product with few rows costs what reading the weights costs, and
@@ -167,7 +167,7 @@ class NativeLoops:
         """``(ys, state_T, tape)``."""
         form = self.form
         if mask is not None:
-            # Zero times NaN is NaN: what stands in the padding must not reach a product.
+            # Zero times NaN is NaN: padding must not reach a product.
             xs = jnp.where(mask[..., None], xs, 0)
         weights, few = form.weights(params), is_few(form.memory(state0))
 
@@ -195,7 +195,7 @@ class NativeLoops:
 
         inputs = ((before, tape.memories), tape.kept, d_ys, tape.mask)
         d_state0, deferred = lax.scan(step, d_state_T, inputs, reverse=True)
-        d_params, d_xs = form.gather(params, tape.xs, before, tape.kept, deferred)
+        d_params, d_xs = form.accumulate(params, tape.xs, before, tape.kept, deferred)
         return d_params, d_xs, d_state0
 
 
@@ -217,7 +217,7 @@ class HostCallbackWarning(UserWarning):
 
 
 def warn_of_the_cost(subject: Any) -> None:
-    """Say once what a host callback costs."""
+    """Warn once about the cost of a host callback."""
     warnings.warn(
         f"{type(subject).__name__} has no native form in JAX. It runs in NumPy on the host: nothing"
         " is compiled, the backward pass runs the forward pass again, arrays are copied from and to"
@@ -229,7 +229,7 @@ def warn_of_the_cost(subject: Any) -> None:
 
 
 class HostTape(NamedTuple):
-    """The arguments: NumPy's tape may hold anything, and cannot travel through JAX."""
+    """The arguments: NumPy's tape may hold anything, so JAX cannot carry it."""
 
     params: Any
     xs: JaxArray
@@ -365,7 +365,7 @@ def _like(expected: Any, given: Any, xs: Any, method: str, item: str) -> Any:
 
 
 def _keys(structure: trees.Structure) -> Any:
-    """What two structures must share; the order of a dict's keys is free."""
+    """The part of a structure that must match; the order of a dict's keys is free."""
     children = dict(zip(structure.keys, map(_keys, structure.children), strict=True))
     return structure.kind, structure.type, children
 

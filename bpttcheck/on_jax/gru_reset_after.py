@@ -33,9 +33,9 @@ class GRUResetAfterResiduals(NamedTuple):
 class GRUResetAfterForm:
     """The numbers are the equations of :class:`bpttcheck.cells.GRUResetAfter`.
 
-    Deferred is ``d_a`` in parts, the last of which is ``d_a_n``; ``d_q`` follows from that one, and
-    need not be stored. With few rows the two gates are one part, since what counts is the number of
-    operations; with many each is a part, since what counts is every copy of it.
+    Deferred is ``d_a`` in parts, the last of which is ``d_a_n``; ``d_q`` follows from that one and
+    need not be stored. With few rows the two gates are one part, because the number of operations
+    dominates; with many rows each is a part, because copies dominate.
     """
 
     def shapes(self, params: Any, n_in: int) -> dict[str, tuple[int, ...]]:
@@ -106,7 +106,7 @@ class GRUResetAfterForm:
         )
         return d_h, (*d_a_g, d_a_n)
 
-    def gather(
+    def accumulate(
         self,
         params: Any,
         xs: JaxArray,

@@ -90,7 +90,7 @@ class GRUResetBeforeForm:
         )
         return d_h, jnp.concatenate([d_uv, d_a_n], axis=-1)
 
-    def gather(
+    def accumulate(
         self,
         params: Any,
         xs: JaxArray,

@@ -12,7 +12,7 @@ from bpttcheck.on_jax.products import back_through, columns, rows, transposed
 
 
 class JordanResiduals(NamedTuple):
-    """``h``, and both pre-activations where a slope is no function of the value."""
+    """``h``, and both pre-activations where a slope is not a function of the value."""
 
     h: JaxArray
     z: Any
@@ -85,7 +85,7 @@ class JordanForm:
         d_o = d_z @ params["W"]  # (17)
         return d_o, (d_q, d_z)
 
-    def gather(
+    def accumulate(
         self, params: Any, xs: JaxArray, memories: JaxArray, kept: JordanResiduals, deferred: Any
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (10), (11), (14), (15), (16), (18) and (19a) for all steps."""

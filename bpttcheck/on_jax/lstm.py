@@ -24,8 +24,30 @@ class LSTMResiduals(NamedTuple):
     c: JaxArray
 
 
+class _LSTMState:
+    """What both forms share: the state, and the inputs' part of the gates."""
+
+    def state_shapes(self, params: Any, batch_size: int) -> Any:
+        """``h (B, H)`` and ``c (B, H)``."""
+        H = params["W_hh"].shape[-1]
+        return (batch_size, H), (batch_size, H)
+
+    def weights(self, params: Any) -> Any:
+        """``W_ih.T``, ``W_hh.T`` and the parameters."""
+        return transposed(params["W_ih"]), transposed(params["W_hh"]), params
+
+    def project(self, weights: Any, x: JaxArray) -> JaxArray:
+        """The inputs' part of equation (1)."""
+        W_ih_T, _, params = weights
+        return x @ W_ih_T + params["b"]
+
+    def memory(self, state: Any) -> JaxArray:
+        """``h``; equation (8)."""
+        return state[0]
+
+
 @dataclass(frozen=True)
-class LSTMForm:
+class LSTMForm(_LSTMState):
     """Long short-term memory; the numbers are the equations of :class:`bpttcheck.cells.LSTM`.
 
     Deferred is ``d_a (B, 4H)``.
@@ -35,20 +57,6 @@ class LSTMForm:
         """``W_ih (4H, N)``, ``W_hh (4H, H)``, ``b (4H,)``."""
         H = params["W_hh"].shape[-1]
         return {"W_ih": (4 * H, n_in), "W_hh": (4 * H, H), "b": (4 * H,)}
-
-    def state_shapes(self, params: Any, batch_size: int) -> Any:
-        """``h (B, H)`` and ``c (B, H)``."""
-        H = params["W_hh"].shape[-1]
-        return (batch_size, H), (batch_size, H)
-
-    def weights(self, params: Any) -> Any:
-        """``W_ih.T``, ``W_hh.T`` and ``b``."""
-        return transposed(params["W_ih"]), transposed(params["W_hh"]), params["b"]
-
-    def project(self, weights: Any, x: JaxArray) -> JaxArray:
-        """The inputs' part of equation (1)."""
-        W_ih_T, _, b = weights
-        return x @ W_ih_T + b
 
     def step(self, weights: Any, state: Any, a: JaxArray) -> tuple[Any, LSTMResiduals]:
         """Equations (1) to (7)."""
@@ -61,10 +69,6 @@ class LSTMForm:
         tanh_c = jnp.tanh(c_new)
         h_new = o * tanh_c  # (7)
         return (h_new, c_new), LSTMResiduals(i, f, g, o, tanh_c, c)
-
-    def memory(self, state: Any) -> JaxArray:
-        """``h``; equation (8)."""
-        return state[0]
 
     def step_vjp(
         self,
@@ -88,7 +92,7 @@ class LSTMForm:
         d_c = d_c_new * f  # (15)
         return (d_h, d_c), d_a
 
-    def gather(
+    def accumulate(
         self, params: Any, xs: JaxArray, memories: JaxArray, kept: LSTMResiduals, deferred: JaxArray
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (20), (21), (22) and (24) for all steps."""
@@ -102,7 +106,7 @@ class LSTMForm:
 
 
 @dataclass(frozen=True)
-class PeepholeLSTMForm:
+class PeepholeLSTMForm(_LSTMState):
     """The numbers are the equations of :class:`bpttcheck.cells.PeepholeLSTM`.
 
     Deferred is ``d_a (B, 4H)``.
@@ -113,20 +117,6 @@ class PeepholeLSTMForm:
         H = params["W_hh"].shape[-1]
         matrices = {"W_ih": (4 * H, n_in), "W_hh": (4 * H, H), "b": (4 * H,)}
         return matrices | dict.fromkeys(("p_i", "p_f", "p_o"), (H,))
-
-    def state_shapes(self, params: Any, batch_size: int) -> Any:
-        """``h (B, H)`` and ``c (B, H)``."""
-        H = params["W_hh"].shape[-1]
-        return (batch_size, H), (batch_size, H)
-
-    def weights(self, params: Any) -> Any:
-        """The parameters, with ``W_ih.T`` and ``W_hh.T`` beside them."""
-        return transposed(params["W_ih"]), transposed(params["W_hh"]), params
-
-    def project(self, weights: Any, x: JaxArray) -> JaxArray:
-        """The inputs' part of equation (1)."""
-        W_ih_T, _, params = weights
-        return x @ W_ih_T + params["b"]
 
     def step(self, weights: Any, state: Any, a: JaxArray) -> tuple[Any, LSTMResiduals]:
         """Equations (1) to (7)."""
@@ -141,10 +131,6 @@ class PeepholeLSTMForm:
         tanh_c = jnp.tanh(c_new)
         h_new = o * tanh_c  # (7)
         return (h_new, c_new), LSTMResiduals(i, f, g, o, tanh_c, c)
-
-    def memory(self, state: Any) -> JaxArray:
-        """``h``; equation (8)."""
-        return state[0]
 
     def step_vjp(
         self,
@@ -176,7 +162,7 @@ class PeepholeLSTMForm:
         d_h = d_a @ params["W_hh"]  # (26)
         return (d_h, d_c), d_a
 
-    def gather(
+    def accumulate(
         self, params: Any, xs: JaxArray, memories: JaxArray, kept: LSTMResiduals, deferred: JaxArray
     ) -> tuple[dict[str, JaxArray], JaxArray]:
         """Equations (20) to (25) and (27) for all steps."""

@@ -1,4 +1,4 @@
-"""Which cells and layers have a native form: one index line each."""
+"""The index of cells and layers that have a native form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORMS = {
     "bpttcheck.cells.peephole_lstm.PeepholeLSTM": "lstm",
 }
 
-# Layers of the house that compute what one of their attributes, a cell, says.
+# Built-in layers that compute the function of the cell in one of their attributes.
 _CELL_OF = {
     "bpttcheck.bptt.layer.CellLayer": "cell",
     "bpttcheck.bptt.fused.elman.FusedElman": "reference",
@@ -29,7 +29,7 @@ _CELL_OF = {
 def form_of(subject: Any) -> JaxCell | None:
     """The native form of a cell or a layer, or None.
 
-    The type must be the very one: a subclass may have changed what it inherits.
+    The type must match exactly: a subclass may have overridden methods.
     """
     attribute = _CELL_OF.get(_name(subject))
     cell = subject if attribute is None else getattr(subject, attribute)

@@ -26,14 +26,14 @@ def columns(sequence: JaxArray) -> JaxArray:
 def transposed(matrix: JaxArray) -> JaxArray:
     """The transpose, laid out in memory once.
 
-    XLA would fold a transposition into each product that reads it. The product of a transposed
-    matrix is slower on a CPU by more than the copy costs.
+    XLA would fold a transposition into each product that reads it, but on a CPU the product of a
+    transposed matrix is slower by more than the cost of the copy.
     """
     return lax.optimization_barrier(matrix.T)
 
 
 def is_few(step: JaxArray) -> bool:
-    """True if a step ``(B, n)`` has few rows: its operations cost more than its numbers."""
+    """True if a step ``(B, n)`` has few rows, so that call overhead dominates."""
     return step.shape[0] <= _FEW_ROWS
 
 

@@ -1,8 +1,8 @@
-"""Whose error is it: the user's code's, JAX's or NumPy's refusal of it, or a defect of ours?
+"""Classifies an error: the user's code, JAX or NumPy refusing it, or a defect of bpttcheck.
 
-A refusal is an abstention of one oracle; a defect of ours must never look like one. Both come out
-of the same call, so the traceback decides. :func:`on_behalf` and :func:`natively` mark in it where
-the user's code begins, and where NumPy works on the user's own arguments.
+A refusal makes one oracle abstain; a defect of bpttcheck must never look like one. Both come out of
+the same call, so the traceback decides. In it, :func:`on_behalf` and :func:`natively` mark where
+the user's code begins and where NumPy works on the user's own arguments.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DEEP = 200
 
 
 def on_behalf(function: Callable[..., _Result], *args: Any, **kwargs: Any) -> _Result:
-    """``function(*args, **kwargs)`` for code that the user gave, or for a primitive of it.
+    """``function(*args, **kwargs)`` for the user's code, or for a JAX primitive in it.
 
     Args:
         function: the user's own function, or one of JAX that stands in the user's code.
@@ -46,19 +46,19 @@ def on_behalf(function: Callable[..., _Result], *args: Any, **kwargs: Any) -> _R
 
 
 def natively(function: Callable[..., _Result], *args: Any, **kwargs: Any) -> _Result:
-    """``function(*args, **kwargs)`` for a function of NumPy and what the user gave it."""
+    """``function(*args, **kwargs)`` for a NumPy function and the user's arguments."""
     return function(*args, **kwargs)
 
 
 def as_numpy(error: Exception) -> NoReturn:
-    """Raise what NumPy raises itself for these arguments."""
+    """Raise the error that NumPy itself raises for these arguments."""
     raise error
 
 
 def raise_defect(
     what: str, error: BaseException, user: Container[int] = (), *, any_kind: bool = False
 ) -> None:
-    """Raise :class:`InternalError` if ``error`` is a defect of ours; else return.
+    """Raise :class:`InternalError` if ``error`` is a defect of bpttcheck; else return.
 
     With ``BPTTCHECK_DEBUG=1`` in the environment the error itself is raised.
 
@@ -66,8 +66,8 @@ def raise_defect(
         what: what was being done, such as ``"tracing the step"``.
         error: what was raised, with its traceback.
         user: ``id`` of the global dictionaries that are known to be the user's.
-        any_kind: True where no user code runs but what is called :func:`on_behalf`: every other
-            error is then a defect, whatever its type.
+        any_kind: True where user code runs through :func:`on_behalf` only: every other error is
+            then a defect, whatever its type.
 
     Raises:
         InternalError: ``error`` is a defect.
@@ -81,7 +81,7 @@ def raise_defect(
 
 
 def is_defect(error: BaseException, user: Container[int] = (), *, any_kind: bool = False) -> bool:
-    """True if ``error`` was raised by code of ours: see :func:`raise_defect`."""
+    """True if ``error`` was raised by bpttcheck's code: see :func:`raise_defect`."""
     if _NOTE in _notes(error):
         return True
     if isinstance(error, (Declined, *_jax_refusals())):
@@ -102,7 +102,7 @@ def is_defect(error: BaseException, user: Container[int] = (), *, any_kind: bool
         return not any(_may_be_users(frame, user) for frame in inner[-_DEEP:])
     if _is_ours(inner[-1]):
         return True
-    # A function that is neither a library's nor known as the user's, called by code of ours.
+    # A function that is neither a library's nor known as the user's, called by bpttcheck.
     own = [i for i, frame in enumerate(inner) if _is_ours(frame)]
     return bool(own) and not any(id(frame.f_globals) in user for frame in inner[own[-1] :])
 
@@ -112,7 +112,7 @@ _MARKS = (on_behalf.__code__, *_NUMPYS)
 
 
 def _cut_by_jax(error: BaseException) -> bool:
-    """True if JAX has taken its own frames out of the traceback, perhaps the innermost."""
+    """True if JAX has removed its frames, perhaps the innermost, from the traceback."""
     return any("JAX has removed its internal frames" in note for note in _notes(error))
 
 

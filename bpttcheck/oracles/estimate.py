@@ -1,4 +1,4 @@
-"""A number and how wrong it may be: what every oracle returns."""
+"""A number with an error bar: what every oracle returns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def rms(deviations: NDArray[Any]) -> NDArray[Any]:
-    """The root of the mean square over the first axis; huge and tiny values stay in range.
+    """The root mean square over the first axis, without overflow or underflow.
 
     Args:
         deviations: ``(K, ...)``.
@@ -43,7 +43,7 @@ class Estimate:
 
     @property
     def abstains(self) -> bool:
-        """True if no entry of the estimate means anything."""
+        """True if every entry has an infinite error bar."""
         return not bool(np.isfinite(self.error).any())
 
     def distance(self, other: Any) -> NDArray[Any]:

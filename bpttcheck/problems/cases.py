@@ -4,7 +4,7 @@ There is one definition of the structures and two ways to draw from it: here fro
 :mod:`bpttcheck.strategies` for Hypothesis.
 
 Case ``i`` is a function of the seed and of ``i``: its sizes, its regime and its numbers. Only where
-a subject cannot live with a number are values drawn again, closer to those that it makes itself.
+the subject rejects values are they drawn again, closer to those that it initialises itself.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from bpttcheck.subject.user_code import call
 
 # Declared widths that are compiled; the others are judged without a program.
 _COMPILED_SIZES = 8
-# Cases of one regime that the subject could not live with, after which values stay closer.
+# Rejected cases of one regime after which its values stay closer to the subject's own.
 _LESSONS = 2
 # Every so many cases of a sequence one is drawn at any size and judged by differences alone.
 FREE_CASES = 10
+# Steps of what JAX traces whole, its loop over time unrolled: compiling takes as long as they are.
+MOST_UNROLLED = 6
 
 
 # One round of the schedule: the ordinary regime most often, and the eleven that show most bugs of
@@ -112,11 +114,16 @@ class Cases:
         self._declared = declared
         self.sizes = declared and declared[:_COMPILED_SIZES]
         self.templates = templates(seed, self.sizes, subject.lengths, subject.batches)
+        if subject.traced_whole:  # its loop is unrolled
+            least = min(subject.lengths or (1,))
+            self.templates = tuple(
+                replace(t, T=max(min(t.T, MOST_UNROLLED), least)) for t in self.templates
+            )
         self._tamed: Counter[tuple[str, str]] = Counter()
         self._forward = _forward(subject)
 
     def of(self, subject: Subject) -> Cases:
-        """The same cases for another subject, which may live with other values."""
+        """The same cases for another subject, which may accept other values."""
         other = copy.copy(self)
         other.subject, other._tamed, other._forward = subject, Counter(), _forward(subject)
         return other
@@ -124,7 +131,8 @@ class Cases:
     def scheduled(self, index: int, one_step: bool) -> Scheduled:
         """Case ``index`` of a check of single steps or of whole sequences."""
         fixed = self.subject.traits.fixed_sizes
-        free = not one_step and index % FREE_CASES == FREE_CASES - 1 and not fixed
+        long = self.subject.traced_whole and scheduled_regime(index) == "long"
+        free = not one_step and (index % FREE_CASES == FREE_CASES - 1 or long) and not fixed
         case = self.case(index, free=free, steps=1 if one_step else None)
         return Scheduled(case, None if free or fixed else self.template(index), free)
 
@@ -141,9 +149,8 @@ class Cases:
         return self._exact(short[int(generator(self.seed, index, 1).integers(len(short)))])
 
     def _exact(self, template: Template) -> Template:
-        """Where every new shape is dear, or T decides, T and B are always the template's own."""
-        exact = self.subject.traits.fixed_sizes or self.subject.traits.exact_length
-        return replace(template, exact=True) if exact else template
+        """Where every new shape is expensive, or T matters, T and B are the template's own."""
+        return replace(template, exact=True) if self.subject.exact_length else template
 
     def case(self, index: int, *, free: bool = False, steps: int | None = None) -> Case:
         """The structure of case ``index``.
@@ -180,10 +187,10 @@ class Cases:
                           self.sizes or ())  # fmt: skip
 
     def problem(self, case: Case, stream: int = 0) -> Problem:
-        """The case with values that the subject can live with.
+        """The case with values that the subject accepts.
 
-        Values are drawn freely. Where its forward pass then raises, or is not finite, the state is
-        one that a sequence reaches, and at last the parameters are the subject's own too.
+        Values are drawn freely. If the forward pass then raises or is not finite, the state becomes
+        one that a sequence reaches; if that fails too, the parameters become the subject's own.
 
         Raises:
             OutsideDomain: its forward pass raises there, but not for ordinary values.
@@ -213,7 +220,7 @@ class Cases:
         return build(self.subject, case, stream, freedom)
 
     def _lives(self, case: Case, stream: int, freedom: str) -> tuple[Problem | ContractError, bool]:
-        """The problem, or what its forward pass raises, and whether its outputs are finite."""
+        """The problem, or the error of its forward pass, and whether its outputs are finite."""
         try:
             problem = self.build(case, stream, freedom)
             mask = () if problem.mask is None else (problem.mask,)
@@ -226,7 +233,7 @@ class Cases:
 
 
 def _forward(subject: Subject) -> tuple[str, Any]:
-    """The user's name of the forward pass, and the pass itself over a sequence."""
+    """The name of the user's forward method, and its run over a sequence."""
     return "step" if subject.kind == "cell" else "forward", subject.layer.forward
 
 

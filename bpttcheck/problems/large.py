@@ -1,7 +1,7 @@
 """Sizes around the blocks of real kernels: which T, B and widths are tried without a program.
 
-Compiling a program for every size would cost more than all else. Here the oracles need none: time
-splitting and batch additivity compare a large problem with parts of sizes already judged, and
+Compiling a program for every size would cost more than everything else. These oracles need none:
+time splitting and batch additivity compare a large problem with parts of sizes already judged, and
 differences along random directions judge the widths.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,12 +21,12 @@ EDGES = (7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 256)
 
 LONGEST, MOST_ROWS, WIDEST = 1030, 300, 600
 FIRST = 10_000
-"""Numbers of these cases begin here: no case of the schedule has one."""
+"""The first number of these cases; the schedule stays below."""
 
 ALL = 50
-"""From so many examples on, every larger size is tried."""
+"""The number of examples from which every larger size is tried."""
 
-# The loop over time of a cell is not the cell's: fewer lengths show what it keeps between calls.
+# The loop over time is not part of a cell: fewer lengths reveal state kept between calls.
 _LENGTHS_OF_A_CELL = (17, 33, 65, 129, 257)
 _TOGETHER = ((33, 65, (3, 33)),)
 _SECONDS = 2.0
@@ -40,7 +40,7 @@ class LargerSizes:
         lengths: cases of many steps.
         batches: cases of many rows.
         widths: cases of wide inputs and states.
-        always: numbers of the cases whose size was declared, or stands in the subject's source.
+        always: numbers of the cases whose size was declared, or occurs in the subject's source.
     """
 
     lengths: tuple[Case, ...]
@@ -48,10 +48,22 @@ class LargerSizes:
     widths: tuple[Case, ...]
     always: frozenset[int] = frozenset()
 
-    def some(self, cases: Sequence[Case], examples: int) -> list[Case]:
+    def within_budget(
+        self, cases: Sequence[Case], examples: int, left: list[Case]
+    ) -> Iterator[Case]:
+        """Those that a run of so many cases tries, the cheap ones first, as far as time goes.
+
+        Args:
+            cases: some of the cases.
+            examples: cases of the run.
+            left: those that time does not allow are added.
+        """
+        yield from Budget().spend(self._some(cases, examples), left)
+
+    def _some(self, cases: Sequence[Case], examples: int) -> list[Case]:
         """Those that a run of so many cases tries: all from :data:`ALL` on, else as large a part.
 
-        A part, not a time: a run is a function of its seed.
+        A fixed part rather than a time limit, because a run is a function of its seed.
         """
         step = max(1, -(-ALL // max(examples, 1)))
         others = [case for case in cases if case.index not in self.always]
@@ -67,7 +79,7 @@ def plan(
     sizes: Sequence[tuple[int, int]] | None,
     compiled: Sequence[tuple[int, int]],
 ) -> LargerSizes:
-    """Every edge once, and the whole numbers in the subject's own source with their neighbours.
+    """Every edge once, and the integers in the subject's own source with their neighbours.
 
     Args:
         subject: what is under test.
@@ -103,7 +115,7 @@ def plan(
     if subject.batches is None and subject.lengths is None:
         many.append((64, 17))
     together = tuple(
-        case(190 + i, T, B, width)  # large in all sizes at once: what counts all entries
+        case(190 + i, T, B, width)  # large in all sizes at once, for code that counts all entries
         for i, (T, B, width) in enumerate(_TOGETHER)
         if (subject.batches, subject.lengths, sizes) == (None, None, None)
     )
@@ -130,37 +142,32 @@ def plan(
 
 @dataclass
 class Budget:
-    """Hands out cases until their time is up; what is left over is told.
+    """Yields cases until their time is used up, and records those left over.
 
     Args:
-        seconds: CPU time of this thread that all cases together may take.
-        clock: seconds, for tests.
+        seconds: CPU time of this thread for all cases together.
+        clock: the time in seconds, for tests.
     """
 
     seconds: float = _SECONDS
     clock: Callable[[], float] = time.thread_time
 
     def spend(self, cases: Sequence[Case], left: list[Case]) -> Iterator[Case]:
-        """The cases, cheap ones first; those that time does not allow go to ``left``."""
-        started, dearest = self.clock(), 0.0
+        """The cases, cheap ones first; those without time go to ``left``."""
+        started, longest = self.clock(), 0.0
         for case in sorted(cases, key=lambda c: c.T * c.B * c.n_in * c.n_hidden):
             before = self.clock()
-            # The next one is larger than the dearest so far.
-            if before - started + dearest > self.seconds and dearest:
+            # The next one is larger than the most expensive so far.
+            if before - started + longest > self.seconds and longest:
                 left.append(case)
                 continue
             yield case
-            dearest = max(dearest, self.clock() - before)
+            longest = max(longest, self.clock() - before)
 
 
 def chunks(B: int, most: int = 4) -> list[slice]:
     """The rows of a batch in parts of sizes that other oracles have judged."""
     return [slice(start, min(start + most, B)) for start in range(0, B, most)]
-
-
-def in_one_step(case: Case) -> Case:
-    """The same widths for a single step."""
-    return replace(case, T=1)
 
 
 def _lengths(subject: Subject, constants: Sequence[int]) -> set[int]:

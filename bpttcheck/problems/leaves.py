@@ -1,4 +1,4 @@
-"""The inputs of a problem as a flat list of float leaves, for the oracles that move them."""
+"""The inputs of a problem as a flat list of float leaves, for the oracles that perturb them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Leaves:
         return params, trees.structure(p.state0).unflatten(leaves[n:-1]), leaves[-1]
 
     def direction(self, along: Mapping[str, Array]) -> tuple[Any, Any, Any]:
-        """``along`` as trees of params, state0 and xs, zero where nothing is said."""
+        """``along`` as trees of params, state0 and xs, zero where it has no entry."""
         wanted: dict[str, Array] = {Block(name).in_sequence: value for name, value in along.items()}
         leaves = [
             np.zeros(np.shape(v)) if name not in wanted else np.reshape(wanted[name], np.shape(v))
@@ -44,9 +44,15 @@ class Leaves:
         return self._rebuild(leaves)
 
     def difference_arguments(
-        self, along: Mapping[str, Array]
-    ) -> tuple[list[Array], list[Array], list[Array]]:
-        """``(point, direction, weights)`` for the difference oracles."""
+        self, along: Mapping[str, Array], name: str, forward: Callable[..., Any]
+    ) -> tuple[Callable[[list[Array]], Any], list[Array], list[Array], list[Array]]:
+        """``(function, point, direction, weights)`` for the difference oracles.
+
+        Args:
+            along: block name -> direction.
+            name: of the forward method, for errors.
+            forward: ``forward(params, xs, state0[, mask])`` of a layer.
+        """
         moved = self.direction(along)
         flat = [*moved[0].values(), *trees.leaves(moved[1]), moved[2]]
         named = self._named()
@@ -61,18 +67,11 @@ class Leaves:
                 if is_float(s)
             ),
         ]
-        return point, [np.asarray(flat[i]) for i in floats], weights
+        direction = [np.asarray(flat[i]) for i in floats]
+        return self._function(name, forward), point, direction, weights
 
-    def function(self, name: str, forward: Callable[..., Any]) -> Callable[[list[Array]], Any]:
-        """A forward pass as a function of float leaves.
-
-        Args:
-            name: of the method, for errors.
-            forward: ``forward(params, xs, state0[, mask])`` of a layer.
-
-        Returns:
-            From the leaves to ``ys`` and the float leaves of the final state.
-        """
+    def _function(self, name: str, forward: Callable[..., Any]) -> Callable[[list[Array]], Any]:
+        """From the float leaves to ``ys`` and the float leaves of the final state."""
         named, p = self._named(), self.problem
         mask = () if p.mask is None else (p.mask,)
 
@@ -81,7 +80,7 @@ class Leaves:
             whole = [next(supply) if is_float(v) else v for _, v in named]
             params, state0, xs = self._rebuild(whole)
             ys, state, *_ = call(name, forward, params, xs, state0, *mask)
-            # In the order of the initial state: a step may name its parts in another.
+            # In the order of the initial state: a step may return its parts in another.
             ordered = trees.map_leaves(lambda _, leaf: leaf, p.state0, state)
             last = zip(trees.leaves(ordered), trees.leaves(p.state0), strict=True)
             return [ys, *(leaf for leaf, first in last if is_float(first))]

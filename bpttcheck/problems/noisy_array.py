@@ -1,15 +1,15 @@
 """Monte Carlo arithmetic on the hand-written code itself: arrays whose results carry noise.
 
-A :class:`NoisyArray` answers NumPy's protocols. Each floating result ``o`` of an operation that
-rounds becomes
+A :class:`NoisyArray` implements NumPy's array protocols. Each floating result ``o`` of an operation
+that rounds becomes
 
     o (1 + eps u)           u uniform with mean 0 and variance 1
 
-with ``eps`` the rounding unit of the checked dtype (code that computes in less has an error of its
-own), and an operation that sums products or terms has the same noise on the terms, for there the
-rounding error is that of the intermediates and not of the result. What rounds nothing (a maximum, a
-sign, a copy, a comparison) stays exact. Run over the user's own forward and backward pass, the
-copies span what rounding can do to the numbers, cancellation inside the code included.
+with ``eps`` the rounding unit of the checked dtype (code that computes in lower precision has a
+larger error). An operation that sums products or terms has the same noise on the terms, because its
+rounding error is that of the intermediates and not of the result. Operations that do not round (a
+maximum, a sign, a copy, a comparison) stay exact. The noisy copies of the user's own forward and
+backward pass span the effect of rounding, cancellation inside the code included.
 
 Source: D. S. Parker, Monte Carlo Arithmetic, UCLA CSD-970002 (1997).
 """
@@ -94,8 +94,8 @@ def copies(
     Args:
         side: from a problem to named arrays, by the hand-written code.
         problem: the point.
-        seeds: what the noise is a function of.
-        count: how many.
+        seeds: the seeds of the noise.
+        count: the number of evaluations.
 
     Returns:
         The named arrays of each evaluation in float64, or None where the code cannot run on a
@@ -108,14 +108,14 @@ def copies(
             unit = float(np.finfo(problem.dtype).eps)
             with noise(rng, unit), np.errstate(all="ignore"):
                 values = side(noisy_problem(problem, rng))
-        except Exception:  # whatever code for plain arrays alone does with another class
+        except Exception:  # code for plain arrays may fail in any way on a subclass
             return None
         found.append({name: np.asarray(value, np.float64) for name, value in values.items()})
     return found
 
 
 def deviations(group: Sequence[Mapping[str, Any]], block: str) -> Array:
-    """How far each of a few noisy values of a block is from their mean, of unbiased size.
+    """The deviations of a few noisy values of a block from their mean, scaled to be unbiased.
 
     Args:
         group: the named arrays of each evaluation; two at least.
@@ -153,7 +153,7 @@ class NoisyArray(np.ndarray):
         return out if out is None or len(out) > 1 else out[0]
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Noise on what sums products in C; the rest is made of ufuncs, or rounds nothing."""
+        """Noise on functions that sum products in C; others are made of ufuncs, or do not round."""
         if func.__name__ in _PRODUCTS or func.__module__.startswith(_PRODUCT_MODULES):
             factored = func.__module__.startswith("numpy.linalg") and func.__name__ in _FACTORED
             moved = _matrix if factored else _operand

@@ -1,9 +1,9 @@
-"""What a subject refuses: dtypes, lengths, batches and masks; and which gradients it omits.
+"""The restrictions of a subject: dtypes, lengths, batches and masks; and gradients that it omits.
 
-A kernel may take float32 alone, T in multiples of 16, one row, right-padded rows, or return None
-for what it does not differentiate. Its gradient may be right all the same. What is declared (the
-traits ``lengths``, ``batches``, ``masks``) is respected; what is not is found out here, kept out of
-the cases, and told as remarks.
+A kernel may accept float32 alone, T in multiples of 16, one row, right-padded rows, or return None
+for inputs that it does not differentiate. Its gradient may still be right. Declared restrictions
+(the traits ``lengths``, ``batches``, ``masks``) are respected; others are detected here, excluded
+from the cases, and reported as remarks.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _USUAL = (5, 3)  # T and B
 
 @dataclass
 class Preconditions:
-    """What was found.
+    """The restrictions that were found.
 
     Args:
         subject: the subject with its restrictions as traits.
-        dtypes: the dtypes that it takes.
+        dtypes: the dtypes that it accepts.
         absent: blocks for which it returns None.
-        remarks: what it refuses, each as a finding on conduct.
+        remarks: what it rejects, each as a finding on conduct.
         names: block -> what its author calls it, where that is another name.
     """
 
@@ -53,7 +53,7 @@ class Preconditions:
 def find(
     subject: Subject, dtypes: Sequence[str], sizes: tuple[int, int], seed: int
 ) -> Preconditions:
-    """Run forward and backward at a few sizes and see what is refused.
+    """Run forward and backward at a few sizes and find what is rejected.
 
     Args:
         subject: what is under test.
@@ -62,8 +62,8 @@ def find(
         seed: the run's seed.
 
     Returns:
-        The restrictions. Where nothing runs at all the subject is returned as it is: the check of
-        the contract says what is wrong.
+        The restrictions. If nothing runs at all, the subject is returned unchanged: the check of
+        the contract reports what is wrong.
     """
     known = Preconditions(subject, tuple(dtypes))
     if subject.traits.fixed_sizes:
@@ -86,13 +86,13 @@ def find(
 
 
 class _Probe:
-    """Runs the subject once at given sizes, in values of ordinary size."""
+    """Runs the subject once at given sizes, with ordinary values."""
 
     def __init__(self, subject: Subject, sizes: tuple[int, int], seed: int) -> None:
         self.subject, self.sizes, self.seed = subject, sizes, seed
 
     def working(self, dtypes: Sequence[str]) -> tuple[int, int, list[str]] | None:
-        """T and B at which something runs, and the dtypes that do."""
+        """T and B at which something runs, and the dtypes that run."""
         one_step = self.subject.kind == "cell"
         lengths = (
             (1,) if one_step else self.subject.lengths or (_USUAL[0], *_LENGTHS, *_MORE_LENGTHS)
@@ -106,13 +106,13 @@ class _Probe:
         return None
 
     def run(self, T: int, B: int, dtype: str, mask: str = "none") -> ContractError | None:
-        """What it raises there; None: nothing."""
+        """The error that it raises there, or None."""
         return self.gradients(T, B, dtype, mask)[1]
 
     def gradients(
         self, T: int, B: int, dtype: str, mask: str = "none"
     ) -> tuple[Any, ContractError | None]:
-        """``(state0, (d_params, d_x, d_state))`` of one run, or what it raises."""
+        """``(state0, (d_params, d_x, d_state))`` of one run, or the error that it raises."""
         rng = np.random.default_rng([self.seed, T, B])
         target, number = self.subject.target, np.dtype(dtype)
 
@@ -184,7 +184,7 @@ def _batches(known: Preconditions, probe: _Probe, T: int, dtype: str) -> None:
 def _masks(known: Preconditions, probe: _Probe, T: int, B: int, dtype: str) -> None:
     kinds = [kind for kind in probe.subject.masks if kind != "none"]
     refused, taken = _sorted(kinds, lambda kind: probe.run(max(T, 4), max(B, 2), dtype, kind))
-    if probe.run(max(T, 4), max(B, 2), dtype) is not None:  # those sizes are refused, not the mask
+    if probe.run(max(T, 4), max(B, 2), dtype) is not None:  # those sizes are rejected, not the mask
         return
     wanted = {k: e for k, e in refused.items() if is_refusal(e.__cause__) or _takes_none(e)}
     if not wanted:
@@ -215,7 +215,7 @@ def _omissions(known: Preconditions, probe: _Probe, T: int, B: int, dtype: str) 
         return
     d_params, d_x, d_state = gradients
     if known.subject.kind == "cell" and d_state is None:
-        return  # a loop over time cannot go on without it
+        return  # a loop over time cannot continue without it
     known.absent = tuple(absent(d_params, d_x, d_state, state, (d_state0(), D_XS)))
     if known.absent:
         target = filled(known.subject.target, known.subject.kind)

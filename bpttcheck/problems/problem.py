@@ -31,7 +31,7 @@ REGIMES = {
     "own_initial_state": "the initial state is exactly the cell's own",
     "zeros": "zero initial state, zero first input, zero biases, one cotangent at the last step",
     "sparse_inputs": "exact zeros among the inputs (entries, rows, half a sequence), equal rows",
-    "tokens": "one-hot inputs, or whole numbers up to 50",
+    "tokens": "one-hot inputs, or integers up to 50",
     "large_inputs": "inputs up to some 30, beyond the thresholds in the code's own source",
     "small_inputs": "inputs of 1e-4 to 3e-2",
     "one_sign": "cotangents all negative, or all positive",

@@ -1,8 +1,8 @@
-"""The numbers that fill a case: what each regime makes of parameters, inputs, states, cotangents.
+"""The values of a case: parameters, inputs, states and cotangents in each regime.
 
-Where a subject cannot live with any number (a covariance that must stay positive, a rate between 0
-and 1), its ``domain`` says so, or it is found out: values then keep closer to those that the
-subject makes for itself.
+A subject may not accept every value (a covariance must stay positive, a rate lies between 0 and 1).
+Either its ``domain`` declares this or it is detected; values then stay closer to those that the
+subject initialises itself.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Array = NDArray[Any]
 
 FREE, REACHED, NATURAL = "free", "reached", "natural"
 FREEDOMS = (FREE, REACHED, NATURAL)
-"""``free``: states and parameters are moved off what the subject makes. ``reached``: states are
-those of a short run from the initial state. ``natural``: so are the parameters."""
+"""``free``: states and parameters are moved away from the subject's own. ``reached``: states are
+those of a short run from the initial state. ``natural``: so are the parameters its own."""
 
 SCALED_PARAMETERS = {"saturated": 30.0, "vanishing": 1e-3, "exploding": 3.0, "overflowing": 1e3}
-"""Regimes that multiply every parameter: a subject with a domain may not live with them."""
+"""Regimes that multiply every parameter: a subject with a domain may not accept them."""
 
-# So coarse that sums of products often meet a kink exactly.
+# So coarse that sums of products often lie exactly on a kink.
 _GRID = np.array([-1.0, 0.0, 1.0])
 # States of a size within these are moved by an absolute amount, others in proportion.
 _ORDINARY_SIZES = (0.02, 50.0)
-# A counter that has counted this often.
+# Values of a counter after many steps.
 _FAR = 1000
 
 
@@ -46,12 +46,12 @@ class Values:
     Args:
         case: the structure.
         rng: the case's generator.
-        domain: what the subject says of its values: parameter's name, ``"x"`` or ``"state"`` to an
+        domain: the declared domain of its values: parameter's name, ``"x"`` or ``"state"`` to an
             interval ``(low, high)``, a function ``(rng, array) -> array``, or ``"reached"``.
         thresholds: constants of the subject's own source, as values to go beyond.
         freedom: one of :data:`FREEDOMS`.
         final_state: False where the final state has no gradient.
-        turn: how many cases of the same regime came before: kinds of it take turns.
+        turn: the number of earlier cases of the same regime: its kinds alternate.
     """
 
     case: Case
@@ -101,7 +101,7 @@ class Values:
     def _with_zeros(self, values: Array) -> Array:
         """Biases of zero; every other time matrices with nothing off their diagonals, too.
 
-        Identity matrices are what some networks start from; of stacked gates every block is one.
+        Some networks start from identity matrices; of stacked gates every block is one.
         """
         if values.ndim == 1:
             return np.zeros_like(values)
@@ -145,7 +145,7 @@ class Values:
         return self.within("x", self.rng.standard_normal(shape)).astype(self._dtype)
 
     def state(self, own: Any, reached: Any) -> Any:
-        """A state that the subject can live with: a normaliser, say, stays positive."""
+        """A state that the subject accepts: a normaliser, say, stays positive."""
         declared = self.domain.get("state")
         stay = self.freedom != FREE or declared == "reached"
 
@@ -162,9 +162,9 @@ class Values:
         return trees.map_leaves(one, own, reached)
 
     def state_cotangent(self, state: Any) -> Any:
-        """A cotangent of every float leaf of a state; zeros for what is only carried.
+        """A cotangent of every float leaf of a state; zeros for leaves that are only carried.
 
-        And where the code says that its final state has no gradient.
+        Zeros, too, where the code declares that its final state has no gradient.
         """
 
         def one(leaf: Any) -> Array:
@@ -175,7 +175,7 @@ class Values:
         return trees.map_leaves(one, state)
 
     def scaled(self, d_ys: Array, d_state: Any) -> tuple[Array, Any]:
-        """The cotangents as the regime wants them."""
+        """The cotangents as the regime requires them."""
         case, regime = self.case, self.case.regime
         steps = np.arange(case.T)
         zero: Callable[[Any], Any] = np.zeros_like
@@ -184,7 +184,7 @@ class Values:
                 zero, d_state
             )
         if regime == "long" and case.index % 2 == 0:
-            # Only early outputs matter: nothing of the gradient is left for a truncated pass. The
+            # Only early outputs matter: a truncated pass has no gradient left. The
             # other half of these cases shows a carry that is cut at intervals.
             return _times(d_ys, (steps < 5)[:, None, None]), trees.map_leaves(zero, d_state)
         if regime == "silent_outputs":
@@ -272,7 +272,7 @@ class Values:
         ])  # fmt: skip
 
     def _carried(self, first: Array, later: Array) -> Array:
-        """An integer leaf: as it was, counted, or counted far."""
+        """An integer leaf: as it was, counted up, or counted up far."""
         if self.case.index % 2 == 0:
             return first.copy()
         if self.case.index % 4 == 3 and first.dtype.kind in "iu":
@@ -356,7 +356,7 @@ def _times(leaf: Any, factor: Any) -> Any:
 
 
 def _rows(leaf: Array, silent: Array, axis: int = 0) -> Array:
-    """``leaf`` with zeros in the rows that are silent, where it has such an axis."""
+    """``leaf`` with zeros in the rows without a loss, where it has such an axis."""
     if leaf.ndim <= axis or leaf.shape[axis] != len(silent):
         return leaf
     shape = [1] * leaf.ndim

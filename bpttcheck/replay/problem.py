@@ -1,7 +1,7 @@
-"""A problem as named arrays, and these as the bytes of an ``.npz``, read without trust in any.
+"""A problem as named arrays, and their ``.npz``, which is read as untrusted input.
 
 An ``.npz`` may hold pickles, which run code when they are read, and headers that ask for terabytes.
-Here every member is stored uncompressed, its header is compared with what is expected before
+Here every member is stored uncompressed, its header is compared with the expected one before
 anything is allocated, and the number of its bytes must be exact.
 """
 
@@ -89,7 +89,7 @@ def flatten(problem: Problem) -> SerializedProblem:
 
 
 def names(params: int, leaves: int, *, mask: bool) -> list[str]:
-    """The names of the arrays of a problem with so many parameters and leaves of its state."""
+    """The names of the arrays of a problem with these numbers of parameters and state leaves."""
     return [
         *(f"param_{i}" for i in range(params)),
         "xs",
@@ -138,7 +138,7 @@ def check_shape(state: Any, depth: int = 0) -> None:
     """Raise ValueError unless ``state`` describes a tree."""
     if state is None:
         return
-    fault = ValueError("the structure of the state is none that is known")
+    fault = ValueError("the structure of the state is unknown")
     if depth > _DEPTH or not isinstance(state, dict):
         raise fault
     if set(state) == {"tuple"}:
@@ -195,7 +195,7 @@ def unpack(data: bytes, expected: Expected) -> dict[str, Array]:
             return _members(archive, expected)
     except ValueError:
         raise
-    except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged bytes
+    except Exception as error:  # zipfile and NumPy raise many kinds of errors for damaged bytes
         raise ValueError(f"it cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -208,7 +208,7 @@ def _members(archive: zipfile.ZipFile, expected: Expected) -> dict[str, Array]:
         member = archive.getinfo(f"{name}.npy")
         if member.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{name} is compressed")
-        # The header names the sizes and may lie; what is read is bounded by the file itself.
+        # The header may be wrong about the sizes; reads are bounded by the file itself.
         arrays[name] = _array(name, archive.read(member), dtype, shape)
     return arrays
 

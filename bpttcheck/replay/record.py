@@ -1,4 +1,4 @@
-"""A stored failure as a record: what is written to its two files, and read again."""
+"""A stored failure as a record, written to two files and read again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MOST_DIMENSIONS = 32
 
 
 def keys(record: Any, expected: tuple[str, ...]) -> None:
-    """Refuse what is no object with exactly these keys."""
+    """Raise unless it is an object with exactly these keys."""
     if not isinstance(record, dict):
         raise ValueError(f"{type(record).__name__} where an object was expected")
     missing = [key for key in expected if key not in record]
@@ -43,15 +43,15 @@ def keys(record: Any, expected: tuple[str, ...]) -> None:
 
 
 def text(record: Mapping[str, Any], key: str) -> str:
-    """A text as it was stored, with nothing in it that commands a terminal."""
+    """A stored text without control characters."""
     value = record[key]
     if type(value) is not str or value != clean(value):
-        raise ValueError(f"{key} is no plain text")
+        raise ValueError(f"{key} is not plain text")
     return value
 
 
 def clean(text: str) -> str:
-    """Text that cannot command a terminal: what is not printable is written out."""
+    """Text without control characters: unprintable ones are escaped."""
     plain = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
     return plain if len(plain) <= _LONGEST_TEXT else plain[: _LONGEST_TEXT - 4] + " ..."
 
@@ -67,15 +67,15 @@ def natural(record: Mapping[str, Any], key: str) -> int:
 def naturals(key: str, values: Any) -> tuple[int, ...]:
     """A short list of natural numbers."""
     if not isinstance(values, list) or len(values) > _MOST_DIMENSIONS:
-        raise ValueError(f"{key} is no short list of natural numbers")
+        raise ValueError(f"{key} is not a short list of natural numbers")
     return tuple(natural({key: value}, key) for value in values)
 
 
 def number_to_json(value: float | None) -> float | str | None:
-    """A number as JSON takes it: NaN and infinities as text."""
+    """A number for JSON: NaN and infinities as text."""
     if value is None or math.isfinite(value):
         return None if value is None else float(value)
-    return str(float(value))  # JSON has no word for these
+    return str(float(value))  # JSON has no representation of these
 
 
 def number(key: str, value: Any) -> float | None:
@@ -93,12 +93,12 @@ def measured(key: str, value: Any) -> Measured | None:
         return None
     numbers = [number(key, v) for v in value] if isinstance(value, list) else []
     if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
-        raise ValueError(f"{key} is no value with its error")
+        raise ValueError(f"{key} is not a value with its error")
     return Measured(numbers[0], numbers[1])
 
 
 def one_of(key: str, value: Any, allowed: tuple[str, ...]) -> str:
-    """One of the texts that are allowed."""
+    """One of the allowed texts."""
     if type(value) is not str or value not in allowed:
         raise ValueError(f"{key}={value!r:.40}, expected one of {', '.join(allowed)}")
     return value
@@ -135,7 +135,7 @@ def from_json(record: Any) -> Finding:
         isinstance(pair, list) and len(pair) == 2 for pair in diagnoses
     )
     if not pairs:
-        raise ValueError("diagnoses is no list of codes and sentences")
+        raise ValueError("diagnoses is not a list of codes and sentences")
     return Finding(
         check=one_of("check", record["check"], NAMES),
         method=text(record, "method"),
@@ -189,17 +189,17 @@ Expected = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Stored:
-    """One failure as it lies on the disk.
+    """One failure as it is stored on disk.
 
     Args:
         subject: the subject's name.
-        target: what was typed to name it, such as ``"cell.py:MyCell"``; None if nothing was.
+        target: the command line argument that named it, such as ``"cell.py:MyCell"``, or None.
         version: the version of bpttcheck that stored it.
         seed: the run's seed.
         examples: the run's number of examples.
         dtypes: the run's dtypes.
-        finding: what was found.
-        flat: the problem's arrays; None where no problem belongs to the failure.
+        finding: the finding.
+        flat: the problem's arrays; None for a failure without a problem.
         path: its JSON file.
     """
 
@@ -215,7 +215,7 @@ class Stored:
 
     @property
     def id(self) -> str:
-        """Short, and the same for the same failure: subject, check, block and a hash of both."""
+        """A short id, equal for equal failures: subject, check, block and a hash of both."""
         f = self.finding
         words = [_slug(self.subject).lower() or "cell", f.check, _slug(f.block) or "all"]
         same: list[Any] = [self.subject, f.check, f.method, f.block]
@@ -227,7 +227,7 @@ class Stored:
         return "-".join([*words, _digest(same)[:6]])
 
     def files(self) -> tuple[str, bytes]:
-        """The JSON and the ``.npz``, which is empty where there is no problem."""
+        """The JSON and the ``.npz``, which is empty without a problem."""
         packed = b"" if self.flat is None else pack(self.flat.arrays)
         record: dict[str, Any] = {
             "format": FORMAT,
@@ -255,7 +255,7 @@ def of(report: Any, finding: Finding, target: str | None, flat: SerializedProble
         seed=report.seed,
         examples=report.examples,
         dtypes=tuple(report.dtypes),
-        finding=from_json(to_json(finding)),  # as it will be read: nothing else is kept
+        finding=from_json(to_json(finding)),  # as it will be read
         flat=flat,
     )
 
@@ -264,14 +264,14 @@ def parse(document: str, packed: bytes | None) -> Stored:
     """The record in a JSON text and the bytes of its ``.npz``.
 
     Raises:
-        ValueError: anything in them is not as it was written; the text says what.
+        ValueError: anything in them is not as it was written; the text names it.
     """
     try:
         record = json.loads(document, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is no JSON document ({error})") from error
+        raise ValueError(f"it is not a JSON document ({error})") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ValueError("it is no failure stored by bpttcheck")
+        raise ValueError("it was not stored by bpttcheck")
     version = record.get("schema_version")
     if type(version) is not int or version < 1:
         raise ValueError(f"schema_version={version!r:.40}, expected {SCHEMA_VERSION}")
@@ -343,7 +343,7 @@ def _flat(record: Any, case: Case | None, packed: bytes | None) -> SerializedPro
     try:
         arrays = unpack(packed, expected)
     except ValueError as error:
-        raise ValueError(f"its .npz file is none that bpttcheck wrote: {error}") from error
+        raise ValueError(f"its .npz file was not written by bpttcheck: {error}") from error
     return SerializedProblem(tuple(record["params"]), record["state"], arrays)
 
 
@@ -353,7 +353,7 @@ def _expected(arrays: Any) -> Expected:
         raise ValueError("arrays is no list")
     for item in arrays:
         if not isinstance(item, list) or len(item) != 3 or type(item[0]) is not str:
-            raise ValueError("arrays is no list of name, dtype and shape")
+            raise ValueError("arrays is not a list of name, dtype and shape")
         name, code, shape = item
         if type(code) is not str or not re.fullmatch(rf"[<>|=]?[{KINDS}][1248]", code):
             raise ValueError(f"{name:.40} has the dtype {code!r:.40}")
@@ -388,7 +388,7 @@ def _lines(value: Any, depth: int = 0) -> str:
 
 
 def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 def _slug(text: str) -> str:

@@ -1,9 +1,8 @@
-"""Failures on the disk: stored when they are found, run again later, on the very same numbers.
+"""Failures on disk: stored when they are found, and run again later on exactly the same numbers.
 
 Each failure is three files of one name in ``.bpttcheck``: a JSON record, an ``.npz`` with the
-arrays, and a script that needs only NumPy and the cell. They are written whole or not at all, and
-the folder is kept small. Reading them runs nothing: no pickle, no import, no type is named in them
-that would be looked up.
+arrays, and a script that needs only NumPy and the cell. They are written atomically, and the folder
+is kept small. Reading them runs no code: they contain no pickles, imports or type names.
 """
 
 from __future__ import annotations
@@ -48,12 +47,13 @@ def store(
 ) -> list[Stored]:
     """Write every finding of a report to a folder; the same failure is written to the same files.
 
-    The folder keeps the newest :data:`KEPT` failures. Files in it that are not ours are left alone.
+    The folder keeps the newest :data:`KEPT` failures. Foreign files in it are left alone.
 
     Args:
         report: what a run found.
         directory: the folder; made if it does not exist.
-        target: what was typed to name the subject, such as ``"cell.py:MyCell"``; None if nothing.
+        target: the command line argument that named the subject, such as ``"cell.py:MyCell"``, or
+            None.
 
     Returns:
         What was stored, in the order of the findings.
@@ -62,7 +62,7 @@ def store(
         ContractError: the folder cannot be written.
     """
     folder = Path(directory)
-    # A check that was announced to fail and passed is no failure that could be run again.
+    # A check that was expected to fail and passed cannot be replayed.
     findings = [f for f in report.findings if f.block != "expected_failures"]
     if not findings:
         return []
@@ -73,7 +73,7 @@ def store(
 
 
 def load(name: str | Path, directory: Path | str = DIRECTORY) -> Stored:
-    """Read one failure; every byte of it is checked, and nothing in it is run.
+    """Read one failure; every byte of it is checked, and none of it is run.
 
     Args:
         name: its id, or the path of its JSON file (a :class:`~pathlib.Path` or a text that ends in
@@ -109,7 +109,7 @@ def load(name: str | Path, directory: Path | str = DIRECTORY) -> Stored:
 
 
 def listed(directory: Path | str = DIRECTORY) -> list[tuple[Path, Stored | ContractError, float]]:
-    """What a folder holds, newest first: each file, its record or why it cannot be read, its age.
+    """The content of a folder, newest first: each file, its record or read error, its age.
 
     Args:
         directory: the folder.
@@ -131,7 +131,7 @@ def example(stored: Stored) -> str:
     """The failure's problem as Hypothesis's ``@example(problem=...)``, to be pasted over a test.
 
     Raises:
-        ContractError: no problem belongs to the failure.
+        ContractError: the failure has no problem.
     """
     if stored.flat is None or stored.finding.case is None:
         raise ContractError(
@@ -165,7 +165,7 @@ def _path(name: str | Path, directory: Path) -> Path:
     if isinstance(name, Path) or name.endswith(".json"):
         path = Path(name)
         if path.suffix != ".json":
-            raise ContractError(f"{path} is no JSON file: name the one that ends in .json")
+            raise ContractError(f"{path} is not a JSON file: name the one that ends in .json")
         return path
     if not records.ID.fullmatch(name):
         raise ContractError(
@@ -242,7 +242,7 @@ def _on_problem(
     run: Run, finding: Finding, problem: Problem, started: float
 ) -> tuple[CheckResult, tuple[Finding, ...]]:
     on_problem = CHECKS[finding.check].on_problem
-    assert on_problem is not None  # what has no problem of its own is run again as it was
+    assert on_problem is not None  # a failure without a problem is run again as a whole check
     try:
         tally = on_problem(run, problem)
     except NotApplicable as reason:
@@ -250,13 +250,13 @@ def _on_problem(
     result = tally.result(time.perf_counter() - started)
     judged = any(b.block == finding.block and b.judged for b in result.blocks)
     if result.verdict is Verdict.INCONCLUSIVE and judged and not tally.contradictions:
-        # Other blocks may be blind in this problem: the one that failed was seen, and is right.
+        # Other blocks may be blind in this problem: the one that failed was judged, and is right.
         result = replace(result, verdict=Verdict.PASSED, reason="")
     return result, tuple(_diagnosed(found, finding) for found in tally.findings)
 
 
 def _diagnosed(found: Finding, stored: Finding) -> Finding:
-    """A diagnosis rests on many cases; that of the stored run holds if the number is the same."""
+    """A diagnosis rests on many cases; the stored one holds if the number is the same."""
     same = (found.block, found.hand) == (stored.block, stored.hand)
     return replace(found, diagnoses=stored.diagnoses) if same else found
 
@@ -285,14 +285,14 @@ def _other_name(stored: Stored, subject: Subject) -> tuple[str, ...]:
 
 
 KEPT = 100
-"""Failures that one folder keeps; the oldest go first."""
+"""The number of failures that one folder keeps; the oldest are deleted first."""
 
 _MOST_BYTES = {".json": 2**22, ".npz": 2**27}
-_SUFFIXES = (".npz", ".py", ".json")  # the JSON last: it says that the others are there
+_SUFFIXES = (".npz", ".py", ".json")  # the JSON last: it implies that the others exist
 
 
 def prepare(directory: Path) -> None:
-    """Make the folder, and a ``.gitignore`` in it that keeps it out of the repository.
+    """Create the folder, with a ``.gitignore`` that keeps it out of the repository.
 
     Raises:
         ContractError: it cannot be written, or is a link.
@@ -312,7 +312,7 @@ def prepare(directory: Path) -> None:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file at once: whoever reads it sees the old content or the new one.
+    """Write a file atomically: a reader sees the old content or the new one.
 
     Raises:
         ContractError: it cannot be written.
@@ -342,7 +342,7 @@ def read(path: Path) -> bytes | None:
         if stat.S_ISLNK(found.st_mode):
             raise ContractError(f"{path} is a symbolic link, expected a plain file: not read")
         if not stat.S_ISREG(found.st_mode):
-            raise ContractError(f"{path} is no plain file: not read")
+            raise ContractError(f"{path} is not a plain file: not read")
         if found.st_size > _MOST_BYTES[path.suffix]:
             raise ContractError(
                 f"{path} has {found.st_size} bytes, more than bpttcheck writes: not read"
@@ -355,7 +355,7 @@ def read(path: Path) -> bytes | None:
 
 
 def stored_in(directory: Path) -> list[Path]:
-    """The JSON files in a folder that are named like ours, newest first."""
+    """The JSON files in a folder that are named like stored failures, newest first."""
     found: list[tuple[float, Path]] = []
     try:
         for path in directory.glob("*.json"):
@@ -368,14 +368,14 @@ def stored_in(directory: Path) -> list[Path]:
 
 
 def prune(directory: Path) -> None:
-    """Delete the oldest failures beyond :data:`KEPT`; a file that is not ours stays."""
+    """Delete the oldest failures beyond :data:`KEPT`; foreign files stay."""
     for path in stored_in(directory)[KEPT:]:
         if _is_ours(path):
             remove(path, _SUFFIXES[::-1])
 
 
 def remove(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Delete what was stored beside ``path`` under these suffixes."""
+    """Delete the files stored beside ``path`` with these suffixes."""
     for suffix in suffixes:
         with contextlib.suppress(OSError):
             path.with_suffix(suffix).unlink()

@@ -1,4 +1,4 @@
-"""The records that a run leaves behind: verdicts, findings, counts. Nothing here measures."""
+"""The records of a run: verdicts, findings, counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class Case:
-    """Which problem a finding was seen on; ``(seed, index)`` alone reproduce the original one.
+    """The problem of a finding; ``(seed, index)`` alone reproduce the original one.
 
     Args:
         seed: the run's seed.
@@ -68,7 +68,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A guess at what is wrong, with the evidence for it.
+    """A hypothesis about what is wrong, with the evidence for it.
 
     Args:
         code: stable and short, such as ``"transposed"``; ``bpttcheck explain`` prints its page.
@@ -101,11 +101,11 @@ class Finding:
         relative_error: the block's error relative to its largest entry.
         exception: the text of an exception raised by the user's code, or ``""``.
         diagnoses: best first; may be empty.
-        comparison: what ``hand`` was compared with when it was no oracle (a law's other side).
-        counted: True if it was only counted: wrong in some case that was neither made small nor
-            explained, and likely spoilt by another block that was.
+        comparison: what ``hand`` was compared with if no oracle (the other side of a law).
+        counted: True if it was only counted: wrong in a case that was neither shrunk nor explained,
+            probably as a consequence of another block that was.
         problem: the smallest case with its arrays (:class:`bpttcheck.problems.problem.Problem`),
-            which a replay needs; None where there is none.
+            for a replay; None where there is none.
     """
 
     check: str
@@ -134,14 +134,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class BlockSummary:
-    """How well one block was seen by one check in one dtype.
+    """How well one check resolved one block in one dtype.
 
     Args:
         block: the block's name.
         dtype: the checked dtype.
         judged: cases in which the block was judged.
         blind: cases whose own rounding noise hid the block; no evidence either way.
-        resolution: smallest relative error that the best judged case could have seen.
+        resolution: smallest relative error that the best judged case could have detected.
         median_resolution: the same for the middle judged case.
         worst_ratio: largest ratio of error to the bar's width among the judged cases.
     """
@@ -167,8 +167,8 @@ class CheckResult:
         skipped_cases: reason -> number of single cases that were not judged.
         worst_ratio: largest ratio of error to the bar's width; None if nothing was compared.
         limit: the ratio allowed.
-        oracles: oracle -> number of cases on which it spoke.
-        blocks: how well each block was seen.
+        oracles: oracle -> number of cases that it judged.
+        blocks: how well each block was resolved.
         notes: remarks such as warnings raised by user code.
         reason: why the check is inconclusive, or ``""``.
         expected_failure: the reason given for an expected failure, or ``""``.
@@ -195,7 +195,7 @@ def _without_problem(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value as JSON represents it."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -203,6 +203,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return str(value)  # JSON has no word for these
+        return str(value)  # JSON has no representation of these
     scalar = getattr(value, "item", None)  # a NumPy scalar
     return value if scalar is None else plain(scalar())

@@ -21,7 +21,7 @@ class Report:
         subject: the subject's name.
         checks: one entry for each named check, in the order of running.
         findings: one entry for each mismatch, worst first.
-        remarks: what is wrong with how the code behaves where its gradient does not depend on it.
+        remarks: faults of the code's behaviour that do not affect its gradient.
         seed: the run's seed.
         examples: cases asked for in each check.
         dtypes: the dtypes checked.
@@ -30,13 +30,13 @@ class Report:
         batches: the smallest and largest B of judged gradient cases.
         regimes: regime -> number of judged cases.
         masks: kind of mask -> number of judged cases.
-        larger: sizes judged beyond those, and by what.
+        larger: sizes judged beyond those, and by which checks.
         judged: the judged gradient cases, and all of them.
         lines: the lines of the backward pass that judged cases ran, and all of them; None: unknown.
         unreached: lines of the backward pass that no judged case ran, and what guards them.
         letters: of a function, letter -> its smallest and largest size in judged gradient cases.
         unchecked: what nothing checked, by name.
-        hidden: which bugs none of the cases could have shown, a sentence each.
+        hidden: kinds of bugs that none of the cases could have shown, a sentence each.
         notes: remarks on the whole run.
         seconds: wall-clock time.
     """
@@ -65,7 +65,7 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """FAILED if any check failed, else INCONCLUSIVE if any was, else PASSED."""
+        """FAILED if any check failed, else INCONCLUSIVE if any check was, else PASSED."""
         found = {check.verdict for check in self.checks}
         if Verdict.FAILED in found:
             return Verdict.FAILED

@@ -1,4 +1,4 @@
-"""A report as plain text for a terminal: what happened first, then where, then what was covered."""
+"""A report as plain text for a terminal: the verdict first, then where, then what was covered."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def render(report: Report, width: int = WIDTH) -> str:
 
 
 def brief(report: Report, width: int = WIDTH) -> str:
-    """A pass among others: the checks against oracles in full, the rest in few lines.
+    """A pass among several reports: the checks against oracles in full, the rest in few lines.
 
     Args:
         report: what a run found.
@@ -60,13 +60,13 @@ def brief(report: Report, width: int = WIDTH) -> str:
 
 
 def headline(report: Report) -> str:
-    """The verdict, the subject and what is to blame."""
+    """The verdict, the subject and the wrong blocks."""
     start = f"{report.verdict.value.upper()}  {report.subject}: "
     ran = [check for check in report.checks if not check.skipped]
     if report.verdict is Verdict.FAILED:
         failed = [check.name for check in ran if check.verdict is Verdict.FAILED]
         findings = _unexpected(report)
-        # What was wrong in some case only, and is not explained, is likely spoilt by what is.
+        # A block that is wrong in some case only and unexplained is probably a consequence.
         explained = [f for f in findings if not f.counted] or findings
         named = {_key(f)[1]: f.block for f in explained[::-1]}  # the first one counts
         blocks = [block for block in reversed(named.values()) if block]
@@ -82,7 +82,7 @@ def headline(report: Report) -> str:
 
 
 def first_lines(report: Report) -> Iterable[str]:
-    """What stands under the verdict: remarks, and lines of the backward pass that never ran."""
+    """The lines below the verdict: remarks, and lines of the backward pass that never ran."""
     if report.remarks:
         names = dict.fromkeys(remark.check for remark in report.remarks)
         yield f"with {plural(len(report.remarks), 'remark')} ({', '.join(names)}): see below"
@@ -123,7 +123,7 @@ def counts(report: Report) -> str:
 
 
 def _table(report: Report, width: int) -> list[str]:
-    """A row for each check; where one failed, those that did not are gathered in few lines."""
+    """A row for each check; where one failed, the others are summarised in few lines."""
     if report.verdict is Verdict.FAILED:
         rows = [check for check in report.checks if outcome(check) not in ("passed", "skipped")]
     else:
@@ -149,7 +149,7 @@ def _gathered(checks: Sequence[CheckResult], width: int) -> list[str]:
 
 
 def _row(check: CheckResult, among: Sequence[CheckResult], width: int) -> list[str]:
-    """One check: name, outcome, then what is known about it, wrapped under the third column."""
+    """One check: name, outcome, then its details, wrapped under the third column."""
     names = max(len(other.name) for other in among)
     words = max(len(outcome(other)) for other in among)
     start = f"  {check.name:<{names}}  {outcome(check):<{words}}  "
@@ -170,11 +170,11 @@ def _facts(check: CheckResult) -> list[str]:
     if check.worst_ratio is not None:
         limit = "" if check.limit is None else f" of {check.limit:g}"
         facts.append(f"worst {_times(check.worst_ratio)}{limit}")
-    if check.verdict is not Verdict.FAILED:  # there the error bars of the findings say more
+    if check.verdict is not Verdict.FAILED:  # the findings have their own error bars
         facts += _sees(check)
     names = sorted(check.oracles, key=lambda name: name != "jax")
     if check.verdict is Verdict.FAILED and "jax" in names:
-        names = ["jax"]  # a block once convicted with the differences is not taken to them again
+        names = ["jax"]  # a block found wrong with differences is not compared with them again
     oracles = [f"{name} {check.oracles[name]}" for name in names if name != "law"]
     if oracles:
         facts.append(", ".join(oracles))
@@ -189,7 +189,7 @@ def _facts(check: CheckResult) -> list[str]:
 
 
 def _sees(check: CheckResult) -> list[str]:
-    """The resolution in each dtype, of the block that was seen worst."""
+    """The resolution in each dtype, of the block that was resolved worst."""
     worst: dict[str, BlockSummary] = {}
     for block in check.blocks:
         if not math.isfinite(block.median_resolution):
@@ -214,17 +214,17 @@ def _unexpected(report: Report) -> list[Finding]:
 
 
 def _findings(report: Report, width: int) -> list[str]:
-    """The findings that tell something new in full, the others by their names."""
+    """The findings that add information in full, the others by name."""
     shown: list[Finding] = []
     others: list[Finding] = []
     for finding in _unexpected(report):
         (shown if _is_new(finding, shown) else others).append(finding)
     others = [*shown[FINDINGS_SHOWN:], *others]
     lines: list[str] = []
-    told: set[str] = set()
+    reported: set[str] = set()
     for number, finding in enumerate(shown[:FINDINGS_SHOWN], 1):
-        new = tuple(d for d in finding.diagnoses if d.sentence not in told)
-        told.update(d.sentence for d in new)
+        new = tuple(d for d in finding.diagnoses if d.sentence not in reported)
+        reported.update(d.sentence for d in new)
         unknown = finding.jax is not None and not finding.diagnoses
         lines += ["", *_finding(number, replace(finding, diagnoses=new), width, unknown)]
     if others:
@@ -233,12 +233,12 @@ def _findings(report: Report, width: int) -> list[str]:
 
 
 def _is_new(finding: Finding, shown: Sequence[Finding]) -> bool:
-    """False if the block, or the same mistake in another block, is told already.
+    """False if the block, or the same mistake in another block, was already reported.
 
     A law broken beside a wrong gradient is its consequence, unless it names a mistake of its own.
     """
     if finding.counted and shown:
-        return False  # wrong in some case, and not explained: spoilt by what is
+        return False  # wrong in some case and unexplained: a consequence of what is explained
     codes = {d.code for earlier in shown for d in earlier.diagnoses}
     mine = {d.code for d in finding.diagnoses}
     if _key(finding) in {_key(earlier) for earlier in shown} or mine & codes:
@@ -314,12 +314,12 @@ def _size(finding: Finding) -> str:
 
 
 def _times(ratio: float) -> str:
-    """A ratio of error to bar; how absurd an absurd one is does not matter."""
+    """A ratio of error to bar, capped: the size of a huge ratio does not matter."""
     return short(ratio) if ratio <= 1e9 else "over 1e9"
 
 
 def describe(case: Case) -> str:
-    """The case in one line; one that was made by shrinking has no number of its own."""
+    """The case in one line; a shrunk case has no number of its own."""
     mask = "" if case.mask == "none" else f", mask={case.mask}"
     origin = "shrunk" if case.index < 0 else f"case {case.index}"
     return f"{case.sizes}, {case.dtype}, {case.regime}{mask} (seed {case.seed}, {origin})"
@@ -349,7 +349,7 @@ def _values(finding: Finding) -> list[str]:
 
 
 def _remarks(report: Report) -> Iterable[str]:
-    """Everything below the findings but the counts."""
+    """Everything below the findings except the counts."""
     for remark in report.remarks:
         yield f"remark ({remark.check}): {remark.message}"
     if report.unchecked:
@@ -369,7 +369,7 @@ def _remarks(report: Report) -> Iterable[str]:
 
 
 def _covered(report: Report) -> Iterable[str]:
-    """What the cases were; where something failed, the case that failed matters more than these."""
+    """The cases that were run; where a check failed, the failing case matters more."""
     brief = report.verdict is Verdict.FAILED
     usual = {"T": report.lengths, "B": report.batches}
     ranges = (report.letters or usual).items()

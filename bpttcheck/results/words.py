@@ -35,7 +35,7 @@ def aligned(values: Sequence[tuple[float | None, float | None]]) -> list[str]:
 
 
 def _magnitude(value: float) -> int:
-    """The exponent of ``value``; large, so that it asks for no digits, where it has none."""
+    """The exponent of ``value``; where it has none, a large number, so that it needs no digits."""
     return math.floor(math.log10(value)) if 0 < value < math.inf else 400
 
 
@@ -45,7 +45,7 @@ def _number(value: float | None, scale: int, decimals: int) -> str:
     if not math.isfinite(value):
         return str(value)
     if value == 0:
-        return "0"  # an exact zero stands out beside a rounded one
+        return "0"  # an exact zero is printed differently from a rounded one
     text = f"{Decimal(value).scaleb(-scale):.{decimals}f}"
     if not text.strip("-0."):
         return short(value, 3)  # too small beside the others to show any digit
@@ -88,7 +88,7 @@ def wrapped(text: str, start: str, width: int, hang: str | None = None) -> list[
 
 
 def joined(facts: Sequence[str], start: str, width: int) -> list[str]:
-    """Facts side by side, two blanks apart; a fact is broken only if it is wider than a line."""
+    """Facts side by side, two spaces apart; a fact is broken only if it is wider than a line."""
     hang = " " * len(start)
     lines = [start + facts[0]]
     for fact in facts[1:]:

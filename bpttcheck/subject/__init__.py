@@ -1,1 +1,1 @@
-"""The code under test: what it says of itself, how it is called, and what it returns."""
+"""The code under test: its traits, how it is called, and what it returns."""

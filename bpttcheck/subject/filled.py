@@ -1,6 +1,6 @@
 """A subject that leaves gradients out on purpose, with zeros in their place.
 
-Code may return None for what it does not differentiate. Zeros let the loop over time go on; the
+Code may return None for what it does not differentiate. Zeros let the loop over time continue; the
 blocks themselves are not judged, and the report names them.
 """
 
@@ -32,7 +32,7 @@ class FilledCell(_Filled):
     """A cell whose ``step_vjp`` may return None for some gradients."""
 
     def step(self, params: Any, state: Any, x: Any) -> Any:
-        """One step; the cache remembers the shapes of what it is the gradient of."""
+        """One step; the cache also holds the shapes that the gradients must have."""
         new, y, cache = self.target.step(params, state, x)
         return new, y, (state, x, cache)
 
@@ -48,7 +48,7 @@ class FilledLayer(_Filled):
     """A layer whose ``vjp`` may return None for some gradients."""
 
     def forward(self, params: Any, xs: Any, state0: Any, *mask: Any) -> Any:
-        """The whole sequence; the tape remembers the shapes of what it is the gradient of."""
+        """The whole sequence; the tape also holds the shapes that the gradients must have."""
         ys, state, tape = self.target.forward(params, xs, state0, *mask)
         return ys, state, (state0, xs, tape)
 
@@ -79,7 +79,7 @@ def absent(
         d_x: gradient of the input.
         d_state: gradient of the state.
         state: the state itself.
-        names: what the gradients of state and input are called.
+        names: the names of the gradients of state and input.
     """
     state_name, x_name = names
     found: list[str] = [d_param(key) for key, g in d_params.items() if g is None]
@@ -95,7 +95,7 @@ def absent(
 def _none_leaves(tree: Any, like: Any) -> list[bool]:
     try:
         ordered = trees.map_leaves(lambda _, leaf: leaf is None, like, tree)
-    except Exception:  # another structure: the contract says so
+    except Exception:  # another structure: the check `contract` reports it
         return [False] * trees.structure(like).size
     return list(trees.leaves(ordered))
 

@@ -13,11 +13,11 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import Params, State, is_float
 from bpttcheck.errors import ContractError
-from bpttcheck.subject.user_code import examining
+from bpttcheck.subject.user_code import guarded_inspection
 from bpttcheck.subject.values import (
     DType,
     Expected,
-    Place,
+    Location,
     check_content,
     check_layout,
     describe,
@@ -27,32 +27,32 @@ from bpttcheck.subject.values import (
 
 
 class Item(Protocol):
-    """One of the three things that a method returns."""
+    """One of the three items that a method returns."""
 
     @property
     def name(self) -> str:
         """The item's name in messages."""
         ...
 
-    def layout(self, value: Any, place: Place) -> None:
+    def layout(self, value: Any, place: Location) -> None:
         """Raise unless ``value`` has the right kind, structure and shapes."""
         ...
 
-    def content(self, value: Any, place: Place) -> None:
+    def content(self, value: Any, place: Location) -> None:
         """Raise unless ``value``, whose layout is right, has the right dtypes and is finite."""
         ...
 
 
 @dataclass(frozen=True)
-class Anything:
+class Opaque:
     """The cache or the tape: whatever the backward method needs."""
 
     name: str
 
-    def layout(self, value: Any, place: Place) -> None:
+    def layout(self, value: Any, place: Location) -> None:
         """Accept."""
 
-    def content(self, value: Any, place: Place) -> None:
+    def content(self, value: Any, place: Location) -> None:
         """Accept."""
 
 
@@ -64,24 +64,24 @@ class InputGradient:
     expected: Expected
     dtype: DType
 
-    def layout(self, value: Any, place: Place) -> None:
+    def layout(self, value: Any, place: Location) -> None:
         """Raise unless ``value`` is an array of the input's shape."""
         check_layout(value, place, self.expected)
 
-    def content(self, value: Any, place: Place) -> None:
+    def content(self, value: Any, place: Location) -> None:
         """Raise unless the dtype is the input's and every entry finite."""
         check_content(value, place, self.dtype)
 
 
 @dataclass(frozen=True)
 class Output:
-    """``y (B, n_out)`` or ``ys (T, B, n_out)``; how wide it is, the cell decides."""
+    """``y (B, n_out)`` or ``ys (T, B, n_out)``; the cell chooses ``n_out``."""
 
     name: str
     leading: tuple[int, ...]
     dtype: DType
 
-    def layout(self, value: Any, place: Place) -> None:
+    def layout(self, value: Any, place: Location) -> None:
         """Raise unless ``value`` is an array ``(*leading, n_out)``."""
         check_layout(value, place, Expected(None))
         if value.shape[:-1] == self.leading:
@@ -92,7 +92,7 @@ class Output:
             f"{place.item}.shape={value.shape}, but should be {should}" + (hint and f": {hint}")
         )
 
-    def content(self, value: Any, place: Place) -> None:
+    def content(self, value: Any, place: Location) -> None:
         """Raise unless the dtype is the checked one and every entry finite."""
         check_content(value, place, self.dtype)
 
@@ -115,7 +115,7 @@ class StateLike:
 
     Args:
         name: the item's name.
-        like: the state that it follows, validated before.
+        like: the state whose structure it must have, already validated.
         source: the name of ``like`` in messages.
         cotangent: True for a gradient; then the leaves that are only carried must be zeros.
         steps: time steps T, for hints; None for one step.
@@ -127,16 +127,16 @@ class StateLike:
     cotangent: bool = False
     steps: int | None = None
 
-    def layout(self, value: Any, place: Place) -> None:
+    def layout(self, value: Any, place: Location) -> None:
         """Raise unless ``value`` has the structure and the shapes of ``like``."""
         for at, source, leaf, like in pairs(value, self.like, place, self.source):
             check_layout(leaf, at, Expected(like.shape, f"{source}.shape", steps=self.steps))
 
-    def content(self, value: Any, place: Place) -> None:
+    def content(self, value: Any, place: Location) -> None:
         """Raise unless the leaves have the dtypes of ``like`` and finite values."""
         for at, _, leaf, like in pairs(value, self.like, place, self.source):
             if not self.cotangent or is_float(like):
-                # What starts at -inf, as a running maximum, may stay there.
+                # A leaf that starts at -inf, such as a running maximum, may stay there.
                 infinite = not self.cotangent and bool(np.isinf(like).any())
                 check_content(leaf, at, like.dtype, infinite=infinite)
             elif np.any(leaf):
@@ -164,7 +164,7 @@ class ParamsGradient:
     steps: int | None = None
     partial: bool = False
 
-    def layout(self, value: Any, place: Place) -> None:
+    def layout(self, value: Any, place: Location) -> None:
         """Raise unless ``value`` has the keys and shapes of ``params``."""
         if not is_a(value, dict):
             raise place.error(
@@ -183,7 +183,7 @@ class ParamsGradient:
             )
             check_layout(gradient, place.at(f"[{key!r}]"), expected)
 
-    def content(self, value: Any, place: Place) -> None:
+    def content(self, value: Any, place: Location) -> None:
         """Raise unless every gradient has its parameter's dtype and is finite."""
         for key, gradient in value.items():
             at = place.at(f"[{key!r}]")
@@ -191,9 +191,9 @@ class ParamsGradient:
 
 
 def pairs(
-    value: Any, like: State, place: Place, source: str
-) -> Iterator[tuple[Place, str, Any, Any]]:
-    """Walk two trees at once: ``(place, source, leaf, like's leaf)``; raise where they part."""
+    value: Any, like: State, place: Location, source: str
+) -> Iterator[tuple[Location, str, Any, Any]]:
+    """Walk two trees at once: ``(place, source, leaf, like's leaf)``; raise where they differ."""
     if is_a(like, dict):
         if not is_a(value, dict):
             raise _other_structure(value, like, place, source)
@@ -214,9 +214,9 @@ def pairs(
 
 
 def check_keys(
-    given: dict[Any, Any], like: dict[Any, Any], place: Place, source: str, partial: bool = False
+    given: dict[Any, Any], like: dict[Any, Any], place: Location, source: str, partial: bool = False
 ) -> None:
-    """Raise if the keys of two dicts differ, guessing at misspelt ones."""
+    """Raise if the keys of two dicts differ, suggesting corrections of misspelt ones."""
     missing = [key for key in like if key not in given]
     for key in given:
         if key in like:
@@ -224,7 +224,7 @@ def check_keys(
         shown = repr(key) if type(key) in (str, int) else describe(key)
         guess = closest(key, missing)
         raise place.at(f"[{shown}]").error(
-            f"{place.item} has the key {shown}, which {source} has not: "
+            f"{place.item} has the key {shown}, which {source} does not have: "
             + (f"did you mean {guess!r}?" if guess else f"its keys are {listed(like) or '(none)'}")
         )
     if missing and not partial:
@@ -235,7 +235,7 @@ def check_keys(
 
 
 def closest(key: Any, candidates: Iterable[Any]) -> str | None:
-    """The candidate that was probably meant by ``key``; None if nothing is near."""
+    """The candidate closest to ``key``; None if none is close."""
     if not is_a(key, str):
         return None
     names = [name for name in candidates if is_a(name, str)]
@@ -254,14 +254,14 @@ def listed(names: Iterable[Any]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def _other_structure(value: Any, like: State, place: Place, source: str) -> ContractError:
+def _other_structure(value: Any, like: State, place: Location, source: str) -> ContractError:
     return place.error(
         f"{place.item} is {describe(value)}, but should be {trees.structure(like).describe()} like "
         f"{source}{_structure_hint(value, like, place)}"
     )
 
 
-def _structure_hint(value: Any, like: State, place: Place) -> str:
+def _structure_hint(value: Any, like: State, place: Location) -> str:
     if value is None:
         zeros = place.item.startswith("d_")
         return ": return zeros where there is no gradient" if zeros else ": forgot to return it?"
@@ -290,25 +290,25 @@ def check_result(result: Any, method: str, items: Items) -> tuple[Any, Any, Any]
         The items.
 
     Raises:
-        ContractError: ``result`` is no tuple of three, its items stand in another order, or one of
+        ContractError: ``result`` is not a tuple of three, its items are in another order, or one of
             them has a wrong kind, structure, shape, dtype or value.
     """
     given = check_layouts(result, method, items)
     for item, value in zip(items, given, strict=True):
-        with examining(method, item.name):
-            item.content(value, Place(method, item.name))
+        with guarded_inspection(method, item.name):
+            item.content(value, Location(method, item.name))
     return given
 
 
 def check_layouts(result: Any, method: str, items: Items) -> tuple[Any, Any, Any]:
-    """The same, but for dtypes and values."""
-    with examining(method):
+    """The same, without checking dtypes and values."""
+    with guarded_inspection(method):
         _check_tuple(result, method, items)
         given = tuple(result)
     for item, value in zip(items, given, strict=True):
-        with examining(method, item.name):
+        with guarded_inspection(method, item.name):
             try:
-                item.layout(value, Place(method, item.name))
+                item.layout(value, Location(method, item.name))
             except ContractError as error:
                 raise _in_other_order(given, method, items) or error from None
     return given[0], given[1], given[2]
@@ -316,7 +316,7 @@ def check_layouts(result: Any, method: str, items: Items) -> tuple[Any, Any, Any
 
 def _check_tuple(result: Any, method: str, items: Items) -> None:
     names = _names(items)
-    place = Place(method, "")
+    place = Location(method, "")
     if not is_a(result, tuple):
         remedy = "forgot to return?" if result is None else f"write `return {names[1:-1]}`"
         raise place.error(f"returned {describe(result)}, but should return {names}: {remedy}")
@@ -332,7 +332,7 @@ def _length_hint(result: tuple[Any, ...], items: Items) -> str:
             parts = len(item.like)
             if parts > 1 and len(result) == 2 + parts:
                 return f": put the {parts} parts of {item.name} into one tuple"
-    if len(result) == 2 and isinstance(items[2], Anything):
+    if len(result) == 2 and isinstance(items[2], Opaque):
         return f": the {items[2].name} is missing; return None for it if nothing is needed later"
     if len(result) == 2:
         fitting = [n for n in range(3) if _fits(result, items[:n] + items[n + 1 :])]
@@ -341,10 +341,10 @@ def _length_hint(result: tuple[Any, ...], items: Items) -> str:
 
 
 def _in_other_order(given: tuple[Any, ...], method: str, items: Items) -> ContractError | None:
-    """The error that says in which order the items came, or None if no order fits."""
+    """The error that names the order of the items, or None if no order fits."""
     for arranged in itertools.permutations(items):
         if _fits(given, arranged) and not _doubtful(given, arranged, items):
-            return Place(method, "").error(
+            return Location(method, "").error(
                 f"returned its items in another order: looks like {_names(arranged)}: return "
                 f"{_names(items)}"
             )
@@ -352,9 +352,9 @@ def _in_other_order(given: tuple[Any, ...], method: str, items: Items) -> Contra
 
 
 def _doubtful(given: tuple[Any, ...], arranged: tuple[Item, ...], items: Items) -> bool:
-    """True if a lone array would have to be the cache: more likely it is a misshapen output."""
+    """True if a single array would have to be the cache: more likely it is a misshapen output."""
     return any(
-        isinstance(item, Anything) and is_array(value) and item is not was
+        isinstance(item, Opaque) and is_array(value) and item is not was
         for value, item, was in zip(given, arranged, items, strict=True)
     )
 
@@ -362,8 +362,8 @@ def _doubtful(given: tuple[Any, ...], arranged: tuple[Item, ...], items: Items) 
 def _fits(given: tuple[Any, ...], items: tuple[Item, ...]) -> bool:
     try:
         for value, item in zip(given, items, strict=True):
-            with examining(item.name):
-                item.layout(value, Place("", item.name))
+            with guarded_inspection(item.name):
+                item.layout(value, Location("", item.name))
     except ContractError:
         return False
     return True

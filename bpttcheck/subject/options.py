@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import ContractError
-from bpttcheck.subject.user_code import examining
+from bpttcheck.subject.user_code import guarded_inspection
 from bpttcheck.subject.values import describe, is_a
 
 DTYPES = ("float64", "float32")
@@ -23,7 +23,7 @@ class Options:
     """The arguments of a run, validated.
 
     Args:
-        dtypes: names out of ``DTYPES``, each once, in the order given.
+        dtypes: names from ``DTYPES``, each once, in the order given.
         examples: cases for each check, at least 1.
         seed: the run's seed, at least 0.
         checks: names of the checks to run, or None for all.
@@ -52,26 +52,26 @@ def validate_options(
     require: Any = (),
     known_checks: Iterable[str] = (),
 ) -> Options:
-    """Bring the arguments of a run into one form.
+    """Validate and normalise the arguments of a run.
 
     Args:
         dtypes: one dtype or several: ``"float64"``, ``np.float32``, ``("float64", "float32")``.
         examples: cases for each check.
-        seed: any whole number from 0.
+        seed: any integer from 0.
         checks: names of checks, or None for all.
         expected_failures: check -> reason, or None.
         strict: True or False; None: True if ``checks`` names some.
-        require: oracles that must have judged, out of ``ORACLES``.
-        known_checks: the names that exist; without them any name is taken.
+        require: oracles that must have judged, from ``ORACLES``.
+        known_checks: the names that exist; without them any name is accepted.
 
     Returns:
         The :class:`Options`.
 
     Raises:
-        ContractError: an argument is none of the allowed values; the message lists them.
+        ContractError: an argument has a value that is not allowed; the message lists the allowed.
     """
     known = tuple(known_checks)
-    with examining("", "the arguments"):
+    with guarded_inspection("", "the arguments"):
         return Options(
             _dtypes(dtypes),
             _whole(examples, "examples", 1, "; a report that ran no case is an error"),
@@ -116,7 +116,7 @@ def _dtype_name(one: Any) -> str:
 
 
 def _whole(value: Any, name: str, least: int, why: str) -> int:
-    should = f"a whole number from {least}{why}"
+    should = f"an integer from {least}{why}"
     if is_a(value, (bool, np.bool_)):
         raise _error(name, value, should)
     try:

@@ -1,4 +1,4 @@
-"""Calls a subject's methods with arrays that are watched, and gathers what was done to them."""
+"""Calls a subject's methods and records whether they change their arguments or their results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bpttcheck import trees
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.subject.items import check_layouts
-from bpttcheck.subject.user_code import Notes, call, examining
+from bpttcheck.subject.user_code import Notes, call, guarded_inspection
 from bpttcheck.subject.validate import backward_items, forward_items
 from bpttcheck.subject.values import Bits, arrays, bits, difference, different
 
@@ -22,14 +22,14 @@ Conduct = Literal["", "dtype", "rounding", "refusal"]
 
 @dataclass(frozen=True)
 class Impurity:
-    """One way in which a method is no pure function.
+    """One way in which a method is not a pure function.
 
     Args:
         method: the method at fault.
         item: the argument or the result at fault, such as ``"params['W']"``.
-        message: what was seen and what to write instead.
+        message: what was observed and what to write instead.
         conduct: ``"dtype"``, ``"rounding"`` or ``"refusal"`` if no gradient depends on it: the
-            dtype is another, or the last digits are, or an exception says what is not taken.
+            dtype differs, or the last digits do, or an exception states what is not accepted.
     """
 
     method: str
@@ -40,7 +40,7 @@ class Impurity:
 
 @dataclass(frozen=True)
 class Names:
-    """What the methods of a kind, their arguments and their results are called."""
+    """The names of the methods of a kind, their arguments and their results."""
 
     forward: str
     params: str
@@ -67,7 +67,7 @@ class Names:
 
     @property
     def state_gradient(self) -> str:
-        """The gradient with respect to the state that came in."""
+        """The gradient with respect to the incoming state."""
         return self.gradients[1 if self.forward == "step" else 2]
 
 
@@ -84,7 +84,7 @@ NAMES = {
 
 
 class LentArguments:
-    """One problem: the arrays to lend out by name, and copies that nobody else holds."""
+    """One problem: the arrays to pass to methods, by name, and private copies of them."""
 
     def __init__(self, names: Names, values: Mapping[str, Any]) -> None:
         self.names = names
@@ -92,15 +92,15 @@ class LentArguments:
         self._lent = {name: _copy(value) for name, value in values.items()}
 
     def lend(self, name: str) -> Any:
-        """An argument: the same arrays every time, in containers made again."""
+        """An argument: the same arrays every time, in new containers."""
         return trees.map_leaves(lambda leaf: leaf, self._lent[name])
 
     def replace(self, name: str) -> None:
-        """Lend out a fresh copy from now on: the user's code has changed this argument."""
+        """Pass a fresh copy from now on: the user's code has changed this argument."""
         self._lent[name] = _copy(self.kept[name])
 
     def elsewhere(self, factor: float, inputs: bool) -> LentArguments:
-        """Another problem of the same sizes: parameters times ``factor``, other inputs if asked."""
+        """Another problem of the same sizes: parameters times ``factor``, maybe other inputs."""
 
         def moved(tree: Any, factor: float, offset: float) -> Any:
             def move(leaf: Array) -> Array:
@@ -120,7 +120,7 @@ class LentArguments:
 
 
 class Probe:
-    """Calls the subject's methods and gathers what is found, one impurity a method and item."""
+    """Calls the subject's methods and collects impurities, one per method and item."""
 
     def __init__(self, subject: Any, kind: str, names: Names, notes: Notes | None) -> None:
         self.subject, self.kind, self.names, self.notes = subject, kind, names, notes
@@ -129,7 +129,7 @@ class Probe:
         self.rounding: Callable[[str, Array, Array], bool] = lambda item, value, other: False
 
     def add(self, method: str, item: str, message: str, conduct: Conduct = "") -> None:
-        """Remember an impurity unless this item of this method has one already that is as bad."""
+        """Record an impurity unless this item of this method already has one as severe."""
         known = self.found.get((method, item))
         if known is None or (known.conduct and not conduct):
             self.found[method, item] = Impurity(method, item, f"{method}: {message}", conduct)
@@ -143,7 +143,7 @@ class Probe:
         function = getattr(self.subject, method)
         result = call(method, function, params, *opaque, *others, notes=self.notes)
         for name, value in lent.items():
-            with examining(method, name):
+            with guarded_inspection(method, name):
                 kept, now = arrays(point.kept[name], name), arrays(value, name)
                 if self.compare_argument(method, kept, now):
                     point.replace(name)
@@ -171,7 +171,7 @@ class Probe:
         return dict(zip(names.gradients, check_layouts(result, names.backward, items), strict=True))
 
     def compare_argument(self, method: str, before: Bits, after: Bits) -> bool:
-        """Report what a method did to an argument; True if it did anything."""
+        """Report what a method changed in an argument; True if it changed anything."""
         changed = different(before, after)
         for item, more in self._worth_saying(changed):
             if item not in after:
@@ -198,17 +198,17 @@ class Probe:
 
     @property
     def blames_cache(self) -> bool:
-        """True if a method was found to change a cache: wrong gradients merely follow."""
+        """True if a method was found to change a cache; wrong gradients are a consequence."""
         return any(item.startswith(self.names.cache) for _, item in self.found)
 
     def _worth_saying(self, items: list[str]) -> list[tuple[str, str]]:
-        """The items with an empty text; of a cache, the first and the number of the others."""
+        """The items with an empty text; for a cache, the first and the number of the others."""
         if items and items[0].startswith(self.names.cache):
             return [(items[0], f" (and {len(items) - 1} more)" if len(items) > 1 else "")]
         return [(item, "") for item in items]
 
     def repeat(self, method: str, run: Callable[[], Any], when: str) -> Any:
-        """Run a repetition; an error is an impurity, because the first run had none."""
+        """Run a repetition; an error is an impurity, because the first run succeeded."""
         try:
             return run()
         except ContractError as error:

@@ -1,4 +1,4 @@
-"""What is under test: a cell or a layer, with all that belongs to it alone."""
+"""What is under test: a cell or a layer, with the options that belong to it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import CELL_METHODS, LAYER_METHODS, Layer, is_cell
 from bpttcheck.errors import ContractError
 from bpttcheck.subject.filled import unfilled
-from bpttcheck.subject.user_code import SIGNATURES, examining
+from bpttcheck.subject.user_code import SIGNATURES, guarded_inspection
 from bpttcheck.subject.values import describe, is_a
 from bpttcheck.traits import MASKS, Traits, counts, mask_kinds, pairs_or_strategy, trait
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A cell or layer under test, and what belongs to this one subject.
+    """A cell or layer under test, and the options of this subject.
 
     Args:
         target: the cell or layer.
@@ -32,8 +32,11 @@ class Subject:
         name: what to call it; empty: its class, with the options that are not the default ones.
         lengths: the only T to be used; None: the target's own ``lengths`` if it has one, else any.
         batches: the only B to be used, in the same way.
-        masks: the kinds of mask that it takes, out of ``"lengths"``, ``"holes"`` and
+        masks: the kinds of mask that it supports, from ``"lengths"``, ``"holes"`` and
             ``"empty_rows"``, in the same way.
+        accept: gradient -> how far it may be off, relative to its largest entry, and why: for a
+            small constant that the code adds on purpose, such as ``log(p + 1e-12)``. What is never
+            needed is a failure.
 
     Raises:
         ContractError: if the target is neither a cell nor a layer, or an option is malformed.
@@ -47,8 +50,9 @@ class Subject:
     lengths: Any = None
     batches: Any = None
     masks: Any = None
+    accept: Mapping[str, tuple[float, str]] | None = None
     traits: Traits = field(init=False, repr=False, compare=False)
-    """What the target says of itself."""
+    """The traits that the target declares."""
 
     def __post_init__(self) -> None:
         validate_subject(self.target)
@@ -68,6 +72,7 @@ class Subject:
         _validate_reference(self.reference)
         _validate_sizes(self.sizes)
         _validate_expected(self.expected_failures)
+        _validate_accepted(self.accept)
 
     @classmethod
     def of(cls, candidate: Any, **options: Any) -> Subject:
@@ -94,12 +99,12 @@ class Subject:
 
     @property
     def supports_mask(self) -> bool:
-        """True if it takes masks of some kind."""
+        """True if it supports any kind of mask."""
         return len(self.masks) > 1
 
     @property
     def _judge(self) -> Any:
-        """Whose forward pass, or declared surrogate, the backward pass is compared with."""
+        """The cell whose forward pass, or surrogate, the backward pass is compared with."""
         return unfilled(self.target) if self.reference is None else self.reference
 
     @cached_property
@@ -120,6 +125,20 @@ class Subject:
         adapt = self.traits.to_reference
         return lambda engine, p, xs, s, mask: sequence(engine, adapt(p), xs, s, mask)
 
+    @cached_property
+    def traced_whole(self) -> bool:
+        """True if nothing but its own forward pass is there for JAX, loop over time and all."""
+        if self.traits.signature is not None:
+            return True
+        other = self.reference_sequence is not None or self.reference_step is not None
+        return self.kind == "layer" and not other and not self.traits.fixed_sizes
+
+    @property
+    def exact_length(self) -> bool:
+        """True if a padded sequence is not the sequence."""
+        unmasked = self.traced_whole and not self.supports_mask
+        return self.traits.exact_length or self.traits.fixed_sizes or unmasked
+
     @property
     def surrogate_step(self) -> Callable[..., Any] | None:
         """``surrogate_step(freeze, params, state, x) -> (state, y)``, or None."""
@@ -139,7 +158,7 @@ class Subject:
 
     @cached_property
     def size_constants(self) -> tuple[int, ...]:
-        """Whole numbers in the hand-written code that may be sizes, such as that of a block."""
+        """Integers in the hand-written code that may be sizes, such as block sizes."""
         from bpttcheck.subject.source import integer_constants
 
         return integer_constants(unfilled(self.target))
@@ -151,7 +170,7 @@ class Subject:
         reference: Any = unfilled(self.target) if self.reference is None else self.reference
         step: Callable[..., Any]
         if is_cell(reference):
-            # An adapted cell brings the JAX function that it stands for.
+            # An adapted cell has the JAX function that it was made from.
             own = trait(reference, "reference")
             kind, step = ("jax", own) if callable(own) else ("numpy", reference.step)
         elif self.reference is None:
@@ -173,8 +192,8 @@ def _require_counts(name: str, given: Any) -> tuple[int, ...]:
 
 def _name(target: Any) -> str:
     if is_dataclass(target):
-        told = [f for f in fields(target) if f.repr and getattr(target, f.name) != f.default]
-        options = ", ".join(f"{f.name}={getattr(target, f.name)!r}" for f in told)
+        changed = [f for f in fields(target) if f.repr and getattr(target, f.name) != f.default]
+        options = ", ".join(f"{f.name}={getattr(target, f.name)!r}" for f in changed)
         text = f"{type(target).__name__}({options})"
     else:
         text = repr(target)
@@ -216,6 +235,27 @@ def _validate_expected(expected: Any) -> None:
         )
 
 
+def _validate_accepted(accept: Any) -> None:
+    if accept is None:
+        return
+    fine = isinstance(accept, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and isinstance(pair[0], (int, float))
+        and 0 < pair[0] < 1
+        and isinstance(pair[1], str)
+        and pair[1]
+        for name, pair in accept.items()
+    )
+    if not fine:
+        raise ContractError(
+            f"accept={_short(accept)}, but should map gradients to a relative error and a reason, "
+            'such as {"dW": (1e-10, "log(p + 1e-12)")}',
+            item="accept",
+        )
+
+
 def _short(value: Any) -> str:
     return f"{str(value)[:60]} (type={type(value).__name__})"
 
@@ -233,7 +273,7 @@ _MISSING = object()
 
 
 def validate_subject(candidate: object) -> Literal["cell", "layer"]:
-    """Say whether ``candidate`` is a cell or a layer; an object that is both is a layer.
+    """Tell whether ``candidate`` is a cell or a layer; an object that is both is a layer.
 
     Args:
         candidate: the object that the user wants checked.
@@ -244,7 +284,7 @@ def validate_subject(candidate: object) -> Literal["cell", "layer"]:
     Raises:
         ContractError: it is neither; the message says which methods are missing or what to pass.
     """
-    with examining("", "subject"):
+    with guarded_inspection("", "subject"):
         return _validate_subject(candidate)
 
 

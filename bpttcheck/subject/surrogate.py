@@ -1,4 +1,4 @@
-"""A declared surrogate: said in words, written as a step with the same values, and run in NumPy."""
+"""A declared surrogate: a sentence, a step with the same values, and its run in NumPy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bpttcheck.subject.subject import Subject
 
 
-# Of the largest value: two ways to the same number differ by rounding only, also in float32.
+# Relative to the largest value: the same value computed twice differs by rounding only.
 _SAME = 1e-4
 
 
@@ -61,10 +61,10 @@ def validate_surrogate_step(
 
 
 def validate_surrogate_sequence(layer: Any) -> None:
-    """A layer that freezes something says so, and one that says so has a ``sequence``.
+    """Require a ``sequence`` of every layer that declares a surrogate, and the reverse.
 
     Raises:
-        ContractError: there is a sentence and no ``sequence``.
+        ContractError: a surrogate is declared without a ``sequence``.
     """
     traits = Traits.of(layer)
     declared = traits.surrogate
@@ -77,10 +77,10 @@ def validate_surrogate_sequence(layer: Any) -> None:
 
 
 def require_sentence(declared: Any, method: str) -> None:
-    """Refuse a surrogate without a word about it.
+    """Reject a surrogate that is not described.
 
     Raises:
-        ContractError: ``declared`` is no text or empty.
+        ContractError: ``declared`` is empty or not a string.
     """
     if not isinstance(declared, str) or not declared.strip():
         raise ContractError(
@@ -98,7 +98,7 @@ def _same(mine: Array, real: Array) -> bool:
 
 
 def surrogate_forward(subject: Subject) -> Callable[..., Any] | None:
-    """A forward pass in which what the subject freezes stays as in the first run; None: no need."""
+    """A forward pass that keeps frozen values from its first run; None if nothing is frozen."""
     sequence, step = subject.reference_sequence, subject.surrogate_step
     frozen = Frozen()
     if sequence is not None and subject.surrogate:

@@ -1,6 +1,6 @@
-"""Runs the user's code: floating-point errors are silent, warnings become notes, exceptions errors.
+"""Runs user code: floating-point errors are ignored, warnings become notes, exceptions errors.
 
-Whatever a cell raises leaves here as a :class:`ContractError` that names the method and the line.
+Whatever a cell raises becomes a :class:`ContractError` that names the method and the line.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Notes:
         self._texts: dict[str, None] = {}
 
     def add(self, text: str) -> None:
-        """Remember ``text`` unless it is known already or the notes are full."""
+        """Keep ``text`` unless it is known already or the notes are full."""
         if len(self._texts) < MOST_NOTES:
             self._texts.setdefault(text)
 
@@ -53,15 +53,15 @@ class Notes:
 
 
 def call(method: str, function: Callable[..., Any], *args: Any, notes: Notes | None = None) -> Any:
-    """Call ``function(*args)``, the user's ``method``, and keep its accidents away from the caller.
+    """Call ``function(*args)``, the user's ``method``, and isolate its exceptions and warnings.
 
-    The caller's NumPy error state and warning filters are what they were once this returns.
+    The caller's NumPy error state and warning filters are restored on return.
 
     Args:
         method: the name of the method, for messages.
         function: the bound method itself.
         args: its positional arguments.
-        notes: where the warnings of the user's code are put; None drops them.
+        notes: receives the warnings of the user's code; None drops them.
 
     Returns:
         What ``function`` returns.
@@ -78,15 +78,15 @@ def call(method: str, function: Callable[..., Any], *args: Any, notes: Notes | N
         raise
     except (Exception, SystemExit) as error:
         raise ContractError(_explain(method, error), method=method) from error
-    if type(result) is CoroutineType:  # the type is asked: an odd object may refuse to say
+    if type(result) is CoroutineType:  # of the type: an unusual object may raise
         result.close()
         raise ContractError(f"{method} is a coroutine: write `def`, not `async def`", method=method)
     return result
 
 
 @contextmanager
-def examining(method: str, item: str = "") -> Generator[None]:
-    """Turn whatever an odd object does while it is looked at into a :class:`ContractError`."""
+def guarded_inspection(method: str, item: str = "") -> Generator[None]:
+    """Turn an exception raised while an object is inspected into a :class:`ContractError`."""
     try:
         with np.errstate(all="ignore"):
             yield
@@ -130,7 +130,7 @@ def _name_and_text(error: BaseException) -> str:
 def _text(thing: object) -> str:
     try:
         text = str(thing)
-    except Exception:  # a __str__ that raises must not hide the first accident
+    except Exception:  # a __str__ that raises must not hide the original error
         return "(its text cannot be printed)"
     return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " ..."
 

@@ -1,6 +1,6 @@
-"""Runs every method of a cell or a layer once and turns whatever is wrong into one clear error.
+"""Runs every method of a cell or a layer once and reports the first violation of the contract.
 
-Nothing here is mathematics: kinds, keys, structures, shapes, dtypes and finite values.
+It checks kinds, keys, structures, shapes, dtypes and finite values, not mathematics.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from numpy.typing import DTypeLike
 from bpttcheck import trees
 from bpttcheck.contract import Array, Cell, Layer, Params, State, is_float
 from bpttcheck.subject.items import (
-    Anything,
     InputGradient,
     Items,
+    Opaque,
     Output,
     ParamsGradient,
     StateLike,
     check_result,
 )
 from bpttcheck.subject.surrogate import validate_surrogate_sequence, validate_surrogate_step
-from bpttcheck.subject.user_code import Notes, call, examining
+from bpttcheck.subject.user_code import Notes, call, guarded_inspection
 from bpttcheck.subject.values import (
     DType,
     Expected,
-    Place,
+    Location,
     check_finite,
     check_layout,
     describe,
@@ -59,7 +59,7 @@ def validate_cell(
         batch_size: rows B.
         dtype: float64 or float32; parameters, state and ``x`` are cast to it.
         rng: source of the parameters' seed and of the inputs.
-        notes: where warnings of the cell go.
+        notes: receives the warnings of the cell.
 
     Raises:
         ContractError: the first violation, with ``.method`` and ``.item``.
@@ -101,8 +101,8 @@ def validate_layer(
         batch_size: rows B.
         dtype: float64 or float32; parameters, state and ``xs`` are cast to it.
         rng: source of the parameters' seed and of the inputs.
-        notes: where warnings of the layer go.
-        masks: the kinds of mask that it takes; None: what it says of itself.
+        notes: receives the warnings of the layer.
+        masks: the kinds of mask that it supports; None: those of its traits.
 
     Raises:
         ContractError: the first violation, with ``.method`` and ``.item``.
@@ -129,9 +129,9 @@ def forward_items(kind: str, state: State, x: Array) -> Items:
     """What ``step(params, state, x)`` or ``forward(params, x, state)`` has to return."""
     if kind == "cell":
         new_state = StateLike("new_state", state, "state")
-        return new_state, Output("y", x.shape[:1], x.dtype), Anything("cache")
+        return new_state, Output("y", x.shape[:1], x.dtype), Opaque("cache")
     state_T = StateLike("state_T", state, "state0", steps=len(x))
-    return Output("ys", x.shape[:2], x.dtype), state_T, Anything("tape")
+    return Output("ys", x.shape[:2], x.dtype), state_T, Opaque("tape")
 
 
 def backward_items(kind: str, params: Params, state: State, x: Array) -> Items:
@@ -163,15 +163,15 @@ def _cotangent(state: State, rng: np.random.Generator) -> State:
 
 
 def _copy(tree: Any) -> Any:
-    """What is handed to user code: a method that changes it must not mislead the next check."""
+    """A copy for user code: a method that changes it must not mislead the next check."""
     return trees.map_leaves(np.array, tree)
 
 
 def _supports_mask(layer: Any) -> bool:
-    with examining("forward", "supports_mask"):
+    with guarded_inspection("forward", "supports_mask"):
         supported = getattr(layer, "supports_mask", True)
     if type(supported) not in (bool, np.bool_):
-        raise Place("forward", "supports_mask").error(
+        raise Location("forward", "supports_mask").error(
             f"supports_mask is {describe(supported)}, but should be True or False"
         )
     return bool(supported)
@@ -180,16 +180,16 @@ def _supports_mask(layer: Any) -> bool:
 def _validate_initial_state_vjp(
     subject: Any, params: Params, state: State, rng: np.random.Generator, notes: Notes | None
 ) -> None:
-    with examining("initial_state_vjp"):
+    with guarded_inspection("initial_state_vjp"):
         method = trait(subject, "initial_state_vjp")
     if method is None:
         return
     name = "initial_state_vjp"
     result = call(name, method, _copy(params), _cotangent(state, rng), notes=notes)
     item = ParamsGradient("d_params", params, batch=_rows(state), partial=True)
-    with examining(name, item.name):
-        item.layout(result, Place(name, item.name))
-        item.content(result, Place(name, item.name))
+    with guarded_inspection(name, item.name):
+        item.layout(result, Location(name, item.name))
+        item.content(result, Location(name, item.name))
 
 
 def _rows(state: State) -> int:
@@ -221,19 +221,19 @@ def fresh_params(
         The parameters, copies of ``dtype``.
 
     Raises:
-        ContractError: ``init`` raised, returned something else than a dict of finite floating
-            arrays, or two different results from equal seeds.
+        ContractError: ``init`` raised, returned anything but a dict of finite floating arrays, or
+            two different results from equal seeds.
     """
     seed = int(rng.integers(2**63))
     results: list[Params] = []
     for _ in range(2):
         generator = np.random.default_rng(seed)
         result = call("init", subject.init, generator, n_in, n_hidden, notes=notes)
-        with examining("init", "params"):
+        with guarded_inspection("init", "params"):
             _check_params(result)
             results.append({key: np.array(value) for key, value in result.items()})
-    _require_equal(*results, place=Place("init", "params"), remedy="uses randomness besides rng")
-    return _cast(results[0], dtype, Place("init", "params"))
+    _require_equal(*results, place=Location("init", "params"), remedy="uses randomness besides rng")
+    return _cast(results[0], dtype, Location("init", "params"))
 
 
 def fresh_state(
@@ -252,18 +252,18 @@ def fresh_state(
         The state, made of copies.
 
     Raises:
-        ContractError: ``initial_state`` raised, returned something else than arrays ``(B, ...)`` in
-            tuples and dicts, or two different results.
+        ContractError: ``initial_state`` raised, returned anything but arrays ``(B, ...)`` in tuples
+            and dicts, or two different results.
     """
     results: list[State] = []
     for _ in range(2):
         given = trees.map_leaves(np.array, params), batch_size
         result = call("initial_state", subject.initial_state, *given, notes=notes)
-        with examining("initial_state", "state"):
-            for place, leaf in _walk(result, Place("initial_state", "state")):
+        with guarded_inspection("initial_state", "state"):
+            for place, leaf in _walk(result, Location("initial_state", "state")):
                 _check_state_leaf(leaf, place, batch_size)
             results.append(trees.map_leaves(np.array, result))
-    place = Place("initial_state", "state")
+    place = Location("initial_state", "state")
     _require_equal(*results, place=place, remedy="is random or keeps state")
     if notes is not None and dtype == np.float32:
         wide = [leaf for leaf in trees.leaves(results[0]) if leaf.dtype == np.float64]
@@ -276,7 +276,7 @@ def fresh_state(
 
 
 def _check_params(result: Any) -> None:
-    place = Place("init", "params")
+    place = Location("init", "params")
     if not is_a(result, dict):
         remedy = "forgot to return it?" if result is None else "return {'W': W, 'b': b}"
         raise place.error(f"params is {describe(result)}, but should be a dict of arrays: {remedy}")
@@ -294,8 +294,8 @@ def _check_params(result: Any) -> None:
         check_finite(value, at)
 
 
-def _walk(tree: Any, place: Place, depth: int = 0) -> Iterator[tuple[Place, Any]]:
-    """The leaves of a state and their places; raise on a container that is no tuple or dict."""
+def _walk(tree: Any, place: Location, depth: int = 0) -> Iterator[tuple[Location, Any]]:
+    """The leaves of a state and their places; raise on a container other than a tuple or dict."""
     if depth > _DEEPEST:
         raise place.error("state is nested without end: does a container hold itself?")
     if is_a(tree, dict):
@@ -317,7 +317,7 @@ def _walk(tree: Any, place: Place, depth: int = 0) -> Iterator[tuple[Place, Any]
         yield place, tree
 
 
-def _check_state_leaf(leaf: Any, place: Place, batch: int) -> None:
+def _check_state_leaf(leaf: Any, place: Location, batch: int) -> None:
     if is_a(leaf, (bool, int, float, np.generic)):
         raise place.error(
             f"{place.item} is {describe(leaf)}, but should be an array of shape (B, ...): write "
@@ -351,7 +351,7 @@ def _batch_hint(shape: tuple[int, ...], batch: int) -> str:
     return "is the batch size fixed somewhere? use the argument batch_size"
 
 
-def _require_equal(first: Any, second: Any, *, place: Place, remedy: str) -> None:
+def _require_equal(first: Any, second: Any, *, place: Location, remedy: str) -> None:
     said = f"two calls with {'equal seeds' if place.method == 'init' else 'the same arguments'}"
     if trees.structure(first) != trees.structure(second):
         raise place.error(f"{said} return different structures: {place.method} {remedy}")
@@ -362,7 +362,7 @@ def _require_equal(first: Any, second: Any, *, place: Place, remedy: str) -> Non
             raise at.error(f"{said} return different values of {at.item}: {place.method} {remedy}")
 
 
-def _cast(tree: Any, dtype: DType, place: Place) -> Any:
+def _cast(tree: Any, dtype: DType, place: Location) -> Any:
     """Copies of ``dtype`` of the floating leaves; the others keep theirs."""
 
     def cast(leaf: Array) -> Array:

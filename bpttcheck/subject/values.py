@@ -1,4 +1,4 @@
-"""Which values a method returns, and what is wrong with them."""
+"""The values that a method returns, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FLOAT64_REMEDY = (
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a value stands: the method that returned it and the item's name."""
 
     method: str
@@ -39,9 +39,9 @@ class Place:
         """A :class:`ContractError` at this place; ``text`` follows the method's name."""
         return ContractError(f"{self.method}: {text}", method=self.method, item=self.item)
 
-    def at(self, path: str) -> Place:
+    def at(self, path: str) -> Location:
         """The place of an entry, such as ``"['W']"``, of this one."""
-        return Place(self.method, self.item + path)
+        return Location(self.method, self.item + path)
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,17 @@ class Expected:
 
 
 def is_a(value: object, kind: type | tuple[type, ...]) -> bool:
-    """``isinstance`` that cannot be answered by the object itself."""
+    """``isinstance`` that the object itself cannot influence."""
     return issubclass(type(value), kind)
 
 
 def is_array(value: object) -> bool:
-    """True for an array proper: no subclass, which computes by rules of its own."""
+    """True for a plain array: a subclass may compute by rules of its own."""
     return type(value) is np.ndarray
 
 
 def describe(value: Any) -> str:
-    """What ``value`` is, in a few words, without asking it to print itself."""
+    """A short description of ``value`` that does not call its own methods."""
     if value is None:
         return "None"
     if is_a(value, np.ndarray):
@@ -101,7 +101,7 @@ def _describe_number(value: complex) -> str:
     return f"the {type(value).__name__} {value}"
 
 
-def check_layout(value: Any, place: Place, expected: Expected) -> None:
+def check_layout(value: Any, place: Location, expected: Expected) -> None:
     """Raise unless ``value`` is an array of numbers with the expected shape."""
     if expected.scalar and is_a(value, np.generic):
         value = np.asarray(value)
@@ -122,7 +122,7 @@ def check_layout(value: Any, place: Place, expected: Expected) -> None:
 
 @contextmanager
 def dtypes_noted(drifts: list[ContractError]) -> Generator[None]:
-    """Another floating dtype than the checked one is put into ``drifts`` and not raised."""
+    """Collect a floating dtype other than the checked one in ``drifts`` instead of raising."""
     token = _DRIFTS.set(drifts)
     try:
         yield
@@ -130,7 +130,7 @@ def dtypes_noted(drifts: list[ContractError]) -> Generator[None]:
         _DRIFTS.reset(token)
 
 
-def check_content(value: Any, place: Place, dtype: DType, *, infinite: bool = False) -> None:
+def check_content(value: Any, place: Location, dtype: DType, *, infinite: bool = False) -> None:
     """Raise unless the array ``value`` has the dtype and is finite throughout.
 
     Args:
@@ -151,7 +151,7 @@ def check_content(value: Any, place: Place, dtype: DType, *, infinite: bool = Fa
     check_finite(np.nan_to_num(value, nan=np.nan, posinf=0, neginf=0) if infinite else value, place)
 
 
-def check_finite(value: Any, place: Place) -> None:
+def check_finite(value: Any, place: Location) -> None:
     """Raise if an entry is NaN or infinite, naming the first."""
     bad = ~np.isfinite(value)
     if not bad.any():
@@ -178,7 +178,7 @@ def dtype_remedy(given: DType, expected: DType) -> str:
 
 
 def shape_hint(given: Shape, expected: Expected) -> str:
-    """The usual mistake that gives ``given`` for the expected shape, or ``""``."""
+    """The usual mistake that leads from the expected shape to ``given``, or ``""``."""
     shape, batch, steps = expected.shape or (), expected.batch, expected.steps
     if len(given) == len(shape) and len(shape) > 1:
         return _permuted(given, shape, expected)
@@ -215,14 +215,14 @@ def _without_ones(shape: Shape) -> Shape:
     return tuple(size for size in shape if size != 1)
 
 
-def _not_an_array(value: Any, place: Place, expected: Expected) -> str:
+def _not_an_array(value: Any, place: Location, expected: Expected) -> str:
     said = f"{place.item} is {describe(value)}, but should be an array"
     if expected.shape is not None:
         said += f" of shape {expected.shape} [{expected.source}]"
     return f"{said}: {_remedy(value, place)}"
 
 
-def _remedy(value: Any, place: Place) -> str:
+def _remedy(value: Any, place: Location) -> str:
     gradient = place.item.startswith("d_")
     if value is None and gradient:
         return "return zeros of that shape where there is no gradient"
@@ -250,11 +250,11 @@ _MOST_OBJECTS = 200_000
 def arrays(value: Any, name: str) -> Bits:
     """The arrays and numbers inside ``value`` by their paths, such as ``"cache['z']"``.
 
-    Tuples, lists, dicts and the attributes of objects are searched; what cannot be looked into is
-    left out. The arrays are the living ones, not copies.
+    Tuples, lists, dicts and the attributes of objects are searched; what cannot be inspected is
+    skipped. The arrays are the originals, not copies.
     """
     found: Bits = {}
-    seen: dict[int, Any] = {}  # holds what it has seen, so that no id is given to another object
+    seen: dict[int, Any] = {}  # keeps visited objects alive, so that no id is reused
     pending = deque([(name, value, 0)])
     for _ in range(_MOST_OBJECTS):
         if not pending:
@@ -271,7 +271,7 @@ def arrays(value: Any, name: str) -> Bits:
 
 
 def bits(found: Bits) -> Bits:
-    """Copies that nobody else holds."""
+    """Private copies."""
     return {item: np.array(array) for item, array in found.items()}
 
 
@@ -281,12 +281,12 @@ def same(a: Array, b: Array) -> bool:
 
 
 def different(before: Bits, after: Bits) -> list[str]:
-    """The items of ``before`` that are gone or not the same bit by bit."""
+    """The items of ``before`` that are missing or not bitwise equal."""
     return [item for item in before if item not in after or not same(before[item], after[item])]
 
 
 def difference(before: Array, after: Array) -> str:
-    """How two arrays differ, in a few words."""
+    """A short description of how two arrays differ."""
     if before.shape != after.shape or before.dtype != after.dtype:
         return f"{before.dtype} {before.shape} against {after.dtype} {after.shape}"
     if before.dtype.kind not in "fiub":
@@ -307,7 +307,7 @@ def _number(value: Any) -> Array:
 
 
 def _children(value: Any) -> list[tuple[str, Any]]:
-    """The parts of a container or an object; none if it does not let itself be looked into."""
+    """The parts of a container or an object; none if it cannot be inspected."""
     try:
         if is_a(value, dict):
             return [(_subscript(key, i), item) for i, (key, item) in enumerate(value.items())]

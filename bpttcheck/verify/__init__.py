@@ -1,1 +1,1 @@
-"""Verification: problems, checks, verdicts and the door that runs them."""
+"""Verification: the checks and the function that runs them."""

@@ -1,4 +1,4 @@
-"""Many gradient cases, judged, counted, and the first failure of each block made small."""
+"""Runs many gradient cases, counts them, and shrinks the first failure of each block."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
+from bpttcheck.judge.accepted import accepted, needless
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.gradient_finding import (
     count,
@@ -19,7 +20,6 @@ from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.shrink import smallest
 from bpttcheck.judge.tally import Tally
 from bpttcheck.judge.verdict import Judged
-from bpttcheck.problems.large import Budget, in_one_step
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.problems.values import REACHED
 from bpttcheck.results.records import Case, Finding
@@ -28,11 +28,11 @@ from bpttcheck.verify.checks.base import Context
 
 # Failing cases that are explained in full; later ones are only counted.
 _EXPLAINED = 3
-# States reached by a sequence, at which a wrong gradient is asked for again.
+# States reached by a sequence at which a wrong gradient is tested again.
 _REACHED = 3
 
 Origin = tuple[Problem, Template | None]
-"""Where a finding was first seen, and the compiled shape in which it was."""
+"""The problem of a finding, and its compiled shape."""
 
 
 def gradient_cases(context: Context, name: str, mode: str) -> Tally:
@@ -51,17 +51,18 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
         for finding in tally.findings
     ]
     tally.findings = [_placed(run, mode, f, origins) for f in tally.findings]
+    tally.findings += needless(run, tally)
     return _with_all_blocks(run, name, tally)
 
 
 def wide_cases(
     run: Run, mode: str, tally: Tally, origins: dict[str, Origin], examples: int
 ) -> None:
-    """Wide states, by differences alone: of a cell in one step, of a layer in few."""
+    """Wide states, by differences alone: one step of a cell, few steps of a layer."""
     wide = run.cases.plan.widths if (mode == STEP) == (run.subject.kind == "cell") else ()
-    some = run.cases.plan.some(() if tally.failures else wide, examples)
-    for case in Budget().spend(some, run.untried):
-        one = in_one_step(case) if mode == STEP else case
+    wide = () if tally.failures else wide
+    for case in run.cases.plan.within_budget(wide, examples, run.untried):
+        one = replace(case, T=1) if mode == STEP else case
         _one(run, mode, tally, origins, one, None, True)
 
 
@@ -85,6 +86,7 @@ def _one(
             run, mode, problem, template, confirm=explain, differences_only=differences_only,
             known=known,
         )  # fmt: skip
+        outcome = accepted(run, outcome, tally)
     except OutsideDomain as error:
         tally.outside(error, case)
         return
@@ -120,7 +122,7 @@ def _with_all_blocks(run: Run, name: str, tally: Tally) -> Tally:
 
 
 def _placed(run: Run, mode: str, finding: Finding, origins: Mapping[str, Origin]) -> Finding:
-    """Says so where the gradient is wrong only at states that no sequence reaches."""
+    """Adds to a finding if the gradient is wrong only at states that no sequence reaches."""
     origin = origins.get(finding.block)
     no_state = run.subject.traits.signature is not None
     if origin is None or no_state or origin[0].case.regime == "own_initial_state":
@@ -128,7 +130,7 @@ def _placed(run: Run, mode: str, finding: Finding, origins: Mapping[str, Origin]
     case = origin[0].case
     for index in range(_REACHED + 1):
         try:
-            if index == _REACHED:  # all else as it was: the state decides, or it does not
+            if index == _REACHED:  # only the state changes
                 reached = _at_rest(run, origin[0])
             else:
                 other = replace(case, index=max(case.index, 0) + index)
@@ -160,7 +162,7 @@ def _diagnosed(
     finding: Finding,
     origin: Origin | None,
 ) -> Finding:
-    """The finding with what fits its pattern; nothing is guessed where JAX did not speak."""
+    """The finding with its diagnoses; none without JAX's gradient."""
     if origin is None or finding.jax is None:
         return finding
     from bpttcheck.diagnose.evidence import explain
@@ -175,8 +177,8 @@ def _explain(
 ) -> None:
     """Findings for the wrong blocks that have none yet, each on its smallest case.
 
-    In one step the blocks are wrong independently. In a sequence one wrong term spoils what lies
-    before it: there the smallest case tells the culprit from the victims.
+    In one step the blocks are wrong independently. In a sequence one wrong term corrupts all
+    earlier steps, and the smallest case separates the cause from its consequences.
     """
     known = {finding.block for finding in tally.findings}
     todo = [j for j in outcome.wrong if j.block not in known]
@@ -199,15 +201,16 @@ def _shrunk(
         found = examine(
             run, mode, problem, room, confirm=confirm, differences_only=differences_only
         )
+        found = accepted(run, found)
         names = [j.block for j in found.wrong]
         return found if names and (block is None or block in names) else None
 
     best = smallest(run, outcome.problem, template, attempt, outcome)
     if best is outcome or differences_only:
         return best
-    # The differences were left out while shrinking: hear them on the case that is shown.
+    # Shrinking skipped the differences: compute them for the reported case.
     try:
-        again = examine(run, mode, best.problem, None)
+        again = accepted(run, examine(run, mode, best.problem, None))
     except BpttcheckError:
         return outcome
     names = [j.block for j in again.wrong]

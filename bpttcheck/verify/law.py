@@ -1,8 +1,9 @@
-"""Laws that a right backward pass obeys with no oracle at all: two ways to the same numbers.
+"""Laws: metamorphic relations of a right backward pass, which need no oracle.
 
-The bar comes from the hand-written code itself, by Monte Carlo arithmetic: how far both sides move
-when every operation in it is perturbed by one rounding error. The floors and the limit are those of
-the error model. Where JAX judges the gradients that a law compares, it has the last word.
+A law compares two ways to compute the same numbers. Its error bar comes from the hand-written code
+itself, by Monte Carlo arithmetic: how far both sides move when every operation in it is perturbed
+by one rounding error. The floors and the limit are those of the error model. Where JAX judges the
+gradients that a law compares, its judgement decides.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.shrink import smallest
 from bpttcheck.judge.tally import Tally
 from bpttcheck.judge.verdict import Judged, judge, rounding
-from bpttcheck.problems.large import FIRST, Budget
+from bpttcheck.problems.large import FIRST
 from bpttcheck.problems.noisy_array import copies as noisy_copies
 from bpttcheck.problems.noisy_array import deviations
 from bpttcheck.problems.problem import Problem, Template, each_leaf, in_float64, nearest
@@ -34,20 +35,20 @@ Array = NDArray[Any]
 Blocks = Mapping[str, Any]
 
 Side = Callable[[Run, Problem], Blocks]
-"""One way to the numbers: block name -> array."""
+"""One side of a law: block name -> array."""
 
 Entry = tuple[int, ...] | None
-Place = tuple[Problem, str, Entry]
+Location = tuple[Problem, str, Entry]
 """A problem, a gradient block of it, and an entry of that block."""
 
 
-def _as_it_is(problem: Problem, block: str, entry: Entry) -> Place:
+def _as_it_is(problem: Problem, block: str, entry: Entry) -> Location:
     return problem, block, entry
 
 
 @dataclass(frozen=True)
 class Law:
-    """Two ways to the same numbers.
+    """A metamorphic relation: two ways to compute the same numbers.
 
     Args:
         name: the check's name.
@@ -58,40 +59,40 @@ class Law:
         masks: False leaves masks out.
         parts: the problems whose gradients the law compares, for JAX to judge one by one; None: the
             law compares more than gradients.
-        place: where a number of ``actual`` is found in a plain run: from the law's problem, block
-            and entry to those of the hand-written code.
+        place: locates an entry of ``actual`` in a plain run: from the law's problem, block and
+            entry to those of the hand-written code.
     """
 
     name: str
     expected: Side
     actual: Side
-    sentence: str
+    message: str
     least: tuple[int, int] = (1, 1)
     masks: bool = True
     parts: Callable[[Run, Problem], list[Problem]] | None = None
-    place: Callable[[Problem, str, Entry], Place] = _as_it_is
+    place: Callable[[Problem, str, Entry], Location] = _as_it_is
 
 
-def obey(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
+def run_law(context: Context, law: Law, larger: Sequence[Case] = ()) -> Tally:
     """Compare the two sides of a law on many cases.
 
     Args:
         context: the run.
         law: the law.
-        larger: cases beyond the sizes of the schedule, as far as their time goes.
+        larger: cases beyond the sizes of the schedule, as far as their time allows.
     """
     run, tally = context.run, Tally(law.name, null_counts=True)
     for index in range(context.laws):
         _one(run, law, _case(run, index, law), tally)
         context.tick()
-    larger = run.cases.plan.some(larger, context.examples)
-    for case in Budget().spend(() if tally.failures else larger, run.untried):
+    larger = () if tally.failures else larger
+    for case in run.cases.plan.within_budget(larger, context.examples, run.untried):
         _one(run, law, case, tally)
     return tally
 
 
 def _one(run: Run, law: Law, case: Case, tally: Tally) -> None:
-    """One case, judged, and the first failure made small."""
+    """One case, judged; the first failure is shrunk."""
     try:
         problem = run.cases.problem(case)
     except OutsideDomain as error:
@@ -107,13 +108,13 @@ def _one(run: Run, law: Law, case: Case, tally: Tally) -> None:
         tally.findings.append(_finding(run, law, *_shrunk(run, law, problem, judged)))
 
 
-def obeyed_on(run: Run, law: Law, problem: Problem) -> Tally:
+def run_law_on(run: Run, law: Law, problem: Problem) -> Tally:
     """Compare the two sides of a law on one given problem, as it is."""
     tally = Tally(law.name, null_counts=True)
     judged = _judge(run, law, problem, tally)
     if any(j.wrong for j in judged):
         tally.findings.append(_finding(run, law, problem, judged))
-    tally.findings += tally.conduct  # one problem that is asked for: what it refuses is the answer
+    tally.findings += tally.conduct  # for one given problem a rejection is the result
     return tally
 
 
@@ -124,7 +125,7 @@ def gradients(run: Run, problem: Problem) -> dict[str, Any]:
 
 def _case(run: Run, index: int, law: Law) -> Case:
     case, least = run.cases.case(index, free=True), law.least
-    # Summed in another order, a value within rounding of a kink may fall on its other side.
+    # Summed in another order, a value within rounding of a kink may change sides.
     regime = "ordinary" if case.regime in ("near_kinks", "long") else case.regime
     lengths, batches = run.subject.lengths, run.subject.batches
     T = nearest(max(case.T if case.T <= 12 else 12, least[0]), lengths)
@@ -177,7 +178,7 @@ def _compare(run: Run, law: Law, problem: Problem, at_once: bool = False) -> lis
     """Every block of one case beside the other way to it.
 
     A first bar comes from perturbed inputs alone. It is never wider than the bar of Monte Carlo
-    arithmetic on the code itself, which costs ten times as much and is asked before a conviction.
+    arithmetic on the code itself, which costs ten times as much and decides before a finding.
     """
     unit, tiny = rounding(problem.dtype)
     value, other = law.expected(run, problem), law.actual(run, problem)
@@ -244,11 +245,11 @@ def _beside_jax(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> l
     parts, case = law.parts(run, problem), problem.case
     # One program for all of them, where T may be padded.
     T, B = (max(getattr(part.case, axis) for part in parts) for axis in ("T", "B"))
-    exact = run.subject.traits.exact_length or run.subject.traits.fixed_sizes
-    room = None if exact else Template(case.n_in, case.n_hidden, T, B)
+    exact = run.subject.exact_length
+    template = None if exact else Template(case.n_in, case.n_hidden, T, B)
     for part in parts:
         try:
-            outcome = examine(run, SEQUENCE, part, room, confirm=False)
+            outcome = examine(run, SEQUENCE, part, template, confirm=False)
         except BpttcheckError:
             return judged
         if outcome.skipped or not outcome.by:
@@ -305,10 +306,10 @@ def perturbed(problem: Problem, rng: np.random.Generator, unit: float | None = N
 def _shrunk(
     run: Run, law: Law, problem: Problem, judged: list[Judged]
 ) -> tuple[Problem, list[Judged]]:
-    def attempt(problem: Problem, room: Template | None) -> tuple[Problem, list[Judged]] | None:
+    def attempt(problem: Problem, template: Template | None) -> tuple[Problem, list[Judged]] | None:
         if problem.case.T < law.least[0] or problem.case.B < law.least[1]:
             return None
-        # Each try by the first bar alone; the one that is shown is convicted like any other.
+        # Attempts use the first bar alone; the reported case gets the full comparison.
         found = _compare(run, law, problem, at_once=True)
         return (problem, found) if any(j.wrong for j in found) else None
 
@@ -328,7 +329,7 @@ def _finding(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> Find
         check=law.name,
         method=run.code.methods[0] if forward else run.code.methods[1],
         block=worst.block,
-        message=law.sentence.format(block=worst.block),
+        message=law.message.format(block=worst.block),
         case=problem.case,
         entry=worst.entry,
         hand=worst.hand,

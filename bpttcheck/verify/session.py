@@ -1,4 +1,4 @@
-"""What is kept between checks of one subject, for as long as somebody keeps it."""
+"""The session of one subject: what its checks share."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_views_keep_the_whole_array_alive_and_count_as_such():
 
 @pytest.mark.parametrize("segments", [0, -1, 2.5, "3", True])
 def test_a_number_of_segments_that_makes_no_sense_is_refused(segments):
-    with pytest.raises(ContractError, match=r"segments=.*expected a whole number of 1 or more"):
+    with pytest.raises(ContractError, match=r"segments=.*expected an integer of 1 or more"):
         checkpointed(Elman(), segments)
 
 

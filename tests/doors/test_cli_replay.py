@@ -115,7 +115,7 @@ def test_a_file_named_in_a_record_is_never_imported_unasked(cli: Cli) -> None:
     result = cli("replay", name)
     assert result.exit_code == 2
     assert f"bpttcheck replay {name} --target wrong.py:Averaged" in result.stderr
-    assert "Averaged, which only you can name" in result.stderr
+    assert "Averaged, which is not built in" in result.stderr
     cli("replay")
     cli("replay", "--json")
     cli("replay", name, "--example")

@@ -116,7 +116,7 @@ def test_numbers_and_names_are_read_as_they_are_typed(parse: Any, good: Any, val
         ("isolate = 0", "isolate=0, expected true or false"),
         ("timeout = 0", "timeout=0, expected a number of seconds above 0"),
         ("timeout = true", "timeout=True"),
-        ("jobs = 0", "jobs=0, expected a whole number of at least 1"),
+        ("jobs = 0", "jobs=0, expected an integer of at least 1"),
     ],
 )
 def test_a_wrong_value_of_a_newer_key_is_told(tmp_path: Path, table: str, words: str) -> None:

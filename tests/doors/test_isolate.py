@@ -135,7 +135,7 @@ def test_what_crashes_exits_or_is_killed_is_inconclusive_and_the_others_are_judg
     )
     assert "Exits: " in text
     assert "ended with exit code 0 before its checks were over in case" in text
-    assert "ended with signal 9 (SIGKILL, perhaps for want of memory) in case" in text
+    assert "ended with signal 9 (SIGKILL, perhaps for lack of memory) in case" in text
     assert text.endswith("5 subjects: 1 passed, 1 failed, 3 inconclusive; seed 0")
 
 

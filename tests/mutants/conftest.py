@@ -12,7 +12,7 @@ from bpttcheck import trees
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import builtin
 from bpttcheck.contract import is_cell, is_float
-from bpttcheck.mutants import Pulled, catalogue
+from bpttcheck.mutants import VjpResult, catalogue
 
 SIZES = {"jordan_teacher_forced": tuple((n, h) for n in range(2, 6) for h in range(1, 7))}
 """The sizes that a subject takes, where it does not take all."""
@@ -165,9 +165,9 @@ class Bench:
         """The gradients by block."""
         if is_cell(target):
             found = target.step_vjp(case.params, record, case.d_state, case.d_ys[0])
-            return Pulled(*found).blocks()
+            return VjpResult(*found).blocks()
         d_params, d_xs, d_state0 = target.vjp(case.params, record, case.d_ys, case.d_state)
-        return Pulled(d_params, d_state0, d_xs).blocks()
+        return VjpResult(d_params, d_state0, d_xs).blocks()
 
     def gradient(self, target, case):
         """Forward, then backward."""

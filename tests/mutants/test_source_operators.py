@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bpttcheck.mutants.source.edits import OPERATORS
 from bpttcheck.mutants.source.expressions import factors, multiplied, summed, terms, text
-from bpttcheck.mutants.source.scene import Scene
+from bpttcheck.mutants.source.scene import LocalsSnapshot
 from bpttcheck.mutants.source.sites import context, replaced, sites, statements
 
 HARVEST = [
@@ -37,7 +37,7 @@ def scenes(tree, shapes):
         for node in ast.walk(tree)
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
-    scene = Scene(values, at_rest, values.get("params", {}), given, definitions)
+    scene = LocalsSnapshot(values, at_rest, values.get("params", {}), given, definitions)
     return {id(path[-1]): scene for path in statements((tree,))}
 
 

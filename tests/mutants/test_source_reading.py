@@ -364,7 +364,7 @@ class OnTheInstance(Elman):
     [
         (Native(), "step_vjp is a partial, which has no Python source; instead: a plain method"),
         (OnTheInstance(), "step_vjp is an attribute of the instance"),
-        (source_mutants(LSTM())[0].plant(LSTM()), "step_vjp hands on to another function"),
+        (source_mutants(LSTM())[0].plant(LSTM()), "step_vjp delegates to another function"),
         (object(), "no cell"),
         (None, "no cell"),
     ],
@@ -383,4 +383,4 @@ def test_a_cell_made_of_functions_is_declined():
         init={"b": ("n_hidden",)},
     )
     assert source_mutants(cell) == ()
-    assert "hands on to another function" in why_no_source(cell)
+    assert "delegates to another function" in why_no_source(cell)

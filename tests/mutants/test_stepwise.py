@@ -9,13 +9,13 @@ from bpttcheck import trees
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import is_cell, is_layer
 from bpttcheck.mutants._steps import CellSteps, as_layer
-from bpttcheck.mutants._stepwise import Stepped, right_turn
+from bpttcheck.mutants._stepwise import StepwiseLayer, right_step
 
 NAMES = ["elman", "lstm", "jordan_teacher_forced", "counting"]
 
 
 def stepped(layer):
-    return Stepped(layer, right_turn)
+    return StepwiseLayer(layer, right_step)
 
 
 def same(bench, one, other, case):

@@ -47,8 +47,8 @@ class ForgetsTheCellPath(LSTMForm):
 
 
 class ReadsTheWrongState(GRUResetBeforeForm):
-    def gather(self, params, xs, memories, kept, deferred):
-        return super().gather(params, xs, jnp.roll(memories, 1, axis=0), kept, deferred)
+    def accumulate(self, params, xs, memories, kept, deferred):
+        return super().accumulate(params, xs, jnp.roll(memories, 1, axis=0), kept, deferred)
 
 
 @pytest.mark.parametrize(

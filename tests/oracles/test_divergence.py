@@ -278,14 +278,14 @@ def test_whole_numbers_of_a_state_are_carried():
 
 
 def test_a_search_that_fails_keeps_nothing_of_its_caller_alive():
-    class Held:
+    class ArrayProxy:
         pass
 
     def branches(params, state, x):
         return (state, x) if state.sum() > 0 else (-state, x)
 
     def caller():
-        held = Held()
+        held = ArrayProxy()
         assert first_departure(branches, PARAMS, STATE, XS) is None
         return weakref.ref(held)
 

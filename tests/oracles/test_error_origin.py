@@ -57,7 +57,7 @@ def broken(*_, **__):
         (_lift_ufuncs, "fresh"),
         (lift_module, "enter"),
         (lift_module, "leave"),
-        (programs, "demand"),
+        (programs, "count_draws"),
         (programs, "_perturbed"),
         (programs, "compile_cheaply"),
         (noise, "_round"),

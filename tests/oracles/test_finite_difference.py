@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bpttcheck.errors import ContractError
 from bpttcheck.oracles.branches.recording import Pattern
-from bpttcheck.oracles.differences.finite_difference import entrywise, finite_difference
+from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.differences.line import Tableau
 from bpttcheck.oracles.estimate import Estimate
 
@@ -478,23 +478,6 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         slope_of(np.tanh, np.ones(3), None, np.ones(2))
     with pytest.raises(ContractError, match="direction"):
         finite_difference(lambda leaves: leaves, [np.ones(1)], [], [np.ones(1)])
-
-
-def test_entrywise_gives_the_whole_gradient_of_one_leaf() -> None:
-    rng = np.random.default_rng(5)
-    W, h, w = rng.standard_normal((2, 3)), rng.standard_normal(3), rng.standard_normal(2)
-
-    def function(leaves: list[np.ndarray]) -> list[np.ndarray]:
-        return [np.tanh(leaves[0] @ leaves[1])]
-
-    found = entrywise(function, [W, h], 0, [w])
-    truth = np.outer(w / np.cosh(W @ h) ** 2, h)
-    assert found.value.shape == found.error.shape == (2, 3)
-    assert (found.distance(truth) <= 3).all()
-    assert (found.error < 1e-11).all()
-    some = entrywise(function, [W, h], 0, [w], entries=[(1, 2)])
-    assert some.distance(truth)[1, 2] <= 3
-    assert np.isinf(some.error).sum() == 5
 
 
 @given(st.lists(st.floats(1.2, 3.0), min_size=1, max_size=5), st.integers(0, 2**20))

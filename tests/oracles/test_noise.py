@@ -7,7 +7,7 @@ import pytest
 
 from bpttcheck.errors import Declined
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.oracles.autodiff.noise import COPIES_AXIS, Noise, demand, interpret, uniform
+from bpttcheck.oracles.autodiff.noise import COPIES_AXIS, Noise, count_draws, interpret, uniform
 
 K = 64
 
@@ -17,7 +17,7 @@ def noisy(function, *args, eps=1e-10):
     with enable_x64():
         args = [jnp.asarray(a) for a in args]
         closed = jax.make_jaxpr(function)(*args)
-        count = demand(closed.jaxpr)
+        count = count_draws(closed.jaxpr)
 
         def one(copy, key):
             noise = Noise(jnp.where(copy == 0, 0.0, eps), eps, copy, uniform(key, count))

@@ -21,7 +21,7 @@ def forks():
 @pytest.fixture
 def shared_runs(forks, monkeypatch):
     """All checks of one forward pass, in one module, share what JAX says of it."""
-    monkeypatch.setattr(check_room, "Session", lambda: forks)
+    monkeypatch.setattr(check_room, "Run", forks.make)
 
 
 @pytest.fixture

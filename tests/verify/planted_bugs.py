@@ -324,7 +324,7 @@ FORWARD = ("init", "initial_state", "step", "forward", "sequence", "surrogate", 
 
 
 class Forks:
-    """In the place of the kept runs: all bugs of one forward pass share what JAX says of it.
+    """In the place of new runs: all bugs of one forward pass share what JAX says of it.
 
     What is judged has the forward pass of another if all that belongs to it is inherited, and the
     attributes of the two instances are equal: a bug changes other methods.
@@ -334,13 +334,17 @@ class Forks:
         self._bases = {}
 
     def run(self, subject, options):
+        """As a session."""
+        return self.make(subject, options.seed, options.dtypes)
+
+    def make(self, subject, seed, dtypes):
         right = subject.target if subject.reference is None else subject.reference
         if subject.sizes is not None or not hasattr(right, "init"):
-            return Run(subject, options.seed, options.dtypes)
+            return Run(subject, seed, dtypes)
         forward = (getattr(type(right), name, None) for name in FORWARD)
-        key = (*forward, repr(vars(right)), options.seed)
+        key = (*forward, repr(vars(right)), seed)
         if key not in self._bases:
-            self._bases[key] = Run(Subject(right), options.seed, options.dtypes)
+            self._bases[key] = Run(Subject(right), seed, dtypes)
         found = self._bases[key].fork(subject)
-        found.dtypes = options.dtypes
+        found.dtypes = dtypes
         return found

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from planted_bugs import Coupled, Loop, Tanh
 
 from bpttcheck.diagnose import CODES, rule
-from bpttcheck.diagnose.base import Evidence, Specimen
+from bpttcheck.diagnose.base import Evidence, FailingExample
 from bpttcheck.diagnose.evidence import explain
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
 from bpttcheck.judge.tally import Seen
@@ -70,16 +70,16 @@ def runs():
 def evidence(base, target, mode, dtype):
     """What would be known of each block, if it and all others were wrong in every case."""
     run = base.fork(Subject(target, reference=base.subject.target))
-    specimens = []
+    examples = []
     for template, T in ((run.cases.templates[2], 6), (run.cases.templates[1], 4)):
         steps = 1 if mode == STEP else T
         case = Case(0, -1, steps, 3, template.n_in, template.n_hidden, dtype, "none", "ordinary")
         problem = run.cases.problem(case)
         hand, reference = run.code.run(mode, problem), run.jax.gradient(mode, problem, template)
         wrong = tuple(reference.gradients)
-        specimens.append(Specimen(run, mode, problem, template, hand, reference, wrong))
+        examples.append(FailingExample(run, mode, problem, template, hand, reference, wrong))
     seen = [Seen(run.cases.case(i), wrong, wrong) for i in range(20)]
-    return [Evidence(run, "check", mode, block, specimens, seen) for block in wrong]
+    return [Evidence(run, "check", mode, block, examples, seen) for block in wrong]
 
 
 @pytest.mark.sampled(2)
@@ -103,7 +103,7 @@ def test_garbage_gets_no_diagnosis(name, runs, how, size, seed, dtype):
 def test_a_right_gradient_is_not_explained(name, runs):
     right, mode = SUBJECTS[name]
     for known in evidence(runs[name], right, mode, "float64"):
-        failing = [(s.problem, s.template) for s in known.specimens]
+        failing = [(s.problem, s.template) for s in known.examples]
         assert explain(known.run, "check", mode, known.block, known.seen, failing) == ()
 
 
@@ -122,10 +122,10 @@ def test_a_single_number_is_not_called_a_multiple_of_another(runs):
         run.code.run(STEP, problem),
         run.jax.gradient(STEP, problem, run.cases.templates[0]),
     )
-    specimen = Specimen(
+    example = FailingExample(
         run, STEP, problem, run.cases.templates[0], hand, reference, ("d_params['W']",)
     )
-    alone = Evidence(run, "check", STEP, "d_params['W']", [specimen], [])
+    alone = Evidence(run, "check", STEP, "d_params['W']", [example], [])
     assert rule("scale").fit(alone) is None
 
 
@@ -141,12 +141,12 @@ def case(**fields):
     return Case(seed=0, index=0, dtype="float64", **{**values, **fields})
 
 
-def told(code, wrong, right, block="d_params['W']", kind="layer", specimens=()):
+def told(code, wrong, right, block="d_params['W']", kind="layer", examples=()):
     """What a diagnosis says that looks at the cases alone."""
     seen = [Seen(one, (block,), (block,)) for one in wrong]
     seen += [Seen(one, (), (block,)) for one in right]
     run = SimpleNamespace(subject=SimpleNamespace(kind=kind))
-    found = rule(code).fit(Evidence(run, "check", SEQUENCE, block, specimens, seen))
+    found = rule(code).fit(Evidence(run, "check", SEQUENCE, block, examples, seen))
     return found and found.sentence
 
 
@@ -241,4 +241,4 @@ def test_the_initial_state_is_not_blamed_where_anything_else_is_wrong(runs):
     blames = rule("initial-state").fit
     assert blames(replace(known, seen=only)) is not None
     assert blames(replace(known, seen=[*only, *both])) is None
-    assert blames(replace(known, seen=only, specimens=[])) is None
+    assert blames(replace(known, seen=only, examples=[])) is None

@@ -68,7 +68,7 @@ def report_of(bases, monkeypatch):
             return bases[self.right].fork(subject)
 
     forks = Forks()
-    monkeypatch.setattr(check_room, "Session", lambda: forks)
+    monkeypatch.setattr(check_room, "Run", forks.make)
 
     def report_of(right, wrong):
         forks.right = right

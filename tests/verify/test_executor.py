@@ -108,7 +108,7 @@ def test_cases_of_a_right_cell_are_judged_by_the_workers_alone(alone, monkeypatc
     known = {n: replace(spread.CHECKS[n], run=never) for n in ("step_vjp", "sequence_vjp")}
     monkeypatch.setattr(spread, "CHECKS", {**spread.CHECKS, **known})
     assert report(Elman(), pool) == alone
-    assert set(pool.jobs) == {"judge", "obey"}
+    assert set(pool.jobs) == {"judge", "run_check"}
 
 
 def test_a_case_that_is_lost_on_the_way_would_be_seen(alone, monkeypatch):
@@ -132,7 +132,7 @@ def test_an_impure_cell_is_not_spread():
 
 def test_progress_counts_up_with_an_executor_too():
     seen = []
-    report(Elman(), Counts(), progress=lambda *told: seen.append(told))
+    report(Elman(), Counts(), progress=lambda *results: seen.append(results))
     done = [d for d, _, _ in seen]
     assert done == sorted(done)
     assert seen[-1][0] <= seen[-1][1]

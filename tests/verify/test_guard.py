@@ -13,7 +13,7 @@ import pytest
 
 from bpttcheck import activity
 from bpttcheck.errors import ContractError, Declined
-from bpttcheck.subject.user_code import MOST_NOTES, Notes, call, examining
+from bpttcheck.subject.user_code import MOST_NOTES, Notes, call, guarded_inspection
 
 
 def divide(a, b):
@@ -236,7 +236,7 @@ def test_a_coroutine_is_named_as_one():
 )
 def test_looking_at_an_odd_object_ends_in_a_contract_error(method, item, what):
     with pytest.raises(ContractError, match=r"be examined.*KeyError") as caught:  # noqa: SIM117
-        with examining(method, item):
+        with guarded_inspection(method, item):
             raise KeyError("shape")
     assert str(caught.value).startswith(what)
     assert (caught.value.method, caught.value.item) == (method, item)

@@ -218,12 +218,12 @@ def forge(stored, change=None, packed=None):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no JSON document"),
-        ('{"format": "bpttcheck fai', "no JSON document"),
-        ("[" * 100_000, "no JSON document"),
-        ('{"format": NaN}', "NaN is no JSON"),
-        ("[1, 2]", "no failure stored by bpttcheck"),
-        ('{"format": "another"}', "no failure stored by bpttcheck"),
+        ("", "not a JSON document"),
+        ('{"format": "bpttcheck fai', "not a JSON document"),
+        ("[" * 100_000, "not a JSON document"),
+        ('{"format": NaN}', "NaN is not JSON"),
+        ("[1, 2]", "not stored by bpttcheck"),
+        ('{"format": "another"}', "not stored by bpttcheck"),
         ('{"format": "bpttcheck failure"}', "schema_version=None"),
         ('{"format": "bpttcheck failure", "schema_version": 99}', "a newer one wrote it"),
         ('{"format": "bpttcheck failure", "schema_version": 1}', "lacks 'bpttcheck'"),
@@ -255,14 +255,14 @@ def setter(*path, value):
         (setter("seed", value=-1), "seed=-1"),
         (setter("seed", value=True), "seed=True"),
         (setter("dtypes", value=[]), "dtypes="),
-        (setter("subject", value="a\x1b[2Jb"), "subject is no plain text"),
-        (setter("target", value=7), "target is no plain text"),
+        (setter("subject", value="a\x1b[2Jb"), "subject is not plain text"),
+        (setter("target", value=7), "target is not plain text"),
         (setter("finding", value=[]), "list where an object was expected"),
         (setter("finding", "check", value="os.system"), "check='os.system'"),
         (setter("finding", "hand", value="1"), "hand='1'"),
         (setter("finding", "hand", value=1), "hand=1"),
         (setter("finding", "entry", value=[-1]), "entry=-1"),
-        (setter("finding", "jax", value=[1.0]), "jax is no value with its error"),
+        (setter("finding", "jax", value=[1.0]), "jax is not a value with its error"),
         (setter("finding", "case", value=None), "has arrays but no case"),
         (setter("finding", "case", "T", value=4), "not those of its case"),
         (setter("finding", "case", "dtype", value="object"), "dtype='object'"),
@@ -356,7 +356,7 @@ def test_a_foreign_npz_with_a_right_hash_is_refused_and_nothing_runs(tmp_path, m
     forge(stored, packed=make(stored))
     with pytest.raises(ContractError, match=words) as caught:
         replay.load(stored.id, tmp_path)
-    assert "none that bpttcheck wrote" in str(caught.value)
+    assert "not written by bpttcheck" in str(caught.value)
     assert not Path("exploded").exists()
 
 
@@ -412,7 +412,7 @@ def test_links_folders_and_giants_are_not_read(tmp_path, suffix):
         replay.load(stored.id, tmp_path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(ContractError, match="is no plain file"):
+    with pytest.raises(ContractError, match="is not a plain file"):
         replay.load(stored.id, tmp_path)
     path.rmdir()
     with path.open("wb") as file:

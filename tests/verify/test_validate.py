@@ -19,7 +19,7 @@ from bpttcheck.subject.options import validate_options
 from bpttcheck.subject.subject import validate_subject
 from bpttcheck.subject.user_code import Notes
 from bpttcheck.subject.validate import validate_cell, validate_layer
-from bpttcheck.subject.values import Expected, Place, dtype_remedy, shape_hint
+from bpttcheck.subject.values import Expected, Location, dtype_remedy, shape_hint
 
 N, H, B, T, OUT = 3, 4, 2, 5, 6
 
@@ -376,7 +376,7 @@ BAD = {
     "d_params case": (Tanh, "step_vjp", at(0, renamed("W", "w")),
                       "d_params['w']", "did you mean 'W'?"),
     "d_params stranger": (Tanh, "step_vjp", at(0, lambda d: {**d, "bb": 0}), "d_params['bb']",
-                          "which params has not: its keys are"),
+                          "which params does not have: its keys are"),
     "d_params None key": (Tanh, "step_vjp", at(0, renamed("b", None)), "d_params[None]", "None"),
     "d_params of none": (Memoryless, "step_vjp", at(0, const([])), "d_params", "params: (none)"),
     "d_params, none": (Memoryless, "step_vjp", at(0, const({"a": 0})), "d_params['a']", "(none)"),
@@ -580,7 +580,7 @@ def test_any_pair_of_shapes_can_be_compared(given_, shape, batch, steps, per_row
 )
 def test_a_wrong_output_shape_is_explained_or_not(leading, shape, hint):
     with pytest.raises(ContractError) as caught:
-        Output("y", leading, np.dtype(float)).layout(np.zeros(shape), Place("step", "y"))
+        Output("y", leading, np.dtype(float)).layout(np.zeros(shape), Location("step", "y"))
     assert str(caught.value).partition("n_out)")[2].removeprefix(": ") == hint
 
 
@@ -1004,14 +1004,14 @@ def test_dtypes_come_in_any_spelling(given_, expected):
         ("dtypes", 64, "dtypes=64 (type=int)"),
         ("dtypes", {"float64": 1}, "type=dict"),
         ("examples", 0, "a report that ran no case is an error"),
-        ("examples", -3, "a whole number from 1"),
+        ("examples", -3, "an integer from 1"),
         ("examples", True, "examples=True (type=bool)"),
-        ("examples", np.True_, "a whole number from 1"),
+        ("examples", np.True_, "an integer from 1"),
         ("examples", 10.0, "type=float"),
         ("examples", "10", "type=str"),
         ("examples", None, "type=NoneType"),
-        ("seed", -1, "a whole number from 0"),
-        ("seed", 0.5, "a whole number from 0"),
+        ("seed", -1, "an integer from 0"),
+        ("seed", 0.5, "an integer from 0"),
         ("seed", False, "type=bool"),
         ("seed", np.zeros(2), "type=ndarray"),
         ("checks", (), "ran no case"),

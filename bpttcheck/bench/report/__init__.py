@@ -1,1 +1,1 @@
-"""What was measured, drawn: nothing here measures, and matplotlib is imported when it draws."""
+"""Reports of a benchmark; matplotlib is imported only to draw."""

@@ -1,4 +1,4 @@
-"""Two benchmarks side by side, by their ratios: an absolute time says more of the machine."""
+"""Compares two benchmarks by their ratios, because absolute times depend on the machine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """``slower`` or ``faster`` where the two intervals are apart, else nothing."""
+        """``slower`` or ``faster`` where the two intervals are disjoint, else ``""``."""
         if self.new.low > self.old.high:
             return "slower"
         return "faster" if self.new.high < self.old.low else ""

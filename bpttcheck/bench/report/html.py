@@ -1,4 +1,4 @@
-"""A benchmark as one HTML page that needs nothing else: no script, font or picture from outside."""
+"""A benchmark as one self-contained HTML page, without external scripts, fonts or images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def page(
 
     Args:
         benchmark: what was measured.
-        drawings: its plots, which are put into the page.
+        drawings: its plots, embedded in the page.
         comparison: with an older benchmark, or None.
 
     Raises:
@@ -74,7 +74,7 @@ def _subject(subject: SubjectBenchmark, drawings: list[plots.Drawing]) -> dict[s
 
 
 def inline(svg: str, name: str) -> str:
-    """An SVG file as an element of a page: names of its own, the page's colours, no outside.
+    """An SVG file as an element of a page, with unique ids and the page's colours.
 
     Args:
         svg: the file that matplotlib wrote.
@@ -82,7 +82,7 @@ def inline(svg: str, name: str) -> str:
     """
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
-    # In a page the elements are known without their namespaces, and the page sets the size.
+    # Inline SVG needs no XML namespaces, and the page sets the size.
     head, closing, body = element.partition(">")
     head = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", head)
     element = f"{head}{closing}{body}"

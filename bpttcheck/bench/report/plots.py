@@ -22,7 +22,7 @@ STYLE = {
     "axes.edgecolor": LINE, "axes.labelcolor": INK, "xtick.color": SOFT, "ytick.color": SOFT,
     "axes.titlesize": 9.5, "legend.fontsize": 8,
 }  # fmt: skip
-_WIDTH, _HEIGHT = 4.4, 3.3  # inches: as wide as a phone, so that the letters keep their size
+_WIDTH, _HEIGHT = 4.4, 3.3  # inches: the width of a phone, so that text keeps its size
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Drawing:
     Args:
         target: the subject's name on the command line.
         name: of the file, without its ending.
-        caption: what it shows, for whoever cannot see it too.
+        caption: a description, which also serves as alternative text.
         svg: the file's text.
     """
 
@@ -55,7 +55,7 @@ def drawings(benchmark: Benchmark) -> list[Drawing]:
         for dtype in dtypes:
             for kind, caption, draw in _plots(subject, dtype):
                 name = f"{number + 1}-{_plain(subject.target)}-{dtype}-{kind}"
-                # The ids in the file are made of this: no two plots of a page may share them.
+                # The ids in the file are derived from this: they must be unique in a page.
                 with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
                     svg = _svg(draw, f"{subject.name}: {caption}")
                 made.append(Drawing(subject.target, name, f"{subject.name}: {caption}", svg))
@@ -75,7 +75,7 @@ def _matplotlib() -> Any:
 def _plots(
     subject: SubjectBenchmark, dtype: str
 ) -> Iterator[tuple[str, str, Callable[[Any], None]]]:
-    """``(kind, caption, draw(ax))`` of each plot that has something to show."""
+    """``(kind, caption, draw(ax))`` of each plot with data."""
     points = [point for point in subject.points if point.dtype == dtype]
     along = _along_T(points)
     if len({point.size.T for point in along}) > 1:
@@ -151,7 +151,7 @@ def _power(subject: SubjectBenchmark, form: str, dtype: str, size: Size) -> floa
 
 
 def _heat(ax: Any, cells: Sequence[tuple[MeasuredPoint, Timing]]) -> None:
-    """Ratios by n_hidden and B: blue where the hand is faster, red where it is slower."""
+    """Ratios by n_hidden and B: blue where hand-written code is faster, red where slower."""
     import math
 
     widths = sorted({point.size.n_hidden for point, _ in cells})

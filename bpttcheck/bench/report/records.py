@@ -1,4 +1,4 @@
-"""What a benchmark found, as records and as JSON, read again: the one file of every page."""
+"""The results of a benchmark as records, and their JSON file, from which all reports are made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bpttcheck.errors import ContractError
 
 SCHEMA, SCHEMA_VERSION = "bpttcheck.bench", 1
 
-# The forms that are written by hand: what the ratios are about, and what the gate looks at.
+# The hand-written implementations: the ratios and the gate are about these.
 HAND = ("numpy", "fused", "on_jax")
 
 
@@ -68,14 +68,14 @@ class Timing:
         samples: seconds of one call, for each round; a sample is the mean of ``calls`` calls.
         calls: calls in each sample.
         error: the largest error of a gradient, relative to the largest entry of its block.
-        limit: what ``error`` may be in that block, beyond which nothing is timed.
-        first_call: seconds of the first call, compilation included; None for what is not compiled.
+        limit: the largest ``error`` in that block with which anything is timed.
+        first_call: seconds of the first call, compilation included; None if nothing is compiled.
         pays_off_after: calls after which the first call has paid off against hand-written NumPy,
             the fastest form of it; None: never, or nothing to pay off.
         ratio: seconds over those of the baseline; None for the baseline, and without one.
-        floor: seconds that the form's calls of NumPy cost on arrays of one number; None where they
-            are not known.
-        calls_at_size: seconds that these calls cost on arrays of the sizes that they have.
+        floor: the call overhead, seconds of the form's NumPy calls on arrays of one number; None if
+            unknown.
+        calls_at_size: seconds of these calls on arrays of their actual sizes.
     """
 
     form: str
@@ -102,8 +102,8 @@ class MeasuredPoint:
         timings: one for each form.
         same: the ratio of a form to itself, measured as two: the noise floor.
         absent: for each form that was not measured here, why.
-        again: seconds of the NumPy form in each round, timed as if it were another: ``same`` is
-            these over its samples.
+        again: seconds of the NumPy form in each round, timed as if it were another: ``same`` is the
+            ratio of these to its samples.
         flops: the operations in the products of forward and backward; None where not known.
     """
 
@@ -215,14 +215,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A whole run.
+    """A whole benchmark run.
 
     Args:
         bpttcheck: the version.
         created: when, in UTC, ISO 8601.
         seconds: how long it took.
-        settings: what was asked for.
-        environment: what the numbers depend on.
+        settings: the options of the run.
+        environment: the machine and its libraries.
         forms: the title of each form.
         subjects: what was measured.
         failures: what was not.
@@ -263,7 +263,7 @@ def load(path: Path) -> Benchmark:
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise ContractError(f"{path} is damaged, it is no JSON: {error}") from error
+        raise ContractError(f"{path} is damaged, it is not JSON: {error}") from error
     return parse(document, str(path))
 
 
@@ -275,10 +275,12 @@ def parse(document: Any, name: str) -> Benchmark:
         name: what to call it in an error.
 
     Raises:
-        ContractError: it is no such document, one of another version, or one without a point.
+        ContractError: it is not such a document, has another version, or holds no point.
     """
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise ContractError(f"{name} is no report.json of `bpttcheck bench`: no schema {SCHEMA!r}")
+        raise ContractError(
+            f"{name} is not a report.json of `bpttcheck bench`: no schema {SCHEMA!r}"
+        )
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ContractError(
@@ -293,7 +295,7 @@ def parse(document: Any, name: str) -> Benchmark:
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
-    """``value`` as ``kind``, a record, a container or a plain type, or an error that says where."""
+    """``value`` as ``kind``: a record, a container or a plain type; errors name the place."""
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -315,7 +317,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 
 def _record(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise ContractError(f"{where} is no {kind.__name__}: the file is damaged")
+        raise ContractError(f"{where} is not of type {kind.__name__}: the file is damaged")
     kinds = typing.get_type_hints(kind)
     missing = [field.name for field in dataclasses.fields(kind)
                if field.name not in value and _is_required(field)]  # fmt: skip
@@ -326,5 +328,5 @@ def _record(kind: Any, value: Any, where: str) -> Any:
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
-    """False for what has a default: a file of an earlier version has no such entry."""
+    """False for a field with a default, which a file of an earlier version may lack."""
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -90,7 +90,7 @@ def share(point: MeasuredPoint, timing: Timing, peak: Mapping[str, float]) -> fl
 
 
 def floor_of(point: MeasuredPoint) -> Timing | None:
-    """The form whose calls of NumPy were counted; None where there is none."""
+    """The form whose NumPy calls were counted, or None."""
     return next((timing for timing in point.timings if timing.floor), None)
 
 
@@ -107,7 +107,7 @@ def worst_error(point: MeasuredPoint) -> float:
 
 
 def notes(subject: SubjectBenchmark) -> list[str]:
-    """What the ratios are relative to, and how far apart two equal things were."""
+    """The baseline of the ratios, and the measured ratio of a form to itself."""
     largest = max((reach(point.same) for point in subject.points), default=0.0)
     same = f"  noise floor: a form against itself differs by up to {largest:.0%} at a size"
     if subject.same is not None:
@@ -161,7 +161,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table; the first row is its header."""
     header, *rest = rows
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    # A bar in a target's own text would begin a new cell.
+    # A `|` in a target's own text would begin a new cell.
     return lines + ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rest]
 
 
@@ -211,7 +211,7 @@ def _foot(benchmark: Benchmark) -> Iterable[str]:
 
 
 def environment_line(benchmark: Benchmark) -> str:
-    """What the figures depend on, in one line."""
+    """The environment in one line."""
     found = benchmark.environment
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
     cores = f"{found['cores']} core{'' if found['cores'] == 1 else 's'}"

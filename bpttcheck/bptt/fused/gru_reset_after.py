@@ -124,8 +124,8 @@ class FusedGRUResetAfter:
             np.add(a, b, out=a)  # (2)
             rzn = gates[block]
             steps = zip(
-                a, sequence.gate_by_gate(a, 3)[:, 2], rzn, rzn[:, :2], *_split(rzn), qs[block],
-                hs[1:][block], pads[block], strict=True,
+                a, sequence.gate_by_gate(a, 3)[:, 2], rzn, rzn[:, :2], *sequence.split(rzn),
+                qs[block], hs[1:][block], pads[block], strict=True,
             )  # fmt: skip
             for own, a_n, all_gates, rz, r, z, n, q, h_new, pad in steps:
                 dot(h, W_T, s)  # (3)
@@ -227,8 +227,8 @@ def _blocks(T: int, B: int, H: int, dtype: Any) -> list[slice]:
 
 def _factors(tape: FusedGRUResetAfterTape, block: slice, out: Array) -> None:
     """Equations (8) to (11) for some steps, in the order n, r, z, q."""
-    r, z, n = _split(tape.gates[block])
-    k_n, k_r, k_z, k_q = _split(out)
+    r, z, n = sequence.split(tape.gates[block])
+    k_n, k_r, k_z, k_q = sequence.split(out)
     np.subtract(1.0, z, out=k_z)
     np.multiply(n, n, out=k_n)
     np.subtract(1.0, k_n, out=k_n)
@@ -240,8 +240,3 @@ def _factors(tape: FusedGRUResetAfterTape, block: slice, out: Array) -> None:
     np.subtract(1.0, r, out=k_r)
     np.multiply(k_r, k_q, out=k_r)
     np.multiply(k_r, tape.qs[block], out=k_r)  # (10)
-
-
-def _split(stacked: Array) -> list[Array]:
-    """``(T, K, B, H)`` as K views ``(T, B, H)``."""
-    return list(stacked.swapaxes(0, 1))

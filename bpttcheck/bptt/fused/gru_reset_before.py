@@ -110,7 +110,15 @@ class FusedGRUResetBefore:
         uv, (own, change) = np.empty((B, 2 * H), dtype), np.empty((2, B, H), dtype)
         u, v = sequence.gate_by_gate(uv, 2)
         a = sequence.gate_by_gate(projected, 3)
-        steps = zip(*_split(a), gates, gates[:, :2], *_split(gates), hs[:-1], hs[1:], strict=True)
+        steps = zip(
+            *sequence.split(a),
+            gates,
+            gates[:, :2],
+            *sequence.split(gates),
+            hs[:-1],
+            hs[1:],
+            strict=True,
+        )
         for t, (a_r, a_z, a_n, all_gates, rz, r, z, n, h, h_new) in enumerate(steps):
             dot(h, W_g, uv)
             add(a_r, u, r)
@@ -185,7 +193,7 @@ class FusedGRUResetBefore:
         for block in blocks:
             d, ks = d_a[block], factors[: block.stop - block.start]
             _factors(tape, block, ks)
-            rs, zs, _ = _split(tape.gates[block])
+            rs, zs, _ = sequence.split(tape.gates[block])
             d_by_gate = sequence.gate_by_gate(d, 3)
             steps = sequence.backward(
                 d_ys[block], ks[:, 0], ks[:, 1:], d_by_gate[:, 0], d_by_gate[:, 1:],
@@ -212,8 +220,8 @@ def _blocks(T: int, state_bytes: int) -> list[slice]:
 def _factors(tape: FusedGRUResetBeforeTape, block: slice, out: Array) -> None:
     """Equations (6) to (8) for some steps, in the order r, z, n."""
     h = tape.hs[:-1][block]
-    r, z, n = _split(tape.gates[block])
-    k_r, k_z, k_n = _split(out)
+    r, z, n = sequence.split(tape.gates[block])
+    k_r, k_z, k_n = sequence.split(out)
     np.subtract(1.0, z, out=k_z)
     np.multiply(n, n, out=k_n)
     np.subtract(1.0, k_n, out=k_n)
@@ -224,8 +232,3 @@ def _factors(tape: FusedGRUResetBeforeTape, block: slice, out: Array) -> None:
     np.subtract(1.0, r, out=k_r)
     np.multiply(k_r, r, out=k_r)
     np.multiply(k_r, h, out=k_r)  # (8)
-
-
-def _split(stacked: Array) -> list[Array]:
-    """``(T, K, B, H)`` as K views ``(T, B, H)``."""
-    return list(stacked.swapaxes(0, 1))

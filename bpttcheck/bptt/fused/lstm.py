@@ -123,7 +123,8 @@ class FusedLSTM:
         a, i_g = np.empty((B, 4 * H), dtype), np.empty((B, H), dtype)
         a_by_gate, half = sequence.gate_by_gate(a, 4), np.array(0.5, dtype)
         steps = zip(
-            projected, gates, gates[:, 1:], *_split(gates), hs[1:], cs[1:], tanh_cs, strict=True
+            projected, gates, gates[:, 1:], *sequence.split(gates),
+            hs[1:], cs[1:], tanh_cs, strict=True,
         )  # fmt: skip
         h, c = hs[0], cs[0]
         for t, step in enumerate(steps):
@@ -233,8 +234,8 @@ def _blocks(T: int, state_bytes: int) -> list[slice]:
 def _factors(tape: FusedLSTMTape, block: slice, out: Array) -> None:
     """Equations (7) to (11) for some steps, in the order g, i, f, o, c."""
     gates, tanh_c = tape.gates[block], tape.tanh_cs[block]
-    g, i, _, o = _split(gates)
-    k_g, k_i, k_f, k_o, k_c = _split(out)
+    g, i, _, o = sequence.split(gates)
+    k_g, k_i, k_f, k_o, k_c = sequence.split(out)
     np.subtract(1.0, gates, out=out[:, :4])
     np.multiply(out[:, :4], gates, out=out[:, :4])
     np.multiply(g, g, out=k_g)
@@ -246,11 +247,6 @@ def _factors(tape: FusedLSTMTape, block: slice, out: Array) -> None:
     np.multiply(tanh_c, tanh_c, out=k_c)
     np.subtract(1.0, k_c, out=k_c)
     np.multiply(k_c, o, out=k_c)  # (11)
-
-
-def _split(stacked: Array) -> list[Array]:
-    """``(T, K, B, H)`` as K views ``(T, B, H)``."""
-    return list(stacked.swapaxes(0, 1))
 
 
 def _halved(weights: Array) -> Array:

@@ -15,11 +15,11 @@ from bpttcheck.bptt.unroll import require_mask, require_sequence
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
 
-# The factors of a block of steps are made and used up while they are still in a core's cache.
+# The factors of a block of steps are computed and used while they are in a core's cache.
 _BLOCK_BYTES = 1 << 20
-# A product over fewer rows than this costs more than their number says.
+# A product over fewer rows than this is less efficient per row.
 _ROWS_OF_A_PRODUCT = 1024
-# Numbers so far apart fall on the same places of a core's first cache.
+# Numbers at this distance map to the same sets of a core's first-level cache.
 _CACHE_WAY_BYTES = 4096
 
 
@@ -39,6 +39,11 @@ def gate_by_gate(array: Array, count: int) -> Array:
     return array.reshape(*steps, B, count, width // count).swapaxes(-3, -2)
 
 
+def split(stacked: Array) -> list[Array]:
+    """``(T, K, B, H)`` as K views ``(T, B, H)``."""
+    return list(stacked.swapaxes(0, 1))
+
+
 def repacked(weights: Array, order: list[int]) -> Array:
     """A copy of ``weights (K H, ...)`` with its ``K`` gates in another order."""
     return weights.reshape(len(order), -1, *weights.shape[1:])[order].reshape(weights.shape)
@@ -47,7 +52,7 @@ def repacked(weights: Array, order: list[int]) -> Array:
 def without_padding(xs: Array, mask: Array | None) -> tuple[Array, Array | None]:
     """The inputs with zeros in the padding, and where the padding is.
 
-    What stands in the padding, NaN included, must not reach the products over all rows.
+    Values in the padding, NaN included, must not reach the products over all rows.
 
     Args:
         xs: the inputs ``(T, B, n_in)``.
@@ -75,7 +80,7 @@ def zero_where(array: Array, padded: Array | None) -> Array:
 
 
 def require_cotangents(d_ys: Array, ys_shape: tuple[int, ...]) -> None:
-    """Refuse what NumPy would silently broadcast to the shape of ``ys``.
+    """Reject an array that NumPy would silently broadcast to the shape of ``ys``.
 
     Raises:
         ContractError: ``d_ys`` has another shape than ``ys``.

@@ -6,8 +6,8 @@
 "`'b': d_z.mean(axis=0)`, where `'b': d_z.sum(axis=0)` is right"
 >>> cell = wrong.plant(Elman())
 
-The changed source is compiled in the namespace of the defining module and bound to the very
-instance. The rest of the cell stays as it is, and nothing of the module runs a second time.
+The changed source is compiled in the namespace of the defining module and bound to the same
+instance. The rest of the cell stays as it is, and no module code runs a second time.
 """
 
 from __future__ import annotations

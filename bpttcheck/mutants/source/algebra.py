@@ -54,7 +54,7 @@ def drop_factor(site: Site) -> Iterator[SourceChange]:
     Example("d_z = d_h * i * (1.0 - i)", "d_z = d_h * (1.0 - i ** 2)"),
 )
 def other_derivative(site: Site) -> Iterator[SourceChange]:
-    """The derivative of the logistic function stands for that of tanh, or the other way round."""
+    """The derivative of the logistic function replaces that of tanh, or the reverse."""
     node = site.node
     squared = complement_of(node)
     v = square_of(squared)
@@ -118,7 +118,7 @@ def change_constant(site: Site) -> Iterator[SourceChange]:
 
 @operator(Example("s = 1 - np.tanh(z) ** 2", "s = 1 - z ** 2"))
 def drop_activation(site: Site) -> Iterator[SourceChange]:
-    """The pre-activation stands for the activation."""
+    """The pre-activation replaces the activation."""
     node = site.node
     if isinstance(node, ast.Call) and called(node) in _ACTIVATIONS and len(node.args) == 1:
         z = node.args[0]
@@ -126,6 +126,14 @@ def drop_activation(site: Site) -> Iterator[SourceChange]:
 
 
 _ROWS = {"d_a": (2, 3), "d_b": (2, 3)}
+
+
+def _terms(site: Site) -> list[Part]:
+    """The terms of a whole sum; none for another node."""
+    node = site.node
+    if isinstance(node, ast.BinOp) and is_sum(node) and site.on_top:
+        return terms(node)
+    return []
 
 
 @operator(
@@ -136,10 +144,7 @@ _ROWS = {"d_a": (2, 3), "d_b": (2, 3)}
 )
 def flip_sign(site: Site) -> Iterator[SourceChange]:
     """One term of a sum has the other sign."""
-    node = site.node
-    if not (isinstance(node, ast.BinOp) and is_sum(node) and site.on_top):
-        return
-    parts = terms(node)
+    parts = _terms(site)
     for k, part in enumerate(parts):
         flipped = [*parts[:k], Part(part.node, not part.inverse), *parts[k + 1 :]]
         code = "sign" if site.scene.linear(part.node) else site.slope_code
@@ -154,10 +159,7 @@ def flip_sign(site: Site) -> Iterator[SourceChange]:
 )
 def drop_term(site: Site) -> Iterator[SourceChange]:
     """One term of a sum is missing."""
-    node = site.node
-    if not (isinstance(node, ast.BinOp) and is_sum(node) and site.on_top):
-        return
-    parts = terms(node)
+    parts = _terms(site)
     for k, part in enumerate(parts):
         rest = summed([*parts[:k], *parts[k + 1 :]])
         code = "missing-path" if site.scene.linear(part.node) else site.slope_code
@@ -169,7 +171,7 @@ def drop_term(site: Site) -> Iterator[SourceChange]:
     Example("d_params = {'b': d_a.sum(axis=0)}", "d_params = {'b': -d_a.sum(axis=0)}", _ROWS),
 )
 def negate_value(site: Site) -> Iterator[SourceChange]:
-    """What is assigned, stored under a key or returned has the other sign."""
+    """An expression that is assigned, stored under a key or returned has the other sign."""
     node, parent = site.node, site.parent
     if not isinstance(node, ast.BinOp | ast.Call) or not site.scene.linear(node):
         return
@@ -252,7 +254,7 @@ def drop_transpose(site: Site) -> Iterator[SourceChange]:
     Example("d_W = d_z.T.dot(x)", "d_W = d_z.dot(x.T)"),
 )
 def move_transpose(site: Site) -> Iterator[SourceChange]:
-    """The other factor is transposed; the transposed product stands for the product."""
+    """The other factor is transposed; the transposed product replaces the product."""
     found = _product(site.node)
     if found is None:
         return
@@ -302,7 +304,7 @@ def swap_operands(site: Site) -> Iterator[SourceChange]:
     Example("d_b = np.sum(d_z, axis=0)", "d_b = d_z[0]"),
 )
 def reduce_otherwise(site: Site) -> Iterator[SourceChange]:
-    """The mean, or the first row, stands for the sum over the batch."""
+    """The mean, or the first row, replaces the sum over the batch."""
     node = site.node
     if not (isinstance(node, ast.Call) and called(node) == "sum" and _over_rows(node)):
         return

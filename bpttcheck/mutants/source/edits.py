@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bpttcheck.mutants.source import algebra, operators
 from bpttcheck.mutants.source.expressions import text
 from bpttcheck.mutants.source.operators import Site, SourceChange
-from bpttcheck.mutants.source.scene import Scene
+from bpttcheck.mutants.source.scene import LocalsSnapshot
 from bpttcheck.mutants.source.sites import context, replaced, sites
 
 _LONGEST = 100
@@ -27,7 +27,7 @@ class Edit:
         sentence: the wrong line and the right one.
         diagnosis: the code that the change implies, or ``""``.
         least_B: the smallest batch that shows it.
-        reached: False if the place was not reached when the right function was run.
+        reached: False if the right function did not reach the place.
     """
 
     tree: ast.FunctionDef
@@ -39,12 +39,12 @@ class Edit:
     reached: bool
 
 
-def edits(tree: ast.FunctionDef, scenes: Mapping[int, Scene]) -> Iterator[Edit]:
+def edits(tree: ast.FunctionDef, scenes: Mapping[int, LocalsSnapshot]) -> Iterator[Edit]:
     """Every edit of ``tree``, in the order of the source; no two of them read alike.
 
     Args:
         tree: the function.
-        scenes: for the identity of each statement that was reached, its scene.
+        scenes: the locals at each statement that was reached, by the statement's ``id``.
     """
     seen: set[tuple[int, str]] = set()
     for site in sites(tree, scenes):
@@ -70,7 +70,7 @@ def numbered(found: list[Edit]) -> list[str]:
 
 
 def _edit(site: Site, change: SourceChange) -> tuple[Edit | None, tuple[int, str]]:
-    """The edit, None if it reads as before; and what it must share with no other."""
+    """The edit, None if its text is unchanged; and a key that must be unique."""
     path, node = site.path, site.node
     new = ast.Pass() if change.new is None else change.new
     ast.fix_missing_locations(ast.copy_location(new, node))
@@ -97,7 +97,7 @@ def _short(words: str) -> str:
     return words if len(words) <= _LONGEST else words[: _LONGEST - 3] + "..."
 
 
-# Of two operators that write the same, the first one counts: the one that knows the diagnosis.
+# Of two operators with the same result the first counts: it knows the diagnosis.
 OPERATORS = (
     algebra.other_derivative,
     algebra.drop_power,

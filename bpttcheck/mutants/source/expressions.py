@@ -75,7 +75,7 @@ def negated(node: ast.expr) -> ast.expr:
 
 
 def same(a: ast.AST, b: ast.AST) -> bool:
-    """True if both are written alike."""
+    """True if both have the same source."""
     return ast.dump(a) == ast.dump(b)
 
 
@@ -114,14 +114,14 @@ def called(node: ast.AST) -> str:
 
 
 def is_slope(node: ast.AST) -> bool:
-    """True for what is a derivative on its own: ``1 - v**2``, ``f.derivative(z)``."""
+    """True for a complete derivative: ``1 - v**2``, ``f.derivative(z)``."""
     if any(word in called(node).lower() for word in _SLOPE_WORDS):
         return True
     return square_of(complement_of(node)) is not None
 
 
 def logistic_pair(parts: Sequence[Part]) -> tuple[int, int] | None:
-    """Where ``v`` and ``1 - v`` stand among the factors of a product."""
+    """The positions of ``v`` and ``1 - v`` among the factors of a product."""
     for k, part in enumerate(parts):
         v = complement_of(part.node)
         for j, other in enumerate(parts):

@@ -1,4 +1,4 @@
-"""What an operator is: it gives wrong ways to write one node. Those on names and places."""
+"""Mutation operators: wrong ways to write one node. Those on names and positions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bpttcheck.mutants.source.expressions import (
     slopes,
     text,
 )
-from bpttcheck.mutants.source.scene import Scene
+from bpttcheck.mutants.source.scene import LocalsSnapshot
 
 
 @dataclass(frozen=True)
 class Site:
-    """One node of the source, where it stands, and what is known when it runs.
+    """One node of the source, its position, and the local variables when it runs.
 
     Args:
         path: from the function down to the node itself.
@@ -30,7 +30,7 @@ class Site:
     """
 
     path: tuple[ast.AST, ...]
-    scene: Scene
+    scene: LocalsSnapshot
 
     @property
     def node(self) -> ast.AST:
@@ -74,7 +74,7 @@ class SourceChange:
 
     Args:
         new: the wrong node; None: the statement is missing.
-        label: what was done, in few words: ``"i -> f"``.
+        label: a short description: ``"i -> f"``.
         diagnosis: the code that the change implies, or ``""``.
         least_B: the smallest batch that shows it.
     """
@@ -136,7 +136,7 @@ _ROW = (2, 3)
             {"d_a": _ROW, "params": {"p": (3,), "q": (3,)}}),
 )  # fmt: skip
 def other_name(site: Site) -> Iterator[SourceChange]:
-    """Another variable, field or key of the same shape stands for the right one."""
+    """Another variable, field or key of the same shape replaces the right one."""
     node = site.node
     if not isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
         return
@@ -236,7 +236,7 @@ def swap_values(site: Site) -> Iterator[SourceChange]:
 
 
 def _is_written(site: Site) -> bool:
-    """True inside the target of an assignment: another one there would be written into."""
+    """True inside the target of an assignment, where a replacement would be written to."""
     return any(isinstance(getattr(above, "ctx", None), ast.Store) for above in site.path)
 
 

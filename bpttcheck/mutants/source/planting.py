@@ -1,4 +1,4 @@
-"""Makes mutants of a cell's source, and says of each what became of it on a few problems."""
+"""Makes mutants of a cell's source, and classifies each on a few problems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import ContractError, Declined
-from bpttcheck.mutants.base import Call, Mutant, MutatedCell, Pulled
+from bpttcheck.mutants.base import Mutant, MutatedCell, VjpCall, VjpResult
 from bpttcheck.mutants.source.edits import Edit, edits, numbered
 from bpttcheck.mutants.source.problems import Gradients, StepProblem, compare, problem
 from bpttcheck.mutants.source.reading import Method, read
@@ -28,8 +28,8 @@ _DEFAULT_SIZES = ((5, 4), (4, 4))
 # No width of a built-in cell is 7 at these sizes: rows and columns cannot be mistaken.
 _ROWS = 7
 
-# A garbled expression need not be a formula that anybody knows: saying where it is, or which
-# quantity took whose place, is right too.
+# A changed expression need not be a known mistake: naming its place, or the quantity that was
+# replaced, is right too.
 _GARBLED = ("wrong-derivative", "missing-path", "sign", "doubled-path")
 _LOCATED = ("wrong-cotangent", "wrong-operand")
 
@@ -62,7 +62,7 @@ def source_mutants(
 
 
 def why_no_source(target: Any, *, sizes: Sizes | None = None) -> str:
-    """Why :func:`source_mutants` has nothing for ``target``; ``""`` if it has something."""
+    """Why :func:`source_mutants` is empty for ``target``; ``""`` if it is not."""
     try:
         _examine(target, sizes)
     except Declined as reason:
@@ -71,8 +71,8 @@ def why_no_source(target: Any, *, sizes: Sizes | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A problem and what the right backward pass makes of it."""
+class SolvedProblem:
+    """A problem and the result of the right backward pass."""
 
     problem: StepProblem
     right: Gradients
@@ -91,7 +91,7 @@ def _examine(target: Any, sizes: Sizes | None) -> list[Mutant]:
     method = read(target)
     with _quiet():
         try:
-            trials = list(_trials(target, allowed))
+            solved = list(_solved(target, allowed))
             # More variables have one shape where both sizes are equal.
             equal = problem(target, np.random.default_rng(1), _sizes(allowed)[0], _ROWS)
             scenes = observe(method, target, equal)
@@ -100,19 +100,21 @@ def _examine(target: Any, sizes: Sizes | None) -> list[Mutant]:
         found = list(edits(method.tree, scenes))
         if not found:
             raise Declined(
-                "there is nothing to change in the source of step_vjp: it hands on to another"
+                "there is nothing to change in the source of step_vjp: it delegates to another"
                 " function"
             )
         names = numbered(found)
         return [
-            _mutant(target, method, edit, name, trials)
+            _mutant(target, method, edit, name, solved)
             for edit, name in zip(found, names, strict=True)
         ]
 
 
-def _mutant(target: Any, method: Method, edit: Edit, name: str, trials: list[Trial]) -> Mutant:
+def _mutant(
+    target: Any, method: Method, edit: Edit, name: str, solved: list[SolvedProblem]
+) -> Mutant:
     function = method.compile(edit.tree)
-    note, diagnosis = _outcome(target, method.bind(function, target), edit, trials)
+    note, diagnosis = _outcome(target, method.bind(function, target), edit, solved)
     return Mutant(
         f"{type(target).__name__}.step_vjp {name}", "source", edit.sentence,
         _plant(type(target), method, function), diagnosis=diagnosis,
@@ -130,8 +132,8 @@ def _plant(owner: type, method: Method, function: FunctionType) -> Callable[[Any
             )
         wrong = method.bind(function, target)
 
-        def change(call: Call) -> Pulled:
-            return Pulled(*wrong(call.params, call.record, call.d_state, call.d_y))
+        def change(call: VjpCall) -> VjpResult:
+            return VjpResult(*wrong(call.params, call.record, call.d_state, call.d_y))
 
         return MutatedCell(target, change)
 
@@ -139,11 +141,11 @@ def _plant(owner: type, method: Method, function: FunctionType) -> Callable[[Any
 
 
 def _outcome(
-    target: Any, wrong: Callable[..., Any], edit: Edit, trials: list[Trial]
+    target: Any, wrong: Callable[..., Any], edit: Edit, solved: list[SolvedProblem]
 ) -> tuple[str, str]:
     """The note and the diagnosis of a mutant."""
-    for trial in trials:
-        verdict = compare(trial.right, trial.problem, target, wrong)
+    for one in solved:
+        verdict = compare(one.right, one.problem, target, wrong)
         if verdict == "raises":
             return RAISES, ""
         if verdict == "misshapen":
@@ -153,12 +155,12 @@ def _outcome(
     reason = why_equivalent(target, edit.title)
     if reason:
         return f"equivalent: {reason}", ""
-    note = f"no difference in {len(trials)} problems"
+    note = f"no difference in {len(solved)} problems"
     return note if edit.reached else f"{note}, none of which reached its line", edit.diagnosis
 
 
-def _trials(target: Any, sizes: Sizes) -> Iterator[Trial]:
-    """Problems to tell mutants apart; sizes that differ come first, where more of them raise."""
+def _solved(target: Any, sizes: Sizes) -> Iterator[SolvedProblem]:
+    """Problems that distinguish mutants; unequal sizes first, where more mutants raise."""
     square, distinct = _sizes(sizes)
     plan = [
         (distinct, _ROWS, {}), (square, _ROWS, {}), (distinct, 1, {"scale": 3.0}),
@@ -167,7 +169,7 @@ def _trials(target: Any, sizes: Sizes) -> Iterator[Trial]:
     rng = np.random.default_rng(0)
     for size, B, more in plan:
         one = problem(target, rng, size, B, **more)
-        yield Trial(one, one.run(target, target.step_vjp))
+        yield SolvedProblem(one, one.run(target, target.step_vjp))
 
 
 def _sizes(sizes: Sizes) -> Sizes:
@@ -228,19 +230,19 @@ EQUIVALENTS: dict[str, dict[str, str]] = {
         "… in `d_x = np.concatenate([d_x, d_state], axis=-1)`": _FORCED,
     },
 }
-"""For a built-in cell, printed by ``repr``: what was changed, without its line, and why nothing
-follows from it. An ellipsis stands for anything.
+"""For a built-in cell, printed by ``repr``: the change, without its line, and why it is equivalent.
+An ellipsis stands for any text.
 
-A mutant that no check can find says nothing about the checks. It must be known as such, and nothing
-else may hide behind that: the tests hold this table to random problems in both directions."""
+A mutant that no check can find says nothing about the checks, so equivalent mutants are listed, and
+tests compare this table with random problems in both directions."""
 
 
 def why_equivalent(target: Any, title: str) -> str:
-    """Why a change of ``target.step_vjp`` changes no gradient.
+    """The proof that a change of ``target.step_vjp`` changes no gradient.
 
     Args:
         target: a cell.
-        title: what was changed: ``"z -> h in `d_z = d_h_new * f.derivative(z)`"``.
+        title: the change: ``"z -> h in `d_z = d_h_new * f.derivative(z)`"``.
 
     Returns:
         The proof; ``""`` if none is known. Only the built-in cells have any: a subclass may have

@@ -1,4 +1,4 @@
-"""Small problems that tell a changed backward pass from the right one."""
+"""Small problems that distinguish a changed backward pass from the right one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class StepProblem:
         return params, cache, trees.map_leaves(fresh, self.d_state), fresh(self.d_y)
 
     def run(self, target: Any, step_vjp: Callable[..., Any]) -> Gradients:
-        """What ``step_vjp`` gives, by block.
+        """The result of ``step_vjp``, by block.
 
         Raises:
             Exception: whatever ``step_vjp`` raises; a ValueError if it returns no gradients.
@@ -75,7 +75,7 @@ def problem(
 
     Args:
         target: the cell.
-        rng: where the numbers come from.
+        rng: the source of the numbers.
         size: ``(n_in, n_hidden)``.
         B: batch rows.
         scale: parameters are multiplied by this; 30 saturates most units.
@@ -101,11 +101,11 @@ def problem(
 
 
 def compare(right: Gradients, one: StepProblem, target: Any, step_vjp: Callable[..., Any]) -> str:
-    """What sets ``step_vjp`` apart from the right one, whose gradients are given.
+    """How ``step_vjp`` differs from the right one, whose gradients are given.
 
     Returns:
         ``"raises"``, ``"misshapen"`` (gradients of other names, shapes or dtypes), ``"differs"``,
-        ``"rounding"``, or ``""``: not by a bit.
+        ``"rounding"``, or ``""`` for bitwise equality.
     """
     try:
         wrong = one.run(target, step_vjp)

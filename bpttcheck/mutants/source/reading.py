@@ -24,7 +24,7 @@ class Method:
     """A ``step_vjp`` whose source says what it runs.
 
     Args:
-        owner: the name of the class around it, which private names depend on.
+        owner: the name of the class around it, which mangles private names.
         function: the function itself, a ``FunctionType``.
         tree: its source; line numbers are those of the file.
         wrapper: ``staticmethod``, ``classmethod`` or None.
@@ -109,7 +109,7 @@ def _function(target: Any) -> tuple[FunctionType, Callable[[Any], Any] | None]:
         )
     if str(function.__module__).startswith(_WRAPPERS):
         raise Declined(
-            "step_vjp hands on to another function", remedy="a cell whose class has the formulas"
+            "step_vjp delegates to another function", remedy="a cell whose class has the formulas"
         )
     return function, wrapper
 
@@ -150,8 +150,8 @@ def _first_line(definition: ast.FunctionDef) -> int:
 
 def _compiled(tree: ast.FunctionDef, owner: str, original: FunctionType, filename: str) -> CodeType:
     """The code of ``tree``, defined where the original is: in a class, in a function."""
-    # A class, because names with two underscores depend on it; a function around it, because what
-    # the original takes from its surroundings must be no global. Neither is ever run.
+    # A class, because it mangles names with two underscores; a function around it, because the
+    # original's free variables must not become globals. Neither is ever run.
     free = original.__code__.co_freevars
     outer = ast.parse(f"def surroundings({', '.join(free)}): pass")
     surroundings = outer.body[0]
@@ -181,7 +181,7 @@ def _cells(function: FunctionType) -> dict[str, CellType]:
 
 
 def _same_code(a: CodeType, b: CodeType) -> bool:
-    """True if both do the same; where their lines stand in a file does not matter."""
+    """True if both do the same; their line numbers do not matter."""
     if a.co_code != b.co_code or len(a.co_consts) != len(b.co_consts):
         return False
     if (a.co_names, a.co_varnames, a.co_freevars) != (b.co_names, b.co_varnames, b.co_freevars):

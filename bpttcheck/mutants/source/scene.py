@@ -1,4 +1,4 @@
-"""What the variables of a backward pass are just before a statement runs."""
+"""The local variables of a backward pass just before a statement runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 from bpttcheck.contract import is_cell
 
 MISSING: Any = object()
-"""Stands for a value that is not known."""
+"""An unknown value."""
 
 _NEVER_SWAPPED = (int, str, dict, tuple, list, type, ModuleType, type(None))
 
 
 @dataclass(frozen=True)
-class Scene:
-    """Values of local variables, seen once; nothing here runs the code.
+class LocalsSnapshot:
+    """Values of local variables, recorded once.
 
     Args:
         values: by name, for ordinary cotangents. Empty: the statement was never reached.
-        at_rest: the same for cotangents of zero, which tells apart what depends on them.
+        at_rest: the same for cotangents of zero, which shows what depends on them.
         params: the parameters.
         given: the identities of the cotangents that the backward pass is given.
         definitions: for a variable that is assigned once, the expression.
@@ -48,7 +48,7 @@ class Scene:
         return bool(np.any(now)) and not np.any(rest)
 
     def is_given(self, node: ast.AST) -> bool:
-        """True if ``node`` is a cotangent as it came in."""
+        """True if ``node`` is a cotangent as it was passed in."""
         return id(self.value(node)) in self.given
 
     def linear(self, node: ast.AST) -> bool:
@@ -77,7 +77,7 @@ class Scene:
         return not self.is_cotangent(a) and not self.is_cotangent(b)
 
     def alternatives(self, node: ast.AST) -> list[ast.expr]:
-        """What :meth:`alike` allows in place of a variable, a field or an item."""
+        """The replacements that :meth:`alike` allows for a variable, a field or an item."""
         found: list[ast.expr] = []
         if isinstance(node, ast.Name):
             found = [ast.Name(name, ast.Load()) for name in self.values]

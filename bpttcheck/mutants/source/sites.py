@@ -1,4 +1,4 @@
-"""Every place of a backward pass where something can be written wrongly, its variables there."""
+"""Every node of a backward pass that can be mutated, with the local variables there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bpttcheck.mutants.source.expressions import text
 from bpttcheck.mutants.source.operators import Site
 from bpttcheck.mutants.source.problems import StepProblem
 from bpttcheck.mutants.source.reading import Method
-from bpttcheck.mutants.source.scene import Scene
+from bpttcheck.mutants.source.scene import LocalsSnapshot
 
 _LEFT_ALONE = (
     ast.ClassDef, ast.Assert, ast.Raise, ast.Import, ast.ImportFrom, ast.Global,
@@ -39,20 +39,20 @@ def statements(path: Path) -> Iterator[Path]:
             yield from statements((*path, child))
 
 
-def sites(tree: ast.FunctionDef, scenes: Mapping[int, Scene]) -> Iterator[Site]:
+def sites(tree: ast.FunctionDef, scenes: Mapping[int, LocalsSnapshot]) -> Iterator[Site]:
     """Every site, in the order of the source.
 
     Args:
         tree: the function.
-        scenes: for the identity of each statement that was reached, its scene.
+        scenes: the locals at each statement that was reached, by the statement's ``id``.
     """
     for path in statements((tree,)):
-        scene = scenes.get(id(path[-1]), Scene())
+        scene = scenes.get(id(path[-1]), LocalsSnapshot())
         yield Site(path, scene)
         yield from _inside(path, scene)
 
 
-def _inside(path: Path, scene: Scene) -> Iterator[Site]:
+def _inside(path: Path, scene: LocalsSnapshot) -> Iterator[Site]:
     for child in ast.iter_child_nodes(path[-1]):
         if child in (getattr(path[-1], name, None) for name in ("annotation", "returns")):
             continue
@@ -69,7 +69,7 @@ def replaced(path: Path, new: ast.AST) -> ast.AST:
 
 
 def context(path: Path) -> tuple[int, str]:
-    """What a reader should see of the surroundings of ``path[-1]``.
+    """The context of ``path[-1]`` to show to a reader.
 
     Returns:
         The index in ``path`` of the node to print, and what to print before it.
@@ -122,13 +122,13 @@ def _is_text(node: ast.AST) -> bool:
 _PROBE = "_bpttcheck_probe_"
 
 
-def observe(method: Method, target: Any, one: StepProblem) -> dict[int, Scene]:
-    """The scene of every statement that was reached, by the identity of the statement.
+def observe(method: Method, target: Any, one: StepProblem) -> dict[int, LocalsSnapshot]:
+    """The locals at every statement that was reached, by the statement's ``id``.
 
     Args:
         method: the source of the backward pass.
         target: the cell.
-        one: what it is run on, once as it is and once with cotangents of zero.
+        one: the problem to run, once as it is and once with cotangents of zero.
 
     Raises:
         Exception: whatever the backward pass raises.
@@ -139,14 +139,14 @@ def observe(method: Method, target: Any, one: StepProblem) -> dict[int, Scene]:
     given = frozenset(id(leaf) for leaf in [*trees.leaves(arguments[2]), arguments[3]])
     definitions = _definitions(method.tree)
     return {
-        id(path[-1]): Scene(now[k], rest.get(k, {}), one.params, given, definitions)
+        id(path[-1]): LocalsSnapshot(now[k], rest.get(k, {}), one.params, given, definitions)
         for k, path in enumerate(statements((method.tree,)))
         if k in now
     }
 
 
 def _locals(method: Method, target: Any, arguments: Any) -> dict[int, dict[str, Any]]:
-    """The local variables before each statement, by its number; those of its first visit."""
+    """The local variables before the first visit of each statement, by its number."""
     seen: dict[int, dict[str, Any]] = {}
 
     def probe(number: int, variables: Mapping[str, Any]) -> None:

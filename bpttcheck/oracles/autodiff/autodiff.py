@@ -1,12 +1,12 @@
 """JAX autodiff of a reference step, scanned over time, with an error bar for every entry.
 
-The loss is linear in what the network hands out, with cotangents that the caller chooses:
+The loss is linear in the network's outputs, with cotangents that the caller chooses:
 
     L = sum_t <d_ys[t], ys[t]> + <d_state_T, state_T>
 
-One program for each size template evaluates the gradient of L for the exact inputs (copy 0) and for
-``COPIES`` noisy copies at once; T and B are masked inside it, so that XLA compiles a handful of
-programs and not one for each example.
+One program per size template evaluates the gradient of L for the exact inputs (copy 0) and for
+``COPIES`` noisy samples at once. T and B are masked inside the program, so that XLA compiles a
+handful of programs rather than one per example.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class NoisyGradients:
-    """What autodiff says about one point; every leaf of every tree is a :class:`Spread`.
+    """The autodiff result at one point; every leaf of every tree is a :class:`Spread`.
 
     ``d_params``, ``d_state0`` and ``d_xs`` are gradients of L; ``ys`` and ``state_T`` the traced
     forward pass, to be compared with the native one. Integer leaves have a zero gradient.
@@ -94,7 +94,7 @@ class NoisyGradients:
 
 @dataclass(frozen=True)
 class Untied:
-    """The gradient with the parameters untied in time, for localisation.
+    """The gradient with the parameters untied in time, to locate an error.
 
     Args:
         d_params: a tree like the parameters, leaves ``(T, *shape)``: step t's own contribution.
@@ -106,7 +106,7 @@ class Untied:
 
 
 def spread_estimate(spread: Spread, unit: float) -> Estimate:
-    """A value whose bar is the rms of its noisy copies, and a rounding error of its own."""
+    """A value whose error bar is the rms of its noisy copies plus its own rounding error."""
     with np.errstate(all="ignore"):
         noise = rms(spread.copies - spread.value)
         return Estimate(spread.value, noise + unit * np.abs(spread.value))
@@ -118,13 +118,14 @@ class Autodiff:
     Args:
         step: ``step(params, state, x) -> (new_state, y)`` on JAX arrays.
         sequence: ``sequence(params, xs, state0, mask) -> (ys, state_T)`` instead of a step, for a
-            layer that is no single loop. It has no steps to untie, to cut or to look into.
+            layer that is not a single loop; then there are no single steps to untie or to cut.
     """
 
     def __init__(self, step: Step | None, sequence: WholeSequence | None = None) -> None:
         self._step = step
         self._sequence = sequence
         self._programs: dict[Any, Waiting] = {}
+        self._refused: dict[Any, Declined] = {}
         self._paths: dict[Any, Paths] = {}
         self._lock = threading.Lock()
 
@@ -157,7 +158,7 @@ class Autodiff:
 
         Raises:
             Declined: if the step cannot be traced.
-            InternalError: for a defect of ours.
+            InternalError: for a defect of bpttcheck.
         """
         T, B = point.mask.shape
         with reference_mode(), np.errstate(all="ignore"):
@@ -173,10 +174,10 @@ class Autodiff:
         )
 
     def lower(self, point: Point, pad: tuple[int, int] | None = None) -> Callable[[], None]:
-        """Trace the program that :meth:`gradients` will need, here and now; compile it later.
+        """Trace the program that :meth:`gradients` will need; it is compiled later.
 
-        Tracing runs the user's code, which may keep things outside that a run in another thread
-        would see; compiling does not.
+        Tracing runs the user's code, which may keep state that a run in another thread would see,
+        so it happens in the calling thread; compiling does not run user code.
 
         Args:
             point: the inputs.
@@ -187,7 +188,7 @@ class Autodiff:
 
         Raises:
             Declined: if the step cannot be traced.
-            InternalError: for a defect of ours.
+            InternalError: for a defect of bpttcheck.
         """
         with reference_mode(), np.errstate(all="ignore"):
             args = (_inputs(point, pad), 1.0, _keys(0), _copies(None))
@@ -204,7 +205,7 @@ class Autodiff:
 
         Raises:
             Declined: if the step cannot be traced.
-            InternalError: for a defect of ours.
+            InternalError: for a defect of bpttcheck.
         """
         self.lower(point, pad)()
 
@@ -254,7 +255,7 @@ class Autodiff:
     def carried(
         self, point: Point, keep: Array, pad: tuple[int, int] | None = None
     ) -> tuple[Any, Any, Array]:
-        """The gradient with the carry into step t times ``keep[t]``: 0 cuts the past off.
+        """The gradient with the carry into step t multiplied by ``keep[t]``; 0 cuts it.
 
         Args:
             point: the inputs.
@@ -268,14 +269,14 @@ class Autodiff:
         T, B = point.mask.shape
         with reference_mode(), np.errstate(all="ignore"):
             inputs = _inputs(point, pad)
-            room = len(inputs.mask) - T
-            args = (inputs, np.pad(np.asarray(keep, np.float64), (0, room), constant_values=1.0))
+            padding = len(inputs.mask) - T
+            args = (inputs, np.pad(np.asarray(keep, np.float64), (0, padding), constant_values=1.0))
             out = self._program(programs.carried, point, *args)(*args)
         d_params, d_state0, d_xs = trees.map_leaves(np.asarray, out)
         return d_params, trees.map_leaves(lambda leaf: leaf[:B], d_state0), d_xs[:T, :B]
 
     def paths(self, point: Point) -> Paths:
-        """The first step of ``point`` as a graph whose paths can be changed one by one."""
+        """The first step of ``point`` as a graph whose edges can be changed one at a time."""
         leaves = [*trees.leaves(point.params), *trees.leaves(point.state0), point.xs[0]]
         key = tuple((np.shape(leaf), np.asarray(leaf).dtype.kind) for leaf in leaves)
         if key not in self._paths:
@@ -292,31 +293,44 @@ class Autodiff:
         return self._lowered(maker, point, *args).program()
 
     def _lowered(self, maker: Callable[..., Any], point: Point, *args: Any) -> Waiting:
-        """The program that is known for these shapes, or a new one, traced in this thread."""
+        """The cached program for these shapes, or a new one, traced in this thread."""
         inputs: ProgramInputs = args[0]
         flat = [*inputs.params, *inputs.state0, inputs.xs, inputs.d_ys]
         key = (maker.__name__, *((leaf.shape, str(leaf.dtype)) for leaf in flat))
         with self._lock:
             found = self._programs.get(key)
+            refused = self._refused.get(key)
         if found is not None:
             return found
+        if refused is not None:  # tracing sees shapes alone: it would be refused again
+            raise refused
+        try:
+            made = self._traced(maker, point, inputs, args)
+        except Declined as refusal:
+            with self._lock:
+                self._refused[key] = refusal
+            raise
+        with self._lock:
+            return self._programs.setdefault(key, made)
+
+    def _traced(
+        self, maker: Callable[..., Any], point: Point, inputs: ProgramInputs, args: Sequence[Any]
+    ) -> Waiting:
         batch = inputs.mask.shape[1]
         state = trees.map_leaves(lambda leaf: _rows(leaf, batch), point.state0)
         if self._sequence is not None:
             traced = programs.trace_sequence(self._sequence, point.params, state, inputs.xs)
         else:
             traced = programs.trace(self._one_step(), point.params, state, inputs.xs[0])
-        made = programs.CACHE.get(maker, traced, *args)
-        with self._lock:
-            return self._programs.setdefault(key, made)
+        return programs.CACHE.get(maker, traced, *args)
 
 
 def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> ProgramInputs:
     """The point as float64 leaves, padded to the template.
 
-    Padding takes after real rows and steps, not zeros, so that it is as harmless to the step as
-    they are; the mask keeps it out of every result. The adjoint of the last state passes masked
-    steps unchanged and so reaches the last real one.
+    Padding repeats real rows and steps instead of zeros, so that the step handles it as well as it
+    handles them; the mask keeps it out of every result. The adjoint of the last state passes
+    through masked steps unchanged and so reaches the last real one.
     """
     T, B = pad or point.mask.shape
     steps, rows = T - point.mask.shape[0], B - point.mask.shape[1]
@@ -327,15 +341,15 @@ def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> P
         return _double(_rows(grown, B, axis=1))
 
     def zeros(leaf: Array) -> Array:
-        room = [(0, steps), (0, rows), *[(0, 0)] * (leaf.ndim - 2)]
-        return _double(np.pad(leaf, room))
+        padding = [(0, steps), (0, rows), *[(0, 0)] * (leaf.ndim - 2)]
+        return _double(np.pad(leaf, padding))
 
     def state(tree: Any) -> list[Array]:
         return [_double(_rows(leaf, B)) for leaf in trees.leaves(tree)]
 
     def cotangent(leaf: Array) -> Array:
-        room = [(0, rows), *[(0, 0)] * (leaf.ndim - 1)]
-        return np.pad(np.asarray(leaf, np.float64), room)
+        padding = [(0, rows), *[(0, 0)] * (leaf.ndim - 1)]
+        return np.pad(np.asarray(leaf, np.float64), padding)
 
     return ProgramInputs(
         [_double(leaf) for leaf in trees.leaves(point.params)],
@@ -348,7 +362,7 @@ def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> P
 
 
 def _rows(leaf: Array, batch: int, axis: int = 0) -> Array:
-    """``leaf`` with more rows up to ``batch``: real ones, halved.
+    """``leaf`` padded to ``batch`` rows with its real rows, halved.
 
     Equal rows would hide a step that mixes them: a mean over equal rows is the row itself.
     """
@@ -374,7 +388,7 @@ def _keys(seed: int) -> Array:
 
 
 def _copies(patterns: Sequence[int] | None) -> Array:
-    """The numbers of the copies, the exact one first."""
+    """The indices of the copies, the exact one first."""
     if patterns is None:
         return np.arange(COPIES + 1)
     return np.concatenate([[0], PATTERN + np.asarray(patterns)])

@@ -8,12 +8,12 @@ An interpreter walks the jaxpr of one step. Each rounded floating result ``o`` b
 with ``u``, ``u'`` uniform, of mean zero and unit variance. The second term moves only the
 derivative: hand formulas such as ``s (1 - s)`` and ``1 - tanh^2`` are right to ``eps`` absolutely,
 not relatively. A power or a quotient whose value or derivative falls below the smallest normal
-number of the dtype has an absolute error, too: the ``1 / y^2`` that JAX multiplies with is zero for
+number of the dtype also has an absolute error: the ``1 / y^2`` that JAX multiplies with is zero for
 ``y`` above 1e154, although ``exp(-z) / y^2`` with ``y = 1 + exp(-z)`` is not. With ``eps = 0`` the
-program is the original one, so one serves every dtype.
+program is the original one, so one program serves every dtype.
 
 Where a branch (``maximum``, a comparison, ``abs``) lies within rounding of its threshold, each
-noisy copy picks a side of its own: together they span what a right gradient may be there.
+noisy copy takes a side of its own; together they span the gradients that are correct there.
 
 Source: D. S. Parker, Monte Carlo Arithmetic, UCLA CSD-970002 (1997).
 """
@@ -47,7 +47,7 @@ _INLINED = {
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
-    # The primal of a custom rule: a rule under test must never be its own judge.
+    # The primal of a custom rule: a rule under test must not be its own reference.
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
@@ -60,13 +60,13 @@ _EXACT = frozenset(
     "reduce_and reduce_or random_bits".split()
 )
 
-# Functions that saturate, or whose derivative hand formulas take from their value.
+# Functions that saturate, or whose derivative is usually written in terms of their value.
 _SATURATING = frozenset(
     "acos acosh asin asinh atan atan2 atanh cos cosh digamma erf erf_inv erfc exp exp2 expm1 "
     "lgamma logistic sin sinh tan tanh".split()
 )
 
-# Here the same is true at the derivative's own scale: see :func:`_steepness`.
+# Here the same holds at the scale of the derivative: see :func:`_steepness`.
 _POWERS = frozenset("cbrt div integer_pow log log1p pow rsqrt sqrt square".split())
 
 _COMPARISONS = frozenset(["gt", "ge", "lt", "le"])
@@ -78,11 +78,11 @@ class Noise:
 
     Args:
         eps: rounding unit of this copy, a traced scalar; 0 for the reference copy.
-        unit: rounding unit of the case, the same for all copies; it widens kinks.
+        unit: rounding unit of the case, the same for all copies; it sets the width of kinks.
         copy: this copy's number, a traced integer; 0 is the reference.
         values: enough uniform numbers of unit variance for one pass through the program.
-        used: how many of them are gone.
-        branches: how many branches were met.
+        used: how many of them have been used.
+        branches: how many branches were reached.
     """
 
     eps: Any
@@ -94,10 +94,10 @@ class Noise:
 
     @property
     def tiny(self) -> Any:
-        """The smallest normal number of the case's dtype, which its rounding unit tells.
+        """The smallest normal number of the case's dtype, which follows from its rounding unit.
 
-        In float64 a larger one: XLA takes subnormal numbers for zero, so that noise of this size
-        would vanish in the first product with a cotangent.
+        In float64 a larger one: XLA flushes subnormal numbers to zero, so noise of this size would
+        vanish in the first product with a cotangent.
         """
         single, double = (float(jnp.finfo(t).tiny) for t in (jnp.float32, jnp.float64))
         return jnp.where(self.unit > 1e-10, single, double * 2**20)
@@ -113,7 +113,7 @@ class Noise:
 def uniform(key: Any, size: int) -> Any:
     """``size`` uniform float64 numbers of mean 0 and variance 1 from an unsigned 32-bit ``key``.
 
-    An integer hash of (key, position): counter-based, so that no state goes through the scan.
+    An integer hash of (key, position): counter-based, so that the scan carries no generator state.
     """
     x = jnp.arange(size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9) + key * jnp.uint32(0x85EBCA6B)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
@@ -122,19 +122,19 @@ def uniform(key: Any, size: int) -> Any:
     return (x.astype(jnp.float64) / 2**31 - 1.0) * math.sqrt(3.0)
 
 
-def demand(jaxpr: Any) -> int:
-    """How many random numbers one pass through ``jaxpr`` takes."""
+def count_draws(jaxpr: Any) -> int:
+    """How many random numbers one pass through ``jaxpr`` uses."""
     total = 0
     for eqn in jaxpr.eqns:
-        total += sum(demand(_open(sub)[0]) for sub in _subprograms(eqn))
+        total += sum(count_draws(_open(sub)[0]) for sub in _subprograms(eqn))
         total += sum(math.prod(shape) for shape in _draws(eqn))
     return total
 
 
 def constants(jaxpr: Any) -> Iterator[Any]:
-    """Every number that stands in ``jaxpr`` and in the programs inside it, in order.
+    """Every literal number in ``jaxpr`` and in the programs inside it, in order.
 
-    The text of a program shows them shortened.
+    The printed text of a program abbreviates them.
     """
     for eqn in jaxpr.eqns:
         for variable in eqn.invars:
@@ -152,7 +152,7 @@ def constants(jaxpr: Any) -> Iterator[Any]:
 
 
 def branches(jaxpr: Any) -> int:
-    """How many branches one pass through ``jaxpr`` meets; a clamp has two."""
+    """How many branches one pass through ``jaxpr`` has; a clamp has two."""
     total = 0
     for eqn in jaxpr.eqns:
         total += sum(branches(_open(sub)[0]) for sub in _subprograms(eqn))
@@ -170,7 +170,7 @@ def interpret(
         jaxpr: an open jaxpr.
         consts: values of its constants.
         args: values of its inputs.
-        noise: a supply of at least :func:`demand` numbers.
+        noise: a supply of at least :func:`count_draws` numbers.
 
     Returns:
         The outputs, in order.
@@ -222,7 +222,7 @@ def _round(name: str, out: Any, inputs: list[Any], noise: Noise) -> Any:
         share = noise.eps * steepness
         if name in _POWERS:  # a derivative that is too small for a normal number
             share += jnp.where((noise.eps > 0) & (steepness < noise.tiny), noise.tiny, 0.0)
-        zero = jnp.where(jnp.isfinite(fixed), x - fixed, 0.0)  # 1 / inf is a number, inf - inf none
+        zero = jnp.where(jnp.isfinite(fixed), x - fixed, 0.0)  # inf - inf is NaN
         noisy = noisy + noise.draw(out.shape) * share * zero
     return noisy
 
@@ -239,7 +239,7 @@ def _relative(name: str, out: Any, noise: Noise) -> Any:
 def _steepness(name: str, x: Any, out: Any) -> Any:
     """The scale of a derivative: 1 for a function that saturates, ``|f / x|`` for the others.
 
-    The derivative of a root of 1e300 is far from 1; noise of that size would drown it.
+    The derivative of a root of 1e300 is far from 1; noise of relative size 1 would hide it.
     """
     if name in _SATURATING:
         return 1.0
@@ -248,7 +248,7 @@ def _steepness(name: str, x: Any, out: Any) -> Any:
 
 
 def _branch(name: str, inputs: list[Any], noise: Noise) -> Any:
-    """One elementwise decision; near its threshold each noisy copy decides by itself."""
+    """One elementwise branch; near its threshold each noisy copy takes its own side."""
     if name == "clamp":
         low, x, high = inputs
         low, high = jnp.broadcast_to(low, x.shape), jnp.broadcast_to(high, x.shape)
@@ -268,9 +268,9 @@ def _branch(name: str, inputs: list[Any], noise: Noise) -> Any:
 def _freedom(a: Any, b: Any, noise: Noise) -> tuple[Any, Any]:
     """Where ``a - b`` lies within rounding of zero, and which side this copy takes there.
 
-    Copy 1 takes the first everywhere, copy 2 the second everywhere, the others draw: consistent
-    choices are what real code makes, mixed ones bound the rest. Copies from ``PATTERN`` on go
-    through the consistent choices one by one.
+    Copy 1 takes the first side everywhere, copy 2 the second, the others draw at random: real code
+    chooses consistently, and mixed choices bound the rest. Copies from ``PATTERN`` on enumerate the
+    consistent choices.
     """
     a, b = jax.lax.stop_gradient(a), jax.lax.stop_gradient(b)
     gap = a - b
@@ -279,10 +279,10 @@ def _freedom(a: Any, b: Any, noise: Noise) -> tuple[Any, Any]:
     width = spread + noise.unit * (jnp.abs(a) + jnp.abs(b))
     near = jnp.abs(center) <= KINK_MARGIN * width
     drawn = noise.draw(gap.shape) > 0
-    told = (noise.copy - PATTERN) >> min(noise.branches, 15) & 1 == 0
+    dictated = (noise.copy - PATTERN) >> min(noise.branches, 15) & 1 == 0
     noise.branches += 1
     first = jnp.where(noise.copy == 1, True, jnp.where(noise.copy == 2, False, drawn))
-    first = jnp.where(noise.copy >= PATTERN, told, first)
+    first = jnp.where(noise.copy >= PATTERN, dictated, first)
     return near & (noise.copy > 0), first
 
 
@@ -293,12 +293,12 @@ def _scan(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:
     jaxpr, captured = _open(p["jaxpr"])
     # The same sizes each round, because their positions are static; the signs are each round's own.
     local = _reserve(noise, jaxpr)
-    count = demand(jaxpr) if noise is not None else 0
+    count = count_draws(jaxpr) if noise is not None else 0
 
     def body(state: Any, step: Any) -> tuple[list[Any], list[Any]]:
         round_, xs = step
         out = interpret(jaxpr, captured, [*consts, *state, *xs], _turned(local(), round_, count))
-        # Noise is in float64: what the author carries in less stays in less.
+        # Noise is float64; what the author carries in a narrower dtype keeps that dtype.
         kept = [new.astype(old.dtype) for new, old in zip(out[:n_carry], state, strict=True)]
         return kept, out[n_carry:]
 
@@ -310,9 +310,9 @@ def _scan(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:
 
 
 def _turned(noise: Noise | None, round_: Any, count: int) -> Noise | None:
-    """The next ``count`` numbers with random signs: rounding of one round tells nothing of another.
+    """The next ``count`` numbers with random signs, independent in every iteration of a loop.
 
-    Were they the same in each round, errors that cancel in real arithmetic would add up.
+    With the same noise in each iteration, errors that cancel in real arithmetic would add up.
     """
     if noise is None or not count:
         return noise
@@ -336,11 +336,11 @@ def _cond(eqn: Any, inputs: list[Any], noise: Noise | None) -> Sequence[Any]:
 
 
 def _reserve(noise: Noise | None, jaxpr: Any) -> Callable[[], Noise | None]:
-    """Set the numbers for one subprogram aside; each call hands them out from their start."""
+    """Reserve the numbers for one subprogram; each call uses them from their start."""
     if noise is None:
         return lambda: None
     start, met = noise.used, noise.branches
-    noise.used += demand(jaxpr)
+    noise.used += count_draws(jaxpr)
     noise.branches += branches(jaxpr)
     return lambda: replace(noise, used=start, branches=met)
 

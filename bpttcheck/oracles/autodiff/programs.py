@@ -24,13 +24,13 @@ from bpttcheck.oracles.autodiff.noise import (
     COPIES_AXIS,
     Noise,
     constants,
-    demand,
+    count_draws,
     interpret,
     uniform,
 )
 from bpttcheck.oracles.error_origin import on_behalf, raise_defect
 from bpttcheck.oracles.tracer.kept import unchanged
-from bpttcheck.oracles.tracer.reach import Reach
+from bpttcheck.oracles.tracer.reach import UserNamespaces
 from bpttcheck.warning_scope import silenced
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -38,8 +38,8 @@ WholeSequence = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 Forward = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-# Throughput of a program hardly matters here; the time to compile it does. The old emitters and a
-# single code-generation unit take a quarter of the default's time.
+# Compile time matters here, throughput hardly does. The old emitters and a single code-generation
+# unit compile in a quarter of the default's time.
 _CHEAP = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -79,7 +79,7 @@ class TracedStep:
 
     def forward(self, mask: Any, eps: Any, unit: Any, copy: Any, key: Any) -> Forward:
         """``(params, state0, xs) -> (ys, state_T)`` on leaves, with the noise of one copy."""
-        count = demand(self.jaxpr)
+        count = count_draws(self.jaxpr)
 
         def forward(params: Any, state0: Any, xs: Any) -> Any:
             def body(state: Any, step: Any) -> Any:
@@ -106,7 +106,7 @@ class TracedSequence:
         """``(params, state0, xs) -> (ys, state_T)`` on leaves, with the noise of one copy."""
 
         def forward(params: Any, state0: Any, xs: Any) -> Any:
-            numbers = uniform(key * jnp.uint32(1000003) + 1, demand(self.jaxpr))
+            numbers = uniform(key * jnp.uint32(1000003) + 1, count_draws(self.jaxpr))
             noise = Noise(eps, unit, copy, numbers)
             out = interpret(self.jaxpr, self.consts, [*params, *state0, xs, mask], noise)
             return jnp.where(mask[:, :, None], out[-1], 0.0), out[:-1]
@@ -144,7 +144,7 @@ def trace(step: Step, params: Any, state: Any, x: Any) -> TracedStep:
         ordered = on_behalf(trees.map_leaves, lambda _, leaf: leaf, old, new)
         return [on_behalf(jnp.asarray, leaf) for leaf in [*trees.leaves(ordered), y]]
 
-    closed = _jaxpr(flat, given, given[n:-1], Reach(step))
+    closed = _jaxpr(flat, given, given[n:-1], UserNamespaces(step))
     return TracedStep(closed.jaxpr, closed.consts, p_shape, s_shape)
 
 
@@ -168,7 +168,7 @@ def trace_sequence(sequence: WholeSequence, params: Any, state0: Any, xs: Any) -
         ordered = on_behalf(trees.map_leaves, _like, old, new)
         return [*trees.leaves(ordered), on_behalf(jnp.asarray, ys)]
 
-    closed = _jaxpr(flat, given, given[n:-2], Reach(sequence))
+    closed = _jaxpr(flat, given, given[n:-2], UserNamespaces(sequence))
     return TracedSequence(closed.jaxpr, closed.consts, p_shape, s_shape)
 
 
@@ -182,7 +182,7 @@ def _like(old: Any, leaf: Any) -> Any:
 
 
 def _jaxpr(
-    flat: Callable[..., Any], given: Sequence[Any], state: Sequence[Any], reach: Reach
+    flat: Callable[..., Any], given: Sequence[Any], state: Sequence[Any], reach: UserNamespaces
 ) -> Any:
     about_to(_DOING["trace"], *given)
     try:
@@ -200,9 +200,9 @@ def _jaxpr(
 
 
 def _told_apart(function: Callable[..., Any], verb: str) -> Callable[..., Any]:
-    """``function`` whose errors are declined or internal, told apart before JAX cuts tracebacks.
+    """``function`` whose errors become Declined or InternalError before JAX filters tracebacks.
 
-    Only a trace runs user code; after it nothing may fail but what is done on the user's behalf.
+    Only a trace runs user code; after it, only what is called on the user's behalf may fail.
     """
 
     def run(*args: Any) -> Any:
@@ -222,7 +222,7 @@ _DOING = {"trace": "tracing the step", "differentiate": "differentiating the ste
 
 @dataclass(frozen=True)
 class Lowered:
-    """A traced and lowered program: what is left to do runs no user code.
+    """A traced and lowered program; what remains to be done runs no user code.
 
     Args:
         lowered: JAX's own object.
@@ -237,7 +237,7 @@ class Lowered:
 
         Raises:
             Declined: if XLA cannot compile the step.
-            InternalError: for a defect of ours.
+            InternalError: for a defect of bpttcheck.
         """
         try:
             return CompiledProgram(compile_cheaply(self.lowered), self.shape)
@@ -251,7 +251,7 @@ def lower(maker: Callable[..., Any], traced: TracedStep | TracedSequence, *args:
 
     Raises:
         Declined: if JAX cannot differentiate the step.
-        InternalError: for a defect of ours.
+        InternalError: for a defect of bpttcheck.
     """
     shape: list[trees.Structure] = []
 
@@ -261,7 +261,7 @@ def lower(maker: Callable[..., Any], traced: TracedStep | TracedSequence, *args:
         return trees.leaves(tree)
 
     try:
-        # A function of our own each time: once the compiled object is dropped, so is its code.
+        # A new function each time, so that dropping the compiled object frees its code.
         with silenced():
             lowered = jax.jit(_told_apart(flat, "differentiate")).lower(*args)
     except (Declined, InternalError):
@@ -273,11 +273,11 @@ def lower(maker: Callable[..., Any], traced: TracedStep | TracedSequence, *args:
 
 
 class Waiting:
-    """A lowered program, compiled once by whoever needs it first.
+    """A lowered program, compiled once by the thread that needs it first.
 
     Args:
         lowered: the program.
-        traced: what it was made of, which must live as long: its text names objects by address.
+        traced: its source, which must live as long: the text of the key contains addresses.
     """
 
     def __init__(self, lowered: Lowered, traced: TracedStep | TracedSequence) -> None:
@@ -287,7 +287,7 @@ class Waiting:
         self._lock = threading.Lock()
 
     def program(self) -> CompiledProgram:
-        """The compiled program; waits where another thread compiles it."""
+        """The compiled program; waits while another thread compiles it."""
         with self._lock:
             if self._program is None:
                 assert self._lowered is not None
@@ -297,17 +297,17 @@ class Waiting:
 
     @property
     def is_compiled(self) -> bool:
-        """True once somebody has needed it."""
+        """True once it has been requested."""
         return self._program is not None
 
 
 class Cache:
-    """The programs used last, found by what was traced: equal programs are compiled once.
+    """A least-recently-used cache of programs, keyed by what was traced.
 
-    A subject whose attributes have changed is traced to another text, and meets no old program.
+    A subject whose attributes have changed is traced to another text and so misses the cache.
 
     Args:
-        most: programs kept; a process can hold some two hundred.
+        most: programs kept; a process can hold about two hundred.
     """
 
     def __init__(self, most: int = 32) -> None:
@@ -322,7 +322,7 @@ class Cache:
 
         Raises:
             Declined: if JAX cannot differentiate the step.
-            InternalError: for a defect of ours.
+            InternalError: for a defect of bpttcheck.
         """
         leaves = jax.tree_util.tree_leaves(args)
         shapes = tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
@@ -345,7 +345,7 @@ class Cache:
 
     @contextmanager
     def apart(self) -> Generator[None]:
-        """Inside it nothing is found, and nothing stays: for a noise model that is changed."""
+        """A context without caching, for experiments that change the noise model."""
         before, self._known = self._known, OrderedDict()
         try:
             yield
@@ -357,7 +357,7 @@ CACHE = Cache()
 
 
 def _text(traced: TracedStep | TracedSequence) -> Iterator[Hashable]:
-    """All that distinguishes a traced program from another: its equations, and every number."""
+    """The cache key of a traced program: its equations and every literal number."""
     yield type(traced)
     yield str(traced.jaxpr)
     for value in (*traced.consts, *constants(traced.jaxpr)):
@@ -372,19 +372,19 @@ def build(
 
     Raises:
         Declined: if JAX cannot differentiate the step.
-        InternalError: for a defect of ours.
+        InternalError: for a defect of bpttcheck.
     """
     return lower(maker, traced, *args).compile()
 
 
 def compile_cheaply(lowered: Any) -> Any:
-    """Compile with options under which compiling takes less time and running more."""
+    """Compile with options that shorten compilation at the cost of run time."""
     try:
         return lowered.compile(compiler_options=_CHEAP)
     except Exception as error:
         if "compile option" not in str(error):
             raise
-        return lowered.compile()  # another version of XLA, without one of these options
+        return lowered.compile()  # a version of XLA that lacks one of these options
 
 
 def noisy(traced: TracedStep | TracedSequence) -> Callable[..., Any]:
@@ -520,7 +520,7 @@ def _perturbed(inputs: ProgramInputs, eps: Any, key: Any) -> ProgramInputs:
 
 
 def _cotangents(given: Sequence[Any], primals: Sequence[Any]) -> list[Any]:
-    """Cotangents as JAX wants them: an integer leaf has one of type float0."""
+    """Cotangents as JAX expects them: float0 for integer leaves."""
     return [
         c.astype(p.dtype) if _is_float(p) else _no_tangent(p)
         for c, p in zip(given, primals, strict=True)

@@ -1,7 +1,7 @@
-"""The places where a NumPy program takes a branch, and what it decided there.
+"""The places where a NumPy program takes a branch, and the side it took there.
 
-An event keeps its arguments, nothing else: what they decided is worked out only when asked for,
-because most recorded runs are compared once and few are explained.
+An event keeps its arguments only; the decisions are computed on demand, because most recorded runs
+are compared once and few are explained.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ UNORDERED = 2
 class Event:
     """One branch: ``name`` is the NumPy function that the line ``number`` of ``filename`` calls.
 
-    ``codes`` says what was decided, ``ties`` where the decision hung on an equality, and ``gaps``
-    how far each decision was from turning over, in the units of ``scale``.
+    ``codes`` are the decisions, and ``ties`` marks decisions that rest on an equality.
     """
 
     name: str
@@ -39,27 +38,17 @@ class Event:
 
     @cached_property
     def codes(self) -> Array:
-        """What was decided, as an array that is equal if and only if the branch is the same."""
+        """The decisions, as an array that is equal if and only if the branch is the same."""
         raise NotImplementedError
 
     @cached_property
     def key(self) -> bytes:
-        """What was decided, as bytes that are equal if and only if ``codes`` are."""
+        """The decisions, as bytes that are equal if and only if ``codes`` are."""
         return self.codes.tobytes()
 
     @property
     def ties(self) -> NDArray[np.bool_]:
         """True where the arguments lie exactly on the threshold; the shape of ``codes``."""
-        raise NotImplementedError
-
-    @property
-    def gaps(self) -> Array:
-        """The distance of each decision from its threshold."""
-        raise NotImplementedError
-
-    @property
-    def scale(self) -> float:
-        """The largest finite magnitude among the arguments."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -86,7 +75,7 @@ class ComparisonEvent(Event):
 
     @cached_property
     def key(self) -> bytes:
-        """Without ``codes``, which are dearer and rarely asked for."""
+        """Cheaper than ``codes``, which are rarely needed."""
         a, b = self.a, self.b
         return np.greater(a, b).tobytes() + np.less(a, b).tobytes() + np.equal(a, b).tobytes()
 
@@ -95,44 +84,23 @@ class ComparisonEvent(Event):
         """Where ``a == b``."""
         return self.codes == 0
 
-    @property
-    def gaps(self) -> Array:
-        """``|a - b|``; infinities that agree are no distance apart."""
-        gaps = np.abs(np.subtract(self.a, self.b, dtype=np.float64))
-        return np.where(self.ties, 0.0, gaps)
-
-    @property
-    def scale(self) -> float:
-        """The larger of the largest ``|a|`` and the largest ``|b|``."""
-        return max(_largest(self.a), _largest(self.b))
-
 
 @dataclass(frozen=True)
 class RoundingEvent(Event):
-    """``a`` against the whole numbers (of ``floor`` and its kin)."""
+    """``a`` against the integers (``floor`` and similar)."""
 
     a: Any
 
     @cached_property
     def codes(self) -> Array:
-        """``floor(a) + ceil(a)``: odd between two whole numbers, even exactly on one."""
+        """``floor(a) + ceil(a)``: odd between two integers, even exactly on one."""
         codes = np.floor(self.a) + np.ceil(self.a)
         return np.where(np.isnan(codes), np.inf, codes)
 
     @property
     def ties(self) -> NDArray[np.bool_]:
-        """Where ``a`` is a whole number."""
+        """Where ``a`` is an integer."""
         return np.asarray(self.a == np.floor(self.a))
-
-    @property
-    def gaps(self) -> Array:
-        """The distance to the nearest whole number."""
-        return np.abs(self.a - np.rint(self.a))
-
-    @property
-    def scale(self) -> float:
-        """The largest ``|a|``."""
-        return _largest(self.a)
 
 
 @dataclass(frozen=True)
@@ -151,24 +119,9 @@ class SelectionEvent(Event):
 
     @property
     def ties(self) -> NDArray[np.bool_]:
-        """The extreme entries of each place that has several."""
+        """The extreme entries of each reduction that has several."""
         count = np.sum(self.codes, axis=self.axis, keepdims=True)
         return self.codes & (count > 1)
-
-    @property
-    def gaps(self) -> Array:
-        """From the extreme entry to the next one; zero at a tie."""
-        if bool(np.any(self.ties)):
-            return np.zeros(1)
-        sign = 1.0 if self.largest else -1.0
-        rest = np.where(self.codes, -np.inf, sign * self.a)
-        best = np.max(sign * self.a, axis=self.axis, keepdims=True)
-        return np.asarray(best - np.max(rest, axis=self.axis, keepdims=True))
-
-    @property
-    def scale(self) -> float:
-        """The largest ``|a|``."""
-        return _largest(self.a)
 
 
 @dataclass(frozen=True)
@@ -185,24 +138,9 @@ class OrderEvent(Event):
 
     @property
     def ties(self) -> NDArray[np.bool_]:
-        """Where two neighbours in the order are equal: breaking such a tie always shows there."""
+        """Where two neighbours in the order are equal; breaking a tie always changes this."""
         equal = self._steps() == 0
         return np.concatenate([np.zeros(self.a.shape, bool), equal], axis=-1)
 
-    @property
-    def gaps(self) -> Array:
-        """Between neighbours in the order."""
-        return self._steps()
-
-    @property
-    def scale(self) -> float:
-        """The largest ``|a|``."""
-        return _largest(self.a)
-
     def _steps(self) -> Array:
         return np.diff(np.sort(self.a, axis=-1), axis=-1)
-
-
-def _largest(a: Any) -> float:
-    magnitudes = np.abs(np.asarray(a, np.float64))
-    return float(np.max(magnitudes, initial=0.0, where=np.isfinite(magnitudes)))

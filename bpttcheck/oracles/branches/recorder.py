@@ -1,4 +1,4 @@
-"""What a recorded run has shown, and which NumPy functions are branches."""
+"""The record of a run, and the NumPy functions that are branches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bpttcheck.oracles.branches.user_line import SourceLine, user_place
 
 _running = threading.local()
 
-# The kind of an event and its fields: making the record itself waits until somebody asks.
+# The kind of an event and its fields; the event object is made on demand.
 Deferred = tuple[type[Event], tuple[Any, ...]]
 
 
@@ -41,18 +41,18 @@ class BranchRecorder:
     _outer: BranchRecorder | None = None
 
     def __enter__(self) -> BranchRecorder:
-        """Become the one that recorded arrays of this thread report to."""
+        """Become the recorder of this thread."""
         self._outer = current()
         _running.recorder = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Hand back to whoever was recording before."""
+        """Restore the previous recorder."""
         _running.recorder = self._outer
 
 
 def current() -> BranchRecorder | None:
-    """The recorder at work in this thread."""
+    """The active recorder of this thread."""
     return getattr(_running, "recorder", None)
 
 
@@ -90,7 +90,7 @@ def order(name: str, a: Any, axis: Any = -1) -> None:
 
 
 def rounding(name: str, a: Any) -> None:
-    """Note that the whole numbers around ``a`` decide."""
+    """Note that the integers around ``a`` decide."""
     add(RoundingEvent, name, np.array(_plain(a), np.float64))
 
 
@@ -114,7 +114,7 @@ def note_ufunc(name: str, method: str, args: list[Any], kwargs: dict[str, Any]) 
 
 
 def note_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Note the branches of NumPy functions that look at plain arrays inside."""
+    """Note the branches inside NumPy functions that work on plain arrays."""
     note = _FUNCTIONS.get(func)
     if note is not None:
         note(*args, **kwargs)
@@ -146,7 +146,7 @@ def _zero(name: str, args: list[Any]) -> None:
 
 
 def _accumulated(name: str, a: Any, axis: int) -> None:
-    """Each entry against the extreme one of all before it."""
+    """Each entry against the extreme of those before it."""
     rows = np.moveaxis(a, axis, 0)
     pick = np.maximum if _LARGEST[name] else np.minimum
     compare(name, rows[1:], pick.accumulate(rows)[:-1])
@@ -172,7 +172,7 @@ UFUNCS: dict[str, Callable[[str, list[Any]], None]] = {
     **dict.fromkeys(("sqrt", "cbrt"), _zero),
     **dict.fromkeys(("floor_divide", "remainder", "divmod", "fmod"), _quotient),
     **dict.fromkeys(("floor", "ceil", "trunc", "modf"), lambda n, args: rounding(n, args[0])),
-    # `rint` turns over half way between whole numbers.
+    # `rint` changes half way between integers.
     "rint": lambda name, args: rounding(name, np.subtract(args[0], 0.5)),
     "hypot": lambda name, args: compare(name, np.abs(args[0]) + np.abs(args[1]), 0),
     "clip": _clip,

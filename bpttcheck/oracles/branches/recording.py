@@ -2,17 +2,16 @@
 
 A difference quotient is an estimate of a derivative only if the program took the same branches at
 every point that it uses. The branches are the arguments of comparisons, ``maximum``, ``clip``,
-``abs``, ``sign``, sorting, rounding and their kin; ``where`` and ``if`` branch on comparisons.
+``abs``, ``sign``, sorting, rounding and similar; ``where`` and ``if`` branch on comparisons.
 
-They are noted by an array that behaves as NumPy's own. Each operation runs on plain arrays, so its
-result has the same bits as in a plain run; only floating results are wrapped again. Whole numbers
-and truth values stay plain: the event that made them is already noted, and nothing they decide
+They are recorded by an array that behaves as NumPy's own. Each operation runs on plain arrays, so
+its result has the same bits as in a plain run; only floating results are wrapped again. Integers
+and booleans stay plain: the event that made them is already recorded, and nothing that they decide
 changes before that event does.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,8 +45,8 @@ class Difference:
 class Pattern:
     """Every branch of one run; equal to another if and only if all branches are the same.
 
-    A tie (exactly at a threshold) is a branch of its own, so a point on a kink is equal to none of
-    its neighbours in a direction that leaves the kink.
+    A tie (exactly at a threshold) is a branch of its own, so the pattern at a kink differs from
+    that of every neighbour in a direction that leaves the kink.
 
     Args:
         events: the branches in order.
@@ -71,26 +70,14 @@ class Pattern:
         """Of the branches."""
         return hash(self._key)
 
-    @cached_property
-    def margin(self) -> float:
-        """The smallest distance of a decision from its threshold, relative; ``inf`` without any.
-
-        Relative to the largest argument that the same line was given anywhere in the run: an entry
-        compared with zero has no scale of its own.
-        """
-        groups: defaultdict[tuple[str, Any], list[Event]] = defaultdict(list)
-        for event in self.events:
-            groups[event.name, event.line].append(event)
-        return min((_margin(group) for group in groups.values()), default=np.inf)
-
     def difference(self, other: Pattern) -> Difference | None:
-        """The first branch where ``other`` departs from this run, or ``None``."""
+        """The first branch at which ``other`` departs from this run, or ``None``."""
         for mine, its, key, its_key in zip(self.events, other.events, self._key, other._key):  # noqa: B905 - see below
             if key != its_key:
                 alike = mine.name == its.name and mine.codes.shape == its.codes.shape
                 tied = alike and bool(np.any(mine.ties[mine.codes != its.codes]))
                 return Difference(str(mine), tied)
-        # Equal so far: one run took more branches, which only values unseen here can cause.
+        # Equal so far: one run took more branches, which only unrecorded values can cause.
         if len(self.events) == len(other.events):
             return None
         longer = max(self.events, other.events, key=len)
@@ -98,7 +85,7 @@ class Pattern:
 
 
 def record(function: Function, point: Sequence[Array]) -> tuple[list[Array], Pattern | None]:
-    """Run ``function`` at ``point`` and say which branches it took.
+    """Run ``function`` at ``point`` and record the branches that it took.
 
     The outputs have the same bits as those of a plain run.
 
@@ -116,7 +103,7 @@ def record(function: Function, point: Sequence[Array]) -> tuple[list[Array], Pat
             outputs = function([np.array(leaf).view(Recorded) for leaf in point])
             outputs = [unwrap(output) for output in outputs]
     except Exception:
-        # Perhaps only because of the subclass: the plain run decides, and raises what is real.
+        # The subclass may be the cause: a plain run raises only genuine errors.
         return plain(function, point), None
     events = tuple(kind(*fields) for kind, fields in recorder.events)
     return outputs, Pattern(events, tuple(recorder.unseen), recorder.narrowest)
@@ -126,13 +113,6 @@ def plain(function: Function, point: Sequence[Array]) -> list[Array]:
     """Run ``function`` on copies of ``point`` without recording."""
     with np.errstate(all="ignore"):
         return [np.asarray(output) for output in function([np.array(leaf) for leaf in point])]
-
-
-def _margin(group: list[Event]) -> float:
-    scale = max(event.scale for event in group)
-    gaps = [float(np.nanmin(event.gaps)) for event in group if not np.all(np.isnan(event.gaps))]
-    gap = min(gaps, default=np.inf)
-    return 0.0 if gap == 0 else gap / max(scale, np.finfo(np.float64).tiny)
 
 
 _FLOAT64 = np.dtype(np.float64)
@@ -194,17 +174,17 @@ class Recorded(np.ndarray):
         return int(self.view(np.ndarray))
 
     def item(self, *args: Any) -> Any:
-        """As NumPy's; the value leaves the recorded world."""
+        """As NumPy's; the value is no longer recorded."""
         _recorder.lose(".item()")
         return self.view(np.ndarray).item(*args)
 
     def tolist(self) -> Any:
-        """As NumPy's; the values leave the recorded world."""
+        """As NumPy's; the values are no longer recorded."""
         _recorder.lose(".tolist()")
         return self.view(np.ndarray).tolist()
 
     def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
-        """As NumPy's; a conversion to whole numbers is a branch, one to truth values too."""
+        """As NumPy's; a conversion to integers or booleans is a branch."""
         plain = self.view(np.ndarray)
         kind = np.dtype(dtype).kind
         if kind in "iu":
@@ -275,7 +255,7 @@ class RecordedScalar(Recorded):
         return self**other
 
     def __pow__(self, other: Any, modulus: None = None) -> Any:
-        # NumPy's scalars and arrays take different roads to a power; the bits may differ.
+        # NumPy computes powers of scalars and of arrays differently; the bits may differ.
         return wrap(self.view(np.ndarray)[()] ** _scalar(other))
 
     def __rpow__(self, other: Any, modulus: None = None) -> Any:

@@ -49,5 +49,5 @@ def user_place() -> tuple[str, int]:
 
 @functools.cache
 def is_the_user(filename: str) -> bool:
-    """True if ``filename`` is none of NumPy's, SciPy's or the oracles' own."""
+    """True unless ``filename`` belongs to NumPy, SciPy or the oracles."""
     return not filename.startswith(_NOT_THE_USER)

@@ -1,19 +1,19 @@
 """Directional derivatives by extrapolated central differences, each with an error bar.
 
-``L(s) = Σ_k <weights_k, outputs_k(point + s·direction)>``, wanted is ``dL/ds`` at ``s = 0``.
+The derivative ``dL/ds`` at ``s = 0`` of ``L(s) = Σ_k <weights_k, outputs_k(point + s·direction)>``:
 
 1. The branches taken at the point are recorded; only points on the same branches are used.
-2. The noise of ``L`` is measured, not only assumed.
-3. A probe with a short step gives rough slopes; its curvature tells how far the first row may go.
-   A first row that contradicts the probe is too far out, whatever its neighbours say.
-4. Ridders' extrapolation, until rounding is all that is left.
-5. What the extrapolation found must agree with the probe, and the one-sided slopes with each other.
+2. The rounding noise of ``L`` is measured, not only assumed.
+3. A probe with a short step gives rough slopes; its curvature bounds the step of the first row.
+   A first row that contradicts the probe has too long a step, even if the next rows agree with it.
+4. Ridders' extrapolation, until only rounding is left.
+5. The result must agree with the probe, and the one-sided slopes with each other.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +33,13 @@ Vector = NDArray[np.float64]
 
 _MAX_EVALUATIONS = 160
 _A_SEARCH = 48  # of them, at most
-_AGAIN = 3  # searches, each with the noise that the one before has found
+_AGAIN = 3  # searches, each with the noise found by the one before
 _PRECISE = 1e-6  # relative bar at which a common step is good enough for all leaves
 _APART = 1e4  # between the scales of leaves that get steps of their own
 _CAREFULLY = range(2, 7)  # further runs with rounding errors, of what seems to be constant
 _SHORT = 1e-5  # the interval on which the rounding of compiled code is measured
 _LIFT = 1000  # the largest power of two that weights are multiplied by
-_JITTER = 1e-4  # of the outputs: what differs more between runs is no rounding
+_JITTER = 1e-4  # of the outputs: a larger difference between runs is not rounding
 
 
 def finite_difference(
@@ -55,15 +55,15 @@ def finite_difference(
 
     Args:
         function: takes the leaves, returns a list of arrays; plain NumPy inside.
-        point: floating leaves of any shape; evaluated in float64 where the code lets them be.
+        point: floating leaves of any shape; evaluated in float64 where the code accepts it.
         direction: the shapes of ``point``; zero where a leaf is not perturbed.
         weights: the shapes of the outputs.
         max_evaluations: forward evaluations at most; 14 to 20 are usual.
-        enough: a bar, relative to the rough slope, at which to stop; 0: as narrow as it gets.
+        enough: a bar, relative to the rough slope, at which to stop; 0: as narrow as possible.
 
     Returns:
-        A scalar estimate. It abstains, with a note, at a kink, behind values that are not finite,
-        and where no step is both large enough for the precision and small enough for the branches.
+        A scalar estimate. It abstains, with a note, at a kink, where values are not finite, and
+        where no step is both large enough for the precision and small enough for the branches.
 
     Raises:
         ContractError: if the shapes of ``direction`` or ``weights`` do not fit.
@@ -75,41 +75,6 @@ def finite_difference(
     program.require_weights(weights)
     program.limit = max_evaluations
     return _derivative(program, direction, scaled(weights), enough)
-
-
-def entrywise(
-    function: Function,
-    point: Sequence[Array],
-    leaf_index: int,
-    weights: Sequence[Array],
-    entries: Iterable[tuple[int, ...]] | None = None,
-) -> Estimate:
-    """The gradient of the weighted outputs in one leaf, entry by entry.
-
-    It costs some 16 evaluations an entry: meant to explain a failure, not to look for one.
-
-    Args:
-        function: as for :func:`finite_difference`.
-        point: as for :func:`finite_difference`.
-        leaf_index: which leaf of ``point``.
-        weights: the shapes of the outputs.
-        entries: indices into the leaf; ``None`` for all of them.
-
-    Returns:
-        An estimate of the leaf's shape; entries not asked for are zero with an infinite bar.
-    """
-    program = NativeProgram(function, point)
-    program.require_weights(weights)
-    shape = np.shape(point[leaf_index])
-    value, error, notes = np.zeros(shape), np.full(shape, np.inf), dict[str, None]()
-    for entry in np.ndindex(shape) if entries is None else entries:
-        direction = [np.zeros(np.shape(leaf)) for leaf in point]
-        direction[leaf_index][entry] = 1.0
-        program.limit = program.evaluations + _MAX_EVALUATIONS
-        found = _derivative(program, direction, scaled(weights))
-        value[entry], error[entry] = found.value, found.error
-        notes.setdefault(found.note)
-    return Estimate(value, error, program.evaluations, "; ".join(filter(None, notes)))
 
 
 def _derivative(
@@ -130,7 +95,7 @@ def _derivative(
     exponent = weights.exponent + unit.exponent - lift
     if not np.isfinite(answer.bar):
         return _abstain(answer.trouble or "no two steps agree", program, answer.hull, exponent)
-    # The spacing of the smallest numbers: nothing below it can be told from zero.
+    # The spacing of the smallest numbers: anything below it is indistinguishable from zero.
     error = rescale(answer.bar, exponent) + math.ulp(0.0)
     value = np.asarray(rescale(answer.value, exponent))
     if not np.isfinite(value):
@@ -150,7 +115,7 @@ def _near_one(weights: Vector, outputs: Vector) -> tuple[Vector, int]:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A slope and its bar, or an infinite bar and why."""
+    """A slope and its bar, or an infinite bar and the reason."""
 
     value: float
     bar: float
@@ -162,7 +127,7 @@ class _Answer:
 def _along(
     program: NativeProgram, direction: Sequence[Array], weights: Vector, enough: float
 ) -> _Answer:
-    """The slope along one direction; leaf by leaf where the leaves have no common step."""
+    """The slope along one direction, split by leaves where these have no common step."""
     whole = _on_line(program, direction, weights, enough)
     parts = _groups(program.point, direction)
     precise = whole.bar <= _PRECISE * abs(whole.value)
@@ -179,8 +144,8 @@ def _on_line(
     program: NativeProgram, direction: Sequence[Array], weights: Vector, enough: float
 ) -> _Answer:
     line = Line(program, direction, weights)
-    # A bar that need not be narrow is no worse for one run with rounding errors than for two: who
-    # asks for it looks again, at full width, where it contradicts.
+    # Where the bar need not be narrow, one run with rounding errors is enough: a contradiction is
+    # examined again with the full number.
     line.measure_noise(*((1,) if enough else ()))
     answer = _searched(line, enough)
     if _is_at_tie(program):
@@ -200,7 +165,7 @@ def _on_line(
 
 
 def _searched(line: Line, enough: float, depth: int = 0, longest: float = math.inf) -> _Answer:
-    """The slope of a line: again with the noise that was found, and in parts if it takes them."""
+    """The slope of a line: repeated with the measured noise, and in parts if necessary."""
     program = line.program
     search = Search(line, min(program.evaluations + _A_SEARCH, program.limit), enough, longest)
     found = search.estimate()
@@ -230,7 +195,7 @@ def _searched(line: Line, enough: float, depth: int = 0, longest: float = math.i
 
 
 def _is_at_tie(program: NativeProgram) -> bool:
-    """True if the last run left a branch on whose threshold the point lies."""
+    """True if the last run departed at a branch on whose threshold the point lies."""
     return program.departure is not None and program.departure.from_tie
 
 

@@ -1,11 +1,11 @@
-"""A program seen along one line through a point: central differences, their noise, their limit.
+"""A program along one line through a point: central differences, their noise, their limit.
 
 Ridders' extrapolation goes to step zero, with a bar. A central difference is ``D(h) = L' + a₂h² +
 a₄h⁴ + ...``. The last ``j + 1`` rows determine a polynomial in ``h²``, whose value at zero is ``T_j
 = Σ c_k D(h_k)``. The bar of ``T_j`` is the larger of its disagreement with the two estimates of one
-order less and the rounding that reaches it, ``sqrt(Σ (c_k·blur_k)²)``. Without this floor the least
-disagreement among many noisy numbers would be taken for accuracy. Two orders that agree by luck are
-told by the next one.
+order less and the rounding that reaches it, ``sqrt(Σ (c_k·blur_k)²)``. Without this floor the
+smallest disagreement among many noisy numbers would pass for accuracy. The next order exposes two
+orders that agree by chance.
 
 Source: Ridders, C. J. F. (1982), Advances in Engineering Software 4(2), 75-76.
 """
@@ -27,13 +27,13 @@ from bpttcheck.oracles.differences.weighted import norm, total
 Array = NDArray[Any]
 Vector = NDArray[np.float64]
 
-# Repeated runs of a program that may not be reproducible, and of one that is not.
-_PROBES = 2  # runs with rounding errors added: one alone can be lucky
+# Repeated runs of a program that may be irreproducible, and of one that is.
+_PROBES = 2  # runs with rounding errors added: one alone can be too small by chance
 _REPEATS, _MANY = 7, 32
-_HIDDEN = 1.0  # numbers that a program is taken to have added where it does not show them
-_POINTS = 7  # of a short interval on which rounding is measured
-_SHARE = 0.1  # of the whole noise that each output may have: few samples show it too small
-_MARGIN = 4.0  # of a measurement that rests on few of them
+_HIDDEN = 1.0  # terms that a program is assumed to have added where it does not show them
+_POINTS = 7  # points of a short interval on which rounding is measured
+_SHARE = 0.1  # share of the total noise that each output may have: few samples underestimate it
+_MARGIN = 4.0  # factor on a measurement that rests on few samples
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Row:
         bends: ``w·(o(+h) - 2·o(0) + o(-h)) / h``: vanishes with ``h`` unless the slope jumps.
         blur: the standard width of the rounding in ``slope``.
         blurs: the same for each of ``slopes``, with a share of the whole.
-        own: the same for each alone, but no less than numbers near one inside make it.
+        own: the same for each alone, but at least that of terms near one inside the program.
     """
 
     step: float
@@ -78,8 +78,8 @@ class Line:
     Attributes:
         rows: every row measured so far.
         noise: how far rounding moves ``L``, one standard width.
-        traced: the outputs whose rounding inside the program was seen, not only assumed.
-        floor: what each of the others is taken to hide inside: numbers near one that absorb it.
+        traced: the outputs whose internal rounding was measured, not only assumed.
+        floor: the internal rounding assumed for each of the others: terms near one that absorb it.
     """
 
     def __init__(self, program: NativeProgram, direction: Sequence[Array], weights: Vector) -> None:
@@ -99,7 +99,7 @@ class Line:
         self._at_point = np.where(weights != 0, program.outputs, 0.0)
 
     def restricted(self, to: NDArray[np.bool_]) -> Line:
-        """The same line for some of the outputs, as noisy as it is known to be."""
+        """The same line for some of the outputs, with the noise known so far."""
         line = Line(self.program, self.direction, np.where(to, self.weights, 0.0))
         line.noises, line.traced = np.where(to, self.noises, 0.0), self.traced
         line.noise = norm(line.noises)
@@ -107,7 +107,7 @@ class Line:
         return line
 
     def row(self, step: float) -> Row | None:
-        """The central difference at ``step``, or ``None`` if ``program`` is in trouble there."""
+        """The central difference at ``step``, or ``None`` if ``program`` fails there."""
         if step not in self._values:
             above, below = self._shifted(step), self._shifted(-step)
             up = self.program.run(above)
@@ -122,7 +122,7 @@ class Line:
         w, o = self.weights, self._at_point
         slopes, bends = w * (up - down) / (2 * step), w * ((up - o) + (down - o)) / step
         assumed = self._assumed(np.maximum(np.abs(up), np.abs(down)))
-        # Two values, each this noisy, over twice the step.
+        # Two values with this noise each, over twice the step.
         share = math.sqrt(0.5) / step
         blur = max(self.noise, norm(assumed))
         measured = np.maximum(self.noises, assumed)
@@ -146,15 +146,15 @@ class Line:
         return self._changes[step]
 
     def measure_noise(self, probes: int = _PROBES) -> None:
-        """Find how far rounding moves ``L``: assumed at least, and measured.
+        """Find how far rounding moves ``L``: a lower bound and a measurement.
 
-        Assumed is one ``eps`` of every term, ``eps·sqrt(Σ (w·o)²)``. Measured is the change of
-        ``L`` when every argument and every operation is off by about one rounding error. That also
-        shows how much the inside of the program amplifies rounding: with large weights, or where
-        large numbers cancel, it is far more than the outputs tell.
+        The lower bound is one ``eps`` of every term, ``eps·sqrt(Σ (w·o)²)``. The measurement is the
+        change of ``L`` when every argument and every operation is off by about one rounding error.
+        It includes how much the program amplifies rounding internally: with large weights, or where
+        large numbers cancel, this is far more than the outputs suggest.
 
         Args:
-            probes: runs with rounding errors; one alone can be lucky.
+            probes: runs with rounding errors; one alone can be too small by chance.
         """
         self._take(self._assumed(self._at_point))
         self.traced = np.zeros(self.weights.shape, bool)
@@ -165,11 +165,11 @@ class Line:
 
     @property
     def never_moved(self) -> bool:
-        """True if no row has seen any change of the outputs."""
+        """True if the outputs changed in no row."""
         return bool(self.rows) and all(row.size == 0 and row.bend == 0 for row in self.rows)
 
     def measure_rounding(self, seeds: Iterable[int]) -> bool:
-        """Run with rounding errors added, once for each seed; true if that shows more noise."""
+        """Run with rounding errors added, once per seed; true if the noise grew."""
         before, moving = self.noise, [d != 0 for d in self.direction]
         for seed in seeds:
             found = self.program.run_shaken(seed, moving)
@@ -181,8 +181,8 @@ class Line:
     def measure_floor(self, step: float) -> bool:
         """Measure what ``floor`` assumes, by third differences within a short ``step``.
 
-        A smooth function's are far below its rounding there; where nothing changes at all, the
-        assumption stays. False if there is nothing to measure.
+        Those of a smooth function are far below its rounding there; where nothing changes at all,
+        the assumption stays. False if there is nothing to measure.
 
         Source: Moré and Wild (2011), SIAM Journal on Scientific Computing 33(3), 1292-1314.
         """
@@ -201,17 +201,17 @@ class Line:
         if not moves.any():
             return False
         self.floor = np.where(moves, 0.0, self.floor)
-        # A kink or a fast change on the interval looks like noise: the assumption is an upper end.
+        # A kink or a fast change on the interval looks like noise: the assumption bounds it.
         known = np.minimum(_MARGIN * measured, self.program.eps * _HIDDEN * np.abs(self.weights))
         self.noises = np.max([self._assumed(self._at_point), self._seen, self.floor, known], axis=0)
         self.noise = max(norm(self.noises), abs(total(self._seen)), self._expected)
         return True
 
     def measure_spread(self, *, often: bool) -> bool:
-        """Run again at the point, more often if that differs; true if it differs more than known.
+        """Run again at the point, more often if the results differ; true if the noise grew.
 
         Args:
-            often: run often at once; a spread that shows in some runs only is found so.
+            often: run often at once, which finds a spread that occurs in some runs only.
         """
         known = self.program.spread
         runs = _REPEATS if often else 1
@@ -220,7 +220,7 @@ class Line:
             if not self.program.repeat():
                 return False
             done += 1
-            # Of a spread that shows in some runs only, few runs show little.
+            # Few runs underestimate a spread that occurs in some runs only.
             runs = _MANY if self.program.spread.any() else runs
         if not (self.weights * (self.program.spread - known)).any():
             return False
@@ -228,12 +228,12 @@ class Line:
         return True
 
     def expect(self, noise: float) -> None:
-        """Take ``noise`` as the least noise of ``L`` from now on."""
+        """Raise the noise of ``L`` to at least ``noise``."""
         self._expected = max(self._expected, noise)
         self.noise = max(self.noise, noise)
 
     def reaches(self) -> tuple[float, float]:
-        """The steps at which the first and the last entry have moved by their own size."""
+        """The shortest and the longest step at which an entry has moved by its own size."""
         pairs = zip(self.program.point, self.direction, strict=True)
         ratios = np.concatenate([np.abs(leaf[d != 0] / d[d != 0]) for leaf, d in pairs])
         return float(np.min(ratios)), float(np.max(ratios))
@@ -260,13 +260,13 @@ class Line:
 
     def _shifted(self, step: float) -> list[Array]:
         pairs = zip(self.program.point, self.direction, strict=True)
-        # Not a sum with zero where nothing moves: infinity times zero is none.
+        # Not a sum with zero where nothing moves: infinity times zero is NaN.
         return self.program.rounded(
             [np.where(d != 0, leaf + step * d, leaf) for leaf, d in pairs],
         )
 
     def _realised(self, above: list[Array], below: list[Array], step: float) -> float:
-        """The step after rounding; for one entry only, as many entries have no common step."""
+        """The step as realised after rounding, if one entry moves; several have no common one."""
         if not self._single:
             return step
         for up, down, d in zip(above, below, self.direction, strict=True):
@@ -282,7 +282,7 @@ def leaf_scale(leaf: Array, direction: Array) -> float:
     return largest / float(np.max(np.abs(direction)))
 
 
-_WIDTHS = 4.0  # of rounding that a difference of two estimates may be
+_WIDTHS = 4.0  # multiple of rounding that a difference of two estimates may be
 
 
 @dataclass(frozen=True)
@@ -344,9 +344,9 @@ class Tableau:
 
 
 def _not_lucky(best: Extrapolated, orders: list[Extrapolated]) -> Extrapolated:
-    """``best`` with a bar that reaches the estimate of the next order, but for its rounding.
+    """``best`` with a bar that reaches the estimate of the next order, less its rounding.
 
-    Two estimates that happen to agree, and are wrong both, are told by the next one.
+    The next order exposes two wrong estimates that happen to agree.
     """
     following = next((f for b, f in pairwise(orders) if b is best), None)
     if following is None:

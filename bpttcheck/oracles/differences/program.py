@@ -1,9 +1,9 @@
 """A program around one point: run in its own precision, and only on the branches it takes there.
 
-It runs, too, with every floating result off by about one rounding error. What that does to the
-outputs is the rounding that the code itself makes, inside as well: a sum that swallows a small term
-shows it, although the outputs and the arguments do not. The array class goes where NumPy's
-protocols go; compiled code sees arguments that are off by a rounding error, no more.
+It also runs with every floating result off by about one rounding error. The change of the outputs
+is the rounding of the code itself, intermediate results included: it shows a sum that absorbs a
+small term, although neither the outputs nor the arguments do. The array class works wherever
+NumPy's protocols are used; compiled code only sees arguments that are off by a rounding error.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _FLOATS: dict[int, Any] = {2: np.float16, 4: np.float32, 8: np.float64}
 
 
 class NativeProgram:
-    """``function`` with what a first run at ``point`` has shown of it.
+    """``function`` and what a first run at ``point`` revealed about it.
 
-    The first run is on a float64 copy of the point. If anything in it comes back narrower, points
-    are rounded to that type from then on, so that a step taken is the step the program sees. Code
-    that raises in float64 is handed float32.
+    The first run is on a float64 copy of the point. If any result is narrower, points are rounded
+    to that type from then on, so that the program sees the step that is taken. Code that raises in
+    float64 gets float32.
 
     Attributes:
         point: the leaves in float64, representable in the program's own type.
@@ -39,11 +39,11 @@ class NativeProgram:
         eps: the spacing of the program's own type at one.
         smallest: the spacing of the smallest numbers of the program's own type.
         evaluations: runs so far.
-        limit: runs at most; beyond them ``run`` gives nothing.
-        trouble: why the last run gave nothing, or ``""``.
+        limit: runs at most; beyond them ``run`` returns None.
+        trouble: why the last run returned None, or ``""``.
         departure: the branch on which the last run departed from ``pattern``, if that was why.
         matters: the outputs whose values are used; the others may be anything.
-        spread: the largest change of each output seen between runs at the very point.
+        spread: the largest change of each output seen between runs at the point itself.
     """
 
     def __init__(self, function: Function, point: Sequence[Array]) -> None:
@@ -69,7 +69,7 @@ class NativeProgram:
 
     @property
     def note(self) -> str:
-        """What makes differences of this program less than they could be, or ``""``."""
+        """What limits differences of this program, or ``""``."""
         notes: list[str] = []
         if self._dtype is not np.float64:
             notes.append(f"{np.dtype(self._dtype).name}-only code")
@@ -100,7 +100,7 @@ class NativeProgram:
         """
         self.trouble, self.departure = "", None
         if self.evaluations >= self.limit:
-            self.trouble = "the evaluations are used up"
+            self.trouble = "the limit of evaluations is reached"
             return None
         self.evaluations += 1
         try:
@@ -123,8 +123,8 @@ class NativeProgram:
     ) -> tuple[Vector, NDArray[np.bool_]] | None:
         """The outputs when every operation is off by rounding, and which outputs show it.
 
-        An output that is no longer an array of the class that does so may have come from code that
-        rounds unseen.
+        An output that is no longer of the noisy array class may come from code whose rounding was
+        not perturbed.
         """
         if self.evaluations >= self.limit:
             return None
@@ -135,11 +135,11 @@ class NativeProgram:
             return None
         outputs, kept, any_moved = found
         shown = np.repeat(kept, [output.size for output in outputs])
-        # An output in a buffer of the code's own is no longer of the class, but moves as well.
+        # An output in a buffer of the code's own has lost the class, but moves as well.
         return values, shown | (any_moved & (values != self._usable_outputs))
 
     def repeat(self) -> bool:
-        """Run at the very point once more; false if it gives nothing there."""
+        """Run at the point itself once more; false if that fails."""
         values = self.run(self.point)
         if values is None:
             return False
@@ -182,7 +182,7 @@ class NativeProgram:
 
     def _outputs(self, leaves: Sequence[Array]) -> tuple[list[Array], Pattern | None]:
         handed = self._as_handed(leaves)
-        # Without a single branch at the point there is none nearby: recording would be wasted.
+        # Without any branch at the point there is none nearby: recording would be wasted.
         if self.pattern is not None and self.pattern.events:
             return record(self._function, handed)
         return plain(self._function, handed), None
@@ -190,7 +190,7 @@ class NativeProgram:
     def _narrowest(self, outputs: Sequence[Array]) -> int:
         sizes = [output.dtype.itemsize for output in outputs if output.dtype.kind == "f"]
         if self.pattern is not None:
-            # Half precision inside is a staircase in wider arithmetic, seen as noise.
+            # Half precision inside is a staircase in wider arithmetic, measured as noise.
             sizes.append(max(self.pattern.narrowest, 4))
         return min(8, np.dtype(self._handed).itemsize, *sizes)
 
@@ -201,8 +201,8 @@ def _same(a: Array, b: Array) -> bool:
 
 _running = threading.local()
 _SMALL_INTEGERS = 1024
-_POOL = 4099  # a prime: signs that come again meet other entries
-_ULPS = 64  # a number this near an integer is meant to be one
+_POOL = 4099  # a prime, so that repeated signs meet other entries
+_ULPS = 64  # a number this close to an integer is taken for one
 _SNAP = frozenset({"floor", "ceil", "trunc", "floor_divide"})
 _EXACT = frozenset({
     *("absolute", "fabs", "negative", "positive", "sign", "heaviside", "copysign", "conjugate"),
@@ -217,7 +217,7 @@ _LAYOUT = frozenset({
 
 
 class Shaken(np.ndarray):
-    """An array whose floating results are moved by about 3/4 of a unit, up or down by lot."""
+    """An array whose floating results are moved up or down, at random, by about 3/4 of a unit."""
 
     __array_priority__: Any = 1.0  # pyright: ignore[reportIncompatibleMethodOverride]
 
@@ -275,12 +275,12 @@ def shaken(
         point: the arrays to run it on; never written to.
         seed: of the signs.
         unit: the spacing at one of the format in which the arguments are given.
-        moving: the entries that are to be moved. The others have no rounding error where they are
-            small integers: counts, labels, zeros and ones.
+        moving: the entries to be moved. The others are left where they are small integers (counts,
+            labels, zeros and ones), which have no rounding error.
 
     Returns:
-        The outputs, for each whether it still is an array of this class, and whether any result
-        inside was moved; None if the code does not run so.
+        The outputs, for each whether it still is an array of this class, and whether any internal
+        result was moved; None if the code does not run on this class.
     """
     _running.rng = _Signs(seed)
     try:
@@ -304,7 +304,7 @@ class _Signs:
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        # Sizes differ: errors of one size cancel too often, exactly.
+        # Sizes differ, because errors of equal size cancel exactly too often.
         self._pool = rng.choice(np.array([-1.0, 1.0]), _POOL) * rng.uniform(0.7, 1.7, _POOL)
         self._next = 0
         self.used = 0
@@ -356,7 +356,7 @@ def _off(array: Array, unit: float | None = None) -> Array:
     rng = getattr(_running, "rng", None)
     if rng is None or not array.size:
         return array
-    # Enough that a number just above a power of two moves both ways, most of the time.
+    # Enough for a number just above a power of two to move both ways, most of the time.
     size = 0.75 * (_unit(array.dtype) if unit is None else unit)
     signs = rng.signs(array.size).reshape(array.shape)
     wide = np.asarray(array, np.result_type(array.dtype, np.float64))
@@ -365,7 +365,7 @@ def _off(array: Array, unit: float | None = None) -> Array:
 
 @cache
 def _unit(dtype: Any) -> float:
-    """The spacing at one; formats that are no NumPy's own (bfloat16) are tried out."""
+    """The spacing at one; measured for formats that NumPy does not define (bfloat16)."""
     if dtype.kind in "fc":
         return float(np.finfo(dtype).eps)
     unit = 1.0

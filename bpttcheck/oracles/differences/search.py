@@ -1,8 +1,8 @@
-"""Which steps to take along a line, and what they say together about the slope at the point.
+"""Which steps to take along a line, and the slope at the point that they imply together.
 
 Rows of differences can agree with each other and all be wrong: on one tread of a staircase, on both
-sides of a kink, or where one output has another scale than the sum that hides it. What gives them
-away stands in the rows: how each output's differences change from step to step.
+sides of a kink, or where one output varies on another scale than the sum that hides it. How each
+output's differences change from step to step reveals these cases.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from bpttcheck.oracles.differences.line import Extrapolated, Line, Row, Tableau
 from bpttcheck.oracles.differences.weighted import norm
 
 # All steps are in units of the direction's largest entry.
-_FIRST_STEP = 0.5  # of the extrapolation, unless the program's curvature or noise say otherwise
-_RATIO = 1.7  # from row to row: near 1 the noise grows, far above the rows run into it
+_FIRST_STEP = 0.5  # first step of the extrapolation, unless curvature or noise require another
+_RATIO = 1.7  # ratio of successive steps: near 1 it amplifies noise, far above it reaches noise
 _SHRINK = 16.0  # after a probe that failed
 _PART = 0.5  # of its own size by which a leaf may move, after a probe that failed
 _BACK = 2.5  # after a row that is too far out
 _FAR_BACK = 6.0  # after a probe that was
 _ENOUGH = 100.0  # relative rounding, in units of eps, at which longer steps bring little more
 _PATIENCE = 2  # rows without progress
-_ERRATIC = 30.0  # times the rounding: a disagreement with another reason
-_COARSE = 1e-3  # relative bar that is not worth stopping for
+_ERRATIC = 30.0  # times the rounding: a larger disagreement has another cause
+_COARSE = 1e-3  # relative bar that is not good enough to stop at
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class _Footing:
 
 
 class Search:
-    """Rows along one line: where they may start, and what they extrapolate to.
+    """Rows along one line: the step to start from, and the limit of their extrapolation.
 
     Attributes:
         trouble: why there is no estimate.
         hull: the one-sided slopes, if a jump of the slope at the point is why.
-        stair: the height of a step in the outputs that the rows ran into; 0 without one.
-        hidden: what constant or noisy outputs may hide, a part of the bar.
-        longest: steps beyond it cross a kink; the search must start below.
-        erratic: true if the rows agree far less well than rounding lets them.
+        stair: the height of a jump in the outputs that the rows reached; 0 without one.
+        hidden: the slope that constant or noisy outputs may hide; a part of the bar.
+        longest: longer steps cross a kink; the search must start below.
+        erratic: true if the rows disagree far more than rounding explains.
         unsettled: the outputs, if any, that the rows do not resolve although their sum is.
     """
 
@@ -59,7 +59,7 @@ class Search:
         self._limit = limit
         self._enough = enough
         self._eps = line.program.eps
-        # The rows that the answer rests on; set before there is one.
+        # The rows that the answer rests on; initialised before there is an answer.
         self._probe: Row
         self._rows: list[Row]
         self.trouble = "no step is both large enough and small enough"
@@ -95,9 +95,9 @@ class Search:
         return replace(found, disagreement=max(found.disagreement, self._contradiction(found)))
 
     def _footing(self) -> _Footing | None:
-        """Probe with short steps, then longer ones where rounding asks for it."""
+        """Probe with short steps, then with longer ones where rounding requires it."""
         first, last = self._line.reaches()
-        # Beyond the rounding of every entry at the start; it need not be so of all in the end.
+        # At first beyond the rounding of every entry; later rows need not be.
         step = min(self.longest, max(self._eps**0.25, self._eps**0.5 * first))
         ceiling = 2 * self.longest
         smallest = 1e3 * self._eps * (min(1.0, last) or 1.0)
@@ -125,14 +125,14 @@ class Search:
         return None if probe is None else _Footing(probe, probe.step)
 
     def _refined(self, footing: _Footing) -> Extrapolated | None:
-        """Extrapolate from ``footing`` until rounding dominates or nothing improves any more."""
+        """Extrapolate from ``footing`` until rounding dominates or nothing improves."""
         best: Extrapolated | None = None
         probe, step, rows, idle = footing.probe, footing.step, list[Row](), 0
         tableau = Tableau()
         while self._affordable() and step >= probe.step / _SHRINK**2:
             row = probe if step == probe.step and not rows else self._row(step)
             if row is None or _contradicts(row, probe):
-                # Of two rows that contradict each other the longer one is wrong.
+                # Of two contradictory rows the one with the longer step is wrong.
                 misled = row is not None and row.step < probe.step
                 probe = row if row is not None and misled else probe
                 best, rows, tableau = None, [], Tableau()
@@ -148,7 +148,7 @@ class Search:
             improved = best is None or found.bar < best.bar
             if best is None or improved:
                 best, self._probe, self._rows = found, probe, rows.copy()
-            # Rows that are all too far out do not improve either: that is no reason to stop.
+            # Rows whose steps are all too long do not improve either: that is no reason to stop.
             idle = 0 if improved or best.bar > _COARSE * probe.size else idle + 1
             done = best.disagreement <= best.rounding or best.bar <= self._enough * probe.size
             if done or idle >= _PATIENCE:
@@ -165,14 +165,14 @@ class Search:
     def _slope_jumps(self) -> bool:
         """True if the two one-sided slopes at the point differ."""
         known = [self._probe, *(row for row in self._rows if row is not self._probe)]
-        self.hull = jump_at_point(self._line, known)
+        self.hull = jump_at_point(known)
         if self.hull is None:
             return False
         self.trouble = "the slope jumps at the point, on a branch that was not recorded"
         return True
 
     def _look_for_jump(self) -> None:
-        """Say what the one-sided slopes are if it was their difference that no step got over."""
+        """Record the one-sided slopes if their difference is why no step works."""
         known = sorted(self._line.rows, key=lambda row: row.step)
         departure = self._line.program.departure
         if len(known) > 1 and departure is None:
@@ -180,7 +180,7 @@ class Search:
             self._slope_jumps()
 
     def _crosses_kink(self) -> bool:
-        """True if the rows do, and a row of shorter steps does not, or less."""
+        """True if the rows show a jump, and rows of shorter steps show none or a smaller one."""
         if not crosses_kink(self._rows):
             return False
         shortest = min(self._probe.step, self._rows[-1].step)
@@ -200,7 +200,7 @@ class Search:
         return row
 
     def _shorter(self, step: float) -> float:
-        """After a probe that is too long: down to the next leaf for which it is."""
+        """After a probe that is too long: down to the scale of the next leaf."""
         scales = (_PART * scale for scale in self._line.scales())
         return min(step / _SHRINK, next((scale for scale in scales if scale < step), step))
 
@@ -221,7 +221,7 @@ class Search:
         return _is_bent(row) and row.bend > 4 * row.blur
 
     def _goal(self, row: Row) -> tuple[float, bool]:
-        """The step that rounding asks for and curvature allows; false if ``row`` cannot tell."""
+        """The step that rounding requires and curvature allows; false if ``row`` cannot tell."""
         if row.size <= 4 * row.blur:
             return _FIRST_STEP, row.size == 0
         needed = max(_FIRST_STEP, row.step * row.blur / row.size / (_ENOUGH * self._eps))
@@ -242,9 +242,9 @@ def _is_bent(row: Row) -> bool:
 
 
 def _is_parabola(longer: Row, shorter: Row) -> bool:
-    """True at a stationary point: both rows see curvature only, and the same one.
+    """True at a stationary point: both rows show curvature only, and the same curvature.
 
-    Central differences are blind to it, so the longer row is not too far out at all.
+    Central differences cancel it, so the longer step is not too long.
     """
     expected = longer.bends * (shorter.step / longer.step)
     same = norm(shorter.bends - expected) <= 0.3 * shorter.bend + 4 * shorter.blur
@@ -252,13 +252,13 @@ def _is_parabola(longer: Row, shorter: Row) -> bool:
 
 
 def _reach(longer: Row, shorter: Row) -> float:
-    """The step at which what a central difference does see grows to half the curvature."""
+    """The step at which the odd terms of a central difference reach half the curvature."""
     cubic = norm(longer.slopes - shorter.slopes) + shorter.blur
     return 0.5 * longer.step * longer.bend / cubic if cubic > 0 else math.inf
 
 
 def _contradicts(row: Row, probe: Row) -> bool:
-    """True if the slopes of a longer ``row`` are not those of ``probe``, roughly."""
+    """True if the slopes of a longer ``row`` differ clearly from those of ``probe``."""
     size = probe.size
     if _is_bent(probe):
         size = max(size, 0.25 * probe.bend * row.step / probe.step)
@@ -269,9 +269,9 @@ Vector = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 _WIDTHS = 8.0  # of rounding that a change must exceed to mean anything
-_OWN_WIDTHS = 32.0  # of a noise that was measured on few samples
+_OWN_WIDTHS = 32.0  # factor on a noise that was measured on few samples
 _SPAN = 16.0  # between the steps that tell curvature from a jump of the slope
-_STEEP = 0.1  # of the curvature: a slope that is not a stationary point's
+_STEEP = 0.1  # share of the curvature: a larger slope is not that of a stationary point
 _NEXT = 1.3  # between two steps that show how a one-sided slope changes
 _SLACK = 1.1  # over the change of curvature from one step to the next
 _FALL = 10.0  # beyond that of a smooth function, from one row to the next
@@ -279,22 +279,22 @@ _HALVINGS = 14
 _LAST = 6  # of them, in which a jump keeps
 _LEFT = 1 / 4  # of its height
 _EMERGED = 1e-3  # of the change: where it begins
-_EIGHTH = 0.125  # of its size by which a leaf moves, to leave a plateau
-_ONE = 1.0  # what compiled code is taken to have added, when it does not show its numbers
+_EIGHTH = 0.125  # share of its size by which a leaf moves to leave a plateau
+_ONE = 1.0  # terms that compiled code is assumed to have added
 
 
 def unsettled(rows: Sequence[Row]) -> Flags:
     """The outputs whose differences still grow as the step shrinks.
 
-    Differences of a smooth function tend to a limit, those of one that changes on a far shorter
-    scale grow like ``1/h``; beside larger outputs nobody sees it in the sum.
+    Differences of a smooth function tend to a limit; those of a function that varies on a far
+    shorter scale grow like ``1/h``, which larger outputs hide in the sum.
 
     Args:
         rows: those of the extrapolation, the longest first.
     """
     longer, shorter = rows[-2:]
     growth = math.sqrt(longer.step / shorter.step)
-    # Each output's own noise: beside a large output that of the sum would hide the small one.
+    # Each output's own noise: that of the sum would hide a small output beside a large one.
     noise = _OWN_WIDTHS * (shorter.own + longer.own)
     slopes = np.abs(shorter.slopes) > growth * np.abs(longer.slopes) + noise
     bends = np.abs(shorter.bends) > growth * np.abs(longer.bends) + noise
@@ -316,11 +316,11 @@ def crosses_kink(rows: Sequence[Row]) -> bool:
     return bool((np.abs(shorter.bends) > expected + noise).any())
 
 
-def jump_at_point(line: Line, rows: Sequence[Row]) -> tuple[float, float] | None:
+def jump_at_point(rows: Sequence[Row]) -> tuple[float, float] | None:
     """The interval between the one-sided slopes if they differ, or None.
 
-    Their difference tends to zero with the step on a smooth line; the shortest step shows what is
-    left of it, steps at least 16 times longer how much of that is curvature.
+    On a smooth line their difference tends to zero with the step. The shortest step shows what is
+    left of it; steps at least 16 times longer show how much of that is curvature.
     """
     near, *others = sorted(rows, key=lambda row: row.step)
     far = [row for row in others if row.step >= _SPAN * near.step]
@@ -334,10 +334,10 @@ def jump_at_point(line: Line, rows: Sequence[Row]) -> tuple[float, float] | None
 
 
 def stair_height(line: Line, rows: Sequence[Row]) -> float:
-    """The norm of the jumps that outputs take between the steps of ``rows`` and longer ones.
+    """The norm of the jumps of the outputs between the steps of ``rows`` and longer ones.
 
-    A program that rounds inside is constant on every tread: differences on one tread agree
-    perfectly. Longer steps were rejected, or not tried. Zero if what separates the rows is smooth.
+    A program that rounds internally is constant on every tread, so differences on one tread agree
+    perfectly. Longer steps were rejected or not tried. Zero if the rows differ smoothly.
     """
     known = sorted(line.rows, key=lambda row: row.step)
     last = rows[-1]
@@ -356,20 +356,20 @@ def stair_height(line: Line, rows: Sequence[Row]) -> float:
 
 
 def plateau_bar(line: Line, rows: Sequence[Row]) -> float:
-    """What a plateau can hide: a rounding error of every constant output over the longest step."""
+    """The slope a plateau can hide: a rounding error per constant output over the longest step."""
     flat = _flat(line, rows)
     if not flat.any():
         return 0.0
     size = np.maximum(np.abs(line.program.outputs[flat]), _ONE)
-    # Beyond its own size a leaf may have left the place where the derivative is wanted.
+    # A leaf that moves by more than its own size may be far from the point.
     longest = min([max(row.step for row in rows), *line.scales()])
     return line.program.eps * norm(line.weights[flat] * size) / longest
 
 
 def unresolved_bar(line: Line, rows: Sequence[Row]) -> float:
-    """What rounding hides on the scale of the smallest leaf where it drowns the slope.
+    """The slope that rounding can hide on the scale of the smallest leaf.
 
-    A slope that is lost in rounding says nothing of the scale on which the outputs change: it may
+    A slope that is lost in rounding does not reveal the scale on which the outputs vary: this may
     be that of the smallest leaf, however long the steps were.
     """
     last = rows[-1]
@@ -407,7 +407,7 @@ def _flat(line: Line, rows: Sequence[Row]) -> Flags:
 
 
 def _jump(line: Line, mask: Flags, near: Row, start: float, far: Row) -> float:
-    """The norm of the change that remains however short the interval in which it happens."""
+    """The norm of the change that remains as its interval is halved again and again."""
     sides = [far.slopes + side * far.bends / 2 for side in (1, -1)]
     side = 1 if norm((sides[0] - near.slopes)[mask]) >= norm((sides[1] - near.slopes)[mask]) else -1
 
@@ -441,12 +441,12 @@ def _jump(line: Line, mask: Flags, near: Row, start: float, far: Row) -> float:
         else:
             high, after = middle, found
         heights.append(norm(after - before))
-    # A slope that sets in on the interval halves with it once it is found.
+    # A change of slope within the interval halves with it, once located.
     return heights[-1] if heights[-1] > _LEFT * heights[-1 - _LAST] else 0.0
 
 
 def _hull(near: Row, far: Row) -> tuple[float, float]:
-    """Between the slopes on either side, output by output, each extrapolated to the point."""
+    """The interval between the slopes on either side, per output, extrapolated to the point."""
     share = near.step / (far.step - near.step)
     sides = [near.slopes + sign * near.bends / 2 for sign in (1, -1)]
     steps = [

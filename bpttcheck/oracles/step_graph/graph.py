@@ -60,7 +60,7 @@ class Op:
         return f"{Path(file).name}:{number}: {linecache.getline(file, number).strip()}"
 
     def bind(self, ins: Sequence[Any]) -> list[Any]:
-        """What it makes of these operands."""
+        """Its results for these operands."""
         out = self.primitive.bind(*ins, **self.params)
         return list(out) if self.primitive.multiple_results else [out]
 
@@ -159,7 +159,7 @@ class Graph:
 
 
 def edges(graph: Graph) -> list[tuple[int, int]]:
-    """Operation and operand; where a chain has no fork, only its last edge."""
+    """Operation and operand of each edge; of a chain without a fork, only the last."""
     uses = graph.uses()
     found: list[tuple[int, int]] = []
     for k, op in enumerate(graph.ops):
@@ -223,7 +223,7 @@ def products(graph: Graph, parameters: int) -> list[tuple[int, int]]:
 
 def _line(eqn: Any) -> tuple[str, int] | None:
     """File and number of the innermost line of user code that made this equation."""
-    # Only what the line tells is taken from here: without it a change is found all the same.
+    # JAX's private API serves for the line only; without a line an edit is still found.
     traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
     for frame in getattr(traceback, "frames", ()):
         path = Path(frame.file_name)
@@ -243,7 +243,7 @@ _LONGEST = 40
 
 
 def spelled(graph: Graph, params: Structure, state: Structure) -> dict[int, str]:
-    """A text for every value: the name it is assigned to, else the expression that makes it.
+    """A text for every value: the name that it is assigned to, else its expression.
 
     Args:
         graph: the step.
@@ -267,7 +267,7 @@ def spelled(graph: Graph, params: Structure, state: Structure) -> dict[int, str]
 
 
 def gradient_of(text: str) -> str:
-    """What the gradient of a value is called."""
+    """The name of the gradient of a value."""
     return f"d_{text}" if text.partition("[")[0].isidentifier() else f"the gradient of {text}"
 
 
@@ -284,7 +284,7 @@ def _inputs(graph: Graph, params: Structure, state: Structure) -> list[str]:
 
 
 def _arguments(graph: Graph) -> tuple[list[str], str]:
-    """What the method ``step`` calls the leaves of its state, if it unpacks them, and its input."""
+    """The names in ``step`` of the leaves of its state, if it unpacks them, and of its input."""
     step = _method(graph)
     names = [arg.arg for arg in step.args.args] if step else []
     if step is None or len(names) < 3:
@@ -340,7 +340,7 @@ def _targets(line: str) -> Sequence[str]:
     target = statement.targets[0]
     several = isinstance(target, ast.Tuple | ast.List)
     parts = target.elts if several else [target]
-    # A tuple on the right has its values made one after the other, each in several operations.
+    # The values of a tuple on the right are computed in turn, each by several operations.
     if several and isinstance(statement.value, ast.Tuple | ast.List):
         return ()
     names = [part.id for part in parts if isinstance(part, ast.Name)]

@@ -1,11 +1,11 @@
-"""The gradient of one step in whose backward pass another quantity stands for the right one.
+"""The gradient of one step whose backward pass uses a wrong operand.
 
-At a product ``v = a b`` (of arrays or of matrices) the contribution to ``a`` is ``d_v b``. Here it
-is made with another quantity ``q`` of the step in the place of ``b`` or of ``d_v``; or the whole
-gradient of a value is another one. The quantities are the values of the forward pass and their
-gradients. What follows is linear in the contribution: the gradient shifts by the pull-back of
+At a product ``v = a b`` (of arrays or of matrices) the contribution to ``a`` is ``d_v b``. Here
+another quantity ``q`` of the step replaces ``b`` or ``d_v``, or the whole gradient of a value is
+replaced by another. The quantities are the values of the forward pass and their gradients. The rest
+is linear in the contribution: the gradient shifts by the pull-back of
 
-    d_v q - d_v b         (and so for the others)
+    d_v q - d_v b         (likewise for the others)
 
 from ``a`` to the inputs of the step.
 """
@@ -36,14 +36,14 @@ _MOST = 4096
 
 
 @dataclass(frozen=True)
-class Swap:
-    """One quantity in the place of another.
+class OperandSwap:
+    """One quantity used instead of another.
 
     Args:
         key: the operation, its operand and the quantity: the same at every size of the step.
-        made: what is made with it, such as ``"d_W"``.
+        made: the gradient computed with it, such as ``"d_W"``.
         used: the wrong quantity, such as ``"h"``.
-        belongs: the right one.
+        belongs: the correct one.
         where: the line of user code, or ``""``.
     """
 
@@ -55,10 +55,10 @@ class Swap:
 
 
 @dataclass(frozen=True)
-class Shift:
+class GradientShift:
     """How much a swap changes the gradient of one value."""
 
-    swap: Swap
+    swap: OperandSwap
     ref: int
     by: Array
 
@@ -70,7 +70,7 @@ class _Quantity:
     array: Array
 
 
-class Operands:
+class OperandSwaps:
     """One step whose backward pass may use the wrong quantities.
 
     Args:
@@ -88,7 +88,7 @@ class Operands:
         self._called: dict[int, str] = {}
         self._compiled: Any = None
 
-    def shifts(self, leaves: Sequence[Array], cotangents: Sequence[Array]) -> list[Shift]:
+    def shifts(self, leaves: Sequence[Array], cotangents: Sequence[Array]) -> list[GradientShift]:
         """Every swap at these inputs, the likeliest first.
 
         Args:
@@ -113,12 +113,12 @@ class Operands:
             self._factors(backward, values, totals),
             self._incoming(forward, values, totals),
         )
-        # A matrix in the place of its own transpose has a diagnosis of its own.
+        # A matrix instead of its own transpose has a separate diagnosis.
         named = (shift for shift in found if shift.swap.used != shift.swap.belongs)
         return list(islice(named, _MOST))
 
     def gradients(
-        self, leaves: Sequence[Array], cotangents: Sequence[Array], shifts: Sequence[Shift]
+        self, leaves: Sequence[Array], cotangents: Sequence[Array], shifts: Sequence[GradientShift]
     ) -> Iterator[tuple[Any, Any, Array]]:
         """What each shift alone adds to ``(d_params, d_state, d_x)``."""
         n = self._params.size
@@ -137,21 +137,21 @@ class Operands:
 
     def _factors(
         self, quantities: list[_Quantity], values: dict[int, Array], totals: dict[int, Array]
-    ) -> Iterator[Shift]:
+    ) -> Iterator[GradientShift]:
         """Another factor: ``d_v q`` for ``d_v b``."""
         for k, op, side in self._sites():
             other = op.ins[1 - side]
             if not isinstance(other, int):
-                continue  # a number that is written there
+                continue  # a literal constant
             d_v, b = totals[op.outs[0]], values[other]
             for q in _like(b, quantities):
                 by = _contribution(op, side, d_v, q.array - b, self._graph.shapes[op.ins[side]])
                 swap = self._swap((k, side, "factor", q.key), op, side, q, self._texts[other])
-                yield Shift(swap, op.ins[side], by)
+                yield GradientShift(swap, op.ins[side], by)
 
     def _incoming(
         self, quantities: list[_Quantity], values: dict[int, Array], totals: dict[int, Array]
-    ) -> Iterator[Shift]:
+    ) -> Iterator[GradientShift]:
         """Another cotangent: ``q b`` for ``d_v b``."""
         for k, op, side in self._sites():
             other, v = op.ins[1 - side], op.outs[0]
@@ -160,33 +160,37 @@ class Operands:
                 shape = self._graph.shapes[op.ins[side]]
                 by = _contribution(op, side, q.array - totals[v], b, shape)
                 key = (k, side, "incoming", q.key)
-                yield Shift(self._swap(key, op, side, q, self._called[v]), op.ins[side], by)
+                yield GradientShift(self._swap(key, op, side, q, self._called[v]), op.ins[side], by)
 
-    def _given(self, given: list[_Quantity], quantities: list[_Quantity]) -> Iterator[Shift]:
-        """Another cotangent in the place of one that the step is given."""
+    def _given(
+        self, given: list[_Quantity], quantities: list[_Quantity]
+    ) -> Iterator[GradientShift]:
+        """Another cotangent instead of one that is passed to the step."""
         where = self._lines()
         moving = set(self._moving)
         for ref, right in zip(self._graph.outputs, given, strict=True):
             if ref not in moving:
                 continue
             for q in _like(right.array, quantities):
-                swap = Swap((*right.key, q.key), "", q.text, right.text, where.get(ref, ""))
-                yield Shift(swap, ref, q.array - right.array)
+                swap = OperandSwap((*right.key, q.key), "", q.text, right.text, where.get(ref, ""))
+                yield GradientShift(swap, ref, q.array - right.array)
 
     def _lines(self) -> dict[int, str]:
         return {out: op.where for op in self._graph.ops for out in op.outs}
 
-    def _whole(self, quantities: list[_Quantity], totals: dict[int, Array]) -> Iterator[Shift]:
+    def _whole(
+        self, quantities: list[_Quantity], totals: dict[int, Array]
+    ) -> Iterator[GradientShift]:
         """Another gradient of a value: ``q`` for ``d_v``."""
         where = self._lines()
         for ref in self._moving:
             for q in _like(totals[ref], quantities):
                 belongs, line = self._called[ref], where.get(ref, "")
-                swap = Swap((ref, "whole", q.key), "", q.text, belongs, line)
-                yield Shift(swap, ref, q.array - totals[ref])
+                swap = OperandSwap((ref, "whole", q.key), "", q.text, belongs, line)
+                yield GradientShift(swap, ref, q.array - totals[ref])
 
-    def _swap(self, key: Any, op: Op, side: int, q: _Quantity, belongs: str) -> Swap:
-        return Swap(key, gradient_of(self._texts[op.ins[side]]), q.text, belongs, op.where)
+    def _swap(self, key: Any, op: Op, side: int, q: _Quantity, belongs: str) -> OperandSwap:
+        return OperandSwap(key, gradient_of(self._texts[op.ins[side]]), q.text, belongs, op.where)
 
     def _sites(self) -> Iterator[tuple[int, Op, int]]:
         moving = set(self._moving)
@@ -263,14 +267,14 @@ class Operands:
 
 
 def _like(array: Array, quantities: list[_Quantity]) -> Iterator[_Quantity]:
-    """Those of its shape that are not the array itself."""
+    """The arrays of its shape other than itself."""
     for q in quantities:
         if q.array.shape == array.shape and not np.allclose(q.array, array, rtol=1e-12, atol=0):
             yield q
 
 
 def _contribution(op: Op, side: int, d_v: Array, other: Array, shape: tuple[int, ...]) -> Array:
-    """What a product passes back to the operand on one side, which has this shape."""
+    """The cotangent that a product passes to the operand on one side, of this shape."""
     if op.primitive.name == "dot_general":
         a, b, v = _subscripts(op, len(shape), other.ndim, side)
         return np.einsum(f"{v},{b}->{a}", d_v, other)

@@ -1,14 +1,14 @@
 """The gradient of one step with a single path of the chain rule changed.
 
-The traced step is a graph of operations. For each of its edges this module differentiates the step
-with that edge cut; for each nonlinear function of one variable, with its local derivative replaced;
-for each product with a square weight, with the weight transposed in the backward product. The value
-of the forward pass never changes, only what flows back:
+The traced step is a graph of operations. This module differentiates the step with any one edge cut;
+with the local derivative of any one nonlinear function of one variable replaced; or with any one
+square weight transposed in the backward product. The values of the forward pass never change, only
+the cotangents:
 
     cut         x  ->  stop_gradient(x)
     replaced    v  ->  stop_gradient(v) + c (z - stop_gradient(z))      for v = f(z)
 
-A hand-derived gradient that equals one of these names its own mistake.
+A hand-derived gradient that equals one of these is explained by that edit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bpttcheck import trees
 from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.autodiff.programs import compile_cheaply, trace
 from bpttcheck.oracles.step_graph.graph import Graph, Op, edges, functions, products
-from bpttcheck.oracles.step_graph.operands import Operands, Shift
+from bpttcheck.oracles.step_graph.operands import GradientShift, OperandSwaps
 
 Array = NDArray[Any]
 
@@ -55,7 +55,7 @@ class EditSite:
 
 
 class Paths:
-    """One step as a graph, differentiated with one change at a time.
+    """One step as a graph, differentiated with one edit at a time.
 
     Args:
         step: ``step(params, state, x) -> (new_state, y)`` on JAX arrays.
@@ -80,7 +80,7 @@ class Paths:
         self._forward: Any = None
 
     def jumps(self) -> list[str]:
-        """The lines at which a comparison of moving values is made a number."""
+        """The lines that convert a comparison of moving values to a number."""
         graph = self.graph
         fixed = graph.constant | graph.still
         made = {ref: op for op in graph.ops for ref in op.outs}
@@ -115,7 +115,7 @@ class Paths:
     def like(self, index: int, params: Any, state: Any, x: Array) -> list[tuple[str, Array]]:
         """Other values of the step, of the shape of function ``index``, and where they come from.
 
-        Each value is told once, under a name of its own; the argument and the value of the function
+        Each value is reported once, under a unique name; the argument and the value of the function
         itself are left out.
         """
         _, z, v = self._functions[index]
@@ -128,7 +128,7 @@ class Paths:
         for ref, array in found.items():
             if self.graph.shapes[ref] != self.graph.shapes[v] or not self.graph.floats[ref]:
                 continue
-            lines[made[ref]] += 1  # counted even if not told: names must not depend on the values
+            lines[made[ref]] += 1  # in any case: names must not depend on the values
             if not any(np.array_equal(array, known) for known in seen):
                 seen.append(array)
                 nth = lines[made[ref]]
@@ -159,7 +159,7 @@ class Paths:
             out: list[tuple[Any, Any, Array]] = []
             for start in range(0, len(changes), _CHUNK):
                 part = changes[start : start + _CHUNK]
-                flat = self._run(*given, self._switches(part, leaves))
+                flat = self._run(*given, self._switches(part))
                 for i in range(len(part)):
                     mine = [np.asarray(leaf)[i] for leaf in flat]
                     n = self._params.size
@@ -170,7 +170,9 @@ class Paths:
                     ))  # fmt: skip
         return out
 
-    def swaps(self, point: tuple[Any, Any, Array], cotangents: tuple[Any, Array]) -> list[Shift]:
+    def swaps(
+        self, point: tuple[Any, Any, Array], cotangents: tuple[Any, Array]
+    ) -> list[GradientShift]:
         """Every use of another quantity of the same shape in the backward pass."""
         return self._operands.shifts(self._leaves(*point), self._given(cotangents))
 
@@ -178,15 +180,15 @@ class Paths:
         self,
         point: tuple[Any, Any, Array],
         cotangents: tuple[Any, Array],
-        shifts: Sequence[Shift],
+        shifts: Sequence[GradientShift],
     ) -> Iterator[tuple[Any, Any, Array]]:
         """What each of these swaps alone adds to ``(d_params, d_state, d_x)``."""
         given = self._given(cotangents)
         return self._operands.gradients(self._leaves(*point), given, shifts)
 
     @cached_property
-    def _operands(self) -> Operands:
-        return Operands(self.graph, self._params, self._state)
+    def _operands(self) -> OperandSwaps:
+        return OperandSwaps(self.graph, self._params, self._state)
 
     def _given(self, cotangents: tuple[Any, Array]) -> list[Array]:
         return [_double(leaf) for leaf in [*trees.leaves(cotangents[0]), cotangents[1]]]
@@ -203,7 +205,7 @@ class Paths:
     def _leaves(self, params: Any, state: Any, x: Array) -> list[Array]:
         return [_double(leaf) for leaf in [*trees.leaves(params), *trees.leaves(state), x]]
 
-    def _switches(self, part: Sequence[tuple[EditSite, Array | None]], leaves: list[Array]) -> Any:
+    def _switches(self, part: Sequence[tuple[EditSite, Array | None]]) -> Any:
         keep = np.ones((_CHUNK, len(self._edges)))
         use = np.zeros((_CHUNK, len(self._functions)))
         turn = np.zeros((_CHUNK, len(self._products)))

@@ -1,4 +1,4 @@
-"""The arguments of a NumPy call: which are ours, and what NumPy and JAX are handed for them."""
+"""The arguments of a NumPy call: which are traced, and what NumPy and JAX get instead."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.oracles.tracer.memory import Chosen, Held, dummy, fill_with_dummies, owner_of
+from bpttcheck.oracles.tracer.memory import (
+    ArrayProxy,
+    Selection,
+    dummy,
+    fill_with_dummies,
+    owner_of,
+)
 from bpttcheck.oracles.tracer.run import TracingRun, decline, is_active
 
 
-def collect(*trees: Any) -> list[Held]:
+def collect(*trees: Any) -> list[ArrayProxy]:
     """Every traced or known array in nested arguments."""
-    found: list[Held] = []
+    found: list[ArrayProxy] = []
 
     def visit(item: Any) -> Any:
-        if isinstance(item, Chosen):
+        if isinstance(item, Selection):
             decline(
                 "z[mask] for a mask that depends on values, used other than entry by entry",
                 "np.where(mask, a, b)",
             )
-        if isinstance(item, Held):
-            if not item.known and not is_active(item.box.run):
+        if isinstance(item, ArrayProxy):
+            if not item.known and not is_active(item.buffer.run):
                 what = "a traced array was kept from an earlier call of the step"
                 decline(what, "keep nothing outside the step")
             found.append(item)
@@ -47,16 +53,16 @@ def replace(tree: Any, swap: Callable[[Any], Any]) -> Any:
 
 def shadows(tree: Any) -> Any:
     """``tree`` with each array replaced by its shadow: NumPy's own arguments."""
-    return replace(tree, lambda item: item.shadow if isinstance(item, Held) else item)
+    return replace(tree, lambda item: item.shadow if isinstance(item, ArrayProxy) else item)
 
 
 def stand_ins(tree: Any) -> Any:
-    """The same with copies, so that nothing can be changed or looked into behind our back."""
-    return replace(tree, lambda item: stand_in(item) if isinstance(item, Held) else item)
+    """The same with copies, so that the call cannot change or alias the shadows."""
+    return replace(tree, lambda item: stand_in(item) if isinstance(item, ArrayProxy) else item)
 
 
-def stand_in(held: Held, *, regular: bool = False) -> Any:
-    """A copy of a shadow in the same layout; exact if known, else harmless numbers."""
+def stand_in(held: ArrayProxy, *, regular: bool = False) -> Any:
+    """A copy of a shadow in the same layout; exact if known, else with dummy values."""
     if not isinstance(held.shadow, np.ndarray):
         return dummy(held.shadow.dtype)
     copy = np.empty_like(held.shadow)
@@ -74,8 +80,8 @@ def values(tree: Any, result: np.dtype[Any] | None = None) -> Any:
     """
 
     def value(item: Any) -> Any:
-        if isinstance(item, Held):
-            # What is known stays NumPy's: JAX needs it for indices and repeats.
+        if isinstance(item, ArrayProxy):
+            # Constants stay NumPy arrays: JAX needs them for indices and repeats.
             item = np.array(item.shadow) if item.known else item.read()
         elif isinstance(item, np.ndarray):
             item = np.array(item)
@@ -92,9 +98,9 @@ def foreign_owners(run: TracingRun, *trees: Any) -> set[int]:
     found: set[int] = set()
 
     def visit(item: Any) -> Any:
-        if isinstance(item, Held):
+        if isinstance(item, ArrayProxy):
             item = item.shadow
-        if isinstance(item, np.ndarray) and id(owner_of(item)) not in run.boxes:
+        if isinstance(item, np.ndarray) and id(owner_of(item)) not in run.buffers:
             found.add(id(owner_of(item)))
         return item
 
@@ -103,5 +109,5 @@ def foreign_owners(run: TracingRun, *trees: Any) -> set[int]:
 
 
 def is_traced(*trees: Any) -> bool:
-    """True if an argument depends on what the step was given."""
+    """True if an argument depends on the inputs of the step."""
     return any(not item.known for item in collect(trees))

@@ -1,7 +1,7 @@
-"""One NumPy call on traced arrays: NumPy on the shadows, JAX on the values, both held together.
+"""One NumPy call on traced arrays: NumPy runs on the shadows, JAX on the values.
 
-The shadows say what NumPy would return: shapes, dtypes, layouts, views, and errors. JAX says with
-which values. Where the two disagree about a shape, the call is declined.
+The shadows determine what NumPy would return: shapes, dtypes, layouts, views and errors; JAX
+computes the values. Where the two disagree about a shape, the call is declined.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from bpttcheck.oracles.tracer.arguments import (
     values,
 )
 from bpttcheck.oracles.tracer.memory import (
-    Box,
-    Held,
-    Linked,
+    ArrayProxy,
+    Buffer,
+    MaybeAliased,
     cast,
     constant,
     dummy,
@@ -58,26 +58,26 @@ def perform(
         result, copies = _on_copies(native, args, kwargs, regular=True)
     leaves = _arrays(result)
     made = _compute(form, args, kwargs, leaves)
-    sure = steady(native, args, kwargs, held, leaves)
+    layout_known = steady(native, args, kwargs, held, leaves)
 
     def finish(leaf: Any, value: Any, number: int) -> Any:
-        certain = not sure or sure[number]
+        certain = not layout_known or layout_known[number]
         source = copies.get(id(owner_of(leaf))) if isinstance(leaf, np.ndarray) else None
         if source is not None:
-            return _linked(run, leaf, value, [source[0].box], sure=certain)
-        return fresh(run, leaf, value, sure=certain)
+            return _linked(run, leaf, value, [source[0].buffer], layout_known=certain)
+        return fresh(run, leaf, value, layout_known=certain)
 
     return _pair(result, made, finish)
 
 
 def _on_copies(
     native: Native, args: Sequence[Any], kwargs: dict[str, Any], *, regular: bool
-) -> tuple[Any, dict[int, tuple[Held, Any]]]:
+) -> tuple[Any, dict[int, tuple[ArrayProxy, Any]]]:
     """Call ``native`` on copies of the shadows; also ``id`` of each copy -> its array, and it."""
-    copies: dict[int, tuple[Held, Any]] = {}
+    copies: dict[int, tuple[ArrayProxy, Any]] = {}
 
     def copy(item: Any) -> Any:
-        if not isinstance(item, Held):
+        if not isinstance(item, ArrayProxy):
             return item
         made = stand_in(item, regular=regular)
         copies[id(made)] = (item, made)
@@ -88,7 +88,7 @@ def _on_copies(
 
 
 def _compute(form: Native, args: Sequence[Any], kwargs: dict[str, Any], leaves: list[Any]) -> Any:
-    """Call ``form`` so that nothing is computed in less precision than NumPy computes it in."""
+    """Call ``form`` in at least the precision in which NumPy computes."""
     wide = _real_dtype(leaves[0].dtype) if leaves else np.dtype(float)
     given, named = values(args, wide), values(kwargs, wide)
     made = form(*given, **named)
@@ -123,14 +123,14 @@ def _real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def perform_known(native: Native, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Let NumPy compute with constants, outside a run too (an array kept from an earlier one)."""
+    """Let NumPy compute with constants, also outside a run (an array kept from an earlier one)."""
     result = natively(native, *shadows(args), **shadows(kwargs))
     run = current()
     return result if run is None else adopt(run, result, foreign_owners(run, args, kwargs))
 
 
 def rearrange(native: Native, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Any:
-    """Call a function that only moves entries about: its views are views, its copies copies."""
+    """Call a function that only rearranges entries: views stay views and copies stay copies."""
     kwargs = kwargs or {}
     held = collect(args, kwargs)
     run = current()
@@ -138,19 +138,19 @@ def rearrange(native: Native, args: Sequence[Any], kwargs: dict[str, Any] | None
         return perform_known(native, args, kwargs)
     result = natively(native, *shadows(args), **shadows(kwargs))
     leaves = _arrays(result)
-    owners = {id(item.box.owner): item.box for item in held}
-    sure = steady(native, args, kwargs, held, leaves)
+    owners = {id(item.buffer.owner): item.buffer for item in held}
+    layout_known = steady(native, args, kwargs, held, leaves)
     places: list[Any] = []
 
     def finish(leaf: Any, _: Any, number: int) -> Any:
-        box = owners.get(id(owner_of(leaf))) if isinstance(leaf, np.ndarray) else None
-        steady_leaf = not sure or sure[number]
-        if box is not None and steady_leaf and leaf.dtype == box.owner.dtype:
-            return wrap(run, leaf, box)
+        buffer = owners.get(id(owner_of(leaf))) if isinstance(leaf, np.ndarray) else None
+        steady_leaf = not layout_known or layout_known[number]
+        if buffer is not None and steady_leaf and leaf.dtype == buffer.owner.dtype:
+            return wrap(run, leaf, buffer)
         value = _moved(native, args, kwargs, held, places, number)
-        if box is None and steady_leaf:
-            return fresh(run, leaf, value, sure=True)
-        return _linked(run, leaf, value, [item.box for item in held], sure=steady_leaf)
+        if buffer is None and steady_leaf:
+            return fresh(run, leaf, value, layout_known=True)
+        return _linked(run, leaf, value, [item.buffer for item in held], layout_known=steady_leaf)
 
     return _pair(result, result, finish)
 
@@ -159,17 +159,17 @@ def _moved(
     native: Native,
     args: Sequence[Any],
     kwargs: dict[str, Any],
-    held: list[Held],
+    held: list[ArrayProxy],
     places: list[Any],
     number: int,
 ) -> Any:
-    """The values of a rearranged copy: which entries it took is found with an array of indices."""
+    """The values of a rearranged copy; an array of indices shows which entries it took."""
     if len(held) != 1:
         decline("a rearrangement of several arrays that NumPy copies", "rearrange one at a time")
     if not places:
         index = np.empty_like(held[0].shadow, np.int64)
         index[...] = np.arange(index.size).reshape(index.shape)
-        swap: Native = lambda item: index if isinstance(item, Held) else item  # noqa: E731
+        swap: Native = lambda item: index if isinstance(item, ArrayProxy) else item  # noqa: E731
         moved = natively(native, *replace(args, swap), **replace(kwargs, swap))
         places.extend(_arrays(moved))
     where = np.asarray(places[number])
@@ -182,16 +182,16 @@ def _moved(
 
 
 def blind(native: Native, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Call a function that looks at shapes and dtypes only: its result is a constant."""
+    """Call a function that reads shapes and dtypes only: its result is a constant."""
     run = current()
     held = collect(args, kwargs)
     result = natively(native, *shadows(args), **shadows(kwargs))
     if run is None:
         return result
     made = adopt(run, result, set())
-    sure = steady(native, args, kwargs, held, _arrays(result))
-    if isinstance(made, Held) and sure:
-        made.box.sure = sure[0]
+    layout_known = steady(native, args, kwargs, held, _arrays(result))
+    if isinstance(made, ArrayProxy) and layout_known:
+        made.buffer.layout_known = layout_known[0]
     return made
 
 
@@ -199,23 +199,23 @@ def steady(
     native: Native,
     args: Sequence[Any],
     kwargs: dict[str, Any],
-    held: Iterable[Held],
+    held: Iterable[ArrayProxy],
     leaves: list[Any],
 ) -> list[bool]:
-    """Whether each result has this layout, or looks into its argument, in any layout of the inputs.
+    """Whether each result has this layout, or is a view, for every layout of the inputs.
 
     An empty list means yes: no argument depends on the layout of arrays from outside.
     """
-    if all(item.box.sure or item.shadow.ndim < 2 for item in held):
+    if all(item.buffer.layout_known or item.shadow.ndim < 2 for item in held):
         return []
     owners: set[int] = set()
     alive: list[Any] = []
 
     def other(item: Any) -> Any:
-        if not isinstance(item, Held):
+        if not isinstance(item, ArrayProxy):
             return item
         made = stand_in(item)
-        if not item.box.sure and made.ndim > 1:
+        if not item.buffer.layout_known and made.ndim > 1:
             made = np.array(made, order="F" if made.flags.c_contiguous else "C")
         alive.append(made)
         owners.add(id(made))
@@ -243,8 +243,8 @@ def adopt(run: TracingRun, result: Any, external: set[int]) -> Any:
     """Wrap the ndarrays in what NumPy returned; their values are exact."""
     if type(result) is np.ndarray:
         owner = owner_of(result)
-        box = run.boxes.get(id(owner)) or Box(owner, external=id(owner) in external)
-        return wrap(run, result, box)
+        buffer = run.buffers.get(id(owner)) or Buffer(owner, external=id(owner) in external)
+        return wrap(run, result, buffer)
     home = type(result).__module__
     if isinstance(result, (list, tuple)) and (home == "builtins" or home.startswith("numpy")):
         items = [adopt(run, item, external) for item in result]
@@ -252,18 +252,18 @@ def adopt(run: TracingRun, result: Any, external: set[int]) -> Any:
     return result
 
 
-def wrap(run: TracingRun, shadow: NDArray[Any], box: Box) -> Held:
+def wrap(run: TracingRun, shadow: NDArray[Any], buffer: Buffer) -> ArrayProxy:
     """The wrapper of ``shadow``: the same object as before if there is one."""
-    run.boxes[id(box.owner)] = box
+    run.buffers[id(buffer.owner)] = buffer
     old = run.wrappers.get(id(shadow), lambda: None)()
     if old is not None and old.shadow is shadow:
         return old
-    made = run.make(shadow, box)
+    made = run.make(shadow, buffer)
     run.wrappers[id(shadow)] = weakref.ref(made)
     return made
 
 
-def fresh(run: TracingRun, shadow: Any, value: Any, *, sure: bool) -> Held:
+def fresh(run: TracingRun, shadow: Any, value: Any, *, layout_known: bool) -> ArrayProxy:
     """A new array or scalar with the layout of ``shadow`` and the given values."""
     leaf = shadow if isinstance(shadow, (np.ndarray, np.generic)) else np.asarray(shadow)[()]
     if jnp.shape(value) != leaf.shape:
@@ -274,23 +274,23 @@ def fresh(run: TracingRun, shadow: Any, value: Any, *, sure: bool) -> Held:
     value = cast(value, leaf.dtype)
     if not isinstance(leaf, np.ndarray):
         scalar = dummy(leaf.dtype)
-        return run.make(scalar, Box(scalar, value))
+        return run.make(scalar, Buffer(scalar, value))
     owner = np.empty_like(leaf, subok=False)
     fill_with_dummies(owner)
     dense = all(
         size < 2 or a == b
         for size, a, b in zip(leaf.shape, owner.strides, leaf.strides, strict=True)
     )
-    return wrap(run, owner, Box(owner, value, sure=sure and dense))
+    return wrap(run, owner, Buffer(owner, value, layout_known=layout_known and dense))
 
 
 def _linked(
-    run: TracingRun, leaf: NDArray[Any], value: Any, sources: list[Box], *, sure: bool
-) -> Held:
+    run: TracingRun, leaf: NDArray[Any], value: Any, sources: list[Buffer], *, layout_known: bool
+) -> ArrayProxy:
     owner = np.empty_like(leaf, subok=False)
     fill_with_dummies(owner)
     value = cast(jnp.broadcast_to(value, leaf.shape), leaf.dtype)
-    return wrap(run, owner, Linked(owner, value, sources, sure=sure))
+    return wrap(run, owner, MaybeAliased(owner, value, sources, layout_known=layout_known))
 
 
 def _arrays(result: Any) -> list[Any]:
@@ -323,7 +323,7 @@ def overwrite(native: Native, form: Native, target: Any, others: Sequence[Any]) 
     ``form(value, *values)`` returns the new value of the whole target.
     """
     held = collect(others)
-    if not isinstance(target, Held):
+    if not isinstance(target, ArrayProxy):
         if any(not item.known for item in held):
             decline(
                 "a traced value is written into an array that was made outside the step",
@@ -333,10 +333,10 @@ def overwrite(native: Native, form: Native, target: Any, others: Sequence[Any]) 
         return
     if target.known and all(item.known for item in held):
         natively(native, target.shadow, *shadows(others))
-        target.box.touch()
+        target.buffer.touch()
         return
     run = current()
-    if run is None or run.boxes.get(id(target.box.owner)) is not target.box:
+    if run is None or run.buffers.get(id(target.buffer.owner)) is not target.buffer:
         decline("an array was kept from an earlier call", "keep nothing outside the step")
     scratch = np.empty_like(target.shadow)
     fill_with_dummies(scratch)

@@ -1,9 +1,9 @@
-"""The first operation of a step whose traced value is not the one that NumPy gives.
+"""The first operation of a step whose traced value differs from NumPy's.
 
-Each operation is run twice on the very same operands, traced and natively, so neither rounding that
-has piled up before it, nor random numbers, nor the state of an object tell on it. Natively, every
-array is put back into memory of its own layout, so that what NumPy writes through a view arrives
-where it would.
+Each operation is run twice on exactly the same operands, traced and natively, so that neither
+accumulated rounding, nor random numbers, nor the state of an object affect the comparison. For the
+native run every array is put back into memory of its own layout, so that writes through a view
+reach the same memory as in the user's program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.estimate import rms
 from bpttcheck.oracles.tracer.arguments import replace
 from bpttcheck.oracles.tracer.index import MaskedSelection
-from bpttcheck.oracles.tracer.memory import Box, Held, Indexed, Linked
+from bpttcheck.oracles.tracer.memory import ArrayProxy, Buffer, GatherView, MaybeAliased
 from bpttcheck.oracles.tracer.run import here, paused
 from bpttcheck.oracles.tracer.trace import lift
 from bpttcheck.oracles.tracer.watch import NumpyCall
@@ -39,7 +39,7 @@ class Departure:
     Args:
         function: the NumPy function, ``"np.multiply"``; ``"z[...]"`` for an index.
         where: the line of user code, ``"cell.py:12: v *= .5"``, or ``""``.
-        what: how far the two are apart.
+        what: how much the two differ.
     """
 
     function: str
@@ -62,9 +62,9 @@ def first_departure(step: Step, params: Any, state0: Any, xs: Array) -> Departur
         xs: inputs ``(T, B, n_in)``; steps are searched in order.
 
     Returns:
-        The operation, or None if every one gives what NumPy gives: then the cause is not in the
-        translation but in what the step draws, keeps or changes. None also if the step cannot be
-        traced, or fails.
+        The operation, or None if every one agrees with NumPy: then the cause is not the translation
+        but random numbers, state that the step keeps, or arguments that it changes. None also if
+        the step cannot be traced, or fails.
     """
     params, state = trees.map_leaves(_double, params), trees.map_leaves(_double, state0)
     lookout = _Lookout()
@@ -81,22 +81,22 @@ def first_departure(step: Step, params: Any, state0: Any, xs: Array) -> Departur
         except InternalError:
             raise
         except Exception:
-            # The step ran both ways before: what stops it now is no matter of translation.
+            # The step ran both ways before, so an error now is not caused by the translation.
             return lookout.found
     return None
 
 
 class _Lookout:
-    """Judges each operation as it is traced, up to the first that departs."""
+    """Compares each operation as it is traced, up to the first that differs."""
 
     def __init__(self) -> None:
         self.found: Departure | None = None
 
     def see(self, call: NumpyCall, perform: Callable[[], Any]) -> Any:
-        """Let the operation happen and compare it with NumPy's own."""
+        """Perform the operation and compare it with NumPy's own."""
         if self.found is not None:
             return perform()
-        replay = Replay(call)
+        replay = NativeReexecution(call)
         result = perform()
         where = here()
         with paused():
@@ -106,24 +106,24 @@ class _Lookout:
         return result
 
 
-def _difference(replay: Replay, result: Any) -> str:
+def _difference(replay: NativeReexecution, result: Any) -> str:
     """How the traced operation differs from NumPy's, or ``""``."""
     made = leaves(result)
-    changed = {key: content(box) for key, box in replay.boxes.items() if not box.known}
+    changed = {key: content(buffer) for key, buffer in replay.buffers.items() if not buffer.known}
     traced = [traced_value(leaf) for leaf in made]
     if not changed and all(value is None for value in traced):
         return ""  # constants: NumPy itself has computed them
     try:
         exact = replay.run(lambda values: values)
     except Exception:
-        return ""  # NumPy refuses what it took natively, so this is not how it was called
+        return ""  # NumPy rejects these arguments, so this is not how it was called natively
     if len(exact.leaves) != len(made):
         return f"{len(made)} results where NumPy gives {len(exact.leaves)}"
     return _views_differ(exact, made) or _values_differ(replay, exact, traced, changed)
 
 
 def _views_differ(exact: Outcome, made: list[Any]) -> str:
-    """What is a view in one world and a copy in the other: a later write would tell."""
+    """Results that are a view in one run and a copy in the other, as a later write would show."""
     for leaf, native in zip(made, exact.leaves, strict=True):
         looks_into = traced_views(leaf)
         if looks_into is None or not np.size(native):
@@ -135,7 +135,7 @@ def _views_differ(exact: Outcome, made: list[Any]) -> str:
 
 
 def _values_differ(
-    replay: Replay, exact: Outcome, traced: list[Any], changed: dict[int, Array]
+    replay: NativeReexecution, exact: Outcome, traced: list[Any], changed: dict[int, Array]
 ) -> str:
     """Compare results, and all memory that the operands lie in, with NumPy's."""
 
@@ -161,13 +161,13 @@ def _values_differ(
 
 
 def _gap(native: Array, traced: Array, copies: Array) -> str:
-    """How far two arrays are apart if rounding does not explain it, or ``""``."""
+    """How much two arrays differ if rounding does not explain it, or ``""``."""
     a, b = _wide(native), _wide(traced)
     unit, tiny = _rounding(native.dtype)
     gaps, spread = _apart(b, a), rms(_apart(_wide(copies), a))
     size = np.where(np.isfinite(a), np.abs(a), 0.0)
     width = spread + BLOCK_FLOOR * spread.max(initial=0.0) + unit * size + tiny
-    # Where rounding alone turns a number into infinity or NaN, nothing can be said.
+    # Where rounding alone turns a number into infinity or NaN, the entry is not compared.
     wrong = np.isfinite(width) & ~(gaps <= LIMIT * width)
     if not wrong.any():
         return ""
@@ -175,7 +175,7 @@ def _gap(native: Array, traced: Array, copies: Array) -> str:
 
 
 def _apart(values: Array, native: Array) -> Array:
-    """Distances entry by entry; infinities and NaN of both are none."""
+    """Distances entry by entry; 0 where both have the same infinity, or NaN."""
     with np.errstate(all="ignore"):
         equal = (values == native) | (np.isnan(values) & np.isnan(native))
         return np.where(equal, 0.0, np.abs(values - native))
@@ -190,7 +190,7 @@ def _jittered(values: Array, rng: np.random.Generator) -> Array:
 
 
 def _rounding(dtype: np.dtype[Any]) -> tuple[float, float]:
-    """``(eps, tiny)`` of a dtype; whole numbers and truth values do not round."""
+    """``(eps, tiny)`` of a dtype; integers and booleans do not round."""
     if dtype.kind not in "fc":
         return 0.0, 0.0
     info = np.finfo(dtype)
@@ -207,15 +207,15 @@ def _double(leaf: Any) -> Array:
 
 
 Draw = Callable[[NDArray[Any]], NDArray[Any]]
-"""What is done to the values of an array before NumPy sees them."""
+"""What is done to the values of an array before NumPy gets them."""
 
 
 class Outcome:
-    """What NumPy made of one operation.
+    """NumPy's result of one operation.
 
     Args:
         leaves: the arrays and numbers that it returned, in order.
-        memory: ``id`` of each box -> the memory of that box afterwards.
+        memory: ``id`` of each buffer -> the memory of that buffer afterwards.
     """
 
     def __init__(self, leaves: list[Any], memory: dict[int, NDArray[Any]]) -> None:
@@ -223,14 +223,14 @@ class Outcome:
         self.memory = memory
 
     def views(self, leaf: Any) -> set[int]:
-        """``id`` of the boxes into which a returned array looks."""
+        """``id`` of the buffers of which a returned array is a view."""
         if not isinstance(leaf, np.ndarray):
             return set()
         return {key for key, whole in self.memory.items() if np.may_share_memory(leaf, whole)}
 
 
-class Replay:
-    """The operands of an operation as they are now, before it has run.
+class NativeReexecution:
+    """The operands of an operation before it has run.
 
     Args:
         call: the operation.
@@ -238,37 +238,37 @@ class Replay:
 
     def __init__(self, call: NumpyCall) -> None:
         self._call = call
-        self.boxes: dict[int, Box] = {}
+        self.buffers: dict[int, Buffer] = {}
         self._values: dict[int, Any] = {}
         replace((call.args, call.kwargs), self._keep)
 
     def _keep(self, item: Any) -> None:
         if isinstance(item, MaskedSelection):
             item, _ = item.parts()
-        if isinstance(item, Held) and id(item.box) not in self.boxes:
-            self.boxes[id(item.box)] = item.box
-            self._values[id(item.box)] = content(item.box)
+        if isinstance(item, ArrayProxy) and id(item.buffer) not in self.buffers:
+            self.buffers[id(item.buffer)] = item.buffer
+            self._values[id(item.buffer)] = content(item.buffer)
 
     def run(self, draw: Draw) -> Outcome:
-        """Let NumPy do it, on fresh memory filled with what ``draw`` makes of the values."""
-        memory = {key: _laid(self.boxes[key], draw(v)) for key, v in self._values.items()}
+        """Run NumPy on fresh memory filled with ``draw`` of the values."""
+        memory = {key: _laid(self.buffers[key], draw(v)) for key, v in self._values.items()}
 
         def native(item: Any) -> Any:
             if isinstance(item, MaskedSelection):
                 held, mask = item.parts()
-                return _view(memory[id(held.box)], held)[np.asarray(mask)]
-            return _view(memory[id(item.box)], item) if isinstance(item, Held) else item
+                return _view(memory[id(held.buffer)], held)[np.asarray(mask)]
+            return _view(memory[id(item.buffer)], item) if isinstance(item, ArrayProxy) else item
 
         args, kwargs = replace(self._call.args, native), replace(self._call.kwargs, native)
         with np.errstate(all="ignore"):
             return Outcome(leaves(self._call.native(*args, **kwargs)), memory)
 
 
-def content(box: Box) -> NDArray[Any]:
+def content(buffer: Buffer) -> NDArray[Any]:
     """The values of a whole piece of memory now, a copy."""
-    if isinstance(box, Indexed):
-        return np.array(box.load())
-    return np.array(box.layout if box.known else box.value)
+    if isinstance(buffer, GatherView):
+        return np.array(buffer.load())
+    return np.array(buffer.layout if buffer.known else buffer.value)
 
 
 def leaves(result: Any) -> list[Any]:
@@ -283,28 +283,28 @@ def traced_value(leaf: Any) -> Any:
     if isinstance(leaf, MaskedSelection):
         held, mask = leaf.parts()
         return np.asarray(held.read())[np.asarray(mask)]
-    return np.asarray(leaf.read()) if isinstance(leaf, Held) and not leaf.known else None
+    return np.asarray(leaf.read()) if isinstance(leaf, ArrayProxy) and not leaf.known else None
 
 
 def traced_views(leaf: Any) -> set[int] | None:
-    """``id`` of the box into which a traced result looks; None where the trace leaves it open."""
-    if not isinstance(leaf, Held) or isinstance(leaf.box, (Linked, Indexed)):
+    """``id`` of the buffer of which a traced result is a view; None where the trace cannot tell."""
+    if not isinstance(leaf, ArrayProxy) or isinstance(leaf.buffer, (MaybeAliased, GatherView)):
         return None
-    return {id(leaf.box)}
+    return {id(leaf.buffer)}
 
 
-def _laid(box: Box, values: NDArray[Any]) -> NDArray[Any]:
-    """The values in memory that is laid out as the box's own."""
-    memory = np.empty_like(box.layout)
+def _laid(buffer: Buffer, values: NDArray[Any]) -> NDArray[Any]:
+    """The values in memory that is laid out as the buffer's own."""
+    memory = np.empty_like(buffer.layout)
     memory[...] = values
     return memory
 
 
-def _view(memory: NDArray[Any], held: Held) -> Any:
-    """What ``held`` is of its box's memory: the same view of another piece."""
+def _view(memory: NDArray[Any], held: ArrayProxy) -> Any:
+    """The view that ``held`` is of its buffer's memory, applied to other memory."""
     if not isinstance(held.shadow, np.ndarray):
         return memory[()]
-    offset = _address(held.shadow) - _address(held.box.layout)
+    offset = _address(held.shadow) - _address(held.buffer.layout)
     flat = memory.ravel(order="K")
     return np.ndarray(held.shadow.shape, memory.dtype, flat, offset, held.shadow.strides)
 

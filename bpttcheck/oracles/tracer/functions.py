@@ -1,4 +1,4 @@
-"""NumPy's functions on traced arrays: by their JAX form, by a form written out here, or refused."""
+"""NumPy's functions on traced arrays: mapped to JAX, written out here, or declined."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from bpttcheck.oracles.tracer.arguments import collect, is_traced, replace, shadows
 from bpttcheck.oracles.tracer.call import blind, perform, perform_known, rearrange
-from bpttcheck.oracles.tracer.memory import Chosen, Held, Linked
+from bpttcheck.oracles.tracer.memory import ArrayProxy, MaybeAliased, Selection
 from bpttcheck.oracles.tracer.run import current, decline
 from bpttcheck.oracles.tracer.ufuncs import FORMS, OTHERWISE, call_ufunc, name_of, nest
 from bpttcheck.oracles.tracer.watch import NumpyCall, observed
@@ -74,9 +74,9 @@ def _describe(function: Any, args: Any, kwargs: dict[str, Any]) -> NumpyCall:
 
 @observed(_describe)
 def call_function(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """``function(*args, **kwargs)`` for a function of NumPy or SciPy and arguments of ours."""
+    """``function(*args, **kwargs)`` for a NumPy or SciPy function and traced arguments."""
     function = _ALIASES.get(function, function)
-    chosen = next((item for item in (*args, *kwargs.values()) if isinstance(item, Chosen)), None)
+    chosen = next((item for item in (*args, *kwargs.values()) if isinstance(item, Selection)), None)
     if chosen is not None and function not in FACTS:
         return _choice(chosen, function, args, kwargs)
     if function in SPECIAL:
@@ -88,7 +88,7 @@ def call_function(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if current() is None or not is_traced(args, kwargs):
         result = perform_known(function, args, kwargs)
         for item in collect(kwargs.get("out")):
-            item.box.touch()
+            item.buffer.touch()
         return result
     if function in VIEWS and function not in SEQUENCES:
         return rearrange(function, _joined(args), kwargs)
@@ -103,7 +103,9 @@ def _by_form(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         decline(f"{name_of(function)} on a traced value", REFUSED.get(function, OTHERWISE))
     if kwargs.get("overwrite_input") or kwargs.get("overwrite_a") or kwargs.get("overwrite_b"):
         decline(f"{name_of(function)} that may overwrite its input", "leave overwrite_... out")
-    if any(callable(item) and not isinstance(item, Held) for item in (*args, *kwargs.values())):
+    if any(
+        callable(item) and not isinstance(item, ArrayProxy) for item in (*args, *kwargs.values())
+    ):
         args, kwargs = _without_callables(function, args, kwargs)
     out = kwargs.pop("out", None)
     if function is np.dot and len(args) == 3:
@@ -119,13 +121,13 @@ def _by_form(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def _without_callables(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     kept = {k: v for k, v in kwargs.items() if k == "dtype" or not callable(v)}
-    if any(callable(a) and not isinstance(a, (Held, type)) for a in args) or kept != kwargs:
+    if any(callable(a) and not isinstance(a, (ArrayProxy, type)) for a in args) or kept != kwargs:
         decline(f"{name_of(function)} with a Python function", "array expressions")
     return args, kwargs
 
 
 def _without_layout(form: Any) -> Any:
-    """``form`` without the keywords that only say how NumPy lays out or casts its result."""
+    """``form`` without the keywords that only set the layout or casting of NumPy's result."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for name in ("order", "subok", "casting", "like"):
@@ -151,13 +153,13 @@ def _list_as_array(item: Any) -> Any:
 
 def _items_as_arrays(function: Any, item: Any) -> Any:
     """The members of a sequence of arrays, each as an array."""
-    if isinstance(item, Held) or not isinstance(item, (list, tuple)) or function is np.block:
+    if isinstance(item, ArrayProxy) or not isinstance(item, (list, tuple)) or function is np.block:
         return item
     return [_as_array(part) for part in item]
 
 
 def _as_array(part: Any) -> Any:
-    if isinstance(part, Held) or not isinstance(part, (list, tuple, int, float)):
+    if isinstance(part, ArrayProxy) or not isinstance(part, (list, tuple, int, float)):
         return part
     return perform(np.array, nest, (part,)) if collect(part) else np.asarray(part)
 
@@ -172,7 +174,7 @@ def _choice(chosen: Any, function: Any, args: Any, kwargs: dict[str, Any]) -> An
     return chosen.call(function, args, kwargs)
 
 
-def call_method(array: Held, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+def call_method(array: ArrayProxy, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
     """``getattr(array, name)(*args, **kwargs)`` for a method that NumPy also has as a function."""
     function = getattr(np, name)
     if isinstance(function, np.ufunc):
@@ -181,12 +183,12 @@ def call_method(array: Held, name: str, args: Any, kwargs: dict[str, Any]) -> An
 
 
 def _maker(native: Callable[..., Any]) -> Callable[..., Any]:
-    """``np.array``, ``np.asarray`` and their kin."""
+    """``np.array``, ``np.asarray`` and similar."""
 
     def make(obj: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
         if not is_traced(obj):
             return perform_known(native, (obj, *_given(dtype), *args), kwargs)
-        if not isinstance(obj, Held):
+        if not isinstance(obj, ArrayProxy):
             return perform(native, nest, (obj, *_given(dtype), *args), kwargs)
         if dtype is None or np.dtype(dtype) == obj.shadow.dtype:
             return rearrange(lambda item: native(item, None, *args, **kwargs), (obj,))
@@ -200,7 +202,7 @@ def _given(dtype: Any) -> tuple[Any, ...]:
 
 
 def _like(native: Callable[..., Any]) -> Callable[..., Any]:
-    """``np.zeros_like`` and its kin: constants of a traced array's shape."""
+    """``np.zeros_like`` and similar: constants of a traced array's shape."""
 
     def make(a: Any, *args: Any, **kwargs: Any) -> Any:
         return blind(native, (a, *args), kwargs)
@@ -230,7 +232,7 @@ def _filled(array: Any, value: Any) -> Any:
 
 
 def _nan_to_num(x: Any, copy: bool = True, **fills: Any) -> Any:
-    if not copy and isinstance(x, Held) and isinstance(x.shadow, np.ndarray):
+    if not copy and isinstance(x, ArrayProxy) and isinstance(x.shadow, np.ndarray):
         overwrite(
             lambda a: np.nan_to_num(a, copy=False, **fills),
             lambda whole: jnp.nan_to_num(whole, **fills),
@@ -243,13 +245,13 @@ def _nan_to_num(x: Any, copy: bool = True, **fills: Any) -> Any:
 
 
 def _real(val: Any) -> Any:
-    if not isinstance(val, Held) or val.shadow.dtype.kind == "c":
+    if not isinstance(val, ArrayProxy) or val.shadow.dtype.kind == "c":
         return perform(np.real, jnp.real, (val,))
     return rearrange(np.real, (val,))
 
 
 def _diag(v: Any, k: int = 0) -> Any:
-    if isinstance(v, Held) and v.shadow.ndim == 2:
+    if isinstance(v, ArrayProxy) and v.shadow.ndim == 2:
         return rearrange(np.diag, (v, k))
     return perform(np.diag, lambda item, k: jnp.diag(jnp.asarray(item), k), (v, k))
 
@@ -261,14 +263,14 @@ def _where(condition: Any, *branches: Any) -> Any:
     if not is_traced(condition, branches):
         return perform_known(np.where, (condition, *branches), {})
     args = tuple(
-        item if isinstance(item, (Held, int, float, np.ndarray)) else _maker(np.array)(item)
+        item if isinstance(item, (ArrayProxy, int, float, np.ndarray)) else _maker(np.array)(item)
         for item in (condition, *branches)
     )
     return perform(np.where, jnp.where, args)
 
 
 def _apply_along_axis(func1d: Any, axis: int, arr: Any, *args: Any, **kwargs: Any) -> Any:
-    """``np.apply_along_axis`` slice by slice, each handed to Python code."""
+    """``np.apply_along_axis`` slice by slice, each passed to Python code."""
     moved = np.moveaxis(arr, axis, -1)
     rows = [
         _maker(np.asanyarray)(func1d(moved[place], *args, **kwargs))
@@ -276,7 +278,7 @@ def _apply_along_axis(func1d: Any, axis: int, arr: Any, *args: Any, **kwargs: An
     ]
     if not rows:
         decline("np.apply_along_axis over an empty array", "array expressions")
-    if any(not isinstance(row, Held) for row in rows):
+    if any(not isinstance(row, ArrayProxy) for row in rows):
         return np.apply_along_axis(func1d, axis, arr, *args, **kwargs)
     stacked = np.stack(rows).reshape(moved.shape[:-1] + rows[0].shape)
     first, count = len(moved.shape) - 1, rows[0].ndim
@@ -285,7 +287,7 @@ def _apply_along_axis(func1d: Any, axis: int, arr: Any, *args: Any, **kwargs: An
 
 
 def _piecewise(x: Any, condlist: Any, funclist: Any, *args: Any, **kw: Any) -> Any:
-    """``np.piecewise`` by whole arrays: each piece is computed where its condition holds."""
+    """``np.piecewise`` on whole arrays: each piece is computed where its condition holds."""
     x = _maker(np.asanyarray)(x)
     several = isinstance(condlist, (list, tuple)) or condlist.ndim > x.ndim
     conditions: list[Any] = list(condlist) if several else [condlist]
@@ -305,7 +307,7 @@ def _text(a: Any, *_: Any, **__: Any) -> str:
 
 
 def _fresh_empty(*args: Any, **kwargs: Any) -> Any:
-    """``np.empty`` with zeros in it: what NumPy leaves there means nothing."""
+    """``np.empty`` as zeros: its content is arbitrary in NumPy."""
     native = np.empty if current() is None else np.zeros
     return perform_known(native, args, kwargs)
 
@@ -314,10 +316,13 @@ _MAKERS = (np.array, np.asarray, np.asanyarray, np.ascontiguousarray, np.asfortr
 
 
 def _sharing(native: Callable[..., bool]) -> Callable[..., bool]:
-    """``np.shares_memory``: a question about shadows, unless what is a view is not known."""
+    """``np.shares_memory`` of the shadows, unless it is unknown which arrays are views."""
 
     def ask(a: Any, b: Any, *args: Any, **kwargs: Any) -> bool:
-        if any(isinstance(item, Held) and isinstance(item.box, Linked) for item in (a, b)):
+        if any(
+            isinstance(item, ArrayProxy) and isinstance(item.buffer, MaybeAliased)
+            for item in (a, b)
+        ):
             decline("whether two arrays share memory depends on their layout", "array code")
         return native(*shadows((a, b, *args)), **kwargs)
 

@@ -1,8 +1,8 @@
 """Reading and writing ``z[index]``: views, copies, masks, and integers that depend on values.
 
-For a mask that depends on values, how many entries there are is not known while tracing, so they
-are kept in an array of the full shape. It holds a harmless number wherever the mask is false, after
-every operation, so that what is not chosen can neither overflow nor spoil a derivative.
+For a mask that depends on values the number of entries is unknown while tracing, so they are kept
+in an array of the full shape. After every operation it holds a dummy value wherever the mask is
+false, so that entries that are not selected can neither overflow nor contaminate a derivative.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from bpttcheck.oracles.error_origin import as_numpy, natively
 from bpttcheck.oracles.tracer.arguments import collect, shadows, stand_ins, values
 from bpttcheck.oracles.tracer.call import fresh, overwrite, perform, perform_known, rearrange, wrap
-from bpttcheck.oracles.tracer.memory import Chosen, Held, Indexed, Linked, fill_with_dummies
+from bpttcheck.oracles.tracer.memory import (
+    ArrayProxy,
+    GatherView,
+    MaybeAliased,
+    Selection,
+    fill_with_dummies,
+)
 from bpttcheck.oracles.tracer.run import TracingRun, current, decline, here
 from bpttcheck.oracles.tracer.ufuncs import call_ufunc, nest
 from bpttcheck.oracles.tracer.watch import NumpyCall, observed
 
 
 @observed(lambda array, index: NumpyCall("z[...]", operator.getitem, (array, index), {}))
-def get_item(array: Held, index: Any) -> Any:
+def get_item(array: ArrayProxy, index: Any) -> Any:
     """``array[index]``."""
     run = current()
     traced = [item for item in collect(index) if not item.known]
@@ -38,19 +44,19 @@ def get_item(array: Held, index: Any) -> Any:
     _refuse_other_masks(traced)
     if not all(_is_basic(part) for part in _parts(index)):
         return perform(operator.getitem, _for_jax, (array, index))
-    if any(isinstance(part, Held) and not part.known for part in _parts(index)):
+    if any(isinstance(part, ArrayProxy) and not part.known for part in _parts(index)):
         return _moving_view(run, array, index)
     index = shadows(index)
     found = natively(operator.getitem, array.shadow, index)
     if isinstance(found, np.ndarray):
         return rearrange(operator.getitem, (array, index))
-    return fresh(run, found, array.read()[index], sure=True)
+    return fresh(run, found, array.read()[index], layout_known=True)
 
 
 @observed(
     lambda array, i, value: NumpyCall("z[...] = ...", operator.setitem, (array, i, value), {})
 )
-def put_item(array: Held, index: Any, value: Any) -> None:
+def put_item(array: ArrayProxy, index: Any, value: Any) -> None:
     """``array[index] = value``."""
     traced = [item for item in collect(index) if not item.known]
     index = _tidy(index)
@@ -70,23 +76,27 @@ def put_item(array: Held, index: Any, value: Any) -> None:
     _set_all(view, value)
 
 
-def _moving_view(run: TracingRun, array: Held, index: Any) -> Any:
+def _moving_view(run: TracingRun, array: ArrayProxy, index: Any) -> Any:
     """``z[k]`` for an integer ``k`` that depends on values: a view whose place is not known."""
     found = natively(operator.getitem, array.shadow, stand_ins(index))
     place = values(index)
     if not isinstance(found, np.ndarray):
-        return fresh(run, found, array.read()[place], sure=True)
+        return fresh(run, found, array.read()[place], layout_known=True)
     owner = np.empty(found.shape, found.dtype)
     fill_with_dummies(owner)
-    # NumPy copies for a 0-d array and looks in for a scalar; a number from outside may be either.
-    held = [part for part in _parts(index) if isinstance(part, Held)]
+    # NumPy copies for a 0-d array and views for a scalar; a number from outside may be either.
+    held = [part for part in _parts(index) if isinstance(part, ArrayProxy)]
     if any(isinstance(part.shadow, np.ndarray) for part in held):
         value = array.read()[place]
-        return wrap(run, owner, Linked(owner, value, [array.box], sure=array.box.sure))
-    return wrap(run, owner, Indexed(owner, array, place))
+        return wrap(
+            run,
+            owner,
+            MaybeAliased(owner, value, [array.buffer], layout_known=array.buffer.layout_known),
+        )
+    return wrap(run, owner, GatherView(owner, array, place))
 
 
-def _set_all(view: Held, value: Any) -> None:
+def _set_all(view: ArrayProxy, value: Any) -> None:
     def native(array: Any, value: Any) -> None:
         array[...] = value
 
@@ -96,7 +106,7 @@ def _set_all(view: Held, value: Any) -> None:
     overwrite(native, form, view, (value,))
 
 
-def _set_places(array: Held, index: Any, value: Any) -> None:
+def _set_places(array: ArrayProxy, index: Any, value: Any) -> None:
     axes = 0
 
     def native(array: Any, index: Any, value: Any) -> None:
@@ -112,7 +122,7 @@ def _set_places(array: Held, index: Any, value: Any) -> None:
     overwrite(native, form, array, (index, value))
 
 
-def _set_where(array: Held, mask: Held, value: Any) -> None:
+def _set_where(array: ArrayProxy, mask: ArrayProxy, value: Any) -> None:
     if isinstance(value, MaskedSelection):
         value.put_into(array, mask)
         return
@@ -154,7 +164,7 @@ def _tidy(index: Any) -> Any:
             if any(not item.known for item in collect(part)):
                 decline("a slice whose bounds depend on values", "np.take, or a mask of 0 and 1")
             return shadows(part)
-        return part.shadow if isinstance(part, Held) and part.known else part
+        return part.shadow if isinstance(part, ArrayProxy) and part.known else part
 
     if type(index) is not tuple:
         return tidy(index)
@@ -171,20 +181,20 @@ def _plain(part: Any) -> Any:
     return part if isinstance(part, slice) else (part if part is Ellipsis else None)
 
 
-def _mask(index: Any) -> Held | None:
+def _mask(index: Any) -> ArrayProxy | None:
     part = index[0] if type(index) is tuple and len(index) == 1 else index
-    if not isinstance(part, Held) or part.shadow.dtype != np.bool_:
+    if not isinstance(part, ArrayProxy) or part.shadow.dtype != np.bool_:
         return None
     return part if np.ndim(part.shadow) else None
 
 
-def _refuse_other_masks(traced: list[Held]) -> None:
+def _refuse_other_masks(traced: list[ArrayProxy]) -> None:
     if any(item.shadow.dtype == np.bool_ for item in traced):
         decline("a mask that depends on values together with another index", "np.where(mask, a, b)")
 
 
 def _is_basic(part: Any) -> bool:
-    if isinstance(part, Held):
+    if isinstance(part, ArrayProxy):
         return np.ndim(part.shadow) == 0
     if isinstance(part, np.ndarray):
         return False
@@ -197,12 +207,12 @@ _REMEDY = "np.where(mask, a, b)"
 _ENTRYWISE = (np.clip, np.where, np.nan_to_num)
 
 
-class MaskedSelection(Chosen, NDArrayOperatorsMixin):
+class MaskedSelection(Selection, NDArrayOperatorsMixin):
     """The entries of an array under a traced mask."""
 
     __hash__ = None  # type: ignore[assignment] - as for ndarray
 
-    def __init__(self, array: Held, mask: Any, axes: int) -> None:
+    def __init__(self, array: ArrayProxy, mask: Any, axes: int) -> None:
         self._array = array
         self._mask = mask
         self._axes = axes
@@ -219,7 +229,7 @@ class MaskedSelection(Chosen, NDArrayOperatorsMixin):
         return self._array.shadow.ndim - self._axes + 1
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """Compute entry by entry; every operand is chosen by the same mask, or one number."""
+        """Compute entry by entry; every operand is selected by the same mask, or is one number."""
         out = kwargs.pop("out", None)
         if method != "__call__" or ufunc.nout > 1 or kwargs.get("where", True) is not True:
             decline(f"np.{ufunc.__name__} of z[mask] for a mask that depends on values", _REMEDY)
@@ -244,7 +254,7 @@ class MaskedSelection(Chosen, NDArrayOperatorsMixin):
         return self._safe(function(*(self._full(item) for item in args), **kwargs))
 
     def __getattr__(self, name: str) -> Any:
-        """Refuse what depends on how many entries there are."""
+        """Decline whatever depends on the number of entries."""
         if name.startswith("__"):
             as_numpy(AttributeError(name))
         return decline(f".{name} of z[mask] for a mask that depends on values", _REMEDY)
@@ -269,7 +279,7 @@ class MaskedSelection(Chosen, NDArrayOperatorsMixin):
         return f"<traced {self.dtype} z[mask]>"
 
     def copy(self) -> MaskedSelection:
-        """The entries themselves: they share nothing."""
+        """The entries themselves, which share no memory."""
         return MaskedSelection(self._array, self._mask, self._axes)
 
     def astype(self, dtype: Any, **_: Any) -> MaskedSelection:
@@ -289,11 +299,11 @@ class MaskedSelection(Chosen, NDArrayOperatorsMixin):
     def _safe(self, array: Any) -> MaskedSelection:
         return MaskedSelection(hide(array, self._mask), self._mask, self._axes)
 
-    def parts(self) -> tuple[Held, Any]:
+    def parts(self) -> tuple[ArrayProxy, Any]:
         """The array that holds the entries, and the value of the mask over it."""
         return self._array, self._mask
 
-    def put_into(self, target: Held, mask: Held) -> None:
+    def put_into(self, target: ArrayProxy, mask: ArrayProxy) -> None:
         """``target[mask] = self``."""
         if mask.read() is not self._mask:
             decline("entries chosen by one mask are assigned under another", _REMEDY)
@@ -307,7 +317,7 @@ class MaskedSelection(Chosen, NDArrayOperatorsMixin):
         overwrite(native, form, target, (self._array,))
 
 
-def choose(array: Held, mask: Held) -> MaskedSelection:
+def choose(array: ArrayProxy, mask: ArrayProxy) -> MaskedSelection:
     """``array[mask]`` for a traced mask over its leading axes."""
     if mask.shadow.shape != array.shadow.shape[: mask.shadow.ndim]:
         what = f"boolean index has shape {mask.shadow.shape}, the array {array.shadow.shape}"
@@ -316,14 +326,14 @@ def choose(array: Held, mask: Held) -> MaskedSelection:
     return MaskedSelection(hide(array, value), value, mask.shadow.ndim)
 
 
-def hide(array: Held, mask: Any) -> Held:
-    """A copy of ``array`` with a harmless number wherever ``mask`` is false."""
+def hide(array: ArrayProxy, mask: Any) -> ArrayProxy:
+    """A copy of ``array`` with a dummy value wherever ``mask`` is false."""
     run = current()
     if run is None:
         decline("a traced array was kept from an earlier call of the step", "keep nothing on self")
     harmless = {"b": False, "i": 1, "u": 1}.get(array.shadow.dtype.kind, 0.5)
     shown = jnp.where(_spread(mask, array.shadow.ndim), array.read(), harmless)
-    return fresh(run, np.asarray(array.shadow), shown, sure=array.box.sure)
+    return fresh(run, np.asarray(array.shadow), shown, layout_known=array.buffer.layout_known)
 
 
 def _spread(mask: Any, ndim: int) -> Any:

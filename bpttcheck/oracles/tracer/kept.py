@@ -1,4 +1,4 @@
-"""What user code assigns while it is traced is put back afterwards.
+"""Restores what user code assigns while it is traced.
 
 A cell over code that keeps its weights in module globals, or on ``self``, assigns tracers to them
 while it is traced. Left there, they would be used by the next run with plain arrays.
@@ -12,21 +12,21 @@ from typing import Any
 
 from jax.core import Tracer
 
-from bpttcheck.oracles.tracer.memory import Chosen, Held
-from bpttcheck.oracles.tracer.reach import Reach
+from bpttcheck.oracles.tracer.memory import ArrayProxy, Selection
+from bpttcheck.oracles.tracer.reach import UserNamespaces
 
 _ABSENT = object()
-_TRACED = (Held, Chosen, Tracer)
+_TRACED = (ArrayProxy, Selection, Tracer)
 
 
 @contextlib.contextmanager
-def unchanged(reach: Reach) -> Generator[None, None, None]:
-    """Put globals and attributes of user code back as they were, and take tracers out of the rest.
+def unchanged(reach: UserNamespaces) -> Generator[None, None, None]:
+    """Restore globals and attributes of user code, and remove tracers from other containers.
 
     Other dictionaries, and lists, may count calls or hold what belongs to another run.
 
     Args:
-        reach: where user code keeps its names.
+        reach: the namespaces of user code.
     """
     whole = {**reach.namespaces, **reach.attributes}
     names = [(table, dict(table)) for table in whole.values()]

@@ -1,4 +1,4 @@
-"""The engine of a layer's ``sequence`` while JAX traces it: a scan is one ``lax.scan``."""
+"""The engine of a layer's ``sequence`` while JAX traces it: a scan becomes ``lax.scan``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bpttcheck.traits import trait
 
 
 class LaxEngine:
-    """Implements :class:`bpttcheck.contract.Engine` on what a lifted function holds."""
+    """Implements :class:`bpttcheck.contract.Engine` on the proxies of a lifted function."""
 
     def scan(
         self,
@@ -44,7 +44,7 @@ class LaxEngine:
 def _scanned(
     cell: Any, params: Any, xs: Any, state0: Any, mask: Any, reverse: bool
 ) -> tuple[Any, Any, Any]:
-    """``(ys, state_T, every state)`` in wrappers."""
+    """``(ys, state_T, every state)`` as proxies."""
     run = _run()
     given = trees.map_leaves(leave, params)
     sequence, first = leave(xs), trees.map_leaves(leave, state0)

@@ -1,8 +1,8 @@
-"""NumPy memory while it is traced: boxes that hold values, and the arrays that look into them.
+"""NumPy memory while it is traced: buffers that hold values, and the arrays that view them.
 
 Every traced array carries a *shadow*, a real ndarray with the shape, dtype, strides and flags that
 NumPy would give it. Whether an operation makes a view or a copy is never guessed: it is run on the
-shadows and read off from the memory of what comes out.
+shadows, and the memory of the result tells.
 
 NumPy describes every view by an offset and strides. Here the same numbers become slices, transposes
 and reshapes of an immutable JAX array, and their inverses.
@@ -25,17 +25,17 @@ from bpttcheck.oracles.tracer.run import current, decline
 _FRACTIONS = np.random.default_rng(0).random(1000)
 
 
-class Box:
+class Buffer:
     """One piece of memory.
 
     Args:
-        owner: the ndarray that owns the memory in NumPy's eyes.
+        owner: the ndarray that owns the memory.
         value: the JAX array in it; None while NumPy's own content is exact (a constant).
-        sure: False if NumPy's memory layout depends on arrays from outside, which may be laid out
-            in another way than they are here.
+        sure: False if the layout depends on arrays from outside the step, which may have
+            another layout in other calls.
         external: True if the memory belongs to an array made outside the step.
-        lone: True for a single number given from outside: NumPy may hold it as a scalar, which
-            cannot change, or as an array, which can.
+        lone: True for a single number from outside: it may be an immutable NumPy scalar or a 0-d
+            array.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Box:
         owner: Any,
         value: Any = None,
         *,
-        sure: bool = True,
+        layout_known: bool = True,
         external: bool = False,
         lone: bool = False,
     ) -> None:
         self.owner = owner
         self.layout = owner[...] if isinstance(owner, np.ndarray) else owner
         self.value = value
-        self.sure = sure
+        self.layout_known = layout_known
         self.external = external
         self.lone = lone
         self.spent = False
@@ -91,16 +91,18 @@ class Box:
         self.touch()
 
 
-class Linked(Box):
-    """A value that NumPy may hold as a view of ``sources``: readable while they do not change."""
+class MaybeAliased(Buffer):
+    """A value that may be a view of ``sources`` in NumPy: readable while they do not change."""
 
-    def __init__(self, owner: Any, value: Any, sources: list[Box], *, sure: bool) -> None:
-        super().__init__(owner, value, sure=sure)
-        self._sources = [(box, box.version) for box in sources]
+    def __init__(
+        self, owner: Any, value: Any, sources: list[Buffer], *, layout_known: bool
+    ) -> None:
+        super().__init__(owner, value, layout_known=layout_known)
+        self._sources = [(buffer, buffer.version) for buffer in sources]
 
     def load(self) -> Any:
-        """The value, unless an array that it may look into has changed since."""
-        if any(box.version != version for box, version in self._sources):
+        """The value, unless an array that it may alias has changed since."""
+        if any(buffer.version != version for buffer, version in self._sources):
             decline(
                 "an array that may be a view is read after its original was changed in place",
                 "take the copy that you mean with .copy(), or write a new array",
@@ -108,17 +110,17 @@ class Linked(Box):
         return super().load()
 
     def store(self, value: Any) -> None:
-        """Refuse: whether the original changes too is not known."""
+        """Decline, because it is unknown whether the original changes too."""
         decline(
             "an array is changed in place that may or may not be a view of another one",
             "take the copy that you mean with .copy(), or write a new array",
         )
 
 
-class Indexed(Box):
-    """A view ``parent[index]`` whose place depends on traced integers."""
+class GatherView(Buffer):
+    """A view ``parent[index]`` whose position depends on traced integers."""
 
-    def __init__(self, owner: NDArray[Any], parent: Held, index: Any) -> None:
+    def __init__(self, owner: NDArray[Any], parent: ArrayProxy, index: Any) -> None:
         super().__init__(owner, ())
         self._parent = parent
         self._index = index
@@ -126,7 +128,7 @@ class Indexed(Box):
     @property
     def version(self) -> int:
         """The version of the memory behind it."""
-        return self._parent.box.version
+        return self._parent.buffer.version
 
     def load(self) -> Any:
         """The value now at the index."""
@@ -137,48 +139,48 @@ class Indexed(Box):
         self._parent.write(self._parent.read().at[self._index].set(value))
 
 
-class Held:
-    """An array or scalar of the step: a shadow, and the box that holds its values."""
+class ArrayProxy:
+    """An array or scalar of the step: a shadow, and the buffer that holds its values."""
 
-    __slots__ = ("__weakref__", "_cache", "_route", "box", "shadow")
+    __slots__ = ("__weakref__", "_cache", "_route", "buffer", "shadow")
 
-    def __init__(self, shadow: Any, box: Box) -> None:
+    def __init__(self, shadow: Any, buffer: Buffer) -> None:
         self.shadow: Any = shadow
-        self.box = box
+        self.buffer = buffer
         self._route: Route | None = None
         self._cache: tuple[int, Any] | None = None
 
     @property
     def known(self) -> bool:
         """True if the shadow's own values are exact: nothing traced has reached this array."""
-        return self.box.known
+        return self.buffer.known
 
     def read(self) -> Any:
         """The JAX value of this array now; the same object until something is written."""
         if self.known:
             return constant(self.shadow)
-        whole = self.box.load()
+        whole = self.buffer.load()
         if self._is_whole():
             return whole
-        if self._cache is None or self._cache[0] != self.box.version:
-            self._cache = (self.box.version, self._way().get(whole))
+        if self._cache is None or self._cache[0] != self.buffer.version:
+            self._cache = (self.buffer.version, self._way().get(whole))
         return self._cache[1]
 
     def write(self, value: Any) -> None:
-        """Set every entry to ``value`` (of this shape), through to the memory looked into."""
+        """Set every entry to ``value`` (of this shape) in the underlying memory."""
         if not self.shadow.flags.writeable:
             raise ValueError("assignment destination is read-only")
         value = cast(jnp.broadcast_to(value, self.shadow.shape), self.shadow.dtype)
         if self._is_whole():
-            self.box.store(value)
+            self.buffer.store(value)
             return
         way = self._way()
         if way.repeats:
             decline("a view that repeats its entries is changed in place", "write a new array")
-        self.box.store(way.put(self.box.load(), value))
+        self.buffer.store(way.put(self.buffer.load(), value))
 
     def _is_whole(self) -> bool:
-        layout, shadow = self.box.layout, self.shadow
+        layout, shadow = self.buffer.layout, self.shadow
         return layout is shadow or (
             layout.shape == shadow.shape
             and layout.strides == shadow.strides
@@ -187,14 +189,14 @@ class Held:
 
     def _way(self) -> Route:
         if self._route is None:
-            self._route = route(self.box.layout, self.shadow)
+            self._route = route(self.buffer.layout, self.shadow)
         if self._route is None:
             decline("an array with an unusual memory layout is changed in place", "write a new one")
         return self._route
 
 
-class Chosen:
-    """What ``z[mask]`` gives for a traced mask: entries whose number is not known."""
+class Selection:
+    """The result of ``z[mask]`` for a traced mask: an unknown number of entries."""
 
 
 def constant(array: Any) -> Any:
@@ -218,7 +220,7 @@ def cast(value: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def owner_of(array: Any) -> NDArray[Any]:
-    """The ndarray whose memory ``array`` looks into, through every layer of views."""
+    """The ndarray whose memory ``array`` uses, through every layer of views."""
     while True:
         base = getattr(array, "base", None)
         above = base if type(base) is np.ndarray else getattr(base, "base", None)
@@ -228,12 +230,12 @@ def owner_of(array: Any) -> NDArray[Any]:
 
 
 def dummy(dtype: np.dtype[Any]) -> Any:
-    """A harmless number of ``dtype`` for a shadow scalar."""
+    """A dummy value of ``dtype`` for a shadow scalar."""
     return dtype.type({"b": False, "i": 0, "u": 0}.get(dtype.kind, 0.5))
 
 
 def fill_with_dummies(array: NDArray[Any], *, regular: bool = False) -> None:
-    """Harmless values for a shadow: zeros for integers, which may be indices; else fractions.
+    """Dummy values for a shadow: zeros for integers, which may be indices; else fractions.
 
     Square matrices of fractions are made regular, and with ``regular`` those of integers, too.
     """
@@ -251,7 +253,7 @@ Index = tuple[slice | int, ...]
 
 @dataclass(frozen=True)
 class Route:
-    """The way from the value of a whole piece of memory to the value of a view, and back.
+    """The map from the value of a whole buffer to the value of a view, and back.
 
     Args:
         memory: axes of the whole in the order in which memory runs through them, slowest first.
@@ -274,7 +276,7 @@ class Route:
 
     @property
     def repeats(self) -> bool:
-        """True if some place of memory is seen twice: such a view cannot be written."""
+        """True if some element of memory appears twice: such a view cannot be written."""
         if self.places is None:
             return self.core != self.shape
         return len(np.unique(self.places)) < self.places.size
@@ -302,7 +304,7 @@ class Route:
 
 
 def route(whole: NDArray[Any], view: NDArray[Any]) -> Route | None:
-    """The way from ``whole`` (dense) to ``view``, an array in the memory of ``whole``.
+    """The map from ``whole`` (dense) to ``view``, an array in the memory of ``whole``.
 
     Returns:
         None where ``whole`` has gaps, or where the two differ in item size.

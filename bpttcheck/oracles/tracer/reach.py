@@ -1,7 +1,8 @@
-"""Which modules are user code, and NumPy as they see it while they are traced.
+"""Which modules are user code, and the NumPy that they see while they are traced.
 
-Names are swapped in those modules, then put back. NumPy itself is never changed: JAX uses it at the
-same time. A swapped function behaves as NumPy's own in every thread that does not trace.
+Names are replaced in those modules and restored afterwards. NumPy itself is never changed, because
+JAX uses it at the same time. In every thread that does not trace, a replacement behaves as NumPy's
+own function.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import scipy.special
 from bpttcheck.oracles.tracer.arguments import collect, is_traced, replace
 from bpttcheck.oracles.tracer.call import perform, perform_known
 from bpttcheck.oracles.tracer.functions import call_function
-from bpttcheck.oracles.tracer.memory import Chosen, Held
+from bpttcheck.oracles.tracer.memory import ArrayProxy, Selection
 from bpttcheck.oracles.tracer.refusals import remedy_for_math
 from bpttcheck.oracles.tracer.run import current, decline
 from bpttcheck.oracles.tracer.watch import NumpyCall, observed
@@ -34,15 +35,15 @@ _FOREIGN = frozenset(
     "numpy scipy jax jaxlib ml_dtypes opt_einsum torch tensorflow hypothesis pytest _pytest pluggy "
     "click matplotlib equinox flax builtins".split()
 )
-# Cells of ours are user code like any other; the machinery that traces them is not.
+# The built-in cells are user code like any other; the machinery that traces them is not.
 _OURS = frozenset({"activations", "adapt", "cells", "losses", "mutants"})
 _SIMPLE = (str, bytes, int, float, complex, bool, type(None), BuiltinFunctionType)
 _CONTAINERS = (list, tuple, set, frozenset, dict)
 _LARGE = 1000
 
 
-class Reach:
-    """Where user code keeps its names: globals, closure cells, tables, lists, classes.
+class UserNamespaces:
+    """The namespaces of user code: globals, closure cells, dicts, lists, classes.
 
     Args:
         function: the step, as a function, a bound method, a partial or any callable object.
@@ -56,7 +57,7 @@ class Reach:
         self.lists: dict[int, list[Any]] = {}
         self.classes: dict[int, type] = {}
         self._seen: dict[int, Any] = {}
-        # What the function itself is made of is user code even where it is an installed package.
+        # The function itself is user code even where it comes from an installed package.
         self._homes = {_top(name) for name in _makers(function, 3)} - _FOREIGN - {"bpttcheck"}
         self._homes -= sys.stdlib_module_names
         pending = [function]
@@ -85,14 +86,14 @@ class Reach:
         if isinstance(item, (*_CONTAINERS, MethodType, functools.partial)):
             return _held_by(item)
         if not self._knows(type(item)):
-            # functools.cache and the like; asking politely could run foreign code.
+            # functools.cache and similar; a plain getattr could run foreign code.
             return [_own_names(item).get("__wrapped__")]
         own = _own_names(item)
         self.tables[id(own)] = self.attributes[id(own)] = own
         return [type(item), *_held_by(item)]
 
     def _leads_on(self, part: Any) -> bool:
-        """True for what a foreign decorator may wrap: its other contents are its own business."""
+        """True for what a foreign decorator may wrap; its other contents are not user code."""
         return isinstance(part, (FunctionType, MethodType, functools.partial)) or (
             self._knows(type(part))
         )
@@ -207,8 +208,8 @@ _MODULES: tuple[ModuleType, ...] = (
 _DISPATCHER = type(np.sum)
 
 
-class Stand(ModuleType):
-    """A module whose members are looked up in another one and swapped on the way."""
+class ModuleProxy(ModuleType):
+    """A stand-in for a module: members come from the original and are replaced on access."""
 
     def __init__(self, original: ModuleType) -> None:
         super().__init__(original.__name__, original.__doc__)
@@ -220,7 +221,7 @@ class Stand(ModuleType):
 
 
 def substitute(item: Any, default: Any = None) -> Any:
-    """What stands in for a module or function of NumPy, SciPy or math; else ``default``."""
+    """The replacement of a module or function of NumPy, SciPy or math; else ``default``."""
     try:
         return _substitutes().get(id(item), default)
     except TypeError:
@@ -229,9 +230,9 @@ def substitute(item: Any, default: Any = None) -> Any:
 
 @functools.cache
 def _substitutes() -> dict[int, Any]:
-    table: dict[int, Any] = {id(module): Stand(module) for module in _MODULES}
+    table: dict[int, Any] = {id(module): ModuleProxy(module) for module in _MODULES}
     for module in _MODULES:
-        # What is there already: asking a module for all it could load would load it.
+        # Only loaded members: listing what a lazy module could load would load it.
         public = [member for name, member in vars(module).items() if not name.startswith("_")]
         for member in public:
             if isinstance(member, (FunctionType, BuiltinFunctionType, _DISPATCHER)) or (
@@ -271,7 +272,7 @@ def _of_math(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _ours(*trees: Any) -> bool:
     found: list[bool] = []
-    replace(trees, lambda item: found.append(isinstance(item, (Held, Chosen))))
+    replace(trees, lambda item: found.append(isinstance(item, (ArrayProxy, Selection))))
     return any(found)
 
 
@@ -319,8 +320,8 @@ def _ndenumerate(array: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def swapped(reach: Reach) -> Generator[None, None, None]:
-    """Swap NumPy's names in all of user code; put back every one, whatever happens."""
+def swapped(reach: UserNamespaces) -> Generator[None, None, None]:
+    """Replace NumPy's names in all user code, and restore them all in any case."""
     undo: list[Callable[[], None]] = []
     try:
         for table in (*reach.namespaces.values(), *reach.tables.values()):
@@ -339,7 +340,7 @@ def swapped(reach: Reach) -> Generator[None, None, None]:
 
 
 def _put_back(table: dict[Any, Any], name: Any, stand: Any, value: Any) -> None:
-    # Code that assigned the name itself meanwhile keeps what it assigned.
+    # Code that has assigned the name meanwhile keeps its value.
     if table.get(name) is stand:
         table[name] = value
 
@@ -355,8 +356,8 @@ def _swap_cell(cell: Any) -> Iterator[Callable[[], None]]:
         yield lambda: setattr(cell, "cell_contents", value)
 
 
-def _swap_imports(reach: Reach) -> Callable[[], None]:
-    """Let ``import numpy`` inside a function of user code find the stand-in too."""
+def _swap_imports(reach: UserNamespaces) -> Callable[[], None]:
+    """Make ``import numpy`` inside a function of user code find the stand-in too."""
     original = builtins.__import__
 
     def find(name: str, globals: Any = None, *rest: Any, **named: Any) -> Any:

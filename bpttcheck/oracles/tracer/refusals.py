@@ -1,4 +1,4 @@
-"""What to write instead, told from the line of user code that cannot be traced."""
+"""What to write instead of a line of user code that cannot be traced."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _METHODS = {
 
 
 def refuse_branch() -> NoReturn:
-    """A traced value was asked for its truth."""
+    """A traced value was used as a bool."""
     line = user_line()
     for pattern, what, remedy in _BRANCHES:
         if re.search(pattern, line):
@@ -68,7 +68,7 @@ def refuse_branch() -> NoReturn:
 
 
 def refuse_number(kind: str) -> NoReturn:
-    """A traced value was asked for a Python number."""
+    """A traced value was converted to a Python number."""
     found = re.search(r"\bmath\.(\w+)\(", user_line())
     if found and kind == "float":
         decline(f"math.{found[1]} of a traced value", remedy_for_math(found[1]))
@@ -86,7 +86,7 @@ def remedy_for_math(name: str) -> str:
 
 
 def refuse_conversion() -> NoReturn:
-    """A traced value was asked for a plain ndarray."""
+    """A traced value was converted to a plain ndarray."""
     line, called = user_line(), called_by_user()
     for pattern, what, remedy in _CONVERSIONS:
         if re.search(pattern, line) or re.search(pattern, called):
@@ -99,6 +99,6 @@ def refuse_conversion() -> NoReturn:
 
 
 def refuse_attribute(name: str) -> NoReturn:
-    """A method or attribute that needs the numbers themselves."""
+    """A method or attribute that needs concrete values."""
     call = f".{name}" if name in ("data", "ctypes", "base") else f".{name}()"
     decline(f"{call} of a traced value", _METHODS.get(name, "NumPy functions"))

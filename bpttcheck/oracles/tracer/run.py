@@ -1,4 +1,4 @@
-"""The run in progress: which thread traces, what is user code, and how a refusal is told."""
+"""The trace in progress: its thread, what is user code, and how it is declined."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bpttcheck.errors import Declined
 
 @dataclass
 class TracingRun:
-    """What one call of a lifted function knows.
+    """The state of one call of a lifted function.
 
     Args:
         make: builds the wrapper for an array or a scalar from its shadow and its box.
@@ -28,12 +28,12 @@ class TracingRun:
         masks: recipes of boolean arrays -> the value made from them, so that a mask computed
             twice from the same operands is the same mask.
         refusal: the first refusal, kept in case user code swallows it.
-        watch: is shown each operation of user code: see :mod:`bpttcheck.oracles.tracer.watch`.
+        watch: observes each operation of user code: see :mod:`bpttcheck.oracles.tracer.watch`.
     """
 
     make: Callable[[Any, Any], Any]
     namespaces: dict[int, dict[str, Any]] = field(default_factory=dict)
-    boxes: dict[int, Any] = field(default_factory=dict)
+    buffers: dict[int, Any] = field(default_factory=dict)
     wrappers: dict[int, Any] = field(default_factory=dict)
     masks: dict[Any, Any] = field(default_factory=dict)
     refusal: Declined | None = None
@@ -54,7 +54,7 @@ def current() -> TracingRun | None:
 
 
 def is_active(run: TracingRun | None) -> bool:
-    """True if ``run`` goes on in this thread, perhaps around another one."""
+    """True if ``run`` is active in this thread, perhaps around a nested one."""
     return any(one is run for one in _LOCAL.runs)
 
 
@@ -66,13 +66,13 @@ def running(run: TracingRun) -> Generator[TracingRun, None, None]:
         yield run
     finally:
         _LOCAL.runs.pop()
-        for book in (run.boxes, run.wrappers, run.masks):
-            book.clear()  # what was traced is not kept alive by what user code may keep
+        for book in (run.buffers, run.wrappers, run.masks):
+            book.clear()  # references that user code kept must not keep the trace alive
 
 
 @contextlib.contextmanager
 def paused() -> Generator[None, None, None]:
-    """Let this thread run NumPy natively for a while, names that are swapped included."""
+    """Let this thread run NumPy natively for a while, replaced names included."""
     kept, _LOCAL.runs = _LOCAL.runs, []
     try:
         yield
@@ -89,7 +89,7 @@ def decline(what: str, remedy: str = "", *, where: str = "") -> NoReturn:
     try:
         raise error
     finally:
-        del error  # this frame is in its traceback: a cycle that would keep all callers' frames
+        del error  # this frame is in its traceback: a cycle that keeps the callers' frames
 
 
 def here() -> str:

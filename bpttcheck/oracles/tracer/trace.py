@@ -1,6 +1,6 @@
-"""Plain NumPy step functions made traceable by JAX, without a change to their code.
+"""Makes plain NumPy step functions traceable by JAX, without changing their code.
 
-User code sees a wrapper in place of an ndarray.
+User code gets a proxy in place of an ndarray.
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ from bpttcheck.oracles.tracer.call import overwrite, perform, perform_known, rea
 from bpttcheck.oracles.tracer.functions import call_function, call_method
 from bpttcheck.oracles.tracer.index import get_item, put_item
 from bpttcheck.oracles.tracer.kept import unchanged
-from bpttcheck.oracles.tracer.memory import Box, Chosen, Held, constant, fill_with_dummies
-from bpttcheck.oracles.tracer.reach import Reach, swapped
+from bpttcheck.oracles.tracer.memory import (
+    ArrayProxy,
+    Buffer,
+    Selection,
+    constant,
+    fill_with_dummies,
+)
+from bpttcheck.oracles.tracer.reach import UserNamespaces, swapped
 from bpttcheck.oracles.tracer.run import (
     TracingRun,
     current,
@@ -39,18 +45,18 @@ from bpttcheck.oracles.tracer.ufuncs import call_ufunc
 from bpttcheck.oracles.tracer.watch import NumpyCall, Watch, observed, observed_method
 from bpttcheck.oracles.tracer.writes import sort_in_place
 
-# User modules are shared by all threads: one trace at a time. A trace inside a trace is no problem.
+# All threads share the user's modules: one trace at a time. A nested trace is allowed.
 _LOCK = threading.RLock()
 
 
 def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[..., Any]:
-    """Make a function of NumPy arrays one of JAX arrays, to be traced, differentiated and batched.
+    """Turn a function of NumPy arrays into one of JAX arrays, to trace, differentiate and batch.
 
     Args:
         function: NumPy code on trees of arrays, such as
             ``lambda params, state, x: cell.step(params, state, x)[:2]``. It returns a tree of
             arrays and numbers.
-        watch: is shown each operation on arrays as it is traced; None: nobody looks.
+        watch: observes each operation on arrays as it is traced, or None.
 
     Returns:
         The same function on trees whose leaves are JAX arrays or tracers. It must be called in
@@ -64,7 +70,7 @@ def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[.
         if jnp.result_type(float) != np.float64:
             raise Declined("JAX in 32-bit mode", remedy="with jax.enable_x64(True): ...")
         with _LOCK:
-            reach = Reach(function)
+            reach = UserNamespaces(function)
             run = TracingRun(make=TracedArray, namespaces=reach.namespaces, watch=watch)
             try:
                 with unchanged(reach), running(run), swapped(reach):
@@ -72,7 +78,7 @@ def lift(function: Callable[..., Any], watch: Watch | None = None) -> Callable[.
                 if run.refusal is not None:
                     raise run.refusal
             finally:
-                # Its traceback leads back to the run: a cycle, freed by nothing but the collector.
+                # Its traceback refers to the run: a cycle, freed by the garbage collector only.
                 run.refusal = None
         return result
 
@@ -89,7 +95,7 @@ def _trace(run: TracingRun, function: Callable[..., Any], args: Any, kwargs: dic
         raise
     except Exception as error:
         if run.refusal is not None:
-            return None  # user code made another error of it; the caller raises the first
+            return None  # user code turned it into another error; the caller raises the first one
         if raised_on_purpose(run, error):
             raise
         raise_defect("tracing the step", error, run.namespaces)
@@ -104,15 +110,17 @@ def enter(run: TracingRun, leaf: Any) -> Any:
     value = leaf if isinstance(leaf, jax.Array) else constant(leaf)
     owner = np.empty(value.shape, value.dtype)
     fill_with_dummies(owner)
-    box = Box(owner, value.astype(owner.dtype), sure=owner.ndim < 2, lone=owner.ndim == 0)
-    return wrap(run, owner, box)
+    buffer = Buffer(
+        owner, value.astype(owner.dtype), layout_known=owner.ndim < 2, lone=owner.ndim == 0
+    )
+    return wrap(run, owner, buffer)
 
 
 def leave(leaf: Any) -> Any:
     """A JAX array from what user code returned."""
-    if isinstance(leaf, Held):
+    if isinstance(leaf, ArrayProxy):
         return jnp.asarray(leaf.read())
-    if isinstance(leaf, Chosen):
+    if isinstance(leaf, Selection):
         what = "z[mask] returned for a mask that depends on values"
         decline(what, "np.where(mask, a, b)", where=getattr(leaf, "where", ""))
     if isinstance(leaf, jax.Array):
@@ -136,7 +144,11 @@ METHODS = frozenset(
 )
 
 
-class TracedArray(Held, NDArrayOperatorsMixin):
+def _of_shadow(name: str) -> Any:
+    return property(operator.attrgetter(f"shadow.{name}"), doc=f"NumPy's {name}.")
+
+
+class TracedArray(ArrayProxy, NDArrayOperatorsMixin):
     """An array of the step that behaves as NumPy's, views and writes included."""
 
     __slots__ = ()
@@ -148,7 +160,7 @@ class TracedArray(Held, NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """NumPy's protocol for ufuncs."""
-        if any(isinstance(item, Chosen) for item in inputs):
+        if any(isinstance(item, Selection) for item in inputs):
             return NotImplemented
         return call_ufunc(ufunc, method, inputs, kwargs)
 
@@ -210,11 +222,11 @@ class TracedArray(Held, NDArrayOperatorsMixin):
         return refusals.refuse_number("round")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """A plain ndarray, which only a constant has."""
+        """A plain ndarray; only for a constant."""
         if not self.known:
             refusals.refuse_conversion()
         plain = np.array(self.shadow, dtype)
-        # Writes to the copy would be lost without a word.
+        # Writes to the copy would be lost silently.
         plain.flags.writeable = bool(copy)
         return plain
 
@@ -243,45 +255,18 @@ class TracedArray(Held, NDArrayOperatorsMixin):
 
     @shape.setter
     def shape(self, shape: Any) -> None:
-        if not self.box.sure and self.shadow.ndim > 1:
+        if not self.buffer.layout_known and self.shadow.ndim > 1:
             decline("an assignment to .shape of an array whose layout is not known", "z.reshape")
         self._route = self._cache = None
         self.shadow = self.shadow.reshape(shape, copy=False)
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """NumPy's dtype."""
-        return self.shadow.dtype
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return self.shadow.ndim
-
-    @property
-    def size(self) -> int:
-        """The number of entries."""
-        return self.shadow.size
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that NumPy would hold."""
-        return self.shadow.nbytes
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one entry."""
-        return self.shadow.itemsize
-
-    @property
-    def flags(self) -> Any:
-        """NumPy's flags; clearing ``writeable`` works."""
-        return self.shadow.flags
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """NumPy's strides."""
-        return self.shadow.strides
+    dtype = _of_shadow("dtype")
+    ndim = _of_shadow("ndim")
+    size = _of_shadow("size")
+    nbytes = _of_shadow("nbytes")
+    itemsize = _of_shadow("itemsize")
+    flags = _of_shadow("flags")  # clearing ``writeable`` works
+    strides = _of_shadow("strides")
 
     @property
     @observed(lambda array: NumpyCall("np.transpose", np.transpose, (array,), {}))
@@ -368,7 +353,7 @@ def _put(array: Any, index: Any, value: Any) -> None:
 
 
 class FlatView:
-    """``z.flat``: entries in C order; what is read is a copy, what is written arrives."""
+    """``z.flat``: entries in C order; reads are copies, writes go through."""
 
     def __init__(self, array: TracedArray) -> None:
         self._array = array
@@ -407,8 +392,8 @@ class FlatView:
 def _in_place(ufunc: np.ufunc) -> Callable[[TracedArray, Any], Any]:
     def operate(self: TracedArray, other: Any) -> Any:
         if not isinstance(self.shadow, np.ndarray):
-            return NotImplemented  # a scalar does not change: Python goes on to a + b
-        if self.box.lone and not self.known:
+            return NotImplemented  # a scalar is immutable: Python falls back to a + b
+        if self.buffer.lone and not self.known:
             return _replaced(self, ufunc(self, other))
         return ufunc(self, other, out=(self,))
 
@@ -416,15 +401,15 @@ def _in_place(ufunc: np.ufunc) -> Callable[[TracedArray, Any], Any]:
 
 
 def _replaced(number: TracedArray, result: Any) -> Any:
-    """A single number from outside after ``s += a``: a new one, and the old may not be read."""
+    """A single number from outside after ``s += a``: a new value; the old must not be read."""
     run = current()
     if run is None or result.dtype != number.dtype or np.ndim(result):
         decline("a number given from outside is changed in place", "s = s + a")
-    value = result.read() if isinstance(result, Held) else np.array(result)
-    number.box.spent = True
+    value = result.read() if isinstance(result, ArrayProxy) else np.array(result)
+    number.buffer.spent = True
     owner = np.zeros((), number.dtype)
-    box = Box(owner, value, lone=True)
-    return wrap(run, owner, box)
+    buffer = Buffer(owner, value, lone=True)
+    return wrap(run, owner, buffer)
 
 
 for _name, _ufunc in {

@@ -1,7 +1,7 @@
-"""What NumPy's functions are in JAX; and its ufuncs, with dtypes, out=, where=, reduce, at, outer.
+"""The JAX forms of NumPy's functions, and ufuncs with dtypes, out=, where=, reduce, at, outer.
 
-A function stands in a list of names only where its JAX namesake takes the same arguments with the
-same defaults; where the two differ, its form is written out.
+A function is listed by name only if its JAX namesake takes the same arguments with the same
+defaults; otherwise its form is written out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import scipy.special
 from bpttcheck.oracles.error_origin import natively
 from bpttcheck.oracles.tracer.arguments import collect, shadows
 from bpttcheck.oracles.tracer.call import fresh, overwrite, perform, perform_known, steady
-from bpttcheck.oracles.tracer.memory import Held, cast, fill_with_dummies
+from bpttcheck.oracles.tracer.memory import ArrayProxy, cast, fill_with_dummies
 from bpttcheck.oracles.tracer.run import TracingRun, current, decline
 from bpttcheck.oracles.tracer.watch import NumpyCall, observed
 from bpttcheck.oracles.tracer.writes import into
@@ -40,7 +40,7 @@ _OTHER_FORMS: dict[str, Form] = {
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    """``base ** exponent``, by multiplication for whole numbers and by root for one half."""
+    """``base ** exponent``: products for integer exponents, a square root for one half."""
     if isinstance(exponent, np.ndarray) and exponent.ndim == 0 and exponent.dtype.kind == "f":
         if exponent == 0.5:
             return jnp.sqrt(base)
@@ -87,13 +87,13 @@ def _describe(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any])
 
 @observed(_describe)
 def call_ufunc(ufunc: np.ufunc, method: str, inputs: Any, kwargs: dict[str, Any]) -> Any:
-    """``getattr(ufunc, method)(*inputs, **kwargs)`` where an argument is one of ours."""
+    """``getattr(ufunc, method)(*inputs, **kwargs)`` with a traced argument."""
     run = current()
     held = collect(inputs, kwargs)
     if run is None or all(item.known for item in held):
         result = perform_known(getattr(ufunc, method), inputs, kwargs)
         for item in collect(inputs[:1] if method == "at" else (), kwargs.get("out")):
-            item.box.touch()
+            item.buffer.touch()
         return result
     form = form_of(ufunc)
     if form is None:
@@ -122,9 +122,11 @@ def _call(run: TracingRun, ufunc: np.ufunc, form: Form, inputs: Any, kwargs: dic
     results = results if ufunc.nout > 1 else (results,)
     computed = _values(run, ufunc, form, inputs, kwargs)
     computed = computed if ufunc.nout > 1 else (computed,)
-    sure = steady(lambda *args: ufunc(*args, **plain), inputs, {}, collect(inputs), list(results))
+    layout_known = steady(
+        lambda *args: ufunc(*args, **plain), inputs, {}, collect(inputs), list(results)
+    )
     finished = [
-        fresh(run, result, value, sure=not sure or sure[number])
+        fresh(run, result, value, layout_known=not layout_known or layout_known[number])
         if out is None
         else _store(out, value, where)
         for number, (out, result, value) in enumerate(zip(outs, results, computed, strict=True))
@@ -136,7 +138,7 @@ def _scratch(ufunc: np.ufunc, out: Any) -> Any:
     """An array like ``out``, for NumPy to accept or refuse (shape, casting, read-only)."""
     if out is None:
         return None
-    if not isinstance(out, Held):
+    if not isinstance(out, ArrayProxy):
         decline(
             f"a traced value is written into an array that was made outside the step, by "
             f"{_name(ufunc)}",
@@ -148,10 +150,10 @@ def _scratch(ufunc: np.ufunc, out: Any) -> Any:
     return scratch
 
 
-def _store(out: Held, value: Any, where: Any) -> Held:
+def _store(out: ArrayProxy, value: Any, where: Any) -> ArrayProxy:
     value = cast(value, out.shadow.dtype)
     if where is not True:
-        mask = where.read() if isinstance(where, Held) else np.array(where)
+        mask = where.read() if isinstance(where, ArrayProxy) else np.array(where)
         value = jnp.where(mask, value, out.read())
     out.write(value)
     return out
@@ -185,7 +187,7 @@ def _values(
 
 
 def _operand(item: Any, dtype: np.dtype[Any]) -> Any:
-    if isinstance(item, Held):
+    if isinstance(item, ArrayProxy):
         return np.array(item.shadow, dtype) if item.known else cast(item.read(), dtype)
     return np.array(item, dtype)
 
@@ -198,7 +200,7 @@ def _recipe(operand: Any) -> Any:
 
 
 def _kind(item: Any) -> Any:
-    if isinstance(item, Held):
+    if isinstance(item, ArrayProxy):
         return item.shadow.dtype
     if type(item) in (int, float, complex):
         return type(item)
@@ -213,7 +215,7 @@ def _array(item: Any) -> Any:
 
 
 def nest(item: Any, *_: Any, **__: Any) -> Any:
-    """The JAX array that nested lists of JAX arrays spell out."""
+    """The JAX array of nested lists of JAX arrays."""
     if isinstance(item, (list, tuple)):
         parts = [jnp.asarray(nest(part)) for part in item]
         if not parts:
@@ -226,7 +228,7 @@ def nest(item: Any, *_: Any, **__: Any) -> Any:
 def _at(ufunc: np.ufunc, target: Any, index: Any, *operand: Any) -> None:
     value = operand[0] if operand else None
     index = _as_index(index)
-    if ufunc in (np.add, np.subtract) and isinstance(target, Held):
+    if ufunc in (np.add, np.subtract) and isinstance(target, ArrayProxy):
         sign = 1 if ufunc is np.add else -1
 
         def form(whole: Any, index: Any, value: Any) -> Any:
@@ -234,7 +236,7 @@ def _at(ufunc: np.ufunc, target: Any, index: Any, *operand: Any) -> None:
 
         overwrite(lambda a, i, v: ufunc.at(a, i, v), form, target, (index, value))
         return
-    if not isinstance(target, Held) or any(not item.known for item in collect(index)):
+    if not isinstance(target, ArrayProxy) or any(not item.known for item in collect(index)):
         decline(f"{_name(ufunc)}.at at places that depend on values", "np.add.at")
     whole = np.arange(target.shadow.size).reshape(target.shadow.shape)
     places: Any = natively(operator.getitem, whole, shadows(index))
@@ -253,7 +255,7 @@ def _as_index(index: Any) -> Any:
 def _outer(ufunc: np.ufunc, inputs: Any, kwargs: dict[str, Any]) -> Any:
     a: Any
     b: Any
-    a, b = (item if isinstance(item, Held) else np.asarray(_array(item)) for item in inputs)
+    a, b = (item if isinstance(item, ArrayProxy) else np.asarray(_array(item)) for item in inputs)
     spread = a.reshape(a.shape + (1,) * b.ndim)
     return call_ufunc(ufunc, "__call__", (spread, b), kwargs)
 
@@ -355,7 +357,7 @@ def _log_softmax(x: Any, axis: Any = None) -> Any:
 
 
 def _symmetric(a: Any, uplo: str = "L") -> Any:
-    """The symmetric matrix that LAPACK sees when it reads one triangle."""
+    """The symmetric matrix that LAPACK uses when it reads one triangle."""
     a = jnp.asarray(a)
     half = jnp.tril(a) if uplo.upper() == "L" else jnp.conj(jnp.swapaxes(jnp.triu(a), -1, -2))
     below = jnp.tril(half, -1)

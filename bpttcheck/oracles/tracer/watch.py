@@ -1,4 +1,4 @@
-"""Somebody who looks on while a step is traced, operation by operation."""
+"""Observing a trace, operation by operation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from bpttcheck.oracles.tracer.run import current
 
 
 class NumpyCall(NamedTuple):
-    """One operation of user code, as NumPy itself would be asked for it.
+    """One operation of user code as a call of NumPy.
 
     Args:
-        name: how the operation is called, such as ``"np.tanh"``.
+        name: the operation, such as ``"np.tanh"``.
         native: NumPy's own function.
         args: its positional arguments, with traced arrays among them.
         kwargs: its keyword arguments.
@@ -26,13 +26,13 @@ class NumpyCall(NamedTuple):
 
 
 Watch = Callable[[NumpyCall, Callable[[], Any]], Any]
-"""``watch(call, perform)`` is shown one operation and returns what ``perform()`` returns."""
+"""``watch(call, perform)`` observes one operation and returns ``perform()``."""
 
 
 def observed(
     describe: Callable[..., NumpyCall],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Show the calls of a function to the run's watch; ``describe`` takes the same arguments."""
+    """Pass the calls of a function to the run's watch; ``describe`` takes the same arguments."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

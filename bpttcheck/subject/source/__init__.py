@@ -2,7 +2,7 @@
 
 ``user_code`` finds the functions of the hand-written code, ``integer_constants`` and
 ``float_constants`` the sizes and thresholds in them, and ``LineCoverage`` the lines of the backward
-pass that no judged case ran, with the conditions that guard them. Nothing here judges.
+pass that no judged case ran, with the conditions that guard them.
 """
 
 from __future__ import annotations

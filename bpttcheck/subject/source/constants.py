@@ -1,9 +1,9 @@
-"""Constants in the hand-written code at which it may change its ways: sizes and thresholds.
+"""Constants at which the hand-written code may behave differently: sizes and thresholds.
 
-``if T > 64``, ``x[:, 64:]``, ``range(0, T, BLOCK)`` and ``T % self.tile`` speak of sizes;
-``np.abs(x) > 3.3`` and ``np.clip(g, -1e9, 1e9)`` of values. Named constants are followed to
-variables, defaults, modules, classes and instances. Axes, exponents, indices and factors are not
-taken.
+``if T > 64``, ``x[:, 64:]``, ``range(0, T, BLOCK)`` and ``T % self.tile`` contain sizes;
+``np.abs(x) > 3.3`` and ``np.clip(g, -1e9, 1e9)`` contain thresholds. Named constants are resolved
+in variables, defaults, modules, classes and instances. Axes, exponents, indices and factors are
+ignored.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def integer_constants(target: Any) -> tuple[int, ...]:
         target: a cell or a layer.
 
     Returns:
-        At most 12, ascending; those in comparisons and remainders go before those in slices and
-        ranges, and these before shapes of buffers and named constants.
+        At most 12, ascending; those in comparisons and remainders have priority over those in
+        slices and ranges, and these over shapes of buffers and named constants.
     """
     return tuple(sorted(best(_of_target(target, sizes))))
 
@@ -119,7 +119,7 @@ def _of_target(
 
 
 def best(found: Iterable[tuple[int, Any]]) -> list[Any]:
-    """The values of the greatest weight; of equal weight, those that were found first."""
+    """The values of the greatest weight; of equal weights, those found first."""
     weights: dict[Any, int] = {}
     for weight, value in found:
         weights[value] = max(weight, weights.get(value, 0))
@@ -174,7 +174,7 @@ def _places_of_thresholds(
 
 
 def _terms(node: ast.AST, scope: Scope) -> Iterator[int | float]:
-    """The numbers that stand alone or in a sum in ``node``."""
+    """The numbers in ``node`` that are alone or terms of a sum."""
     value = _number(node, scope)
     if value is not None:
         yield value
@@ -305,7 +305,7 @@ def _speaks_of_size(node: ast.AST) -> bool:
 
 
 def _are_values(sides: list[ast.expr], counts: frozenset[str], scope: Scope) -> bool:
-    """True if surely values of arrays are compared: with a fraction, or an extremum of an array."""
+    """True if array values are certainly compared: with a fraction, or an array's extremum."""
     parts = [part for side in sides for part in ast.walk(side)]
     if any(isinstance(part, ast.Constant) and isinstance(part.value, float) for part in parts):
         return True

@@ -1,9 +1,8 @@
 """The hand-written code of a target: its own functions, and what they call in the user's modules.
 
-Everything is read, nothing is run: names and attributes are looked up statically in closures,
-globals, classes and instances. A method of what cannot be resolved (an argument, an item of a list)
-is looked up by its name in the objects that the target holds. Code without Python source is left
-out.
+The source is read and never run: names and attributes are resolved statically in closures, globals,
+classes and instances. A method of an unresolved object (an argument, an item of a list) is looked
+up by name in the objects that the target holds. Code without Python source is skipped.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 # Wrappers around somebody's code: followed, and never part of that code.
 _WRAPPERS = ("bpttcheck.adapt.", "bpttcheck.activations")
-# What these are given runs when JAX traces it, which is not whenever the backward pass runs.
+# Functions passed to these run when JAX traces them, not whenever the backward pass runs.
 _TRACING = ("bpttcheck.adapt.jax_rule", "bpttcheck.adapt.custom_vjp")
-# Where objects that compile or memorise a Python function keep it: JAX and functools, Numba,
+# The attributes in which wrappers keep a Python function: JAX and functools, Numba,
 # jax.custom_vjp.
 _INSIDE = ("__wrapped__", "py_func", "fun", "fwd", "bwd")
 _WRITTEN_BY_HAND = ("backward", "forward")  # of a torch.autograd.Function
@@ -50,11 +49,11 @@ class UserFunction:
         function: the function itself, a ``FunctionType``.
         tree: its definition; line numbers are those of the file.
         module: the file in which it stands.
-        owner: what ``self`` or ``cls`` is in it; None if it has none, or if that is not known.
+        owner: its ``self`` or ``cls``; None if it has none or if it is unknown.
         backward: True if the backward pass reaches it.
         certain: False if it was found by the name of a method alone.
-        compiled: True if something else than Python runs it, or if its results are memorised.
-        called_from: the function and the expression that led here first.
+        compiled: True if it is compiled or if its results are cached.
+        called_from: the function and the expression from which it was first found.
     """
 
     function: Any
@@ -73,7 +72,7 @@ class UserFunction:
 
     @property
     def scope(self) -> Scope:
-        """What the names in the function stand for."""
+        """The meaning of the names in the function."""
         return Scope(self.function, self.tree, self.owner)
 
 
@@ -83,7 +82,7 @@ class UserCode:
 
     Args:
         functions: the functions.
-        reason: what stopped the reading, or ``""``.
+        reason: why reading stopped, or ``""``.
     """
 
     functions: tuple[UserFunction, ...] = ()
@@ -91,7 +90,7 @@ class UserCode:
 
     @property
     def backward(self) -> tuple[UserFunction, ...]:
-        """The functions that the backward pass reaches."""
+        """The functions that the backward pass calls."""
         return tuple(found for found in self.functions if found.backward)
 
 
@@ -111,7 +110,7 @@ def user_code(target: Any) -> UserCode:
     """
     try:
         return _read_code(target)
-    except Exception as error:  # an object may raise whatever it is asked
+    except Exception as error:  # any attribute access may raise
         return UserCode(reason=f"the code cannot be read ({type(error).__name__}: {error})")
 
 
@@ -135,9 +134,9 @@ def _read_code(target: Any) -> UserCode:
 
 
 def deferred(tree: Definition) -> list[ast.AST]:
-    """The functions inside ``tree`` that it does not call itself but returns or stores.
+    """The functions inside ``tree`` that it does not call but returns or stores.
 
-    In a forward pass they are the backward pass of its author: a tape of closures.
+    In a forward pass these form the backward pass: a tape of closures.
     """
     inner = {
         node.name: node
@@ -174,7 +173,7 @@ def _stored(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _what_runs(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a function, without annotations and what only an error message needs."""
+    """The nodes of a function, without annotations and without code of error messages."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list"):
             continue
@@ -214,7 +213,7 @@ class _Search:
     def method(self, target: Any, name: str, *, backward: bool) -> None:
         """Start at one method of the target."""
         found = lookup(target, name)
-        if found is UNKNOWN:  # a proxy that hands on: ask it
+        if found is UNKNOWN:  # a delegating proxy: use getattr
             try:
                 found = getattr(target, name, UNKNOWN)
             except Exception:
@@ -223,7 +222,7 @@ class _Search:
             self._queue.append(_Visit(function, owner, backward, compiled=compiled))
 
     def keep(self, thing: Any, depth: int) -> None:
-        """Note the objects of the user's classes that ``thing`` holds."""
+        """Collect the objects of the user's classes that ``thing`` holds."""
         if isinstance(thing, tuple | list | set | frozenset):
             for item in islice(thing, _AT_MOST):
                 self.keep(item, depth)
@@ -240,7 +239,7 @@ class _Search:
                 self.keep(item, depth - 1)
 
     def finish(self) -> None:
-        """Read every function in the queue, and those that it leads to."""
+        """Read every function in the queue, and those that it refers to."""
         while self._queue:
             visit = self._queue.pop()
             key = (visit.function, id(visit.owner), visit.certain, visit.compiled)
@@ -283,7 +282,7 @@ class _Search:
             if not isinstance(node.ctx, ast.Load):
                 continue
             thing = scope.resolve(node)
-            if node in bases:  # it is asked for an attribute, and not called
+            if node in bases:  # only an attribute is read, it is not called
                 self.keep(thing, _DEPTH)
                 continue
             certain = thing is not UNKNOWN
@@ -309,7 +308,7 @@ class _Search:
                 )
 
     def _methods(self, name: str) -> list[Any]:
-        """What is called ``name`` in the objects that the target holds."""
+        """The attributes called ``name`` of the objects that the target holds."""
         found = [lookup(thing, name) for thing in self._objects.values()]
         return [thing for thing in found if isinstance(thing, Bound)]
 
@@ -344,7 +343,7 @@ class _Search:
         if self._is_followed(function):
             yield function, owner, False
             return
-        # A decorator of a library: what it wraps is in its closure or noted on it.
+        # A library's decorator: the wrapped function is in its closure or an attribute.
         inside = [function.__dict__.get("__wrapped__")]
         for cell in function.__closure__ or ():
             try:
@@ -357,7 +356,7 @@ class _Search:
                     yield inner, owner, compiled
 
     def _class(self, thing: type, depth: int) -> Iterator[tuple[FunctionType, Any, bool]]:
-        """What runs when a class is called."""
+        """The functions that run when a class is called."""
         if not self._is_followed_class(thing) or issubclass(thing, BaseException):
             return
         for name in ("__new__", "__init__", "__post_init__"):

@@ -1,9 +1,9 @@
 """Which lines of the hand-written backward pass have run in judged cases, and which have not.
 
-While it records, the functions of the backward pass run from a copy of their code that has a mark
-at the start of every region not yet reached (:mod:`bpttcheck.subject.source.regions`). No trace
-function is used, so that debuggers and coverage tools go on undisturbed, and what was reached once
-costs nothing more. The copies keep file names and line numbers.
+During recording, the functions of the backward pass run from a copy of their code with a mark at
+the start of every region not yet reached (:mod:`bpttcheck.subject.source.regions`). No trace
+function is used, so debuggers and coverage tools keep working, and a region that has been reached
+costs nothing afterwards. The copies keep file names and line numbers.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _Swap(NamedTuple):
 class LineCoverage:
     """Records which lines of the backward pass of ``target`` run.
 
-    What is recorded counts only after :meth:`commit`; a case that was not judged is discarded.
+    A recording counts only after :meth:`commit`; that of a case that was not judged is discarded.
 
     Args:
         target: a cell or a layer.
@@ -98,7 +98,7 @@ class LineCoverage:
 
     @property
     def available(self) -> bool:
-        """True if there are lines to watch; ``reason`` says why not."""
+        """True if there are lines to record; otherwise ``reason`` says why."""
         return bool(self._watched)
 
     @contextmanager
@@ -122,21 +122,21 @@ class LineCoverage:
             self._is_recording = False
 
     def commit(self) -> None:
-        """What was recorded since the last call of this or of :meth:`discard` counts."""
+        """Count what was recorded since the last :meth:`commit` or :meth:`discard`."""
         if self._recorder:
             self._reached |= self._recorder
             self._recorder.clear()
 
     def discard(self) -> None:
-        """What was recorded since the last call of this or of :meth:`commit` does not count."""
+        """Drop what was recorded since the last :meth:`commit` or :meth:`discard`."""
         self._recorder.clear()
 
     def progress(self) -> frozenset[int]:
-        """What counts so far, for :meth:`include` of another coverage of the same target."""
+        """The regions counted so far, for :meth:`include` in another coverage of this target."""
         return frozenset(self._reached)
 
     def include(self, progress: Iterable[int]) -> None:
-        """Count what another process has reached: its :meth:`progress`."""
+        """Count the regions that another process has reached, its :meth:`progress`."""
         self._reached |= set(progress)
 
     def share(self) -> tuple[int, int]:
@@ -205,7 +205,7 @@ class LineCoverage:
         return [_Swap(function, plan.code, watched.marked) for function in watched.functions]
 
     def _counted(self) -> list[_Watched]:
-        """Not what was found by a name alone and never ran: it is likely somebody else's."""
+        """Skips functions found by name alone that never ran: they are probably unrelated."""
         return [
             watched
             for watched in self._watched

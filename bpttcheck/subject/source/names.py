@@ -1,4 +1,4 @@
-"""What the names in a function stand for, read without running anything of the user's."""
+"""Resolves the names in a function without running user code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
 class _Unknown:
-    """What static reading cannot tell."""
+    """The result where static analysis fails."""
 
     def __repr__(self) -> str:
         return "UNKNOWN"
@@ -25,7 +25,7 @@ UNKNOWN: Any = _Unknown()
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A function found in a class, and what its first argument is (None: it takes none)."""
+    """A function found in a class, and its first argument (None: it takes none)."""
 
     function: Any  # a FunctionType
     owner: Any
@@ -45,7 +45,7 @@ class Scope:
     Args:
         function: the function.
         tree: its definition.
-        owner: what its first argument is, as far as known; None: nothing is known of it.
+        owner: its first argument, if known; None: unknown.
     """
 
     def __init__(self, function: FunctionType, tree: Definition, owner: Any = None) -> None:
@@ -65,7 +65,7 @@ class Scope:
                 self._stored.add(node.attr)
 
     def resolve(self, node: ast.AST, depth: int = 8) -> Any:
-        """What an expression stands for: an object, a :class:`Bound` method, or ``UNKNOWN``."""
+        """The value of an expression: an object, a :class:`Bound` method, or ``UNKNOWN``."""
         if not depth:
             return UNKNOWN
         if isinstance(node, ast.Constant):
@@ -89,11 +89,11 @@ class Scope:
         return name in self._aliases or (name in self._locals and name not in self._known)
 
     def is_constant(self, node: ast.Attribute) -> bool:
-        """False if the function assigns the attribute, as it does with a counter."""
+        """False if the function assigns the attribute, such as a counter."""
         return node.attr not in self._stored
 
     def meaning(self, node: ast.AST, depth: int = 2) -> list[ast.AST]:
-        """The expression, and what the variables in it are assigned."""
+        """The expression, and the expressions assigned to its variables."""
         found = [node]
         for part in ast.walk(node) if depth else ():
             value = self._aliases.get(part.id) if isinstance(part, ast.Name) else None
@@ -135,7 +135,7 @@ class Scope:
         return UNKNOWN
 
     def _defaults(self, tree: Definition) -> None:
-        """Arguments with a default stand for it."""
+        """Arguments with a default resolve to the default."""
         positional = tree.args.posonlyargs + tree.args.args
         values = self._function.__defaults__ or ()
         for argument, value in zip(reversed(positional), reversed(values), strict=False):
@@ -143,7 +143,7 @@ class Scope:
         self._known.update(self._function.__kwdefaults__ or {})
 
     def _note(self, node: ast.AST) -> None:
-        """A name that is assigned once stands for what it is assigned."""
+        """A name that is assigned once resolves to the assigned value."""
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             aim, value = node.targets[0], node.value
             if (
@@ -190,7 +190,7 @@ class Scope:
             self._known[name] = lookup(sys.modules.get(module), alias.name)
 
     def _mangled(self, name: str) -> str:
-        """A private name as the class around the function stores it."""
+        """A private name, mangled as by the class around the function."""
         parts = self._function.__qualname__.replace(".<locals>", "").split(".")
         if name.startswith("__") and not name.endswith("__") and len(parts) > 1:
             return f"_{parts[-2].lstrip('_')}{name}"
@@ -240,7 +240,7 @@ def _bound(found: Any, owner: Any, is_own: bool) -> Any:
 
 
 def _after(base: Super, name: str) -> Any:
-    """What ``super().name`` finds."""
+    """The value of ``super().name``."""
     own = base.owner if isinstance(base.owner, type) else type(base.owner)
     order = own.__mro__ if base.cls in own.__mro__ else base.cls.__mro__
     for cls in order[order.index(base.cls) + 1 :]:

@@ -1,9 +1,9 @@
 """A function in regions: lines that run together, each with the condition that guards it.
 
-A region begins where control can part: at the start of a function, a branch, a loop body, a
-handler, an arm of a conditional expression, and after a statement that may leave. One mark at its
-start says whether it was reached, so that a function is run with as few marks as it has unreached
-regions, and none once all are reached.
+A region begins where control flow can branch: at the start of a function, a branch, a loop body, a
+handler, an arm of a conditional expression, and after a statement that may leave the block. One
+mark at its start records whether it was reached, so a function runs with one mark per unreached
+region, and with none once all are reached.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Region:
 
     Args:
         number: what its mark records.
-        parent: the region from which control comes; None at the start of the function.
+        parent: the region that precedes it; None at the start of the function.
         condition: when it runs, as source: ``if T > 64``, ``else of if mask is None``.
         guard: the expressions of the condition.
         lines: the first line of every statement in it.
@@ -55,7 +55,7 @@ class Region:
 
 
 class LineRecorder(set[int]):
-    """The numbers of the regions that were reached; it can stand among the constants of a code."""
+    """The numbers of the regions reached; it can be a constant of a code object."""
 
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
@@ -71,7 +71,7 @@ class RecordingPlan:
         module: the file in which it stands.
         code: the code that runs.
         first: the number of its first region.
-        everything: False if only the functions inside it that it defers count.
+        everything: False if only the deferred functions inside it count.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class RecordingPlan:
         self._counted = set[ast.AST]() if everything else set(deferred(tree))
         self._everything = everything
         self._parents = _parents(module)
-        self._marks: set[int] | None = None  # None while the regions are being found
+        self._marks: set[int] | None = None  # None during the search for regions
         self._next = 0
         self._silent = not everything
         self._definition()
@@ -125,7 +125,7 @@ class RecordingPlan:
     def _block(
         self, body: list[ast.stmt], parent: Region | None, condition: str, guard: tuple[Any, ...]
     ) -> list[ast.stmt]:
-        """A list of statements as a region of its own; one that only raises is none."""
+        """A list of statements as a region of its own, unless it only raises."""
         if not body or (guard and _only_raises(body)):
             return body
         region = self._open(parent, condition, guard, body[0])
@@ -261,7 +261,7 @@ class RecordingPlan:
         return region
 
     def _count(self, region: Region, node: ast.stmt | ast.expr) -> None:
-        """Note the lines of a statement, without those of the blocks inside it."""
+        """Record the lines of a statement, without those of the blocks inside it."""
         if self._marks is not None or isinstance(node, _UNCOUNTED) or _only_raises([node]):
             return
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -278,19 +278,19 @@ class RecordingPlan:
         region.last = max(region.last, end)
 
     def _mark(self, region: Region, at: ast.stmt | ast.expr) -> list[ast.Expr]:
-        """``recorder.add(number)``, where a mark is asked for."""
+        """``recorder.add(number)``, where a mark is needed."""
         if self._marks is None or region.number not in self._marks:
             return []
         add = ast.Attribute(ast.Constant(_MARK), "add", ast.Load())
         mark = ast.Expr(ast.Call(add, [ast.Constant(region.number)], []))
-        for node in ast.walk(mark):  # one line, or a tracer would see others as well
+        for node in ast.walk(mark):  # one line, or a tracer would report others as well
             if isinstance(node, ast.stmt | ast.expr):
                 node.lineno = node.end_lineno = at.lineno
                 node.col_offset = node.end_col_offset = at.col_offset
         return [mark]
 
     def _compiled(self, definition: Definition) -> CodeType | None:
-        """The code of the definition, compiled where it stands: in its class and its function."""
+        """The code of the definition, compiled inside its class and its enclosing function."""
         node: Any = self._tree
         changed: Any = definition
         while node in self._parents:
@@ -316,7 +316,7 @@ def _parents(module: ast.Module) -> dict[ast.AST, ast.AST]:
 
 @functools.lru_cache(maxsize=16)
 def _imports(module: ast.Module) -> list[ast.stmt]:
-    """The imports of a file: a method of an imported name is compiled in a way of its own."""
+    """The imports of a file: calls of methods of imported names compile differently."""
     found: list[ast.stmt] = []
     nodes: list[ast.AST] = list(module.body)
     while nodes:
@@ -344,7 +344,7 @@ def same_program(a: CodeType | None, b: CodeType) -> bool:
 
 
 def _with_child(parent: Any, old: ast.AST, new: ast.AST) -> Any:
-    """A copy of ``parent`` with another child; what a class or a file has beside it is left out."""
+    """A copy of ``parent`` with another child and, in a class or a file, without siblings."""
     changed = copy.copy(parent)
     for name, value in ast.iter_fields(parent):
         if value is old:
@@ -356,7 +356,7 @@ def _with_child(parent: Any, old: ast.AST, new: ast.AST) -> Any:
 
 
 def _recording(code: CodeType | None, recorder: LineRecorder) -> CodeType:
-    """The code with the recorder among its constants, in place of the word that stands for it."""
+    """The code with the recorder among its constants, in place of the placeholder."""
     assert code is not None
     constants: list[Any] = []
     for constant in code.co_consts:
@@ -383,7 +383,7 @@ def _only_raises(body: list[Any]) -> bool:
 
 
 def region_of(plan: RecordingPlan, node: ast.AST) -> Region | None:
-    """The region of the smallest place in which an expression stands.
+    """The region of the innermost node that contains an expression.
 
     Args:
         plan: the regions of a function.
@@ -404,7 +404,7 @@ def _span(node: Any) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _may_leave(statement: ast.stmt, in_loop: bool = False) -> bool:
-    """True if what follows the statement may not run, for a ``return`` or a jump inside it."""
+    """True if a ``return`` or a jump inside the statement may skip what follows it."""
     if isinstance(statement, ast.Return):
         return True
     if isinstance(statement, ast.Break | ast.Continue):

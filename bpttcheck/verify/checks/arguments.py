@@ -16,18 +16,18 @@ from bpttcheck.verify.conduct.arguments import mixed_dtypes, other_forms, other_
 from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
 
 _APART = (4, 3, 2, 4)
-"""T, B, n_in and n_hidden that differ: what is read in another order has another shape."""
+"""T, B, n_in and n_hidden that differ, so that a wrong order gives a wrong shape."""
 
 _SQUARE = (3, 2, 3, 3)
-"""Weights that are all square: what is read by position has a shape that fits."""
+"""Weights that are all square, so that parameters read by position have a fitting shape."""
 
 
 def arguments(context: Context) -> Tally:
-    """Hands in every argument in other layouts, and params in another order, with equal values.
+    """Passes every argument in other layouts, and params in another order, with equal values.
 
-    Finds code that reads an array through its raw pointer, refuses read-only arrays, takes integers
-    of a mask for something else than a mask, reads params by position, or reads one dtype as
-    another. What it refuses by an exception is a remark.
+    Finds code that reads an array through its raw pointer, rejects read-only arrays, misinterprets
+    an integer mask, reads params by position, or reads one dtype as another. A rejection by an
+    exception is a remark.
     """
     run, tally = context.run, Tally("arguments")
     first = run.dtypes[0]
@@ -62,9 +62,9 @@ def on_problem(run: Run, problem: Problem) -> Tally:
 
 
 def _layouts(run: Run, tally: Tally, problem: Problem) -> None:
-    """Every argument in other layouts, unless the subject says that it takes none."""
+    """Every argument in other layouts, unless the subject declares `contiguous`."""
     if run.subject.traits.contiguous:
-        tally.remarks["layouts were left out: it says `contiguous = True`"] += 1
+        tally.remarks["layouts were left out: it declares `contiguous = True`"] += 1
         return
     _tell(tally, other_layouts(*_passes(run, problem)), problem)
 
@@ -90,10 +90,10 @@ def _tell(tally: Tally, found: list[Impurity] | None, problem: Problem) -> None:
         tally.skipped["the results are not finite"] += 1
         return
     for one in found:
-        told = tally.conduct if one.conduct else tally.findings
-        known = {(f.method, f.block) if one.conduct else f.message for f in told}
+        reported = tally.conduct if one.conduct else tally.findings
+        known = {(f.method, f.block) if one.conduct else f.message for f in reported}
         if ((one.method, one.item) if one.conduct else one.message) not in known:
-            told.append(Finding(
+            reported.append(Finding(
                 check="arguments",
                 method=one.method,
                 block=one.item,

@@ -1,4 +1,4 @@
-"""What every check is given and may say."""
+"""The interface of a check."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a check works with.
+    """The input of a check.
 
     Args:
         run: the subject, its oracles and its problems.
         examples: cases that the two gradient checks run.
-        tick: to be called after each case.
+        tick: called after each case.
     """
 
     run: Run
@@ -34,17 +34,17 @@ class Context:
 
     @property
     def laws(self) -> int:
-        """Cases that a law runs: a law is cheap to break, so fewer cases show it."""
+        """Cases of a law: a wrong gradient breaks it in most cases, so fewer suffice."""
         return max(min(self.examples, 10), self.examples // 4)
 
 
 class NotApplicable(Exception):
-    """The check says nothing about this subject; the text says why."""
+    """The check does not apply to this subject; the text says why."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One named check: what drives it in a run, in a worker, in a replay and in selftest.
+    """One named check, as used by a run, a worker, a replay and selftest.
 
     Args:
         name: its public name.
@@ -52,8 +52,8 @@ class Check:
         on_problem: the check on one given problem, for a replay; None: it draws its own.
         mode: ``"step"`` or ``"sequence"`` for a check of the gradient beside JAX, which needs
             compiled programs and whose cases workers may share.
-        law: the relation between two ways to one gradient, if that is what the check compares.
-        alone: True if its calls must stay in one process and in their order.
+        law: the metamorphic relation that the check tests, if it is one.
+        alone: True if its calls must run in one process and in order.
         says: the diagnosis of a finding that no pattern of numbers explains.
         replayed_twice: ``"calls"`` or ``"layouts"`` if a replay compares two runs of the code.
     """
@@ -71,13 +71,7 @@ class Check:
         """Whether it is for what the subject is: a cell or a layer, or a function."""
         return self.name in names_for(subject.traits.signature is not None)
 
-    def __call__(self, context: Context) -> Tally:
-        """Run it."""
-        if not self.applies(context.run.subject):
-            raise NotApplicable("not for what this subject is")
-        return self.run(context)
-
     @property
     def text(self) -> str:
-        """What it compares and what it finds."""
+        """A description of what it compares and finds."""
         return inspect.getdoc(self.run) or ""

@@ -16,25 +16,26 @@ from bpttcheck.problems.large import chunks
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
-from bpttcheck.verify.law import Law, obey, obeyed_on
+from bpttcheck.verify.law import Law, run_law, run_law_on
 
 # Rows of the batches that the gradient checks judge.
 _ROWS = 4
-# A batch beyond this is compared with parts of so many rows, which this law has judged before it.
+# A larger batch is compared with parts of this many rows, which this law has judged before.
 _JUDGED = 32
 
 
 def batch_additivity(context: Context) -> Tally:
     """Compares the gradient over a batch with the gradients of its rows, one by one.
 
-    Parameter gradients add up over the rows; gradients of inputs and initial states are the rows'
-    own. Finds a mean for a sum over the batch, a first row that stands for all, rows that mix.
+    Parameter gradients add up over the rows; gradients of inputs and initial states belong to
+    single rows. Finds a mean instead of a sum over the batch, the first row used for all, mixed
+    rows.
     """
     if context.run.subject.traits.signature is not None:
         return _of_function(context)
     if context.run.subject.batches == (1,):
         raise NotApplicable("takes one row only")
-    return obey(context, LAW, context.run.cases.plan.batches)
+    return run_law(context, LAW, context.run.cases.plan.batches)
 
 
 def _of_function(context: Context) -> Tally:
@@ -43,7 +44,7 @@ def _of_function(context: Context) -> Tally:
         raise NotApplicable("no batch axis is known: name it in the signature, as in x: N T D")
     if not _rows_are_independent(run):
         raise NotApplicable("the forward pass is not what its rows give one by one")
-    return obey(context, LAW)
+    return run_law(context, LAW)
 
 
 def _rows_are_independent(run: Run) -> bool:
@@ -57,7 +58,7 @@ def _rows_are_independent(run: Run) -> bool:
 
 def on_problem(run: Run, problem: Problem) -> Tally:
     """The law on one given problem."""
-    return obeyed_on(run, LAW, problem)
+    return run_law_on(run, LAW, problem)
 
 
 def _whole_batch(run: Run, problem: Problem) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def joined(run: Run, problem: Problem, block: str, parts: list[Any]) -> Any:
 
 
 def _parts(run: Run, problem: Problem) -> list[Problem]:
-    """Single rows; of a large batch as many rows each as have been judged."""
+    """Single rows, or for a large batch parts of as many rows as have been judged."""
     B, allowed = problem.case.B, run.subject.batches
     if allowed is not None:
         most = max((n for n in allowed if n < B and B % n == 0), default=1)
@@ -122,7 +123,7 @@ LAW = Law(
     "batch_additivity",
     expected=_row_by_row,
     actual=_whole_batch,
-    sentence=(
+    message=(
         "{block} over the batch is not what its rows give one by one: a mean for a sum, or "
         "rows that are not independent of each other"
     ),

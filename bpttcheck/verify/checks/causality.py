@@ -13,7 +13,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
-from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
+from bpttcheck.verify.law import Entry, Law, Location, run_law, run_law_on
 
 _EARLY, _LATE = YS.part("before the change"), D_XS.part("of later steps")
 
@@ -27,12 +27,12 @@ def causality(context: Context) -> Tally:
         raise NotApplicable("causal is False")
     if D_XS in context.run.code.absent:
         raise NotApplicable("it returns no d_xs")
-    return obey(context, LAW)
+    return run_law(context, LAW)
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:
     """The law on one given problem."""
-    return obeyed_on(run, LAW, problem)
+    return run_law_on(run, LAW, problem)
 
 
 def _cut(problem: Problem) -> int:
@@ -57,7 +57,7 @@ def _changed_later(problem: Problem) -> Problem:
     return replace(_early_only(problem), xs=xs)
 
 
-def _place(problem: Problem, block: str, entry: Entry) -> Place:
+def _place(problem: Problem, block: str, entry: Entry) -> Location:
     changed = _changed_later(problem)
     if Block(block).whole == YS:
         return changed, YS, entry
@@ -84,7 +84,7 @@ LAW = Law(
     "causality",
     expected=_without_future,
     actual=_with_future,
-    sentence="{block} depends on what comes later: an index off by one in time?",
+    message="{block} depends on what comes later: an index off by one in time?",
     least=(2, 1),
     masks=False,
     parts=lambda _, problem: [_early_only(problem), _changed_later(problem)],

@@ -16,7 +16,7 @@ from bpttcheck.subject.validate import validate_cell, validate_layer
 from bpttcheck.subject.values import dtypes_noted
 from bpttcheck.verify.checks.base import Check, Context
 
-# Sizes that differ pairwise come first: only they show a transposition. Then equal ones, then ones.
+# Pairwise different sizes first, which reveal a transposition; then equal sizes; then ones.
 _SIZES = ((3, 4, 2), (4, 2, 3), (2, 2, 2), (1, 1, 1), (1, 3, 1), (5, 1, 4))
 
 
@@ -24,8 +24,8 @@ def contract(context: Context) -> Tally:
     """Checks what every method returns: structure, keys, shapes, dtypes, finite values.
 
     Finds a missing key, a transposed or unreduced gradient, a list, a NaN, an exception. No other
-    check runs on such a subject. Told as remarks: a float32 cell that turns float64, a gradient
-    that is None, sizes, masks and dtypes that are refused.
+    check runs on such a subject. Remarks: a float32 cell that turns float64, a gradient that is
+    None, and rejected sizes, masks and dtypes.
     """
     tally = Tally("contract", conduct=list(context.run.refusals))
     if context.run.subject.traits.signature is not None:

@@ -20,7 +20,7 @@ from bpttcheck.results.records import Finding, Measured
 from bpttcheck.subject.user_code import call
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 
-# No program is compiled for these: a sum over the batch is tried beyond the usual few rows.
+# These need no compiled program, so the sum over the batch is tried with many rows.
 _ROWS = (2, 3, 1, 5, 9, 17, 33)
 
 

@@ -14,7 +14,7 @@ from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Diagnosis
 from bpttcheck.verify.checks.base import Check, Context
-from bpttcheck.verify.law import Law, gradients, obey, obeyed_on
+from bpttcheck.verify.law import Law, gradients, run_law, run_law_on
 
 
 def linearity(context: Context) -> Tally:
@@ -23,12 +23,12 @@ def linearity(context: Context) -> Tally:
     ``vjp(a c1 + b c2) = a vjp(c1) + b vjp(c2)`` for cotangents of very different size. Finds a clip
     that was left on, a threshold on the gradient, an output cotangent that is ignored or squared.
     """
-    return obey(context, LAW)
+    return run_law(context, LAW)
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:
     """The law on one given problem."""
-    return obeyed_on(run, LAW, problem)
+    return run_law_on(run, LAW, problem)
 
 
 def _factors(problem: Problem) -> tuple[float, float]:
@@ -85,7 +85,7 @@ LAW = Law(
     "linearity",
     expected=_combined_gradients,
     actual=_gradient_of_combination,
-    sentence="{block} is not linear in the cotangent: clipped, or no vector-Jacobian product",
+    message="{block} is not linear in the cotangent: clipped, or no vector-Jacobian product",
     parts=lambda _, problem: [problem, _second(problem), _combination(problem)],
     place=lambda problem, block, entry: (_combination(problem), block, entry),
 )

@@ -15,7 +15,7 @@ from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem, nearest
 from bpttcheck.results.records import Diagnosis, Finding
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
-from bpttcheck.verify.law import Entry, Law, Place, obey, obeyed_on
+from bpttcheck.verify.law import Entry, Law, Location, run_law, run_law_on
 
 _PADDING = 3
 
@@ -25,11 +25,11 @@ _MASKED_YS, _MASKED_D_XS = YS.part("of masked steps"), D_XS.part("of masked step
 def masking(context: Context) -> Tally:
     """Compares a sequence with the same sequence padded by masked steps full of noise.
 
-    Masked steps carry the state through, output zero, ignore their cotangent and send nothing into
-    parameters or inputs. Finds a mask that is ignored, or applied on one side only.
+    Masked steps carry the state through, output zero, ignore their cotangent and send no gradient
+    into parameters or inputs. Finds a mask that is ignored, or applied on one side only.
     """
     _require(context.run)
-    tally = obey(context, _of(context.run))
+    tally = run_law(context, _of(context.run))
     if context.run.subject.kind == "layer" and not tally.findings:
         _garbage(context.run, tally)
     return tally
@@ -38,7 +38,7 @@ def masking(context: Context) -> Tally:
 def on_problem(run: Run, problem: Problem) -> Tally:
     """The law on one given problem."""
     _require(run)
-    return obeyed_on(run, _of(run), problem)
+    return run_law_on(run, _of(run), problem)
 
 
 def _require(run: Run) -> None:
@@ -86,7 +86,7 @@ def _padding(problem: Problem, at_end: bool) -> tuple[Problem, NDArray[np.bool_]
 def _law(at_end: bool) -> Law:
     """Padding between the steps; only after them, for code that takes lengths."""
 
-    def place(problem: Problem, block: str, entry: Entry) -> Place:
+    def place(problem: Problem, block: str, entry: Entry) -> Location:
         padded, real = _padding(problem, at_end)
         name = Block(block).whole
         if entry and name in (D_XS, YS):
@@ -109,7 +109,7 @@ def _law(at_end: bool) -> Law:
         "masking",
         expected=_plain,
         actual=padded_side,
-        sentence="{block} changes when masked steps are added: is the mask ignored somewhere?",
+        message="{block} changes when masked steps are added: is the mask ignored somewhere?",
         masks=False,
         parts=lambda _, problem: [problem, _padding(problem, at_end)[0]],
         place=place,
@@ -121,7 +121,7 @@ def _of(run: Run) -> Law:
 
 
 def _garbage(run: Run, tally: Tally) -> None:
-    """Padding of NaN: what masks by a product with zero keeps it. Right for finite padding."""
+    """Padding with NaN: a mask applied as a product with zero keeps it, unlike finite padding."""
     case = replace(
         run.cases.case(0, free=True), regime="ordinary", mask="none", dtype=run.dtypes[0]
     )

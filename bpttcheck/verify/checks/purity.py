@@ -1,4 +1,4 @@
-"""Methods are functions: they change nothing, remember nothing and draw no random numbers."""
+"""Methods are pure functions: they change no argument, keep no state, draw no random numbers."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _UNWRITTEN = (
     (9, 2, 3, 5, "empty_rows", "ordinary"),
     (3, 17, 9, 17, "none", "ordinary"),
 )
-"""T, B, n_in and n_hidden that leave a part of every block of 2, 3, 4, 8 or 16 rows or units;
-masked steps and zero cotangents, where work may be left out.
+"""T, B, n_in and n_hidden that leave a remainder in blocks of 2, 3, 4, 8 or 16 rows or units;
+masked steps and zero cotangents, where code may skip work.
 """
 _OTHERS = {
     "a shorter sequence": (1, 2, 2, 2),
@@ -42,7 +42,7 @@ _LAST_DIGITS = "the last digits only"
 
 
 def purity(context: Context) -> Tally:
-    """Checks that methods change and keep nothing and give the same results in every call.
+    """Checks that methods change no argument, keep no state and always return the same results.
 
     Finds an input or cotangent that is overwritten, gradients that accumulate across calls, a
     buffer that two tapes share or that is used again after some calls, results that change when the
@@ -85,11 +85,11 @@ def on_problem(run: Run, problem: Problem) -> Tally:
 
 
 Look = Callable[[Run, Tally, Problem], None]
-"""One question about one problem; the answers are put into the tally."""
+"""One test of one problem; the results go to the tally."""
 
 
 def _case(run: Run, tally: Tally, look: Look, case: Case) -> None:
-    """One question about one case. Code that fails at the first call is no matter of purity."""
+    """One test of one case. Failing at the first call does not concern purity."""
     tally.cases += 1
     try:
         look(run, tally, run.cases.problem(case))
@@ -104,7 +104,7 @@ def _impure(run: Run, tally: Tally, problem: Problem) -> None:
     """A few calls in several orders."""
     found = _impurities(run, problem)
     if any(not one.conduct for one in found):
-        _memory(run, tally, problem)  # the better name for what varies from call to call
+        _memory(run, tally, problem)  # a better description of results that vary
         if tally.findings:
             return
         problem = _smaller(run, problem)
@@ -126,7 +126,7 @@ def _repeats(run: Run, tally: Tally, problem: Problem) -> None:
     found = unrepeatable(passes, seen, _deterministic(run))
     if seen.calls < ENOUGH:
         tally.remarks[f"slow: repeated {seen.calls} times, not {CALLS}"] += 1
-    if found:  # says better what single repetitions saw
+    if found:  # describes better what single repetitions found
         tally.conduct = [f for f in tally.conduct if _LAST_DIGITS not in f.message]
     _tell(run, tally, found, problem)
 
@@ -144,7 +144,7 @@ def _aliasing(run: Run, tally: Tally, problem: Problem) -> None:
     others = {} if fixed else {what: partial(other, *sizes) for what, sizes in _OTHERS.items()}
     found = shared_memory(*_passes(run, problem), others)
     if found:
-        _memory(run, tally, problem)  # the better name for what varies from call to call
+        _memory(run, tally, problem)  # a better description of results that vary
     if not tally.findings:
         _tell(run, tally, found, problem)
 
@@ -211,7 +211,7 @@ _LOOKS = (
     (_aliasing, (2, 2, 2, 2, "none", "ordinary")),
     *((_memory, where) for where in _UNWRITTEN),
 )
-"""What is asked once, and where: T, B, n_in, n_hidden, mask and regime."""
+"""The tests that run once, and their case: T, B, n_in, n_hidden, mask and regime."""
 
 
 CHECK = Check("purity", purity, on_problem, alone=True, says=impure, replayed_twice="calls")

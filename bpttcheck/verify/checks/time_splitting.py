@@ -13,14 +13,14 @@ from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.user_code import call
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
-from bpttcheck.verify.law import Law, gradients, obey, obeyed_on
+from bpttcheck.verify.law import Law, gradients, run_law, run_law_on
 
 
 def time_splitting(context: Context) -> Tally:
     """Compares backpropagation over T steps with two chained halves.
 
-    Finds a truncated pass, a carry that is lost or doubled, a step at either end that is treated
-    apart, and a layer whose tape depends on the length.
+    Finds a truncated pass, a lost or doubled carry, special treatment of a step at either end, and
+    a layer whose tape depends on the length.
     """
     run, subject = context.run, context.run.subject
     if not subject.traits.causal:
@@ -31,12 +31,12 @@ def time_splitting(context: Context) -> Tally:
         Block(b).kind == "state" for b in run.code.absent
     ):
         raise NotApplicable("halves cannot be chained without a gradient of the state")
-    return obey(context, LAW, context.run.cases.plan.lengths)
+    return run_law(context, LAW, context.run.cases.plan.lengths)
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:
     """The law on one given problem."""
-    return obeyed_on(run, LAW, problem)
+    return run_law_on(run, LAW, problem)
 
 
 def _halves(run: Run, problem: Problem) -> tuple[Problem, Problem, Any, Any]:
@@ -91,7 +91,7 @@ LAW = Law(
     "time_splitting",
     expected=_two_halves,
     actual=gradients,
-    sentence="{block} is not what two chained halves give: truncated, or a carry lost",
+    message="{block} is not what two chained halves give: truncated, or a carry lost",
     least=(2, 1),
     parts=_parts,
 )

@@ -15,7 +15,7 @@ from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem, nearest
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.verify.checks.base import Check, Context
-from bpttcheck.verify.law import Law, obey, obeyed_on
+from bpttcheck.verify.law import Law, run_law, run_law_on
 
 _SHAPE_OF_YS, _SHAPE_OF_D_XS = Block("shape of ys"), Block("shape of d_xs")
 
@@ -24,10 +24,10 @@ def zero_length(context: Context) -> Tally:
     """Checks T = 0: no output, zero parameter gradients, state and its cotangent passed through.
 
     And B = 0: arrays of no rows, zero parameter gradients. Finds loops that assume a first step, a
-    mean over no rows, and gradients that are missing when nothing ran. Code that raises there is
-    told as a remark.
+    mean over no rows, and gradients that are missing when nothing ran. Code that raises there gets
+    a remark.
     """
-    tally = obey(context, LAW)
+    tally = run_law(context, LAW)
     if context.run.subject.batches is None and not tally.findings:
         _no_rows(context.run, tally)
     return tally
@@ -72,7 +72,7 @@ def _without_rows(problem: Problem) -> Problem:
 
 def on_problem(run: Run, problem: Problem) -> Tally:
     """The law on one given problem."""
-    return obeyed_on(run, LAW, problem)
+    return run_law_on(run, LAW, problem)
 
 
 def _nothing(run: Run, problem: Problem) -> dict[str, Any]:
@@ -104,7 +104,7 @@ LAW = Law(
     "zero_length",
     expected=_nothing,
     actual=_empty,
-    sentence="{block} is wrong for a sequence of no steps",
+    message="{block} is wrong for a sequence of no steps",
     masks=False,
     place=lambda problem, block, entry: (_cut_off(problem), block, entry),
 )

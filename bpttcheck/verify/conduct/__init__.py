@@ -1,1 +1,1 @@
-"""What methods do beside returning gradients: aliasing, layouts, repetition, unwritten memory."""
+"""Conduct of methods: aliasing, layouts, reproducibility, uninitialised memory."""

@@ -1,8 +1,8 @@
-"""What a subject returned, kept, and was given: do they stay apart from each other?
+"""Aliasing between results, kept state and arguments of a subject.
 
 A trainer writes into the gradients that it got (``g += ...``), keeps results and caches of many
-steps, and updates its parameters in place between two calls. Each must leave every later result
-what fresh arrays would give.
+steps, and updates its parameters in place between two calls. None of this may change a later result
+compared with fresh arrays.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from bpttcheck.verify.conduct.passes import (
 )
 
 CALLS = 600
-"""Calls over which results are kept: beyond a ring of 512 buffers."""
+"""The number of calls over which results are kept: more than a ring of 512 buffers."""
 
 SECONDS = 0.4
-"""For a slow subject there are fewer calls, but no fewer than 20."""
+"""A slow subject gets fewer calls, but at least 20."""
 
 _STOPS = (20, 60, 200, CALLS)
 _USES = 3
@@ -41,7 +41,7 @@ _TURNS = 24
 
 
 Others = Mapping[str, Callable[[], Arguments]]
-"""Points of other sizes, by what is other about them; making one runs the subject's ``init``."""
+"""Points of other sizes by their description; making one runs the subject's ``init``."""
 
 
 def shared_memory(passes: Passes, given: Arguments, others: Others | None = None) -> list[Impurity]:
@@ -53,10 +53,10 @@ def shared_memory(passes: Passes, given: Arguments, others: Others | None = None
         others: points at which the subject runs between a forward pass and its backward pass.
 
     Returns:
-        What was found; the steps after the first that found anything are left out.
+        The impurities found; the remaining steps are skipped after the first that finds any.
 
     Raises:
-        ContractError: the very first calls failed.
+        ContractError: the first calls failed.
     """
     first = bits(passes.both(given.copy()))
     probe = _Probe(passes, given, first, Rounding(passes, given, first), [], others or {})
@@ -97,12 +97,12 @@ class _Probe:
             method = names.forward if item.startswith(names.cache) else self.passes.method_of(item)
             self.found.append(Impurity(method, item, f"{method}: {item} {why} ({size})"))
             if item.startswith(names.cache):
-                break  # one item of a cache says it
+                break  # one item of a cache is enough
         return not self.found
 
 
 def _start_written(probe: _Probe) -> None:
-    """The caller may go on in the very arrays of the initial state."""
+    """The caller may write into the arrays of the initial state."""
     subject, given = probe.passes.subject, probe.given
     rows = next((len(leaf) for leaf in trees.leaves(given.values[given.names.state])), 1)
     probe.when = "after the caller wrote to the initial state"
@@ -169,7 +169,7 @@ def _other_sizes(probe: _Probe) -> None:
         try:
             passes.both(make())
         except (ContractError, OutsideDomain):
-            continue  # other checks say what the subject does not take
+            continue  # other checks report what the subject does not accept
         probe.when = f"once it has run on {what}"
         why = f"differs {probe.when} in between: a size is kept from another call; read it from "
         why += f"the {names.cache} or from the shapes"
@@ -181,7 +181,7 @@ def _other_sizes(probe: _Probe) -> None:
 
 
 def _updated_in_place(probe: _Probe) -> None:
-    """Arguments that keep their identity and change their values are read again."""
+    """Arguments that keep their identity but change their values must be read again."""
     passes, names = probe.passes, probe.passes.names
     for what, chosen in (
         ("parameters are", (names.params,)),
@@ -195,7 +195,7 @@ def _updated_in_place(probe: _Probe) -> None:
         for part in (..., -1):
             updated = probe.given.copy()
             _update(updated, chosen, part)
-            passes.both(elsewhere)  # what is kept for one set of values alone is of others now
+            passes.both(elsewhere)  # a cached value is now stale
             right = bits(passes.both(updated.copy()))
             passes.both(elsewhere)
             lent = probe.given.copy()
@@ -216,7 +216,7 @@ def _update(given: Arguments, chosen: tuple[str, ...], part: Any) -> None:
 
 
 def _nearly_the_same(probe: _Probe) -> None:
-    """Parameters that share an entry, or seven digits, are not the same: asked of a fresh copy."""
+    """Parameters that share an entry, or seven digits, are different: tested on a fresh copy."""
     passes, names = probe.passes, probe.passes.names
     probe.when = "with parameters that are nearly those of an earlier call"
     why = "is that of earlier parameters with some equal entries or digits: something is kept "
@@ -224,12 +224,12 @@ def _nearly_the_same(probe: _Probe) -> None:
     for turn, keep in enumerate((slice(0, 1), slice(-1, None), None)):
         try:
             fresh = copy.deepcopy(passes.subject)
-        except Exception:  # what cannot be copied is not asked
+        except Exception:  # a subject that cannot be copied is not tested
             return
         base, near = probe.given.copy(), probe.given.copy()
         for path, leaf in base.leaves().items():
             if argument_of(path) == names.params and is_float(leaf) and leaf.size:
-                leaf *= 0.96875 - 0.03125 * turn  # no earlier call had these
+                leaf *= 0.96875 - 0.03125 * turn  # parameters of no earlier call
                 other = near.leaves()[path].reshape(-1)
                 if keep is None:  # a key of rounded numbers
                     other[...] = leaf.reshape(-1) * (1 + max(4 * np.finfo(leaf.dtype).eps, 4e-8))
@@ -243,7 +243,7 @@ def _nearly_the_same(probe: _Probe) -> None:
 
 
 def _replaced(probe: _Probe) -> None:
-    """New arrays may lie where older ones lay, which are gone: an id is no key of a memo."""
+    """New arrays may reuse the addresses of deleted ones: an id is not a valid cache key."""
     passes, given = probe.passes, probe.given
     probe.when = "with new arrays in place of others that are gone"
     other = given.copy()
@@ -253,16 +253,16 @@ def _replaced(probe: _Probe) -> None:
     held: list[Arguments] = []
     why = "is that of other arrays, which are gone: something is kept under the id of an array"
     for turn in range(_TURNS):
-        which = turn * turn % 3 % 2  # so that the two do not always follow each other
+        which = turn * turn % 3 % 2  # so that the two do not always alternate
         lent = points[which].copy()
         if not probe.compare(results[which], passes.both(lent), why, bars[which]):
             return
         if turn % 4 == 0:
-            held.append(lent)  # so that memory is not given out in the same order for ever
+            held.append(lent)  # so that memory is not always allocated in the same order
 
 
 def _kept(probe: _Probe) -> None:
-    """Many more calls leave what was returned, a cache and the results as they are."""
+    """Many further calls must not change earlier results, a cache, or repeated results."""
     passes, names = probe.passes, probe.passes.names
     others = [_elsewhere(probe.given, factor) for factor in (0.9375, 0.875, 1.125)]
     probe.when = "a second time from the same " + names.cache
@@ -275,7 +275,7 @@ def _kept(probe: _Probe) -> None:
     for stop in _STOPS:
         while calls < stop and (calls < _STOPS[0] or budget.left):
             calls += 1
-            # The next forward pass comes before the backward pass of this one.
+            # The next forward pass precedes the backward pass of this one.
             at, following = others[(calls - 1) % 3], passes.forward(others[calls % 3])
             kept.append((waiting, passes.backward(at, waiting[0])))
             waiting = following
@@ -308,7 +308,7 @@ def _only(results: Bits, like: Bits) -> Bits:
 
 
 def _elsewhere(given: Arguments, factor: float) -> Arguments:
-    """Other inputs and states: in-range, for a factor keeps signs."""
+    """Other inputs and states, still in range, because a factor keeps signs."""
     names = given.names
 
     def change(path: str, leaf: Array) -> Array:

@@ -1,7 +1,7 @@
 """The same values in another form: layouts of memory, masks of numbers, mixed dtypes, key orders.
 
-An array is its values: how they lie in memory is the caller's affair. Trainers hand in transposed
-batch-first data, slices, broadcast gradients of a sum, read-only arrays of JAX and torch.
+Only the values of an array matter, not its memory layout. Trainers pass transposed batch-first
+data, slices, broadcast gradients of a sum, and read-only arrays of JAX and torch.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from bpttcheck.subject.values import Bits, bits
 from bpttcheck.verify.conduct.passes import Arguments, Passes, Rounding, argument_of, finite
 
 Placed = Callable[[Array], Array | None]
-"""An array with the same values in another layout; None where there is no other."""
+"""An array with the same values in another layout; None if there is no other."""
 
 
 def _placed(like: Array, strides: Sequence[int], first: int = 0) -> Array:
     """The values of ``like`` at given strides, amid memory that holds NaN or huge integers.
 
-    Code that reads the memory from the array's pointer on meets no foreign memory: there is room
-    before and behind.
+    Code that reads memory from the array's pointer stays inside the allocation: there is padding
+    before and after.
     """
-    room = 2 * like.nbytes + 2 * sum(abs(s) * n for s, n in zip(strides, like.shape, strict=True))
-    memory = np.empty(2 * room + 64, np.uint8)
+    margin = 2 * like.nbytes + 2 * sum(abs(s) * n for s, n in zip(strides, like.shape, strict=True))
+    memory = np.empty(2 * margin + 64, np.uint8)
     kind = like.dtype.kind
     whole = memory[: memory.size // like.itemsize * like.itemsize].view(like.dtype)
     whole[...] = {"f": np.nan, "b": True}.get(kind, 101)
-    view = np.ndarray(like.shape, like.dtype, memory.data, room // 16 * 16 + first, strides)
+    view = np.ndarray(like.shape, like.dtype, memory.data, margin // 16 * 16 + first, strides)
     view[...] = like
     return view
 
@@ -103,7 +103,7 @@ LAYOUTS: Mapping[str, Placed] = {
 
 @dataclass
 class _Compared:
-    """The results with plain arguments, which all others must equal up to rounding."""
+    """The results with plain arguments, which all others must match up to rounding."""
 
     passes: Passes
     given: Arguments
@@ -124,15 +124,15 @@ class _Compared:
 
 
 def other_layouts(passes: Passes, given: Arguments) -> list[Impurity] | None:
-    """Hand in every argument in every layout, constant arrays also with a stride of 0.
+    """Pass every argument in every layout, constant arrays also with a stride of 0.
 
     Args:
         passes: the subject.
         given: the point, of C-contiguous arrays.
 
     Returns:
-        What was misread; with ``conduct`` set, what was refused. None where the results at this
-        point are not finite, so that nothing can be compared.
+        What was misread and, with ``conduct`` set, what was rejected. None where the results at
+        this point are not finite, so that nothing can be compared.
 
     Raises:
         ContractError: the subject's code fails with plain arguments.
@@ -141,7 +141,7 @@ def other_layouts(passes: Passes, given: Arguments) -> list[Impurity] | None:
 
 
 def other_forms(passes: Passes, given: Arguments) -> list[Impurity] | None:
-    """Hand in a mask as numbers, and the parameters under their keys in another order.
+    """Pass a mask as numbers, and the parameters with their keys in another order.
 
     Args:
         passes: the subject.
@@ -170,7 +170,7 @@ def _collected(
 
 
 def _layouts(compared: _Compared) -> Generator[Impurity]:
-    """Every argument in every layout: all at once, and one by one where that goes wrong."""
+    """Every argument in every layout: all at once, and one by one if that fails."""
     misread: set[str] = set()
     for layout, place in LAYOUTS.items():
         placed = {path: place(leaf) for path, leaf in compared.given.leaves().items()}
@@ -188,7 +188,7 @@ def _layouts(compared: _Compared) -> Generator[Impurity]:
 
 
 _Wrong = ContractError | list[str]
-"""How a call went wrong: it raised, or these results are others."""
+"""How a call failed: it raised, or these results differ."""
 
 
 def _goes_wrong(compared: _Compared, other: Mapping[str, Array]) -> _Wrong | None:
@@ -201,12 +201,12 @@ def _goes_wrong(compared: _Compared, other: Mapping[str, Array]) -> _Wrong | Non
 def _told(
     compared: _Compared, layout: str, wrong: Mapping[str, _Wrong], misread: set[str]
 ) -> Generator[Impurity]:
-    """One refusal, and one finding for all arguments that no other layout has named."""
+    """One rejection, and one finding for all arguments that no other layout has reported."""
     for path, error in wrong.items():
         if isinstance(error, ContractError):
             kind = "aligned" if layout == UNALIGNED else "C-contiguous"
-            told = f"{error.method}: refuses arrays that are not {kind} ({path} {layout}): {error}"
-            yield Impurity(error.method, f"not {kind}", told, "refusal")
+            text = f"{error.method}: refuses arrays that are not {kind} ({path} {layout}): {error}"
+            yield Impurity(error.method, f"not {kind}", text, "refusal")
     others = {p: i for p, i in wrong.items() if p not in misread and isinstance(i, list)}
     misread.update(others)
     if others:
@@ -241,14 +241,14 @@ def _constants(compared: _Compared) -> Generator[Impurity]:
     """Arrays that are constant along an axis, with a stride of 0 there."""
     given, names = compared.given, compared.given.names
     parameters = [path for path in given.leaves() if argument_of(path) == names.params]
-    # One at a time, for all weights at once make all units equal.
+    # One at a time, because constant weights everywhere make all units equal.
     groups = [(path,) for path in parameters[:_MOST_PARAMETERS]]
     groups += [
         tuple(path for path in given.leaves() if argument_of(path) == name)
         for name in (names.x, names.state, names.d_y, names.d_state)
     ]
     for paths in groups:
-        # The gradient of a sum is one number everywhere; states and inputs are rows alike.
+        # The gradient of a sum is constant; states and inputs have equal rows.
         whole = bool(paths) and argument_of(paths[0]) in names.cotangents
         leaves = given.leaves()
         flat = {p: _broadcast(leaves[p], whole) for p in paths if _many(leaves[p])}
@@ -258,7 +258,7 @@ def _constants(compared: _Compared) -> Generator[Impurity]:
         try:
             twin = _Compared.of(compared.passes, given.copy().with_leaves(plain))
         except ContractError:
-            continue  # equal rows are not in its domain
+            continue  # equal rows are outside its domain
         if twin is None:
             continue
         alone = {path: _goes_wrong(twin, {path: leaf}) for path, leaf in flat.items()}
@@ -276,7 +276,7 @@ def _broadcast(a: Array, whole: bool) -> Array:
 
 
 def _masks(compared: _Compared) -> Generator[Impurity]:
-    """A mask of 0 and 1: what takes it as a mask must differentiate it as one."""
+    """A mask of 0 and 1: code that uses it as a mask forward must do so backward."""
     mask = compared.given.values.get("mask")
     for dtype in ("int8", "int64", "float64") if mask is not None else ():
         other = compared.given.copy().with_leaves({"mask": np.asarray(mask).astype(dtype)})
@@ -284,14 +284,14 @@ def _masks(compared: _Compared) -> Generator[Impurity]:
         try:
             wrong = compared.wrong(other)
         except ContractError as error:
-            told = f"{error.method}: refuses a mask of {dtype}, only bool is taken: {error}"
-            yield Impurity(error.method, "mask", told, "refusal")
+            text = f"{error.method}: refuses a mask of {dtype}, only bool is taken: {error}"
+            yield Impurity(error.method, "mask", text, "refusal")
             continue
         gradients = compared.gradients(wrong)
         if gradients != wrong:
-            told = f"{method}: a mask of 0 and 1 as {dtype} gives another {_listed(wrong)}: "
-            told += "only bool is understood; write `mask = mask.astype(bool)`"
-            yield Impurity(method, "mask", told, "refusal")
+            text = f"{method}: a mask of 0 and 1 as {dtype} gives another {_listed(wrong)}: "
+            text += "only bool is understood; write `mask = mask.astype(bool)`"
+            yield Impurity(method, "mask", text, "refusal")
         elif wrong:
             method = compared.passes.method_of(wrong[0])
             yield Impurity(method, wrong[0], (
@@ -303,7 +303,7 @@ def _masks(compared: _Compared) -> Generator[Impurity]:
 
 
 def _key_orders(compared: _Compared) -> Generator[Impurity]:
-    """The parameters under their keys in another order: JAX and JSON sort them."""
+    """The parameters with their keys in another order: JAX and JSON sort them."""
     params = compared.given.values[compared.given.names.params]
     for order in _orders(params):
         given = compared.given.copy()
@@ -315,26 +315,26 @@ def _key_orders(compared: _Compared) -> Generator[Impurity]:
         try:
             wrong = compared.wrong(turned)
         except ContractError as error:
-            told = f"{error.method}: refuses the keys of params in the order {keys}, in which JAX "
-            told += f"or JSON may put them: {error}"
-            yield Impurity(error.method, "params", told, "refusal")
+            text = f"{error.method}: refuses the keys of params in the order {keys}, in which JAX "
+            text += f"or JSON may put them: {error}"
+            yield Impurity(error.method, "params", text, "refusal")
             continue
         if not wrong:
             continue
         method = compared.passes.method_of(wrong[0])
-        told = f"{method}: with the keys of params in the order {keys} there is another "
-        told += f"{_listed(wrong)}: read params by key, not by position; JAX and JSON sort keys"
-        # Where another function is computed, there is another gradient.
+        text = f"{method}: with the keys of params in the order {keys} there is another "
+        text += f"{_listed(wrong)}: read params by key, not by position; JAX and JSON sort keys"
+        # If the outputs differ, so may the gradient.
         outputs = len(compared.gradients(wrong)) < len(wrong)
         if outputs:
-            yield Impurity(method, "params", told, "refusal")
+            yield Impurity(method, "params", text, "refusal")
         else:
-            yield Impurity(method, wrong[0], told)
+            yield Impurity(method, wrong[0], text)
             return
 
 
 def _orders(params: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Sorted, reversed, and with all parameters of one shape turned by one place."""
+    """Sorted, reversed, and with all parameters of one shape rotated by one place."""
     keys = tuple(params)
     turned = list(keys)
     shapes: dict[tuple[int, ...], list[int]] = {}
@@ -358,8 +358,8 @@ def mixed_dtypes(passes: Passes, given: Arguments) -> list[Impurity]:
         given: the point, in any dtype.
 
     Returns:
-        What is wrong; a refusal is nothing at all, and neither are other outputs: then the forward
-        pass does not take such arguments, and says nothing of its gradient.
+        What is wrong. A rejection is no finding, nor are other outputs: then the forward pass does
+        not support such arguments.
     """
     single = given.cast(np.float32)
     double = single.cast(np.float64)

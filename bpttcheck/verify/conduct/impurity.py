@@ -1,7 +1,7 @@
-"""Does a cell or a layer change what it is given, keep state, or share its buffers?
+"""Does a cell or a layer change its arguments, keep state, or share its buffers?
 
-Everything is compared bit by bit: the same arrays must give the same answer, however often and in
-whatever order the methods run. What differs by no more than rounding is told apart.
+Everything is compared bit by bit: the same arrays must give the same result, however often and in
+whatever order the methods run. Differences within rounding are reported separately.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def impurities(
 ) -> list[Impurity]:
     """Run forward and backward several times in several orders and list what is not pure.
 
-    Found: arguments that are changed (the cache too), results that depend on the number of calls or
-    on the calls in between, a cache that serves only once, caches that share a buffer, results that
-    a later call overwrites, and a dtype that does not stay. Of a cell the first step is run. Where
-    results differ by no more than rounding, and where only the dtype is another, the impurity is
-    one of conduct: no gradient depends on it.
+    It finds changed arguments (the cache too), results that depend on the number of calls or on the
+    calls in between, a cache that works only once, caches that share a buffer, results that a later
+    call overwrites, and a dtype that changes. Of a cell the first step is run. Where results differ
+    within rounding only, or only in dtype, the impurity concerns conduct: no gradient depends on
+    it.
 
     Args:
         subject: a cell or a layer that keeps its contract.
@@ -46,14 +46,14 @@ def impurities(
         state0: the state before the first step.
         d_ys: cotangents ``(T, B, n_out)``.
         d_state_T: cotangent of the last state.
-        notes: where warnings of the subject's code go.
+        notes: receives the warnings of the subject's code.
 
     Returns:
         At most one :class:`Impurity` for each method and item, first seen first.
 
     Raises:
-        ContractError: the very first calls raised or returned something malformed, and had changed
-            no argument before.
+        ContractError: the first calls raised or returned something malformed without having changed
+            an argument.
     """
     names = NAMES[kind]
     if kind == "cell" and not len(xs):
@@ -80,7 +80,7 @@ def impurities(
 
 @dataclass(frozen=True)
 class _First:
-    """The very first forward and backward run, which all later ones must equal.
+    """The first forward and backward run, which all later ones must equal.
 
     ``tape``, ``outputs`` and ``gradients`` hold the subject's own arrays; the bits are copies.
     """
@@ -166,7 +166,7 @@ def _once_more(probe: Probe, first: _First) -> None:
 
 
 def _backward_again(probe: Probe, first: _First) -> None:
-    """A cache serves more than once."""
+    """A cache can be used more than once."""
     names, point = probe.names, first.point
     if probe.blames_cache:
         return  # it is known to be used up
@@ -182,7 +182,7 @@ def _two_caches(probe: Probe, first: _First) -> None:
     """A forward run on other inputs leaves the earlier results and the earlier cache alone."""
     names, point = probe.names, first.point
     tape_bits = bits(arrays(first.tape, names.cache))
-    output_bits = bits(_flat(first.outputs))  # as they are now: backward may have changed them
+    output_bits = bits(_flat(first.outputs))  # the current ones: backward may have changed them
     when = f"when {names.forward} runs on other inputs"
     found = probe.repeat(names.forward, lambda: _other_run(probe, point), when)
     if found is None:
@@ -227,7 +227,7 @@ def _after_others(probe: Probe, first: _First) -> None:
 
 
 def _other_run(probe: Probe, point: LentArguments) -> tuple[LentArguments, Any]:
-    """Forward at other parameters and other inputs, or at one of the two if it refuses both."""
+    """Forward at other parameters and other inputs, or at one of the two if it rejects both."""
     for factor, inputs in ((0.75, True), (1.0, True), (0.75, False)):
         other = point.elsewhere(factor, inputs)
         try:

@@ -1,4 +1,4 @@
-"""One forward and one backward pass at given arrays, and how far rounding may move their results.
+"""One forward and one backward pass at given arrays, and the rounding bar of their results.
 
 Of a cell it is one step, of a layer the whole sequence. Results are compared by their paths, such
 as ``"d_params['W']"``, so that the order of a dict's keys does not matter.
@@ -32,10 +32,10 @@ Change = Callable[[str, Array], Array]
 
 @dataclass(frozen=True)
 class Arguments:
-    """What one forward and one backward pass are given.
+    """The arguments of one forward and one backward pass.
 
     Args:
-        names: what the arguments are called.
+        names: the names of the arguments.
         values: arguments by name; ``"mask"`` is among them if there is one.
     """
 
@@ -127,7 +127,7 @@ class Passes:
 
     @property
     def names(self) -> Names:
-        """What the methods, their arguments and their results are called."""
+        """The names of the methods, their arguments and their results."""
         return NAMES[self.kind]
 
     def forward(self, given: Arguments) -> tuple[Any, dict[str, Any]]:
@@ -183,7 +183,7 @@ class Passes:
 def small_case(
     run: Run, T: int, B: int, n_in: int, n_hidden: int, dtype: str = "", mask: str = "none"
 ) -> Case:
-    """An ordinary case of given sizes, or what the subject allows that is near to it.
+    """An ordinary case of given sizes, or the nearest that the subject allows.
 
     Args:
         run: the subject.
@@ -199,7 +199,7 @@ def small_case(
         return case
     subject = run.subject
     T, B = _nearest(T, subject.lengths), _nearest(B, subject.batches)
-    # A kind of mask that it does not take is left out; so is one that has nothing to mask.
+    # Unsupported kinds of mask are dropped, as are those that would mask nothing.
     masked = mask in subject.masks and T * B > 1
     case = replace(case, T=T, B=B, mask=mask if masked else "none", index=-1)
     return case if run.cases.sizes is not None else replace(case, n_in=n_in, n_hidden=n_hidden)
@@ -215,9 +215,9 @@ def argument_of(path: str) -> str:
 
 
 class RepeatBudget:
-    """Time for repetitions: of this thread's own work, and four times as long by the clock.
+    """A time limit for repetitions: CPU time of this thread, and four times as much wall time.
 
-    A busy machine then changes nothing; a subject that waits (for a device, say) is waited for.
+    So a busy machine does not matter, and a subject that waits (for a device, say) gets its time.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -226,7 +226,7 @@ class RepeatBudget:
 
     @property
     def left(self) -> bool:
-        """True as long as neither is spent."""
+        """True while neither limit is reached."""
         worked, waited = time.thread_time() - self._worked, time.perf_counter() - self._started
         return worked < self._seconds and waited < 4 * self._seconds
 
@@ -242,7 +242,7 @@ def finite(results: Bits) -> bool:
 
 
 class Rounding:
-    """How far rounding may move the results of one point: the bar of the laws, found when needed.
+    """How far rounding may move the results of one point: the bar of the laws, on demand.
 
     ``s`` is the rms of runs whose arguments are perturbed by one rounding unit, with the floors of
     the error model; results may differ by ``LIMIT s``.
@@ -303,7 +303,7 @@ class Rounding:
     def explains(self, item: str, value: Array, other: Array) -> bool:
         """True if the difference is small beside everything at this point, and below the bar.
 
-        The first condition keeps code that is random from setting its own bar.
+        The first condition prevents random code from setting its own bar.
         """
         if value.shape != other.shape or value.dtype != other.dtype or value.dtype.kind != "f":
             return False
@@ -325,7 +325,7 @@ class Rounding:
             try:
                 found = self._passes.both(self._given.noisy(rng, self._unit))
             except ContractError:
-                continue  # a point that the code refuses says nothing of its rounding
+                continue  # a point that the code rejects says nothing about rounding
             copies.append({item: np.array(a, np.float64) for item, a in _floats(found).items()})
         widths: dict[str, Array] = {}
         for item, value in self._value.items():
@@ -337,7 +337,7 @@ class Rounding:
 
 
 _LAST_DIGITS = 1e3
-"""Differences beyond this many rounding units of the largest number at hand are never rounding.
+"""Differences beyond this many rounding units of the largest number are never rounding.
 
 Sums of a hundred terms in another order differ by less than twenty units of their largest term.
 """

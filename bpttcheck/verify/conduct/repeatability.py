@@ -1,8 +1,8 @@
 """Does a subject give the same results every time, and if not, by how much do they vary?
 
-A race that spoils one call in forty is found by :data:`CALLS` of them with a probability above
-99.9 %. Sums whose order changes from call to call vary by rounding alone: that is measured, told,
-and belongs into the bars of everything that is compared with such gradients.
+A race that corrupts one call in forty is found by :data:`CALLS` calls with a probability above
+99.9 %. Sums whose order changes from call to call vary by rounding alone: this is measured,
+reported, and included in the bars of everything that is compared with such gradients.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from bpttcheck.subject.values import Bits, bits, same
 from bpttcheck.verify.conduct.passes import Arguments, Passes, RepeatBudget, Rounding, flat
 
 CALLS = 300
-"""Repetitions: what happens in one call of forty is missed with probability (39/40)^300 = 5e-4."""
+"""Repetitions: an event in one call of forty is missed with probability (39/40)^300 = 5e-4."""
 
 SECONDS = 0.5
-"""A slow subject is repeated no longer than this; how often it was, is said."""
+"""A slow subject is repeated no longer than this; the number of repetitions is reported."""
 
 ENOUGH = 118
-"""Fewer repetitions than this miss what happens in one call of forty in 5 % of all runs or more."""
+"""With fewer repetitions, an event in one call of forty is missed in at least 5 % of all runs."""
 
 SPREAD_CALLS = 16
 """Repetitions of one problem that measure how its gradients vary."""
@@ -36,7 +36,7 @@ _ALIKE = 4
 
 @dataclass
 class Repeats:
-    """What repetitions at one point gave.
+    """The results of repetitions at one point.
 
     Args:
         calls: how often forward and backward ran.
@@ -64,7 +64,7 @@ def repeated(
         seconds: work after which no further call is begun.
 
     Returns:
-        What was seen, with the number of calls that were made.
+        The observations, with the number of calls made.
 
     Raises:
         ContractError: the first call failed.
@@ -106,11 +106,11 @@ def _gap(value: Array, other: Array) -> float:
 
 
 def unrepeatable(passes: Passes, seen: Repeats, deterministic: bool = False) -> list[Impurity]:
-    """What differs between many runs at one point.
+    """The differences between many runs at one point.
 
     Args:
         passes: the subject.
-        seen: what :func:`repeated` says of it.
+        seen: the result of :func:`repeated`.
         deterministic: the subject promises equal bits: no difference is left to rounding.
 
     Returns:
@@ -133,13 +133,13 @@ def unrepeatable(passes: Passes, seen: Repeats, deterministic: bool = False) -> 
     if seen.ulps and not found:
         item = max(seen.ulps, key=lambda name: seen.ulps[name])
         method = passes.method_of(item)
-        told = (
+        text = (
             f"{method}: not bitwise reproducible: up to {max(1, round(seen.ulps[item]))} ulp of "
             f"its largest entry in {item} in {seen.calls} calls, as of sums whose order changes"
         )
         if deterministic:
-            told += "; it says `deterministic = True`, so equal bits are expected"
-        found.append(Impurity(method, item, told, "" if deterministic else "rounding"))
+            text += "; it declares `deterministic = True`, so equal bits are expected"
+        found.append(Impurity(method, item, text, "" if deterministic else "rounding"))
     return found
 
 

@@ -2,7 +2,7 @@
 
 ``np.empty`` and ``np.empty_like``, called from the user's code, are filled in scratch runs: once
 with NaN and huge integers, once with ordinary numbers. A result that differs between the two was
-read from memory that nobody wrote; filling one call site at a time finds the line.
+read from memory that was never written; filling one call site at a time finds the line.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Unwritten:
 
     @property
     def message(self) -> str:
-        """What was seen and what to write instead."""
+        """What was observed and what to write instead."""
         what = f"fails ({self.error})" if self.error else f"{self.item} depends on it"
         return (
             f"{self.method}: part of the memory of {self.function} is read before it is written, "
@@ -107,12 +107,12 @@ def unwritten(passes: Passes, given: Arguments) -> Unwritten | None:
 def _difference(
     passes: Passes, given: Arguments, filled: _Filler, plain: Bits, site: Site | None
 ) -> tuple[str, str, str] | None:
-    """``(method, item, error)`` of what depends on the memory of a site; None: of all sites."""
+    """``(method, item, error)`` that depends on the memory of one site, or of all for None."""
     try:
         with filled.filling(_ORDINARY, site):
             value, again = bits(passes.both(given.copy())), bits(passes.both(given.copy()))
     except ContractError:
-        return None  # it does not like ordinary numbers either
+        return None  # it fails with ordinary numbers too
     try:
         with filled.filling(_POISON, site):
             others = [bits(passes.both(given.copy())) for _ in range(2)]
@@ -137,7 +137,7 @@ _ORDINARY = {"f": 0.375, "c": 0.375, "i": 0, "u": 0, "b": False}
 
 
 class _Filler:
-    """Stands for ``np.empty`` and ``np.empty_like`` where the user's code calls them."""
+    """A stand-in for ``np.empty`` and ``np.empty_like`` in the user's code."""
 
     def __init__(self, own: frozenset[str]) -> None:
         self._own, self._thread = own, threading.get_ident()
@@ -148,7 +148,7 @@ class _Filler:
 
     @contextmanager
     def filling(self, values: dict[str, Any], only: Site | None) -> Generator[None]:
-        """Fill by kind of dtype at one call site or at all; the others have ordinary numbers."""
+        """Fill the arrays of one call site, or of all, by dtype; others get ordinary numbers."""
         self._values, self._only = values, only
         try:
             yield
@@ -178,7 +178,7 @@ class _Filler:
         @functools.wraps(original)
         def memory(*args: Any, **kwargs: Any) -> Any:
             made = original(*args, **kwargs)
-            # Programs are compiled in other threads meanwhile, from the same code.
+            # Other threads compile programs from the same code meanwhile.
             if self._active and threading.get_ident() == self._thread:
                 self._fill(made, inspect.currentframe(), function)
             return made

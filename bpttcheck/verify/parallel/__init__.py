@@ -1,1 +1,1 @@
-"""The same checks, with their cases and laws spread over the workers of an executor."""
+"""The same checks, with their cases and laws distributed over the workers of an executor."""

@@ -1,10 +1,10 @@
-"""Spreads the cases of a run over the workers of an executor; what they say is merged in order.
+"""Distributes the cases of a run over the workers of an executor and merges results in order.
 
-Case ``i`` is a function of ``(seed, i)`` alone, so nothing depends on who runs it. The two gradient
-checks are cut into jobs of one compiled shape each, so that a worker compiles few programs; a law
-is one job. A worker only judges: if a case is wrong, raises or needs a search, the caller runs that
-check again as if there were no executor, and so shrinks and explains once. Cases are independent
-only if the subject keeps no state: one that fails ``purity`` is not spread.
+Case ``i`` is a function of ``(seed, i)`` alone, so nothing depends on which worker runs it. The two
+gradient checks are cut into jobs of one compiled shape each, so that a worker compiles few
+programs; a law is one job. A worker only judges: if a case is wrong, raises or needs a search, the
+caller runs that check again without the executor, and so shrinks and explains once. Cases are
+independent only if the subject keeps no state: one that fails ``purity`` is not distributed.
 """
 
 from __future__ import annotations
@@ -24,22 +24,29 @@ from bpttcheck.problems.problem import Template
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Context, NotApplicable
 from bpttcheck.verify.gradient_check import wide_cases
-from bpttcheck.verify.parallel.worker import Elsewhere, Here, Key, Told, judge, obey
+from bpttcheck.verify.parallel.worker import (
+    JobResult,
+    Key,
+    ProcessContext,
+    ThreadContext,
+    judge,
+    run_check,
+)
 
-# Cases in one job: with few examples a worker compiles one program, with many all are busy.
+# Cases in one job: with few examples one worker compiles each program, with many all are busy.
 _CASES = 100
 
 Runs = Callable[[Context], Tally]
-"""What runs a check."""
+"""A function that runs a check."""
 
-Jobs = list[tuple[tuple[Key, ...], Callable[[], dict[Key, Told]]]]
+Jobs = list[tuple[tuple[Key, ...], Callable[[], dict[Key, JobResult]]]]
 
 
 @contextmanager
 def spread(
     run: Run, examples: int, names: Sequence[str], executor: Executor
 ) -> Generator[Mapping[str, Runs]]:
-    """The named checks, their work handed to the workers.
+    """The named checks, their work distributed over the workers.
 
     Args:
         run: the caller's run.
@@ -48,20 +55,21 @@ def spread(
         executor: any executor; its workers are threads or import this package for themselves.
 
     Yields:
-        The checks by name, to be called in their order. What is not called for is cancelled.
+        The checks by name, to be called in order. Unused jobs are cancelled.
 
     Raises:
         ContractError: if the subject does not pickle and the workers are not threads.
     """
-    place, found = _place(run, executor), dict[str, Runs](CHECKS)
+    place = _place(run, executor)
+    found: dict[str, Runs] = {name: one.run for name, one in CHECKS.items()}
     for name in names:
         if CHECKS[name].alone:
-            alone = obey(Here(run), name, examples)
-            found[name] = _obeyed(lambda alone=alone: alone)
+            alone = run_check(ThreadContext(run), name, examples)
+            found[name] = _finished(lambda alone=alone: alone)
             if alone[0].failures:
                 yield found  # cases that depend on each other stay in their order
                 return
-    if isinstance(place, Here):
+    if isinstance(place, ThreadContext):
         run.jax.prepare(run.cases, examples)
     modes = {
         n: CHECKS[n].mode
@@ -82,27 +90,27 @@ def spread(
             (keys, submit(judge, keys)) for keys in _jobs(run, examples, list(modes.values()))
         ]
         found.update({n: _gathered(n, m, jobs) for n, m in modes.items()})
-        found.update({name: _obeyed(submit(obey, name, examples)) for name in laws})
+        found.update({name: _finished(submit(run_check, name, examples)) for name in laws})
         yield found
     finally:
         for future in futures:
             future.cancel()
 
 
-def _place(run: Run, executor: Executor) -> Here | Elsewhere:
+def _place(run: Run, executor: Executor) -> ThreadContext | ProcessContext:
     if isinstance(executor, ThreadPoolExecutor):
-        return Here(run)
+        return ThreadContext(run)
     subject = run.subject
     for name in ("target", "reference"):
         _require_pickle(name, getattr(subject, name))
-    return Elsewhere(
+    return ProcessContext(
         uuid.uuid4().hex, subject.target, subject.reference, subject.name, run.cases.sizes,
         run.seed, run.dtypes,
     )  # fmt: skip
 
 
 def _jobs(run: Run, examples: int, modes: Sequence[str]) -> list[tuple[Key, ...]]:
-    """All cases, those of one compiled shape together, the longest shape first."""
+    """All cases, grouped by compiled shape, the longest shape first."""
     groups: dict[Template | None, list[Key]] = {}
     for mode in modes:
         for index in range(examples):
@@ -118,34 +126,34 @@ def _jobs(run: Run, examples: int, modes: Sequence[str]) -> list[tuple[Key, ...]
 
 
 def _gathered(name: str, mode: str, jobs: Jobs) -> Runs:
-    """The gradient check that merges what the workers say, in the order of the cases."""
+    """The gradient check that merges the workers' results in the order of the cases."""
 
     def check(context: Context) -> Tally:
-        told: dict[int, Told] = {}
+        results: dict[int, JobResult] = {}
         for keys, answer in jobs:
             wanted = [key for key in keys if key[0] == mode]
             answers = answer() if wanted else {}
             for key in wanted:
                 if key not in answers or answers[key].outcome is None:
-                    return CHECKS[name](context)
-                told[key[1]] = answers[key]
+                    return CHECKS[name].run(context)
+                results[key[1]] = answers[key]
                 context.tick()
         tally = Tally(name)
         for index in range(context.examples):
-            outcome = told[index].outcome
+            outcome = results[index].outcome
             assert outcome is not None
             tally.cases += 1
-            _note(context.run, told[index].notes)
-            context.run.code.lines.include(told[index].lines)
+            _note(context.run, results[index].notes)
+            context.run.code.lines.include(results[index].lines)
             count(context.run, tally, outcome)
         wide_cases(context.run, mode, tally, {}, context.examples)
-        return CHECKS[name](context) if tally.failures else tally
+        return CHECKS[name].run(context) if tally.failures else tally
 
     return check
 
 
-def _obeyed(answer: Callable[[], tuple[Tally, tuple[str, ...], frozenset[int]]]) -> Runs:
-    """A whole check that was run before."""
+def _finished(answer: Callable[[], tuple[Tally, tuple[str, ...], frozenset[int]]]) -> Runs:
+    """A check that was run as a whole."""
 
     def check(context: Context) -> Tally:
         tally, notes, lines = answer()
@@ -170,7 +178,7 @@ def _result(future: Future[Any]) -> Any:
 
 @contextmanager
 def _answering() -> Generator[None]:
-    """Errors of ours pass as they are; anything else is the worker's or the executor's end."""
+    """Pass bpttcheck's errors through; any other error means a dead worker or executor."""
     try:
         yield
     except (BpttcheckError, NotApplicable):

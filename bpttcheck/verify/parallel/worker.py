@@ -1,4 +1,4 @@
-"""The worker's side of a spread run: makes the run once, judges cases, obeys whole laws."""
+"""The worker's side of a distributed run: makes the run once, judges cases, runs whole laws."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ Key = tuple[str, int]
 _LOADED_IN = os.getpid()
 
 
-class LeftToTheCaller(Exception):
-    """A worker meets what only the caller may do."""
+class NeedsMainProcess(Exception):
+    """A worker needs something that only the caller may do."""
 
 
 class _WithoutSearch(JaxReference):
-    """Searches are few in a run, so the caller makes them, in the order of the cases."""
+    """Searches are rare, so the caller makes them, in the order of the cases."""
 
     def __init__(self, shared: JaxReference) -> None:
         self.__dict__.update(shared.__dict__)
 
     def departure(self, mode: str, problem: Problem) -> str:
         """Leave it to the caller."""
-        raise LeftToTheCaller
+        raise NeedsMainProcess
 
 
-def _view(run: Run) -> Run:
-    """A run as one job sees it: programs shared, remarks of its own, no search for an operation."""
-    view = copy.copy(run)
-    view.code = copy.copy(run.code)
-    view.oracles = {**run.oracles, "jax": _WithoutSearch(run.jax)}
-    view.code.notes = Notes()
-    return view
+def _job_run(run: Run) -> Run:
+    """A run for one job: shared programs, separate notes, no search for an operation."""
+    job_run = copy.copy(run)
+    job_run.code = copy.copy(run.code)
+    job_run.oracles = {**run.oracles, "jax": _WithoutSearch(run.jax)}
+    job_run.code.notes = Notes()
+    return job_run
 
 
 @dataclass(frozen=True)
-class Here:
+class ThreadContext:
     """A run for workers that are threads of this process."""
 
     run: Run
 
-    def view(self) -> Run:
+    def job_run(self) -> Run:
         """The run for one job."""
-        return _view(self.run)
+        return _job_run(self.run)
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class ProcessContext:
     """What a worker needs to make the run for itself, once for all jobs of one ``token``."""
 
     token: str
@@ -78,7 +78,7 @@ class Elsewhere:
     seed: int
     dtypes: tuple[str, ...]
 
-    def view(self) -> Run:
+    def job_run(self) -> Run:
         """The run for one job; its programs are kept for the next.
 
         Raises:
@@ -90,7 +90,7 @@ class Elsewhere:
                 "does not copy: it would hang. Make the pool with "
                 'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
             )
-        return _view(_KEPT.get(self))
+        return _job_run(_KEPT.get(self))
 
     def make(self) -> Run:
         """A run of the same cases: the sizes drawn are sent, for a strategy does not pickle."""
@@ -111,7 +111,7 @@ class _Kept:
         self._lock, self._token = threading.Lock(), ""
         self._run: Run | None = None
 
-    def get(self, place: Elsewhere) -> Run:
+    def get(self, place: ProcessContext) -> Run:
         with self._lock:
             if self._run is None or self._token != place.token:
                 self._run, self._token = place.make(), place.token
@@ -122,17 +122,17 @@ _KEPT = _Kept()
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a worker says of one case; no outcome: the caller must look for himself."""
+class JobResult:
+    """A worker's result for one case; without an outcome the caller must run it itself."""
 
     outcome: CaseOutcome | None
     notes: tuple[str, ...]
     lines: frozenset[int] = frozenset()
 
 
-def judge(place: Here | Elsewhere, keys: Sequence[Key]) -> dict[Key, Told]:
-    """One job of cases, in a worker; it ends a check with the first case that is the caller's."""
-    run, told, over = place.view(), dict[Key, Told](), set[str]()
+def judge(place: ThreadContext | ProcessContext, keys: Sequence[Key]) -> dict[Key, JobResult]:
+    """One job of cases, in a worker; a check stops at the first case left to the caller."""
+    run, results, over = place.job_run(), dict[Key, JobResult](), set[str]()
     for mode, index in keys:
         if mode in over:
             continue
@@ -142,17 +142,17 @@ def judge(place: Here | Elsewhere, keys: Sequence[Key]) -> dict[Key, Told]:
             run.code.lines.commit()
         else:
             run.code.lines.discard()
-        told[mode, index] = Told(outcome, run.code.notes.texts, run.code.lines.progress())
+        results[mode, index] = JobResult(outcome, run.code.notes.texts, run.code.lines.progress())
         if outcome is None:
             over.add(mode)
-    return told
+    return results
 
 
 def _judged(run: Run, mode: str, index: int) -> CaseOutcome | None:
     case, template, alone = run.cases.scheduled(index, mode == STEP)
     try:
         outcome = examine(run, mode, run.cases.problem(case), template, differences_only=alone)
-    except (ContractError, LeftToTheCaller):
+    except (ContractError, NeedsMainProcess):
         return None
     if outcome.wrong:
         return None
@@ -160,10 +160,10 @@ def _judged(run: Run, mode: str, index: int) -> CaseOutcome | None:
     return replace(outcome, problem=Problem(case, {}, none, (), None, none, ()), hand=None)
 
 
-def obey(
-    place: Here | Elsewhere, name: str, examples: int
+def run_check(
+    place: ThreadContext | ProcessContext, name: str, examples: int
 ) -> tuple[Tally, tuple[str, ...], frozenset[int]]:
     """One whole check in a worker: its tally, notes, and the lines that were reached."""
-    run = place.view()
-    tally = CHECKS[name](Context(run, examples))
+    run = place.job_run()
+    tally = CHECKS[name].run(Context(run, examples))
     return tally, run.code.notes.texts, run.code.lines.progress()

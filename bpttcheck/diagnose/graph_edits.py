@@ -1,4 +1,4 @@
-"""Which single change of one path inside the step gives the hand-derived gradient."""
+"""Finds the single edit of one path inside the step that gives the hand-derived gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from bpttcheck import activations
 from bpttcheck.blocks import D_X, Block, d_previous_state, of_params, of_state
-from bpttcheck.diagnose.base import SEQUENCE, Array, Evidence, Specimen
+from bpttcheck.diagnose.base import SEQUENCE, Array, Evidence, FailingExample
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.oracles.step_graph.paths import EditSite, Paths
 
@@ -19,18 +19,18 @@ CUT, DOUBLED, NEGATED, DERIVATIVE, TRANSPOSED = (
     "cut", "doubled", "negated", "derivative", "transposed",
 )  # fmt: skip
 
-_KEY = "surgery"
+_KEY = "graph_edits"
 
 
 @dataclass(frozen=True)
-class Cut:
+class GraphEdit:
     """One change.
 
     Args:
         kind: one of the constants of this module.
         text: the operation in words.
         where: the line of user code.
-        instead: the formula that stands in the place of the derivative, or ``""``.
+        instead: the formula used instead of the derivative, or ``""``.
     """
 
     kind: str
@@ -39,15 +39,15 @@ class Cut:
     instead: str = ""
 
 
-def best(evidence: Evidence, kind: str) -> tuple[Cut, float] | None:
-    """The change of this kind that explains every specimen, and its residual.
+def best_edit(evidence: Evidence, kind: str) -> tuple[GraphEdit, float] | None:
+    """The edit of this kind that explains every example, and its residual.
 
     First all blocks together, then the block at hand alone.
     """
-    if evidence.mode == SEQUENCE or not evidence.specimens:
+    if evidence.mode == SEQUENCE or not evidence.examples:
         return None
     try:
-        tables = [_table(evidence, specimen) for specimen in evidence.specimens]
+        tables = [_table(evidence, example) for example in evidence.examples]
     except BpttcheckError:
         return None
     candidates = [key for key in tables[0] if key[0] == kind]
@@ -59,39 +59,39 @@ def best(evidence: Evidence, kind: str) -> tuple[Cut, float] | None:
                 fitting.append((residual, key))
         if fitting:
             residual, key = min(fitting, key=lambda pair: pair[0])
-            return Cut(*key[:1], *key[2:]), residual
+            return GraphEdit(*key[:1], *key[2:]), residual
     return None
 
 
 def _residual(
     evidence: Evidence, tables: list[dict[Any, dict[str, Array]]], key: Any, wide: bool
 ) -> float | None:
-    by_specimen = {
-        id(s): t.get(key) for s, t in zip(evidence.specimens, tables, strict=True)
+    by_example = {
+        id(s): t.get(key) for s, t in zip(evidence.examples, tables, strict=True)
     }  # fmt: skip
 
-    def predict(specimen: Specimen) -> Mapping[str, Array] | None:
-        found = by_specimen[id(specimen)]
+    def predict(example: FailingExample) -> Mapping[str, Array] | None:
+        found = by_example[id(example)]
         if found is None or wide:
             return found
         return {evidence.block: found[evidence.block]}
 
-    return evidence.explained(predict)
+    return evidence.fits_all(predict)
 
 
-def _table(evidence: Evidence, specimen: Specimen) -> dict[Any, dict[str, Array]]:
+def _table(evidence: Evidence, example: FailingExample) -> dict[Any, dict[str, Array]]:
     """Change -> the gradient that it gives, block by block; made once for each problem."""
     made: dict[int, Any] = evidence.notes.setdefault(_KEY, {})
-    if id(specimen) not in made:
-        made[id(specimen)] = specimen.run.jax.remember(
-            _KEY, specimen.problem, lambda: dict(_changes(specimen))
+    if id(example) not in made:
+        made[id(example)] = example.run.jax.remember(
+            _KEY, example.problem, lambda: dict(_changes(example))
         )
-    return made[id(specimen)]
+    return made[id(example)]
 
 
-def _changes(specimen: Specimen) -> Iterator[tuple[Any, dict[str, Array]]]:
-    p = specimen.problem
-    paths = specimen.run.jax.paths(p)
+def _changes(example: FailingExample) -> Iterator[tuple[Any, dict[str, Array]]]:
+    p = example.problem
+    paths = example.run.jax.paths(p)
     point = (p.params, p.state0, p.xs[0])
     todo: list[tuple[Any, EditSite, Array | None]] = []
     number = _numbered(paths)
@@ -104,11 +104,11 @@ def _changes(specimen: Specimen) -> Iterator[tuple[Any, dict[str, Array]]]:
         todo.append((key, site, factor))
     found = paths.gradients(point, (p.d_state, p.d_ys[0]), [(s, f) for _, s, f in todo])
     for (key, _, _), gradients in zip(todo, found, strict=True):
-        blocks = blocks_of(specimen, gradients)
+        blocks = blocks_of(example, gradients)
         yield key, blocks
         if key[0] == CUT:
-            # The gradient is linear in what one edge lets through.
-            right = specimen.right
+            # The gradient is linear in the factor on one edge.
+            right = example.right
             share = {name: right[name] - blocks[name] for name in right}
             yield (DOUBLED, *key[1:]), {n: right[n] + share[n] for n in right}
             yield (NEGATED, *key[1:]), {n: right[n] - 2 * share[n] for n in right}
@@ -120,9 +120,9 @@ def _at(site: EditSite, number: list[int]) -> tuple[int, int]:
 
 
 def _numbered(paths: Paths) -> list[int]:
-    """For each operation, which one of its kind on its line it is.
+    """The index of each operation among those of its kind on its line.
 
-    Numbers of operations are no names: where a size is 1 the traced step has others.
+    The position in the traced step does not identify it: where a size is 1 it is another.
     """
     met: Counter[tuple[str, str]] = Counter()
     found: list[int] = []
@@ -141,15 +141,15 @@ def _named(site: EditSite) -> str:
     return words.get(site.text, site.text)
 
 
-def blocks_of(specimen: Specimen, gradients: tuple[Any, Any, Array]) -> dict[str, Array]:
+def blocks_of(example: FailingExample, gradients: tuple[Any, Any, Array]) -> dict[str, Array]:
     """``(d_params, d_state, d_x)`` by the names of blocks."""
     d_params, d_state, d_x = gradients
     found = {**of_params(d_params), **of_state(d_previous_state(), d_state), D_X: d_x}
-    return {name: found[Block(name)] for name in specimen.right}
+    return {name: found[Block(name)] for name in example.right}
 
 
 def _derivatives(paths: Paths, point: Any) -> Iterator[tuple[EditSite, Array, str]]:
-    """Local derivatives that people write by mistake, at each function of the step."""
+    """Common wrong local derivatives, at each function of the step."""
     for site, (z, v) in zip(paths.sites("function"), paths.values(*point), strict=True):
         with np.errstate(all="ignore"):
             made = [*_mistakes(z, v), *_mixed(v, paths.like(site.index, *point))]
@@ -184,7 +184,7 @@ def _mistakes(z: Array, v: Array) -> Iterator[tuple[Array, str]]:
 
 
 def _mixed(v: Array, others: list[tuple[str, Array]]) -> Iterator[tuple[Array, str]]:
-    """Formulas of the right form with another quantity of the step in the place of ``h``."""
+    """Formulas of the right form with another quantity of the step instead of ``h``."""
     for where, u in others:
         name = f"u from {where}"
         yield u * (1 - v), f"u * (1 - h), {name}"
@@ -196,4 +196,4 @@ def _mixed(v: Array, others: list[tuple[str, Array]]) -> Iterator[tuple[Array, s
                 yield activation.derivative(u), f"that of {function} at u, {name}"
 
 
-__all__ = ["CUT", "DERIVATIVE", "DOUBLED", "NEGATED", "TRANSPOSED", "Cut", "best"]
+__all__ = ["CUT", "DERIVATIVE", "DOUBLED", "NEGATED", "TRANSPOSED", "GraphEdit", "best_edit"]

@@ -1,0 +1,140 @@
+"""The report of a run: what its checks said, on which cases, and what none of them could show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from bpttcheck.blocks import D_XS, Block, d_param
+from bpttcheck.judge.coverage import covered
+from bpttcheck.judge.distance import distance_from_full
+from bpttcheck.judge.run import Run
+from bpttcheck.problems.large import FIRST
+from bpttcheck.results.records import CheckResult, Finding, Verdict
+from bpttcheck.results.renamed import renamed
+from bpttcheck.results.report import Report
+from bpttcheck.subject.options import Options
+from bpttcheck.verify.checks import CHECKS
+
+_SURROGATE = "judged against the declared surrogate, which is not the gradient"
+
+Outcome = tuple[CheckResult, tuple[Finding, ...]]
+"""Of one check, its result and its findings."""
+
+
+def report_of(run: Run, options: Options, outcomes: Sequence[Outcome], seconds: float) -> Report:
+    """The report of a run.
+
+    Args:
+        run: what was judged, and what was said on the way.
+        options: what was asked.
+        outcomes: of every check, its result and its findings.
+        seconds: time taken.
+    """
+    checks = tuple(result for result, _ in outcomes)
+    findings = sorted((f for _, found in outcomes for f in found), key=_severity)
+    gradient = {
+        case.index: case
+        for name, check in CHECKS.items()
+        if check.mode
+        for case in run.judged.get(name, ())
+        if case.index < FIRST
+    }
+    cases = list(gradient.values())
+    asked = options.examples if any(CHECKS[r.name].mode and r.verdict for r in checks) else 0
+    coverage = covered(run, cases)
+    by_letter = run.subject.traits.signature is not None
+    report = Report(
+        subject=run.subject.name,
+        checks=checks,
+        findings=tuple(findings),
+        remarks=tuple(run.remarks),
+        seed=options.seed,
+        examples=options.examples,
+        dtypes=tuple(d for d in run.dtypes if any(c.dtype == d for c in cases)) or run.dtypes,
+        sizes=() if by_letter else tuple(sorted({(c.n_in, c.n_hidden) for c in cases})),
+        lengths=None if by_letter else _range([c.T for c in cases]),
+        batches=None if by_letter else _range([c.B for c in cases]),
+        letters=_letters(run),
+        regimes=dict(Counter(c.regime for c in cases)),
+        masks=dict(Counter(c.mask for c in cases)),
+        larger=coverage.larger,
+        judged=(len(cases), asked),
+        lines=coverage.lines if asked else None,
+        unreached=coverage.unreached if asked else (),
+        unchecked=_unchecked(run, checks),
+        hidden=coverage.hidden if asked else (),
+        notes=_notes(run),
+        seconds=seconds,
+    )
+    return renamed(report, run.names)
+
+
+def _range(sizes: Sequence[int]) -> tuple[int, int] | None:
+    return (min(sizes), max(sizes)) if sizes else None
+
+
+def _letters(run: Run) -> dict[str, tuple[int, int]]:
+    """Of a function: how small and how large each letter was in a judged case."""
+    signature = run.subject.traits.signature
+    if signature is None:
+        return {}
+    sizes = [dict(case.letters) for case in run.judged.get("vjp", ()) if case.letters]
+    return {
+        letter: (min(one[letter] for one in sizes), max(one[letter] for one in sizes))
+        for letter in signature.letters
+        if sizes
+    }
+
+
+_ABSURD = 1e9
+
+
+def _severity(finding: Finding) -> tuple[bool, bool, float]:
+    """The worst first: what has no ratio, then what is explained, by the ratio of error to bar.
+
+    How absurd an absurd ratio is does not matter: beyond a billion the checks decide.
+    """
+    ratio = finding.ratio
+    size = 0.0 if ratio is None or np.isnan(ratio) else min(ratio, _ABSURD)
+    return (ratio is not None, finding.counted, -size)
+
+
+def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
+    """Parameters without any gradient in the recurrence, and what no oracle judged."""
+    found: list[str] = []
+    missing = set(run.code.absent)
+    signature = run.subject.traits.signature
+    if signature is not None:  # what has no gradient lacks none
+        missing -= {D_XS, *(d_param(x.name) for x in signature.leaves if x.kind != "float")}
+    why = "the code returns None" if signature is None else "no gradient of it is returned"
+    absent = tuple(f"{block} ({why})" for block in sorted(missing))
+    if not run.subject.traits.final_state_gradient:
+        absent += ("the cotangent of the final state (it is declared to have no gradient)",)
+    if run.subject.traits.initial_state_vjp is not None:
+        return absent
+    for result in checks:
+        if result.name == "sequence_vjp" and result.verdict is Verdict.PASSED:
+            names = {b.block for b in result.blocks}
+            seen = {b.block for b in result.blocks if b.judged or b.blind}
+            found = sorted(name for name in names - seen if Block(name).kind == "params")
+    return absent + tuple(
+        f"{name.removeprefix('d_')} (its gradient is zero in every case; if only initial_state "
+        "reads it, write initial_state_vjp)"
+        for name in found
+    )
+
+
+def _notes(run: Run) -> tuple[str, ...]:
+    notes = list(run.code.notes.texts)
+    if run.subject.surrogate:
+        notes.insert(0, f"{_SURROGATE}: {run.subject.surrogate}")
+        distances = distance_from_full(run)
+        if distances:
+            told = ", ".join(f"{block} {value:.2g}" for block, value in distances.items())
+            notes.insert(1, f"relative distance from the full gradient, median at T = 12: {told}")
+    if run.jax.declined:
+        notes.append(f"JAX autodiff was not used: {run.jax.declined}")
+    return tuple(notes)
