@@ -8,33 +8,20 @@ input for which the backward pass returns nothing is not checked, and the report
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from bpttcheck.adapt.returned import match, opened, stands_for
+from bpttcheck.adapt.received import Available, is_cache, parameters
+from bpttcheck.adapt.returned import match, opened
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
 from bpttcheck.signature import EACH, Entry, Signature
-
-CACHE, ALL = "cache", "*"
-"""What a backward pass takes that takes the cache and then every cotangent."""
-
-_CACHES = frozenset(
-    "cache caches ctx context tape saved saved_tensors memory mem residual residuals res aux "
-    "intermediates store cached history trace".split()
-)
-_COTANGENTS = frozenset(
-    "dout d_out douts d_outs dy d_y dys d_ys dh d_h dhs d_hs grad grads g gs gy grad_out "
-    "grad_output grad_outputs gradient upstream delta dvalues dnext dz dl_dy ct cts cotangent "
-    "cotangents dloss d_loss gradoutput dl".split()
-)
 
 Outside = Callable[[Mapping[str, Any]], AbstractContextManager[None]]
 """Puts values where the code finds those that it is not handed, for as long as it runs."""
@@ -152,16 +139,20 @@ class Function:
             factor = next(iter(cotangents.values()))
             found, called = self._matched(tape.extras["gradients"], tape.sizes, self.grads)
             return {name: np.asarray(g) * factor for name, g in found.items()}, called
-        tape = replace(tape, extras={name: _unshared(one) for name, one in tape.extras.items()})
-        arguments, factor = self._received(tape, self._structured(cotangents, tape.sizes))
-        names = _keyword_only(self.backward_function)
-        at = len(arguments) - len(names)
-        keywords = dict(zip(names, arguments[at:], strict=True))
+        inputs = [item.name for item in self.signature.inputs]
+        available = Available(
+            self.methods[1],
+            self._structured(cotangents, tape.sizes),
+            {name: _unshared(one) for name, one in tape.extras.items()},
+            dict(zip(inputs, tape.arguments, strict=True)),
+            self._structured(tape.outputs, tape.sizes),
+        )
+        call = available.call(self.backward_function, self.receives)
         with self.outside(self._held(tape.arguments)):
-            result = self.backward_function(*arguments[:at], **keywords)
+            result = self.backward_function(*call.positions, **call.keywords)
         found, called = self._matched(result, tape.sizes, self.grads)
-        if factor is not None:
-            found = {name: np.asarray(gradient) * factor for name, gradient in found.items()}
+        if call.factor is not None:
+            found = {name: np.asarray(g) * call.factor for name, g in found.items()}
         return found, called
 
     def unpacked(self, row: Any, tape: ForwardPass) -> dict[str, Any]:
@@ -310,84 +301,7 @@ class Function:
 
     def _takes_cache(self) -> bool:
         assert self.backward_function is not None
-        return any(_is_cache(name) for name in _parameters(self.backward_function)[0])
-
-    def _received(self, tape: ForwardPass, cotangents: Mapping[str, Any]) -> tuple[list[Any], Any]:
-        """The arguments of the backward pass, and the cotangent of a loss if it takes none."""
-        assert self.backward_function is not None
-        if self.receives == (CACHE, ALL):
-            return [*tape.extras.values(), *cotangents.values()], None
-        required, optional = (
-            (self.receives, ()) if self.receives else _parameters(self.backward_function)
-        )
-        named = {i.name: a for i, a in zip(self.signature.inputs, tape.arguments, strict=True)}
-        named |= {**self._structured(tape.outputs, tape.sizes), **tape.extras}
-        given: set[str] = set()
-        found = [self._meant(name, cotangents, tape.extras, named, given) for name in required]
-        meant = [one[0] for one in found if one is not None]
-        if len(meant) == len(found) and len(given) == len(cotangents):
-            return meant, None
-        loss = next(iter(cotangents.values())) if len(cotangents) == 1 else None
-        if required and len(meant) == len(found) and loss is not None and np.shape(loss) == ():
-            return meant, loss
-        by_place = self._by_place(required or optional, cotangents, tape.extras)
-        if by_place is not None:
-            return by_place, None
-        raise ContractError(
-            f"{self.methods[1]} takes ({', '.join((*required, *optional))}), and what to hand in "
-            f"cannot be told: there are the cotangents {', '.join(_d(n) for n in cotangents)}, and "
-            f"{', '.join(named) or 'nothing else'}. Name them in order, such as "
-            f"receives='{', '.join([*(_d(n) for n in cotangents), *tape.extras])}'",
-            method=self.methods[1],
-            item="receives",
-        )
-
-    def _meant(
-        self,
-        name: str,
-        cotangents: Mapping[str, Any],
-        extras: Mapping[str, Any],
-        named: Mapping[str, Any],
-        given: set[str],
-    ) -> list[Any] | None:
-        """What a parameter of the backward pass stands for, or None."""
-        output = stands_for(name, list(cotangents))
-        if output is not None and name not in cotangents:
-            given.add(output)
-            return [cotangents[output]]
-        if name in named:
-            if name in cotangents and any(name == item.name for item in self.signature.inputs):
-                raise ContractError(
-                    f"{self.methods[1]} takes {name!r}, which is an input and an output of the "
-                    f"signature: give the output another name, such as {name}_out",
-                    method=self.methods[1],
-                    item="signature",
-                )
-            return [named[name]]
-        if _is_cotangent(name) and len(cotangents) == 1:
-            given.update(cotangents)
-            return [next(iter(cotangents.values()))]
-        if _is_cache(name) and len(extras) == 1:
-            return [next(iter(extras.values()))]
-        return None
-
-    def _by_place(
-        self, required: Sequence[str], cotangents: Mapping[str, Any], extras: Mapping[str, Any]
-    ) -> list[Any] | None:
-        """Cotangents and cache by their number: the cache first if its parameter says so."""
-        ways = [list(cotangents.values())]
-        if len(cotangents) > 1:
-            ways.append([tuple(cotangents.values())])
-        caches = list(extras.values())
-        for way in ways:
-            if len(required) == len(way) + len(caches):
-                cache_first = (
-                    bool(caches)
-                    and (_is_cache(required[0]) or required[0] in extras)
-                    and not _is_cache(required[-1])
-                )
-                return caches + way if cache_first else way + caches
-        return None
+        return any(is_cache(name) for name in parameters(self.backward_function)[0])
 
     def __repr__(self) -> str:
         return f"<function {self.name!r}: {self.signature}>"
@@ -512,28 +426,6 @@ def _no_wider(value: Any, like: Any) -> Any:
     return value.astype(like.dtype) if wider and value.dtype != like.dtype else value
 
 
-def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of the required and of the optional parameters, required keywords last."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return (), ()
-    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    positional = [p for p in parameters if p.kind in places]
-    required = tuple(p.name for p in positional if p.default is p.empty)
-    optional = tuple(p.name for p in positional if p.default is not p.empty)
-    return (*required, *_keyword_only(function)), optional
-
-
-def _keyword_only(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of the required parameters that are no positions."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return ()
-    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
-
-
 def _is_whole(item: Entry, result: Any) -> bool:
     """Whether what was returned is one container, rather than it and a cache."""
     if item.container == "dict":
@@ -546,19 +438,6 @@ def _is_whole(item: Entry, result: Any) -> bool:
     return len(result) == len(item.parts) and inner is bool(item.parts[0].container)
 
 
-def _is_cache(name: str) -> bool:
-    words = name.lower().strip("_").split("_")
-    return name.lower() in _CACHES or words[-1] in _CACHES or words[0] in _CACHES
-
-
-def _is_cotangent(name: str) -> bool:
-    return name.lower() in _COTANGENTS
-
-
 def _is_number(value: Any) -> bool:
     """True for an array or a number, traced ones included."""
     return hasattr(value, "dtype") or isinstance(value, (int, float))
-
-
-def _d(name: str) -> str:
-    return f"d{name}"

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.adapt.function import ALL, CACHE, Function, flat_inputs
+from bpttcheck.adapt.function import Function, flat_inputs
+from bpttcheck.adapt.received import ALL, CACHE
 from bpttcheck.adapt.returned import names_of, stands_for
 from bpttcheck.adapt.updates import change, kept, require_rate, updating, widened
 from bpttcheck.errors import ContractError
