@@ -86,22 +86,26 @@ class _Matching:
         inside = [leaf[len(path) + 1 :] for leaf in self.leaves if leaf.startswith(f"{path}.")]
         return list(dict.fromkeys(rest.partition(".")[0] for rest in inside))
 
-    def fit(self, path: str, value: Any) -> dict[str, Any] | None:
-        """The gradients by leaf, if ``value`` has the structure and the shapes of an input."""
+    def fit(self, path: str, value: Any, key: str = "") -> dict[str, tuple[str, Any]] | None:
+        """Leaf -> key and gradient, if ``value`` has the structure and the shapes of an input."""
         if value is None:
             return {}
         children = self.children(path)
         if not children:
-            return {path: value} if _shape(value) == self.leaves.get(path) else None
-        found: dict[str, Any] = {}
+            return {path: (key, value)} if _shape(value) == self.leaves.get(path) else None
+        found: dict[str, tuple[str, Any]] = {}
         if isinstance(value, Mapping):
-            named = [(stands_for(str(key), children), inner) for key, inner in value.items()]
+            keys = list(map(str, value))
+            named = [
+                (stands_for(one, children), one, inner)
+                for one, inner in zip(keys, value.values(), strict=True)
+            ]
         elif _shape(value) != () and len(value) == len(children):
-            named = list(zip(children, value, strict=True))
+            named = [(child, "", one) for child, one in zip(children, value, strict=True)]
         else:
             return None
-        for child, inner in named:
-            fitting = None if child is None else self.fit(f"{path}.{child}", inner)
+        for child, own, inner in named:
+            fitting = None if child is None else self.fit(f"{path}.{child}", inner, own)
             if fitting is None:
                 return None
             found |= fitting
@@ -112,8 +116,9 @@ class _Matching:
         item = stands_for(name, list(self.inputs))
         fitting = None if item is None else self.fit(item, value)
         if fitting is not None:
-            for leaf, gradient in fitting.items():
-                self.put(name if leaf == item else _usual(leaf), leaf, gradient)
+            if item in fitting:
+                fitting[item] = (name, fitting[item][1])
+            self.put_all(fitting)
             return True
         if isinstance(value, Mapping):
             return self.take_dict(value)
@@ -164,6 +169,13 @@ class _Matching:
             )
         return found
 
+    def put_all(self, fitting: Mapping[str, tuple[str, Any]]) -> None:
+        """Accept what :meth:`fit` found, called by its key where only one leaf is called so."""
+        short = [leaf.rpartition(".")[2] for leaf in self.leaves]
+        for leaf, (key, gradient) in fitting.items():
+            alone = key and short.count(leaf.rpartition(".")[2]) == 1
+            self.put(key if alone else _usual(leaf), leaf, gradient)
+
     def put(self, name: str, target: str, value: Any) -> None:
         """Accept the gradient of one leaf."""
         if value is None:
@@ -200,8 +212,8 @@ class _Matching:
         if len(parts) == len(left):
             fitting = [self.fit(name, part) for name, part in zip(left, parts, strict=True)]
             if None not in fitting:
-                for leaf, gradient in (pair for one in fitting for pair in (one or {}).items()):
-                    self.put(_usual(leaf), leaf, gradient)
+                for one in fitting:
+                    self.put_all(one or {})
                 return
         shapes = {name: shape for parts in left.values() for name, shape in parts.items()}
         flat = opened(list(parts))

@@ -76,6 +76,19 @@ def test_nested_gradients_have_the_structure_of_the_inputs():
     assert set(found(gates, NESTED)) == set(NESTED["cell"])
 
 
+def test_a_gradient_keeps_the_name_that_its_author_gave_it():
+    def called(result, inputs=INPUTS):
+        return match(result, inputs, None, "backward")[1]
+
+    params = {"x": {"x": (2, 3)}, "params": {"params.W": (3, 4), "params.b": (4,)}}
+    assert called((X, {"dW": W, "b_grad": B}), params) == {
+        "x": "d_x", "params.W": "dW", "params.b": "b_grad",
+    }  # fmt: skip
+    assert called({"grad_x": X}) == {"x": "grad_x"}
+    cell = {"z": {"W": 1 * W}, "r": {"W": 2 * W}}  # two of them are called W
+    assert called(cell, NESTED) == {"cell.z.W": "d_cell.z.W", "cell.r.W": "d_cell.r.W"}
+
+
 def test_a_list_of_arrays_may_come_back_as_one_array():
     inputs = {"xs": {"xs.0": (3,), "xs.1": (3,)}, "W": {"W": (3, 4)}}
     rows = np.arange(6.0).reshape(2, 3)
