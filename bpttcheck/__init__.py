@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bpttcheck.adapt.definitions import defs
     from bpttcheck.adapt.functions import in_module
     from bpttcheck.bptt.backpropagate import backpropagate
     from bpttcheck.bptt.unroll import unroll
@@ -37,6 +38,7 @@ __all__ = [
     "check_grad",
     "check_object",
     "check_vjp",
+    "defs",
     "in_module",
     "parametrize_with_checks",
     "unroll",
@@ -56,6 +58,7 @@ _HOMES = {
     "check_grad": "verify.functions",
     "check_object": "verify.functions",
     "check_vjp": "verify.functions",
+    "defs": "adapt.definitions",
     "in_module": "adapt.functions",
     "parametrize_with_checks": "pytest_plugin",
     "unroll": "bptt.unroll",

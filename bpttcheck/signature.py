@@ -221,6 +221,14 @@ class Signature:
         """The arguments, in order, from the values of :meth:`expanded` leaves by name."""
         return [_built(item, item.name, values, sizes) for item in self.inputs]
 
+    def build_outputs(self, values: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+        """The containers among the outputs by name or number, from the values of their leaves."""
+        return {
+            item.name or str(number): _built(item, item.name or str(number), values, sizes)
+            for number, item in enumerate(self.outputs)
+            if item.container
+        }
+
     def _axis(self, letter: str, told: str | None) -> str:
         if told is not None:
             if told and told not in self.letters:

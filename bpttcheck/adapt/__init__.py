@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from bpttcheck.adapt.autograd_function import from_autograd_function
     from bpttcheck.adapt.callables import from_callables
     from bpttcheck.adapt.custom_vjp import from_custom_vjp
+    from bpttcheck.adapt.definitions import defs
     from bpttcheck.adapt.functions import from_grad, from_object, from_vjp, in_module
 
 __all__ = [
+    "defs",
     "from_autograd_function",
     "from_callables",
     "from_custom_vjp",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "defs": "definitions",
     "from_autograd_function": "autograd_function",
     "from_callables": "callables",
     "from_custom_vjp": "custom_vjp",

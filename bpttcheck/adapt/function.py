@@ -8,7 +8,6 @@ input for which the backward pass returns nothing is not checked, and the report
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,23 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.adapt.returned import match, stands_for
+from bpttcheck.adapt.received import Available, is_cache, parameters
+from bpttcheck.adapt.returned import match, opened
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
 from bpttcheck.signature import EACH, Entry, Signature
-
-CACHE, ALL = "cache", "*"
-"""What a backward pass takes that takes the cache and then every cotangent."""
-
-_CACHES = frozenset(
-    "cache caches ctx context tape saved saved_tensors memory mem residual residuals res aux "
-    "intermediates store cached history trace".split()
-)
-_COTANGENTS = frozenset(
-    "dout d_out douts d_outs dy d_y dys d_ys dh d_h dhs d_hs grad grads g gs gy grad_out "
-    "grad_output grad_outputs gradient upstream delta dvalues dnext dz dl_dy ct cts cotangent "
-    "cotangents dloss d_loss gradoutput dl".split()
-)
 
 Outside = Callable[[Mapping[str, Any]], AbstractContextManager[None]]
 """Puts values where the code finds those that it is not handed, for as long as it runs."""
@@ -115,8 +102,10 @@ class Function:
     def sequence(
         self, engine: Any, params: Any, xs: Any, state0: Any, mask: Any
     ) -> tuple[Any, Any]:
-        """The forward pass, to be traced as a whole."""
-        return self.forward(params, xs, state0)[:2]
+        """The forward pass, to be traced as a whole: in float64, whatever its buffers are."""
+        row, state, _ = self.forward(params, xs, state0)
+        dtype = next(v.dtype for v in params.values() if _kind(v) == "f")
+        return row if row.dtype == dtype else row.astype(dtype), state
 
     def forward(
         self, params: Mapping[str, Any], xs: Any, state0: Any, mask: Any = None
@@ -150,10 +139,21 @@ class Function:
             factor = next(iter(cotangents.values()))
             found, called = self._matched(tape.extras["gradients"], tape.sizes, self.grads)
             return {name: np.asarray(g) * factor for name, g in found.items()}, called
-        arguments = self._received(tape, cotangents)
+        inputs = [item.name for item in self.signature.inputs]
+        available = Available(
+            self.methods[1],
+            self._structured(cotangents, tape.sizes),
+            {name: _unshared(one) for name, one in tape.extras.items()},
+            dict(zip(inputs, tape.arguments, strict=True)),
+            self._structured(tape.outputs, tape.sizes),
+        )
+        call = available.call(self.backward_function, self.receives)
         with self.outside(self._held(tape.arguments)):
-            result = self.backward_function(*arguments)
-        return self._matched(result, tape.sizes, self.grads)
+            result = self.backward_function(*call.positions, **call.keywords)
+        found, called = self._matched(result, tape.sizes, self.grads)
+        if call.factor is not None:
+            found = {name: np.asarray(g) * call.factor for name, g in found.items()}
+        return found, called
 
     def unpacked(self, row: Any, tape: ForwardPass) -> dict[str, Any]:
         """The row ``(1, 1, M)`` of cotangents, output by output."""
@@ -164,6 +164,12 @@ class Function:
             found[name] = np.reshape(flat[at : at + size], np.shape(value))
             at += size
         return found
+
+    def _structured(self, leaves: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+        """What belongs to the outputs, leaf by leaf, in the structure that these have."""
+        built = self.signature.build_outputs(leaves, sizes)
+        heads = dict.fromkeys(name.partition(".")[0] for name in leaves)
+        return {name: built[name] if name in built else leaves[name] for name in heads}
 
     def sizes(self, params: Mapping[str, Any]) -> dict[str, int]:
         """The letters of given inputs."""
@@ -195,13 +201,14 @@ class Function:
         items = self.signature.outputs
         if not items:
             return self._found_out(result)
-        if isinstance(result, Mapping):
+        rest: list[Any] = []
+        if len(items) == 1 and _is_whole(items[0], result):
+            parts = [result]
+        elif isinstance(result, Mapping):
             parts = [result.get(item.name) for item in items]
-            rest: list[Any] = [result]
+            rest = [result]
         else:
-            is_one = len(items) == 1 and items[0].container in ("tuple", "list")
-            several = isinstance(result, (tuple, list)) and (not is_one or len(result) > 1)
-            parts = list(result) if several else [result]
+            parts = list(result) if isinstance(result, (tuple, list)) else [result]
             parts, rest = parts[: len(items)], parts[len(items) :]
         if len(parts) < len(items):
             raise ContractError(
@@ -253,6 +260,8 @@ class Function:
         else:
             parts = list(result) if isinstance(result, (tuple, list)) else [result]
             names = self.returns or ("loss", *["?"] * (len(parts) - 1))
+            if len(names) != len(parts) and len(names) == len(opened(parts)):
+                parts = opened(parts)  # a loss and a tuple of gradients
             if len(names) != len(parts):
                 raise ContractError(
                     f"{self.methods[0]} returned {len(parts)} things, but `returns` names "
@@ -292,79 +301,7 @@ class Function:
 
     def _takes_cache(self) -> bool:
         assert self.backward_function is not None
-        return any(_is_cache(name) for name in _parameters(self.backward_function)[0])
-
-    def _received(self, tape: ForwardPass, cotangents: Mapping[str, Any]) -> list[Any]:
-        """The arguments of the backward pass."""
-        assert self.backward_function is not None
-        if self.receives == (CACHE, ALL):
-            return [*tape.extras.values(), *cotangents.values()]
-        required, optional = (
-            (self.receives, ()) if self.receives else _parameters(self.backward_function)
-        )
-        named = {i.name: a for i, a in zip(self.signature.inputs, tape.arguments, strict=True)}
-        named |= {**tape.outputs, **tape.extras}
-        found: list[Any] = []
-        given: set[str] = set()
-        for name in required:
-            value = self._meant(name, cotangents, tape.extras, named, given)
-            if value is None:
-                found = []
-                break
-            found += value
-        if found and len(given) == len(cotangents):
-            return found
-        by_place = self._by_place(required or optional, cotangents, tape.extras)
-        if by_place is not None:
-            return by_place
-        raise ContractError(
-            f"{self.methods[1]} takes ({', '.join((*required, *optional))}), and what to hand in "
-            f"cannot be told: there are the cotangents {', '.join(_d(n) for n in cotangents)}, and "
-            f"{', '.join(named) or 'nothing else'}. Name them in order, such as "
-            f"receives='{', '.join([*(_d(n) for n in cotangents), *tape.extras])}'",
-            method=self.methods[1],
-            item="receives",
-        )
-
-    def _meant(
-        self,
-        name: str,
-        cotangents: Mapping[str, Any],
-        extras: Mapping[str, Any],
-        named: Mapping[str, Any],
-        given: set[str],
-    ) -> list[Any] | None:
-        """What a parameter of the backward pass stands for, or None."""
-        output = stands_for(name, list(cotangents))
-        if output is not None and name not in cotangents:
-            given.add(output)
-            return [cotangents[output]]
-        if name in named:
-            return [named[name]]
-        if _is_cotangent(name) and len(cotangents) == 1:
-            given.update(cotangents)
-            return [next(iter(cotangents.values()))]
-        if _is_cache(name) and len(extras) == 1:
-            return [next(iter(extras.values()))]
-        return None
-
-    def _by_place(
-        self, required: Sequence[str], cotangents: Mapping[str, Any], extras: Mapping[str, Any]
-    ) -> list[Any] | None:
-        """Cotangents and cache by their number: the cache first if its parameter says so."""
-        ways = [list(cotangents.values())]
-        if len(cotangents) > 1:
-            ways.append([tuple(cotangents.values())])
-        caches = list(extras.values())
-        for way in ways:
-            if len(required) == len(way) + len(caches):
-                cache_first = (
-                    bool(caches)
-                    and (_is_cache(required[0]) or required[0] in extras)
-                    and not _is_cache(required[-1])
-                )
-                return caches + way if cache_first else way + caches
-        return None
+        return any(is_cache(name) for name in parameters(self.backward_function)[0])
 
     def __repr__(self) -> str:
         return f"<function {self.name!r}: {self.signature}>"
@@ -466,6 +403,15 @@ def _wrong_structure(item: Entry, value: Any) -> None:
     )
 
 
+def _unshared(cache: Any) -> Any:
+    """A cache whose lists and dicts are copies: a backward pass may pop its steps off them."""
+    if type(cache) is dict:
+        return {key: _unshared(one) for key, one in cache.items()}
+    if type(cache) in (list, tuple):
+        return type(cache)(_unshared(one) for one in cache)
+    return cache
+
+
 def _kind(value: Any) -> str:
     return value.dtype.kind if hasattr(value, "dtype") else ""
 
@@ -480,31 +426,18 @@ def _no_wider(value: Any, like: Any) -> Any:
     return value.astype(like.dtype) if wider and value.dtype != like.dtype else value
 
 
-def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of the required and of the optional positional parameters."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return (), ()
-    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    positional = [p for p in parameters if p.kind in places]
-    required = tuple(p.name for p in positional if p.default is p.empty)
-    return required, tuple(p.name for p in positional if p.default is not p.empty)
-
-
-def _is_cache(name: str) -> bool:
-    words = name.lower().strip("_").split("_")
-    return name.lower() in _CACHES or words[-1] in _CACHES or words[0] in _CACHES
-
-
-def _is_cotangent(name: str) -> bool:
-    return name.lower() in _COTANGENTS
+def _is_whole(item: Entry, result: Any) -> bool:
+    """Whether what was returned is one container, rather than it and a cache."""
+    if item.container == "dict":
+        return isinstance(result, Mapping) and all(part.name in result for part in item.parts)
+    if item.container == "list":
+        return isinstance(result, list)
+    if item.container != "tuple" or not isinstance(result, tuple):
+        return False
+    inner = isinstance(result[0], (tuple, list)) if result else False
+    return len(result) == len(item.parts) and inner is bool(item.parts[0].container)
 
 
 def _is_number(value: Any) -> bool:
     """True for an array or a number, traced ones included."""
     return hasattr(value, "dtype") or isinstance(value, (int, float))
-
-
-def _d(name: str) -> str:
-    return f"d{name}"

@@ -6,14 +6,16 @@ import inspect
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bpttcheck.adapt.function import ALL, CACHE, Function, flat_inputs
+from bpttcheck.adapt.function import Function, flat_inputs
+from bpttcheck.adapt.received import ALL, CACHE
 from bpttcheck.adapt.returned import names_of, stands_for
+from bpttcheck.adapt.updates import change, kept, require_rate, updating, widened
 from bpttcheck.errors import ContractError
 from bpttcheck.signature import Signature
 
@@ -27,10 +29,20 @@ class InModule:
     Args:
         module: the module, or the object.
         shapes: name -> axes, as in a signature: ``"H V"``.
+        wide: whether they are put there as copies with more digits.
     """
 
     module: Any
     shapes: Mapping[str, str]
+    wide: bool = False
+
+    def __deepcopy__(self, memo: Any) -> InModule:
+        """A copy of the code still reads the globals where they are."""
+        return self
+
+    def now(self) -> dict[str, Any]:
+        """Copies of the values in their place."""
+        return {name: np.array(getattr(self.module, name)) for name in self.shapes}
 
     @property
     def text(self) -> str:
@@ -43,7 +55,7 @@ class InModule:
         missing = object()
         before = {name: getattr(self.module, name, missing) for name in self.shapes}
         for name in self.shapes:
-            setattr(self.module, name, values[name])
+            setattr(self.module, name, widened(values[name]) if self.wide else values[name])
         try:
             yield
         finally:
@@ -85,6 +97,7 @@ def from_vjp(
     grads: str | Sequence[str] | None = None,
     receives: str | Sequence[str] | None = None,
     params: InModule | None = None,
+    update: float | None = None,
     batch: str | None = None,
     time: str | None = None,
     domain: Mapping[str, Any] | None = None,
@@ -108,6 +121,7 @@ def from_vjp(
         grads: what ``backward`` returns, name by name, such as ``"dx, dW, _"``; None: found out.
         receives: what ``backward`` takes, name by name, such as ``"cache, dh"``; None: found out.
         params: inputs that are globals, from :func:`in_module`.
+        update: the learning rate, if the code changes these itself; see :func:`from_object`.
         batch: the letter of the batch axis; ``""``: there is none; None: ``B`` or ``N``.
         time: the letter of the time axis; ``""``: there is none; None: ``T``.
         domain: input -> the values that it may have, as the trait of cells.
@@ -125,8 +139,8 @@ def from_vjp(
         _require_callable(what, function)
     return _made(
         forward, backward, signature, args=args, at=at, grads=grads, receives=receives,
-        params=params, batch=batch, time=time, domain=domain, deterministic=deterministic,
-        contiguous=contiguous, name=name,
+        params=params, update=update, batch=batch, time=time, domain=domain,
+        deterministic=deterministic, contiguous=contiguous, name=name,
     )  # fmt: skip
 
 
@@ -138,6 +152,7 @@ def from_grad(
     args: Sequence[Any] | None = None,
     at: Any = None,
     params: InModule | None = None,
+    update: float | None = None,
     domain: Mapping[str, Any] | None = None,
     deterministic: bool = False,
     contiguous: bool = False,
@@ -153,6 +168,7 @@ def from_grad(
         args: arguments: these very values are judged, and others of their shapes.
         at: arguments: these very values are judged and no others.
         params: inputs that are globals, from :func:`in_module`.
+        update: the learning rate, if the code changes these itself; see :func:`from_object`.
         domain: input -> the values that it may have.
         deterministic: the results must be equal bit by bit in every call.
         contiguous: it takes C-contiguous arrays only.
@@ -168,7 +184,7 @@ def from_grad(
             f"returns={returns!r} does not say which is the loss: call it 'loss'", item="returns"
         )
     return _made(
-        function, None, signature, args=args, at=at, params=params, domain=domain,
+        function, None, signature, args=args, at=at, params=params, update=update, domain=domain,
         grads=None if told is None else [one for one in told if one != _LOSS], returns=told,
         batch="", deterministic=deterministic, contiguous=contiguous, name=name,
     )  # fmt: skip
@@ -183,6 +199,7 @@ def from_object(
     forward: Any = "forward",
     backward: Any = "backward",
     grads: Any = None,
+    update: float | None = None,
     at: Any = None,
     batch: str | None = None,
     time: str | None = None,
@@ -193,7 +210,8 @@ def from_object(
 ) -> Function:
     """An object that keeps its forward pass and its gradients.
 
-    A fresh object is made for every evaluation, so nothing of one pass is left in the next.
+    A fresh object is made for every evaluation, so nothing of one pass is left in the next:
+    gradients may be gathered, and parameters changed.
 
     Args:
         make: from the parameters, a dict by name, to an object.
@@ -207,6 +225,10 @@ def from_object(
         grads: where it leaves the gradients of the parameters: a function of the object, or the
             name of an attribute; a dict by name, or a list in the order of ``params``. None:
             ``grads``, or attributes with the usual names (``dWx``, ``grad_Wx``).
+        update: the learning rate, if ``backward`` takes the step ``W - update * gradient`` itself:
+            gradients are read from the change of the parameters, and ``grads`` says in the same way
+            where these are (None: attributes of their names, or ``params``). Other optimisers
+            than gradient descent are not understood. A larger rate shows more digits.
         at: arguments, parameters first: these very values are judged and no others.
         batch: the letter of the batch axis, as for :func:`from_vjp`.
         time: the letter of the time axis, in the same way.
@@ -219,6 +241,7 @@ def from_object(
         ContractError: an argument is malformed; it says what was expected.
     """
     _require_callable("make", make)
+    require_rate(update)
     own = list(params)
     data = x if ":" in x else f"x: {x}"
     inputs = ", ".join([*(f"{key}: {axes}" for key, axes in params.items()), data])
@@ -227,16 +250,35 @@ def from_object(
     parsed = Signature.parse(text, batch=batch, time=time)
     others = [item.name for item in parsed.inputs if item.name not in own]
 
+    def passed(inputs: Sequence[Any]) -> tuple[Any, Any]:
+        values = inputs[: len(own)] if update is None else [widened(v) for v in inputs[: len(own)]]
+        made = make(dict(zip(own, values, strict=True)))
+        return made, getattr(made, forward)(*inputs[len(own) :])
+
     def run(*inputs: Any) -> Any:
-        made = make(dict(zip(own, inputs[: len(own)], strict=True)))
-        found = getattr(made, forward)(*inputs[len(own) :])
-        # What it keeps is its own business: it is handed on unseen.
-        return (*found, lambda: made) if isinstance(found, tuple) else (found, lambda: made)
+        made, found = passed(inputs)
+        # What it keeps is its own business: it is handed on unseen. What it gathers is of one
+        # backward pass: another of the same point starts from the inputs.
+        waiting = [made]
+
+        def kept_pass() -> Any:
+            return waiting.pop() if waiting else passed(inputs)[0]
+
+        return (*found, kept_pass) if isinstance(found, tuple) else (found, kept_pass)
 
     def back(cache: Any, *cotangents: Any) -> dict[str, Any]:
         made = cache()
-        found = getattr(made, backward)(*cotangents)
-        return {**_of_data(found, others), **_of_params(made, grads, own)}
+        before = {} if update is None else kept(made, grads, own)
+        method = getattr(made, backward)
+        is_loss = [np.shape(one) for one in cotangents] == [()]
+        bare = is_loss and not inspect.signature(method).parameters  # it starts from the loss
+        data = _of_data(method() if bare else method(*cotangents), others)
+        if update is None:
+            left = _of_params(made, grads, own)
+        else:
+            left = change(before, kept(made, grads, own), update)
+        found = {**data, **left}
+        return {k: g * cotangents[0] for k, g in found.items() if g is not None} if bare else found
 
     for method in (forward, backward):
         if not isinstance(method, str):
@@ -309,6 +351,7 @@ def _made(
     receives: Any = None,
     returns: tuple[str, ...] | None = None,
     params: Any = None,
+    update: float | None = None,
     batch: str | None = None,
     time: str | None = None,
     domain: Mapping[str, Any] | None = None,
@@ -321,6 +364,15 @@ def _made(
             f"params={params!r}, but should be made by bpttcheck.in_module(module, W='H D')",
             item="params",
         )
+    require_rate(update)
+    if update is not None:
+        if params is None:
+            raise ContractError(
+                f"update={update} reads gradients from the change of globals: name them with "
+                "params=bpttcheck.in_module(module, W='H D')",
+                item="update",
+            )
+        params = replace(params, wide=True)
     given = _given(args if args is not None else at)
     if signature is None:
         if not given:
@@ -335,6 +387,14 @@ def _made(
         parsed = Signature.parse(text, batch=batch, time=time)
     points = tuple(_point(parsed, one) for one in given)
     called = (_title(forward), _title(backward or forward))
+    if update is not None and params is not None:
+        others = [i.name for i in parsed.inputs if i.name not in params.shapes]
+        if backward is None:
+            forward = updating(forward, params.now, update, returns or (_LOSS,))
+            grads = returns = None
+        else:
+            backward = updating(backward, params.now, update, names_of(grads) or others)
+            grads = None
     return Function(
         name=name or called[0],
         signature=parsed,

@@ -79,24 +79,53 @@ class _Matching:
         """Every leaf with its shape."""
         return {name: shape for parts in self.inputs.values() for name, shape in parts.items()}
 
-    def targets(self, name: str) -> list[str]:
-        """The leaves of which ``name`` is the gradient, or of which it holds the gradients."""
-        item = stands_for(name, list(self.inputs))
-        if item is not None:
-            return list(self.inputs[item])
-        short = {leaf.rpartition(".")[2]: leaf for leaf in reversed(list(self.leaves))}
-        leaf = stands_for(name, list(short))
-        return [] if leaf is None else [short[leaf]]
+    def children(self, path: str) -> list[str]:
+        """What a container holds, by name or number; nothing for a leaf; the inputs for ``""``."""
+        if not path:
+            return list(self.inputs)
+        inside = [leaf[len(path) + 1 :] for leaf in self.leaves if leaf.startswith(f"{path}.")]
+        return list(dict.fromkeys(rest.partition(".")[0] for rest in inside))
+
+    def fit(self, path: str, value: Any, key: str = "") -> dict[str, tuple[str, Any]] | None:
+        """Leaf -> key and gradient, if ``value`` has the structure and the shapes of an input."""
+        if value is None:
+            return {}
+        children = self.children(path)
+        if not children:
+            return {path: (key, value)} if _shape(value) == self.leaves.get(path) else None
+        found: dict[str, tuple[str, Any]] = {}
+        if isinstance(value, Mapping):
+            keys = list(map(str, value))
+            named = [
+                (stands_for(one, children), one, inner)
+                for one, inner in zip(keys, value.values(), strict=True)
+            ]
+        elif _shape(value) != () and len(value) == len(children):
+            named = [(child, "", one) for child, one in zip(children, value, strict=True)]
+        else:
+            return None
+        for child, own, inner in named:
+            fitting = None if child is None else self.fit(f"{path}.{child}", inner, own)
+            if fitting is None:
+                return None
+            found |= fitting
+        return found
 
     def take(self, name: str, value: Any) -> bool:
         """Accept what is called ``name``; False if that is the gradient of nothing."""
-        targets = self.targets(name)
+        item = stands_for(name, list(self.inputs))
+        fitting = None if item is None else self.fit(item, value)
+        if fitting is not None:
+            if item in fitting:
+                fitting[item] = (name, fitting[item][1])
+            self.put_all(fitting)
+            return True
         if isinstance(value, Mapping):
-            taken = [self.take(str(key), inner) for key, inner in value.items()]
-            return any(taken)
+            return self.take_dict(value)
+        targets = self.targets(name)
         if not targets or value is None:
             return bool(targets)
-        values = [value] if len(targets) == 1 else _flat(value)
+        values = [value] if len(targets) == 1 else opened(value)
         if len(values) != len(targets):
             raise ContractError(
                 f"{self.method}: {name} holds {_list(values)}, but should hold the gradients of "
@@ -104,8 +133,48 @@ class _Matching:
                 method=self.method,
             )
         for target, one in zip(targets, values, strict=True):
-            self.put(name if len(targets) == 1 else f"d_{target}", target, one)
+            self.put(name if len(targets) == 1 else _usual(target), target, one)
         return True
+
+    def take_dict(self, value: Mapping[Any, Any]) -> bool:
+        """Accept a dict of gradients: of the inputs, or of what one input holds."""
+        keys = [str(key) for key in value]
+        if not all(stands_for(key, list(self.inputs)) for key in keys):
+            homes = [name for name in self.inputs if self.fit(name, value) is not None]
+            if len(homes) > 1:
+                raise ContractError(
+                    f"{self.method} returned a dict with the keys {', '.join(keys)}, which may be "
+                    f"the gradients of {' or '.join(homes)}; say which: grads='d{homes[0]}, ...'",
+                    method=self.method,
+                    item="grads",
+                )
+            if homes:
+                return self.take(homes[0], value)
+        taken = [self.take(key, inner) for key, inner in zip(keys, value.values(), strict=True)]
+        return any(taken)
+
+    def targets(self, name: str) -> list[str]:
+        """The leaves of which ``name`` is the gradient, or of which it holds the gradients."""
+        item = stands_for(name, list(self.inputs))
+        if item is not None:
+            return list(self.inputs[item])
+        short = [leaf.rpartition(".")[2] for leaf in self.leaves]
+        called = stands_for(name, short)
+        found = [leaf for leaf, own in zip(self.leaves, short, strict=True) if own == called]
+        if len(found) > 1:
+            raise ContractError(
+                f"{self.method}: {name!r} may be the gradient of {' or '.join(found)}; return them "
+                "in the structure of the inputs",
+                method=self.method,
+            )
+        return found
+
+    def put_all(self, fitting: Mapping[str, tuple[str, Any]]) -> None:
+        """Accept what :meth:`fit` found, called by its key where only one leaf is called so."""
+        short = [leaf.rpartition(".")[2] for leaf in self.leaves]
+        for leaf, (key, gradient) in fitting.items():
+            alone = key and short.count(leaf.rpartition(".")[2]) == 1
+            self.put(key if alone else _usual(leaf), leaf, gradient)
 
     def put(self, name: str, target: str, value: Any) -> None:
         """Accept the gradient of one leaf."""
@@ -140,16 +209,19 @@ class _Matching:
     def unnamed(self, parts: Sequence[Any]) -> None:
         """What is returned without names: by position, or where a shape fits one leaf alone."""
         left = {n: s for n, s in self.inputs.items() if not any(leaf in self.found for leaf in s)}
-        if len(parts) == len(left) and all(
-            part is None or [np.shape(one) for one in _flat(part)] == list(shapes.values())
-            for part, shapes in zip(parts, left.values(), strict=True)
-        ):
-            for part, shapes in zip(parts, left.values(), strict=True):
-                for leaf, one in zip(shapes, _flat(part), strict=False):
-                    self.put(_usual(leaf), leaf, one)
-            return
+        if len(parts) == len(left):
+            fitting = [self.fit(name, part) for name, part in zip(left, parts, strict=True)]
+            if None not in fitting:
+                for one in fitting:
+                    self.put_all(one or {})
+                return
         shapes = {name: shape for parts in left.values() for name, shape in parts.items()}
-        for gradient in _flat(list(parts)):
+        flat = opened(list(parts))
+        if not _has_dict(parts) and [_shape(one) for one in flat] == list(shapes.values()):
+            for leaf, gradient in zip(shapes, flat, strict=True):
+                self.put(_usual(leaf), leaf, gradient)
+            return
+        for gradient in flat:
             if gradient is None or not is_float(gradient):
                 continue
             same = [name for name, shape in shapes.items() if shape == np.shape(gradient)]
@@ -160,7 +232,7 @@ class _Matching:
     def _ambiguous(self, parts: Sequence[Any]) -> NoReturn:
         listed = ", ".join(f"{name} {shape}" for name, shape in self.leaves.items())
         raise ContractError(
-            f"{self.method} returned {_list(_flat(list(parts)))}; which is the gradient of what "
+            f"{self.method} returned {_list(opened(list(parts)))}; which is the gradient of what "
             f"cannot be told, for the inputs are {listed}. Name them in their order: "
             "grads='dx, dW, ...', with '_' for what is no gradient",
             method=self.method,
@@ -191,11 +263,16 @@ def match(
     matching = _Matching(inputs, method)
     parts = list(result) if isinstance(result, (tuple, list)) else [result]
     if grads is not None and not (len(parts) == 1 and isinstance(parts[0], Mapping)):
-        matching.named(parts, _flat(result), grads)
+        matching.named(parts, opened(result), grads)
         return matching.found, matching.called
+    if len(parts) == len(inputs) and len(parts) > 1:
+        fitting = [matching.fit(name, part) for name, part in zip(inputs, parts, strict=True)]
+        if None not in fitting:  # every one has the structure of the input in its place
+            matching.unnamed(parts)
+            return matching.found, matching.called
     plain = [part for part in parts if not isinstance(part, Mapping)]
     for part in parts:
-        if isinstance(part, Mapping) and part and not matching.take("", part):
+        if isinstance(part, Mapping) and part and not matching.take_dict(part):
             raise ContractError(
                 f"{method} returned a dict with the keys {', '.join(map(str, part))}, none of "
                 f"which names the gradient of an input ({', '.join(matching.leaves)}), such as "
@@ -211,13 +288,27 @@ def _usual(leaf: str) -> str:
     return f"d_{leaf}"
 
 
-def _flat(result: Any) -> list[Any]:
+def opened(result: Any) -> list[Any]:
     """What was returned as one list: tuples, lists and dicts inside are opened."""
     if isinstance(result, (tuple, list)):
-        return [one for part in result for one in _flat(part)]
+        return [one for part in result for one in opened(part)]
     if isinstance(result, Mapping):
-        return [one for part in result.values() for one in _flat(part)]
+        return [one for part in result.values() for one in opened(part)]
     return [result]
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of an array or of nested numbers; None of what is ragged."""
+    try:
+        return np.shape(value)
+    except ValueError:
+        return None
+
+
+def _has_dict(parts: Any) -> bool:
+    if isinstance(parts, (tuple, list)):
+        return any(_has_dict(part) for part in parts)
+    return isinstance(parts, Mapping)
 
 
 def _list(values: Sequence[Any]) -> str:

@@ -48,7 +48,7 @@ def check_vjp(
         backward: takes cotangents and the cache; returns gradients.
         signature: inputs and outputs with their axes by letter; None: read off ``args=``.
         options: those of :func:`bpttcheck.adapt.from_vjp` (``args=``, ``at=``, ``grads=``,
-            ``receives=``, ``params=``, ``batch=``, ``time=``, ``domain=``) and of
+            ``receives=``, ``params=``, ``update=``, ``batch=``, ``time=``, ``domain=``) and of
             :func:`bpttcheck.check`.
 
     Raises:
@@ -68,7 +68,7 @@ def check_grad(
         function: takes the inputs in order; returns a loss and gradients.
         signature: the inputs with their axes by letter; None: read off ``args=``.
         options: those of :func:`bpttcheck.adapt.from_grad` (``returns=``, ``args=``, ``at=``,
-            ``params=``, ``domain=``) and of :func:`bpttcheck.check`.
+            ``params=``, ``update=``, ``domain=``) and of :func:`bpttcheck.check`.
 
     Raises:
         ContractError: an argument is malformed, or the code breaks its contract.
@@ -88,7 +88,8 @@ def check_object(
         params: parameter -> axes: ``{"Wx": "D 4H"}``.
         x: what its forward method takes: axes, or several inputs by name.
         options: those of :func:`bpttcheck.adapt.from_object` (``y=``, ``forward=``, ``backward=``,
-            ``grads=``, ``at=``, ``batch=``, ``time=``, ``domain=``) and of :func:`bpttcheck.check`.
+            ``grads=``, ``update=``, ``at=``, ``batch=``, ``time=``, ``domain=``) and of
+            :func:`bpttcheck.check`.
 
     Raises:
         ContractError: an argument is malformed, or the code breaks its contract.
