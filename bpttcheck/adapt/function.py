@@ -111,7 +111,7 @@ class Function:
         self, params: Mapping[str, Any], xs: Any, state0: Any, mask: Any = None
     ) -> tuple[Any, tuple[()], ForwardPass]:
         """``(outputs, (), tape)``, with all outputs in one row ``(1, 1, M)``."""
-        sizes = self.sizes(params)
+        sizes = self.letters(params)
         arguments = self.signature.build(params, sizes)
         handed = [a for item, a in zip(self.signature.inputs, arguments, strict=True)
                   if item.name not in self.held]  # fmt: skip
@@ -171,7 +171,7 @@ class Function:
         heads = dict.fromkeys(name.partition(".")[0] for name in leaves)
         return {name: built[name] if name in built else leaves[name] for name in heads}
 
-    def sizes(self, params: Mapping[str, Any]) -> dict[str, int]:
+    def letters(self, params: Mapping[str, Any]) -> dict[str, int]:
         """The letters of given inputs."""
         return letters_of(self.signature, {name: np.shape(v) for name, v in params.items()})
 

@@ -160,7 +160,7 @@ def build_function(subject: Subject, case: Case, stream: int, freedom: str) -> P
     if function.only_points or case.regime == GIVEN:
         given = function.points[case.index // 2 % len(function.points)]
         params = {n: v.astype(dtype) if is_float(v) else np.array(v) for n, v in given.items()}
-        sizes = function.sizes(params)
+        sizes = function.letters(params)
         shown = replace(
             shown, T=sizes.get(signature.time, 1), B=sizes.get(signature.batch, 1),
             letters=tuple(sizes.items()),

@@ -24,6 +24,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.shrink import smallest
 from bpttcheck.judge.tally import Tally
 from bpttcheck.judge.verdict import Judged, judge, rounding
+from bpttcheck.problems.cases import MOST_UNROLLED
 from bpttcheck.problems.large import FIRST
 from bpttcheck.problems.noisy_array import copies as noisy_copies
 from bpttcheck.problems.noisy_array import deviations
@@ -241,6 +242,8 @@ def _beside_jax(run: Run, law: Law, problem: Problem, judged: list[Judged]) -> l
         return judged
     from bpttcheck.judge.gradient import examine
 
+    if run.subject.traced_whole and problem.case.T > MOST_UNROLLED:
+        return judged  # a program for every part, each as long as its loop
     seen: dict[str, list[Judged]] = {}
     parts, case = law.parts(run, problem), problem.case
     # One program for all of them, where T may be padded.
