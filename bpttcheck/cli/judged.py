@@ -109,7 +109,7 @@ def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
     except ContractError as error:
         return JudgedTarget(order.target, note=note, error=str(error))
     folder = None if order.folder is None else Path(order.folder)
-    ids, lines = keep(report, folder, order.target)
+    ids, lines = keep(report, folder, order.target, subject=target.subject, function=order.function)
     annotations = github.annotate(target.subject, report) if order.annotate else []
     return of_report(order, report, tuple(ids), tuple(lines), tuple(annotations), note)
 
