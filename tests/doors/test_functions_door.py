@@ -194,3 +194,44 @@ def test_a_reference_is_named_like_a_target(cli: Cli, code: str, reference: str)
         "sequence_vjp",
     )  # fmt: skip
     assert result.exit_code == (1 if "relu" in reference else 0), result.output
+
+
+def test_bugs_are_planted_in_the_source_of_the_backward_function(cli: Cli, code: str) -> None:
+    Path("small.py").write_text(
+        "import numpy as np\n"
+        "def forward(x, W, c):\n    h = np.tanh(x @ W)\n    return h, (x, W, h)\n\n"
+        "def backward(dh, cache):\n    x, W, h = cache\n    dz = dh * (1 - h**2)\n"
+        "    return dz @ W.T, x.T @ dz, None\n\n"
+        "def wrong(dh, cache):\n    x, W, h = cache\n    return dh @ W.T, x.T @ dh, None\n\n"
+        "def loops(dh, cache):\n    while False:\n        pass\n    return backward(dh, cache)\n"
+    )
+    signature = ("--signature", "x: N D, W: D H, c: D -> h: N H", "--examples", "4")
+    result = cli("selftest", "--json", "small.py:forward+backward", *signature)
+    assert result.exit_code == 0, result.output
+    planted = json.loads(result.stdout)["planted"]
+    assert {one["family"] for one in planted} == {"source"}
+    caught = [one["name"] for one in planted if one["outcome"] == "caught"]
+    assert len(caught) > 10
+    assert any("without the factor" in name for name in caught), caught
+    for target, words in (
+        ("small.py:forward+wrong", "itself fails the check"),
+        ("small.py:forward+loops", "has a `while` loop"),
+    ):
+        refused = cli("selftest", target, *signature)
+        assert refused.exit_code == 2
+        assert words in refused.stderr
+    refused = cli("selftest", "small.py:forward+backward", *signature, "--family", "sign")
+    assert refused.exit_code == 2
+    assert "only the family 'source' is planted" in refused.stderr
+
+
+def test_a_loss_has_no_backward_function_to_plant_bugs_in(cli: Cli, code: str) -> None:
+    result = cli("selftest", f"{code}:loss", "--signature", "x: N D, W: D H", "--examples", "2")
+    assert result.exit_code == 2
+    assert "give a pair, FORWARD+BACKWARD" in result.stderr
+
+
+def test_functions_are_not_timed(cli: Cli, code: str) -> None:
+    result = cli("bench", f"{code}:ready", "--quick")
+    assert result.exit_code == 2
+    assert "is a function, but what is timed" in result.stderr
