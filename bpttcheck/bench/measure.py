@@ -74,7 +74,7 @@ def measure(
         progress: called as ``progress(done, total, what)``.
 
     Raises:
-        ContractError: it is neither cell nor layer (a function is not timed), or breaks its contract.
+        ContractError: it is neither cell nor layer (functions are not timed), or breaks it.
         GradientMismatch: a hand-written gradient is wrong; nothing of that point was timed.
     """
     import jax

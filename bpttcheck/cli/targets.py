@@ -52,21 +52,40 @@ def load(text: str, function: Mapping[str, str] | None = None) -> Target:
     Raises:
         ContractError: there is no such object, or the user's code raised while it was loaded.
     """
-    place, path, module = _place(text)
+    _, path, module = _place(text)
     if module is None:
         if function:
             raise _no_function(text, "a built-in cell", function)
         return Target(text, _builtin(text))
-    names = [name.strip() for name in path.split("+")]
-    if len(names) == 1 and not function:
+    if "+" not in path and not function:
         return _made(text, _attribute(text, module, path))
+    _, functions = _functions(text, module, path, function or {})
+    return Target(text, _guarded(text, None, lambda: function_of(functions, function or {})))
+
+
+def load_functions(text: str) -> tuple[ModuleType, list[str], list[Any]]:
+    """The module of one or two functions, their names in it, and they themselves.
+
+    Raises:
+        ContractError: as for :func:`load`, or they are no functions.
+    """
+    _, path, module = _place(text)
+    if module is None:
+        raise ContractError(f"target {text!r}, expected path/file.py:FUNCTION")
+    return module, *_functions(text, module, path, {})
+
+
+def _functions(
+    text: str, module: ModuleType, path: str, options: Mapping[str, str]
+) -> tuple[list[str], list[Any]]:
+    names = [name.strip() for name in path.split("+")]
     if len(names) > 2 or not all(names):
-        raise ContractError(f"target {text!r}, expected {place}:FORWARD+BACKWARD")
+        raise ContractError(f"target {text!r}, expected FILE.py:FORWARD+BACKWARD")
     functions = [_attribute(text, module, name) for name in names]
     for name, thing in zip(names, functions, strict=True):
         if not _is_plain(thing):
-            raise _no_function(text, f"{name}, a {type(thing).__name__},", function or {})
-    return Target(text, _guarded(text, None, lambda: function_of(functions, function or {})))
+            raise _no_function(text, f"{name}, a {type(thing).__name__},", options)
+    return names, functions
 
 
 def load_reference(text: str) -> Any:

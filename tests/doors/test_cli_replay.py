@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 
 import bpttcheck
-from bpttcheck import replay
+from bpttcheck import cells, replay
 from bpttcheck.config import FAILURES, Settings, failures, read
 from bpttcheck.errors import ContractError
 from bpttcheck.problems.cases import build
