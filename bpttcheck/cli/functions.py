@@ -70,15 +70,26 @@ def function_of(functions: list[Any], options: Mapping[str, str]) -> Any:
     return from_grad(functions[0], **own)
 
 
-def at_its_points(subject: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a check; of a function judged at given arguments alone, few cases of those."""
+def for_subject(subject: Any, options: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The options of a check that a subject has a use for, and a remark on those that it has not.
+
+    A function has its sizes by letter, and one that is judged at given arguments alone has few
+    cases of those.
+    """
     from bpttcheck.adapt.function import Function
     from bpttcheck.verify.functions import CASES_OF_A_POINT
 
     found = dict(options)
-    if isinstance(subject, Function) and subject.only_points:
-        most = CASES_OF_A_POINT * len(subject.points)
+    function = getattr(subject, "target", subject)
+    if not isinstance(function, Function):
+        return found, ""
+    unused = [name for name in ("lengths", "batches", "sizes") if found.pop(name, None) is not None]
+    if function.only_points:
+        most = CASES_OF_A_POINT * len(function.points)
         found["examples"] = min(found["examples"], most)
-        known = tuple(d for d in found["dtypes"] if d in subject.dtypes)
+        known = tuple(d for d in found["dtypes"] if d in function.dtypes)
         found["dtypes"] = known or found["dtypes"]
-    return found
+    if not unused:
+        return found, ""
+    remark = f"{', '.join(unused)} left out: the sizes of a function are those of its signature"
+    return found, f"{remark}, such as '... where T in 1|2'"

@@ -96,7 +96,7 @@ def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
     """
     import bpttcheck
     from bpttcheck.cli import github
-    from bpttcheck.cli.functions import at_its_points
+    from bpttcheck.cli.functions import for_subject
     from bpttcheck.cli.stored import keep
     from bpttcheck.cli.targets import load
 
@@ -104,12 +104,18 @@ def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
     try:
         target = load(order.target, order.function)
         note = target.note
-        options = at_its_points(target.subject, order.options) | _reference(order, target.subject)
+        options, left_out = for_subject(target.subject, order.options)
+        note = "; ".join(filter(None, (note, left_out)))
+        options |= _reference(order, target.subject)
         report = bpttcheck.check(target.subject, raises=False, progress=progress, **options)
     except ContractError as error:
         return JudgedTarget(order.target, note=note, error=str(error))
     folder = None if order.folder is None else Path(order.folder)
-    ids, lines = keep(report, folder, order.target, subject=target.subject, function=order.function)
+    # A replay has arguments of its own: it needs the file of `at` for the shapes alone.
+    needed = {
+        n: v for n, v in order.function.items() if n != "at" or "signature" not in order.function
+    }
+    ids, lines = keep(report, folder, order.target, subject=target.subject, function=needed)
     annotations = github.annotate(target.subject, report) if order.annotate else []
     return of_report(order, report, tuple(ids), tuple(lines), tuple(annotations), note)
 

@@ -161,6 +161,16 @@ def test_errors_say_what_to_write(cli: Cli, code: str, arguments: list[str], wor
     assert words in result.stderr, result.output
 
 
+def test_sizes_of_cells_are_left_out_and_that_is_said(cli: Cli, code: str) -> None:
+    result = cli(
+        "verify", f"{code}:loss", "--signature", "x: N D, W: D H where D in 3", "--examples", "2",
+        "--check", "vjp", "--lengths", "1,2", "--sizes", "3x4",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "note: lengths, sizes left out" in result.stderr
+    assert "D 3..3" in result.stdout
+
+
 def test_a_builtin_takes_no_signature(cli: Cli, code: str) -> None:
     result = cli("verify", "lstm", "--signature", SIGNATURE)
     assert result.exit_code == 2

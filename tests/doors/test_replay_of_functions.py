@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 
@@ -142,6 +143,19 @@ def test_a_cell_s_failure_is_none_of_a_function(code: str) -> None:
         replay.rerun(one, module)
 
 
+def test_a_failure_at_given_arguments_needs_their_file_no_more(cli: Cli, code: str) -> None:
+    rng = np.random.default_rng(0)
+    point = {"x": rng.standard_normal((3, 2)), "W": rng.standard_normal((2, 4))}
+    np.savez("point.npz", allow_pickle=False, **point)
+    signature = ("--signature", "x: N D, W: D H -> h: N H")
+    name = stored(cli, f"{code}:forward+wrong", *signature, "--at", "point.npz")
+    Path("point.npz").unlink()
+    still = cli("replay", name, "--target", f"{code}:forward+wrong")
+    assert still.exit_code == 1, still.output
+    returned, text = run(name)
+    assert returned == 1, text
+
+
 def test_what_is_impure_is_found_again_without_a_script(cli: Cli, code: str) -> None:
     subject = load(f"{code}:forward+impure", {"signature": "x: N D, W: D H -> h: N H"}).subject
     report = check(subject, checks=["purity"], examples=2, raises=False)
@@ -166,8 +180,6 @@ def test_no_script_where_the_functions_have_no_place(code: str) -> None:
 
 def test_globals_of_a_module_get_no_script_and_are_replayed(code: str) -> None:
     import types
-
-    import numpy as np
 
     module = types.ModuleType("holder")
 
