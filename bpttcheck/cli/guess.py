@@ -92,6 +92,7 @@ class _Letters:
         self.of = {size: letter for letter, size in known.items()}
         self.first: dict[str, str] = {}
         self.doubtful: list[str] = []
+        self.tokens = False
 
     def learn(self, values: Mapping[str, Any]) -> None:
         """Give every size of the arguments a letter.
@@ -105,6 +106,7 @@ class _Letters:
             for part in _arrays(value):
                 roles = _ROLES.get(part.ndim, ()) if key in _DATA else ()
                 if part.dtype.kind in "iu":
+                    self.tokens = True
                     roles = ("N", "T")[-part.ndim :] if part.ndim else ()
                 rank = 0 if roles else 1 if key in _STATES else 2
                 for axis, size in enumerate(part.shape):
@@ -120,7 +122,8 @@ class _Letters:
                 )
             if size > 1 and not known:
                 taken = set(self.of.values())
-                letter = next(x for x in (wanted, *_SPARE) if x not in taken)
+                spare = f"HV{_SPARE}" if self.tokens else _SPARE
+                letter = next(x for x in (wanted, *spare) if x not in taken)
                 self.of[size] = letter
                 self.first[letter] = f"axis {axis} of {name}, here {size}"
 
@@ -132,6 +135,12 @@ class _Letters:
             if size % factor == 0 and self.of.get(size // factor) == "H":
                 return f"{factor}H"
         return ""
+
+    def below(self, value: Any) -> str:
+        """What integers are smaller than: ``V``, if that is a size and large enough."""
+        bound = int(value.max(initial=0)) + 1
+        sizes = {letter: size for size, letter in self.of.items()}
+        return "V" if sizes.get("V", 0) >= bound else str(bound)
 
     def axes(self, shape: Sequence[int]) -> str:
         """A shape by letters."""
@@ -168,7 +177,7 @@ def _value(value: Any, letters: _Letters) -> str:
     axes = letters.axes(array.shape)
     if array.dtype.kind == "b":
         return f"{axes} bool"
-    return f"{axes} < {int(array.max(initial=0)) + 1}" if array.dtype.kind in "iu" else axes
+    return f"{axes} < {letters.below(array)}" if array.dtype.kind in "iu" else axes
 
 
 def _names(function: Callable[..., Any]) -> list[str]:

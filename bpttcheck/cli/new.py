@@ -42,7 +42,7 @@ def new(
     if existing is not None:
         if name is not None:
             raise click.UsageError("NAME is for a new cell, and --from for functions that exist")
-        from bpttcheck.cli.new_test import test_of
+        from bpttcheck.cli.new_from import test_of
 
         path, text, remarks = test_of(existing, at)
         place = (path.parent if folder is None else folder) / path.name

@@ -110,6 +110,17 @@ def test_a_file_of_arguments_is_read_in_any_order(cli: Cli, here: Path) -> None:
     assert 'SIGNATURE = "x: N T D, W: D H -> out0: N T H, cache"' in text
 
 
+def test_tokens_are_below_the_size_that_only_weights_have() -> None:
+    def loss(tokens, h, Wxh, Whh):  # type: ignore[no-untyped-def]
+        dWxh = Wxh
+        return 1.0, dWxh
+
+    values = {"tokens": np.array([0, 4]), **arrays(h=(7, 1), Wxh=(7, 5), Whh=(7, 7))}
+    found = guess(loss, values, is_pair=False)
+    assert found.signature == "tokens: T < V, h: H 1, Wxh: H V, Whh: H H"
+    assert found.returns == "loss, dWxh"
+
+
 def test_equal_sizes_are_said() -> None:
     found = guess(lambda x, W: (x @ W, 1), arrays(x=(4, 4, 3), W=(3, 4)), is_pair=True)
     assert found.signature.startswith("x: N N D, W: D N ->")

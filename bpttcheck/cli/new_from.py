@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 from string import Template
@@ -27,7 +28,10 @@ $remarks
 SIGNATURE = $signature
 
 
-@parametrize_with_checks([$call])
+SUBJECT = $call
+
+
+@parametrize_with_checks([SUBJECT])
 def test_gradients(subject, check):
     check(subject)
 ''')
@@ -81,7 +85,9 @@ def _call(names: list[str], found: Guess) -> str:
     if len(names) == 2:
         return f"adapt.from_vjp({names[0]}, {names[1]}, SIGNATURE)"
     returns = f", returns={found.returns!r}" if found.returns else ""
-    return f"adapt.from_grad({names[0]}, SIGNATURE{returns})".replace("'", '"')
+    call = f"adapt.from_grad({names[0]}, SIGNATURE{returns})".replace("'", '"')
+    inner = call.removeprefix("adapt.from_grad(").removesuffix(")")
+    return call if len(call) < _WIDTH - 10 else f"adapt.from_grad(\n    {inner},\n)"
 
 
 def _comment(remark: str) -> str:
@@ -90,7 +96,9 @@ def _comment(remark: str) -> str:
 
 def _literal(text: str) -> str:
     """A text as a string literal, or as several in lines that are broken between words."""
-    rows = textwrap.wrap(text, _WIDTH - 8, break_long_words=False, break_on_hyphens=False)
+    kept = re.sub("(?<![,>]) ", "\0", text)  # an item stays in one line
+    rows = textwrap.wrap(kept, _WIDTH - 8, break_long_words=False, break_on_hyphens=False)
+    rows = [row.replace("\0", " ") for row in rows]
     rows = [f"{row} " for row in rows[:-1]] + rows[-1:]
     quoted = ['"' + row.replace("\\", "\\\\").replace('"', '\\"') + '"' for row in rows]
     return quoted[0] if len(quoted) == 1 else "(\n" + "".join(f"    {r}\n" for r in quoted) + ")"
