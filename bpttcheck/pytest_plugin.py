@@ -440,7 +440,7 @@ def _record(name: str, subject: Any, report: Any, folder: Path | None) -> dict[s
     if report.findings and folder is not None:
         from bpttcheck.cli.stored import keep
 
-        lines = keep(report, folder, None)[1]
+        lines = keep(report, folder, None, subject=subject)[1]
     return {
         "stored": lines,
         "summary": {key: value for key, value in summary.items() if value is not None},

@@ -18,6 +18,7 @@ from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
 from bpttcheck.mutants.source import RAISES
 from bpttcheck.results.records import Case, Finding, Verdict
+from bpttcheck.subject.filled import filled
 from bpttcheck.subject.options import Options, validate_options
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.check import check_one
@@ -112,7 +113,7 @@ def selftest(
     """Plant the catalogue in ``subject`` and check each mutant.
 
     Args:
-        subject: a right cell, layer or :class:`bpttcheck.Subject`.
+        subject: a right cell, layer, function or :class:`bpttcheck.Subject`.
         reference: as in :func:`bpttcheck.check`.
         sizes: as in :func:`bpttcheck.check`.
         families: families of :data:`bpttcheck.mutants.FAMILIES`, and ``"source"``; None: all.
@@ -138,7 +139,8 @@ def selftest(
     base = Run(right, options.seed, options.dtypes)
     base.fork(right)  # from here on the run caches JAX's gradients
     seen = _passes(base, options)
-    chosen = (*mutants.FAMILIES, mutants.SOURCE) if families is None else families
+    every = (*mutants.FAMILIES, mutants.SOURCE) if right.traits.signature is None else None
+    chosen = every if families is None else families
     bugs = mutants.catalogue(right.target, families=chosen, sizes=base.cases.sizes)
     cases = [base.cases.case(index) for index in range(options.examples)]
     planted: list[Planted] = []
@@ -182,6 +184,8 @@ def _plant(
 ) -> Planted:
     started = time.perf_counter()
     target = bug.plant(right.target)
+    if right.traits.signature is not None and base.code.absent:
+        target = filled(target, "layer")
     reference = right.reference if right.reference is not None else right.target
     wrong = Subject(target, reference, right.sizes, name=f"{right.name} with {bug.name}")
     run = base.fork(wrong)

@@ -456,12 +456,15 @@ def _given(values: Any) -> list[Any]:
 
 
 def _of_arrays(forward: Callable[..., Any], point: Any) -> Signature:
-    if isinstance(point, Mapping):
-        return Signature.of_arrays(list(point), list(point.values()))
     try:
-        names = list(inspect.signature(forward).parameters)[: len(point)]
+        names = list(inspect.signature(forward).parameters)
     except (TypeError, ValueError):
         names = []
+    if isinstance(point, Mapping):  # saved in any order
+        ordered = [name for name in names if name in point]
+        ordered = ordered if len(ordered) == len(point) else list(point)
+        return Signature.of_arrays(ordered, [point[name] for name in ordered])
+    names = names[: len(point)]
     names += [f"arg{i}" for i in range(len(names), len(point))]
     return Signature.of_arrays(names, list(point))
 

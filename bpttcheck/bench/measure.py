@@ -74,12 +74,18 @@ def measure(
         progress: called as ``progress(done, total, what)``.
 
     Raises:
-        ContractError: it is neither cell nor layer, or breaks its contract.
+        ContractError: it is neither cell nor layer (functions are not timed), or breaks it.
         GradientMismatch: a hand-written gradient is wrong; nothing of that point was timed.
     """
     import jax
 
     subject = Subject.of(candidate)
+    if subject.traits.signature is not None:
+        raise ContractError(
+            f"{subject.name} is a function, but what is timed at T, B, n_in and n_hidden is a cell "
+            "or a layer: wrap it as a layer to time it, bpttcheck.adapt.from_callables",
+            item="subject",
+        )
     chosen = sizes.fitting(subject, plan.sizes, plan.given)
     smallest = min(chosen, key=sizes.work)
     todo = [(size, dtype) for dtype in plan.dtypes for size in chosen]

@@ -14,14 +14,18 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from bpttcheck.activity import listen
 from bpttcheck.cli.judged import JudgedTarget, Order, judge
 
 RESULT, RECORD, STACK = "result.json", "record.json", "stack.txt"
+_INPUTS = 200  # characters of the shapes of a function's inputs
 _SIZE = 512  # bytes of the record, which is longer than any text in it
 
 
@@ -73,6 +77,10 @@ def sizes(what: str, args: tuple[Any, ...]) -> str:
         what: the method, or another activity.
         args: its arguments.
     """
+    inputs = getattr(args[0], "params", args[0]) if args and what not in _PLACES else None
+    if isinstance(inputs, Mapping):  # of a function, whatever its author calls it
+        shapes = ((name, np.shape(value)) for name, value in inputs.items())
+        return ", ".join(f"{name} {shape}" for name, shape in shapes)[:_INPUTS]
     if what == "init":
         args = args[1:]
     place, names = _PLACES.get(what, (len(args) - 1, "B n_in"))

@@ -23,7 +23,7 @@ def annotate(subject: Any, report: Report) -> list[str]:
     """One ``::error`` line for each finding, and for each failed check that has none.
 
     Args:
-        subject: what was checked: a cell, a layer or a :class:`bpttcheck.Subject`.
+        subject: what was checked: a cell, a layer, a function or a :class:`bpttcheck.Subject`.
         report: what was found.
 
     Returns:
@@ -41,10 +41,11 @@ def annotate(subject: Any, report: Report) -> list[str]:
 def locate(target: Any, method: str = "") -> tuple[Path, int] | None:
     """The file and line of a method of ``target``, of its class, or None where there is no source.
 
+    Of a function it is that of its forward or backward pass.
+
     A file below ``$GITHUB_WORKSPACE`` or the working directory is named relative to it.
     """
-    cls = target if isinstance(target, type) else type(target)
-    for thing in (getattr(cls, method, None) if method else None, cls):
+    for thing in _sources(target, method):
         if thing is None:
             continue
         try:
@@ -54,6 +55,19 @@ def locate(target: Any, method: str = "") -> tuple[Path, int] | None:
         if source is not None:
             return _relative(Path(source)), line
     return None
+
+
+def _sources(target: Any, method: str) -> tuple[Any, ...]:
+    """What has the source of a method, the best first."""
+    from bpttcheck.adapt.function import Function
+
+    if not isinstance(target, Function):
+        cls = target if isinstance(target, type) else type(target)
+        return (getattr(cls, method, None) if method else None, cls)
+    forward, backward = target.forward_function, target.backward_function or target.forward_function
+    found = (backward, forward) if method != target.methods[0] else (forward,)
+    # What an adapter made of an object has no place in the author's file.
+    return tuple(f for f in found if not getattr(f, "__module__", "").startswith("bpttcheck."))
 
 
 def _finding(target: Any, report: Report, finding: Finding) -> str:

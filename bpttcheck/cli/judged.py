@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class Order:
         width: columns to write for.
         alone: whether it is the only target, whose report is printed in full.
         annotate: whether to make GitHub annotations.
+        function: what the options say of functions, such as their signature.
+        reference: what ``--reference`` names, or ``""``.
     """
 
     target: str
@@ -31,6 +33,8 @@ class Order:
     width: int
     alone: bool
     annotate: bool
+    function: Mapping[str, str] = field(default_factory=dict)
+    reference: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON-ready values."""
@@ -92,22 +96,42 @@ def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
     """
     import bpttcheck
     from bpttcheck.cli import github
+    from bpttcheck.cli.functions import for_subject
     from bpttcheck.cli.stored import keep
     from bpttcheck.cli.targets import load
 
     note = ""
     try:
-        target = load(order.target)
+        target = load(order.target, order.function)
         note = target.note
-        report = bpttcheck.check(
-            target.subject, raises=False, progress=progress, **dict(order.options)
-        )
+        options, left_out = for_subject(target.subject, order.options)
+        note = "; ".join(filter(None, (note, left_out)))
+        options |= _reference(order, target.subject)
+        report = bpttcheck.check(target.subject, raises=False, progress=progress, **options)
     except ContractError as error:
         return JudgedTarget(order.target, note=note, error=str(error))
     folder = None if order.folder is None else Path(order.folder)
-    ids, lines = keep(report, folder, order.target)
+    # A replay has arguments of its own: it needs the file of `at` for the shapes alone.
+    needed = {
+        n: v for n, v in order.function.items() if n != "at" or "signature" not in order.function
+    }
+    ids, lines = keep(report, folder, order.target, subject=target.subject, function=needed)
     annotations = github.annotate(target.subject, report) if order.annotate else []
     return of_report(order, report, tuple(ids), tuple(lines), tuple(annotations), note)
+
+
+def _reference(order: Order, subject: Any) -> dict[str, Any]:
+    """What the subject is compared with, if it was named."""
+    from bpttcheck.cli.targets import load_reference
+
+    if not order.reference:
+        return {}
+    if getattr(subject, "signature", None) is not None:
+        raise ContractError(
+            f"target {order.target!r} is a function, but --reference names what a cell or layer is "
+            "compared with: leave it out"
+        )
+    return {"reference": load_reference(order.reference)}
 
 
 def of_report(

@@ -15,25 +15,59 @@ _TAKEN = {"bpttcheck", "click", "conftest", "hypothesis", "jax", "numpy", "pytes
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option(
+    "--from",
+    "existing",
+    metavar="FILE.py:FUNC[+BACKWARD]",
+    help="Write a test of functions that exist instead, with a proposed signature.",
+)
+@click.option("--at", metavar="FILE.npz", help="Arguments of those, by name: their shapes tell.")
 @click.option(
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path(),
-    help="Where to write; made if it does not exist (default: here).",
+    help="Where to write; made if it does not exist (default: here, or beside FILE.py).",
 )
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
-def new(name: str, folder: Path, force: bool) -> None:
-    """Write a small working cell NAME and its test.
+def new(
+    name: str | None, existing: str | None, at: str | None, folder: Path | None, force: bool
+) -> None:
+    """Write a small working cell NAME and its test, or the test of functions that exist.
 
-    NAME is a Python name, such as leaky_unit or LeakyUnit.
+    NAME is a Python name, such as leaky_unit or LeakyUnit. With --from, the letters of the axes are
+    proposed from the names of the parameters, and from the shapes of arguments where the file has a
+    tuple `args` or a function example() that returns some, or --at names a file of them.
     """
+    if existing is not None:
+        if name is not None:
+            raise click.UsageError("NAME is for a new cell, and --from for functions that exist")
+        from bpttcheck.cli.new_from import test_of
+
+        path, text, remarks = test_of(existing, at)
+        place = (path.parent if folder is None else folder) / path.name
+        _write({place: text}, force)
+        for remark in remarks:
+            click.echo(f"guessed: {remark}")
+        click.echo(f"check it with: pytest {place}")
+        return
+    if name is None:
+        raise click.UsageError("name a new cell, or functions that exist with --from")
+    if at is not None:
+        raise click.UsageError("--at goes with --from")
+    folder = Path() if folder is None else folder
     module, cls = _names(name)
     files = {
         folder / f"{module}.py": CELL.substitute(cls=cls),
         folder / f"test_{module}.py": TEST.substitute(cls=cls, module=module),
     }
+    _write(files, force)
+    cell, test = files
+    click.echo(f"check it with: bpttcheck verify {cell}:{cls}")
+    click.echo(f"or with:       pytest {test}")
+
+
+def _write(files: dict[Path, str], force: bool) -> None:
     existing = [str(path) for path in files if path.exists()]
     if existing and not force:
         verb = "exists" if len(existing) == 1 else "exist"
@@ -41,15 +75,12 @@ def new(name: str, folder: Path, force: bool) -> None:
             f"{' and '.join(existing)} {verb} already; --force overwrites, --dir writes elsewhere"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
             click.echo(f"wrote {path}")
     except OSError as error:
         raise click.UsageError(f"cannot write: {error}") from error
-    cell, test = files
-    click.echo(f"check it with: bpttcheck verify {cell}:{cls}")
-    click.echo(f"or with:       pytest {test}")
 
 
 def _names(name: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from bpttcheck.cli.functions import function_options, told
 from bpttcheck.cli.stored import command
 from bpttcheck.cli.terminal import columns, paint, stdout_kept_clean
 from bpttcheck.config import FAILURES, failures, find, read
@@ -29,6 +30,7 @@ Exit codes:
 @click.command(epilog=_EXIT_CODES)
 @click.argument("name", required=False, metavar="[ID]")
 @click.option("--target", help="What to run it on: module:object or path/file.py:object.")
+@function_options
 @click.option(
     "--dir",
     "folder",
@@ -45,11 +47,13 @@ def replay(
     folder: Path | None,
     as_example: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Run the stored failure ID again, on exactly the numbers on which it was found.
 
     ID may be the path of its JSON file. Without ID, list what is stored. A built-in cell is found
-    by the name in the file; pass --target for your own, which is imported only then.
+    by the name in the file; pass --target for your own, which is imported only then. The signature
+    of a function is stored with its failure, if it was given with an option.
     """
     folder = _folder() if folder is None else folder
     if name is None:
@@ -66,7 +70,7 @@ def replay(
         click.echo(example(stored))
         return
     with stdout_kept_clean(as_json):
-        report = _rerun(stored, target)
+        report = _rerun(stored, target, told(given))
     _say(stored, report, as_json)
     ctx.exit(_CODES[report.verdict.value])
 
@@ -77,7 +81,7 @@ def _folder() -> Path:
     return Path(FAILURES) if folder is None else folder
 
 
-def _rerun(stored: Any, target: str | None) -> Any:
+def _rerun(stored: Any, target: str | None, function: dict[str, str]) -> Any:
     from bpttcheck.cells import BUILTINS
     from bpttcheck.cli.targets import load
     from bpttcheck.replay import rerun
@@ -89,7 +93,10 @@ def _rerun(stored: Any, target: str | None) -> Any:
             f"{stored.id} was found on {stored.subject}, which is not built in, so name it: "
             f"{command(stored.id, stored_target if ':' in stored_target else None)}"
         )
-    return rerun(stored, load(stored_target if target is None else target).subject)
+    chosen = stored_target if target is None else target
+    if not function and ("+" in chosen or chosen == stored_target):
+        function = dict(stored.function)
+    return rerun(stored, load(chosen, function).subject)
 
 
 def _say(stored: Any, report: Any, as_json: bool) -> None:

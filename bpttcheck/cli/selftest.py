@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bpttcheck.cli.functions import function_options, told
 from bpttcheck.cli.terminal import Progress, columns, stdout_kept_clean
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Exit codes:
 
 @click.command(epilog=_EXIT_CODES)
 @click.argument("target")
+@function_options
 @click.option("--family", "families", multiple=True, metavar="NAME", help="Only this; repeatable.")
 @click.option("--examples", type=click.IntRange(1), default=100, help="Cases (default 100).")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the cases (default 0).")
@@ -39,17 +41,19 @@ def selftest(
     seed: int,
     as_json: bool,
     verbose: bool,
+    **given: Any,
 ) -> None:
     """Plant known bugs in TARGET, a right cell, and say how many are caught.
 
-    TARGET is what `bpttcheck verify` takes. A bug is missed if no check fails although a case could
-    have shown it; it is invisible if none could, and the reason is given.
+    TARGET is what `bpttcheck verify` takes; of a pair of functions, the source of the backward one
+    is changed. A bug is missed if no check fails although a case could have shown it; it is
+    invisible if none could, and the reason is given.
     """
     from bpttcheck.cli.targets import load
     from bpttcheck.selftest import selftest as plant_all
 
     with stdout_kept_clean(as_json):
-        subject = load(target).subject
+        subject = load(target, told(given)).subject
         with Progress(f"{target}: planting", enabled=not as_json) as progress:
             found = plant_all(
                 subject, families=families or None, seed=seed, examples=examples, progress=progress

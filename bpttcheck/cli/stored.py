@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,22 @@ from bpttcheck.results.text import FINDINGS_SHOWN
 _UNKNOWN = "FILE.py:OBJECT"
 
 
-def keep(report: Any, folder: Path | None, target: str | None) -> tuple[list[str], list[str]]:
+def keep(
+    report: Any,
+    folder: Path | None,
+    target: str | None,
+    *,
+    subject: Any = None,
+    function: Mapping[str, str] | None = None,
+) -> tuple[list[str], list[str]]:
     """Store the failures of a report.
 
     Args:
         report: what was found.
         folder: where to store it; None: nowhere.
         target: the command line argument that named the subject; None if there was none.
+        subject: what was checked.
+        function: what the options said of functions.
 
     Returns:
         The ids of what was stored, and the lines to print. Where nothing can be written, a line
@@ -29,9 +39,10 @@ def keep(report: Any, folder: Path | None, target: str | None) -> tuple[list[str
     from bpttcheck import replay
 
     try:
-        ids = [stored.id for stored in replay.store(report, folder, target)]
+        kept = replay.store(report, folder, target, function=function, subject=subject)
     except ContractError as error:
         return [], [f"not stored: {error}"]
+    ids = [stored.id for stored in kept]
     lines = [f"stored: {(folder / name).as_posix()} ({command(name, target)})" for name in ids]
     more = len(lines) - FINDINGS_SHOWN
     if more > 0:

@@ -1,4 +1,4 @@
-"""Resolves a target of the command line: a built-in's name, or an object of a module or file."""
+"""Resolves a target of the command line: a built-in's name, an object, or one or two functions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import itertools
 import linecache
 import sys
 import traceback
-from collections.abc import Callable, Generator
+import types
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from bpttcheck.cli.functions import function_of
 from bpttcheck.config import near
 from bpttcheck.errors import BpttcheckError, ContractError
 
@@ -37,26 +39,97 @@ class Target:
     note: str = ""
 
 
-def load(text: str) -> Target:
+def load(text: str, function: Mapping[str, str] | None = None) -> Target:
     """The subject that a command line argument stands for.
 
     Args:
         text: ``"lstm"``, ``"elman[relu]"``, ``"module:object"`` or ``"folder/file.py:object"``;
             the object may be an instance, a class or a factory without arguments, and may be an
-            attribute of another (``"cells.py:zoo.small"``).
+            attribute of another (``"cells.py:zoo.small"``). ``"file.py:forward+backward"`` are two
+            functions.
+        function: what the options say of functions, such as their signature.
 
     Raises:
         ContractError: there is no such object, or the user's code raised while it was loaded.
     """
+    _, path, module = _place(text)
+    if module is None:
+        if function:
+            raise _no_function(text, "a built-in cell", function)
+        return Target(text, _builtin(text))
+    if "+" not in path and not function:
+        return _made(text, _attribute(text, module, path))
+    _, functions = _functions(text, module, path, function or {})
+    return Target(text, _guarded(text, None, lambda: function_of(functions, function or {})))
+
+
+def load_functions(text: str) -> tuple[ModuleType, list[str], list[Any]]:
+    """The module of one or two functions, their names in it, and they themselves.
+
+    Raises:
+        ContractError: as for :func:`load`, or they are no functions.
+    """
+    _, path, module = _place(text)
+    if module is None:
+        raise ContractError(f"target {text!r}, expected path/file.py:FUNCTION")
+    return module, *_functions(text, module, path, {})
+
+
+def _functions(
+    text: str, module: ModuleType, path: str, options: Mapping[str, str]
+) -> tuple[list[str], list[Any]]:
+    names = [name.strip() for name in path.split("+")]
+    if len(names) > 2 or not all(names):
+        raise ContractError(f"target {text!r}, expected FILE.py:FORWARD+BACKWARD")
+    functions = [_attribute(text, module, name) for name in names]
+    for name, thing in zip(names, functions, strict=True):
+        if not _is_plain(thing):
+            raise _no_function(text, f"{name}, a {type(thing).__name__},", options)
+    return names, functions
+
+
+def load_reference(text: str) -> Any:
+    """What ``--reference`` names: a cell, or a JAX function ``step(params, state, x)``.
+
+    Raises:
+        ContractError: as for :func:`load`.
+    """
+    _, path, module = _place(text)
+    if module is None:
+        return _builtin(text)
+    thing = _attribute(text, module, path)
+    return _guarded(text, None, thing) if isinstance(thing, type) else thing
+
+
+def _place(text: str) -> tuple[str, str, ModuleType | None]:
+    """The module or file, the path in it, and the module itself; None for a built-in's name."""
     place, colon, path = text.rpartition(":")
     if not colon:
-        return Target(text, _builtin(text))
+        return "", "", None
     if not place or not path:
         raise ContractError(
             f"target {text!r}, expected a built-in's name, module:object or path/file.py:object"
         )
     module = _file(text, place) if place.endswith(".py") else _module(text, place)
-    return _made(text, _attribute(text, module, path))
+    return place, path, module
+
+
+def _is_plain(thing: Any) -> bool:
+    """True for a function or anything else that is called, but for what is a subject already."""
+    from bpttcheck.contract import is_cell, is_layer
+    from bpttcheck.subject.subject import Subject
+
+    ready = is_cell(thing) or is_layer(thing) or isinstance(thing, (Subject, type))
+    return callable(thing) and not ready
+
+
+def _no_function(text: str, what: str, options: Mapping[str, str]) -> ContractError:
+    name = next(iter(options), "")
+    told = f"--{name} says" if name else "'+' joins"
+    return ContractError(
+        f"target {text!r}: {what} is no function, but {told} "
+        + ("what a function takes and returns: leave it out" if name else "two functions")
+    )
 
 
 def _builtin(text: str) -> Any:
@@ -132,11 +205,22 @@ def _made(text: str, thing: Any) -> Target:
 
     ready = is_cell(thing) or is_layer(thing) or isinstance(thing, Subject)
     if isinstance(thing, type) or (callable(thing) and not ready):
+        if isinstance(thing, types.FunctionType) and _needs_arguments(thing):
+            raise ContractError(
+                f"target {text!r} is a function that takes arguments: to check its gradient, write "
+                "FILE.py:FORWARD+BACKWARD, or the loss that returns its gradients, and --signature"
+            )
         made = _guarded(text, None, thing)
         # Instantiating a class needs no remark.
         note = "" if isinstance(thing, type) else f"{text} is a factory: called without arguments"
         return Target(text, made, note)
     return Target(text, thing)
+
+
+def _needs_arguments(function: types.FunctionType) -> bool:
+    code = function.__code__
+    positional = code.co_argcount - len(function.__defaults__ or ())
+    return positional + code.co_kwonlyargcount - len(function.__kwdefaults__ or {}) > 0
 
 
 @contextmanager

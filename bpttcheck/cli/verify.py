@@ -1,4 +1,4 @@
-"""``bpttcheck verify``: check cells and layers, and say what is wrong."""
+"""``bpttcheck verify``: check cells, layers and functions, and say what is wrong."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from bpttcheck.cli import github
+from bpttcheck.cli.functions import function_options, told
 from bpttcheck.cli.judged import JudgedTarget, Order, judge
 from bpttcheck.cli.terminal import Progress, columns, paint, stdout_kept_clean
 from bpttcheck.config import (
@@ -92,6 +93,12 @@ class _Outcome:
 @click.option("--batches", metavar="1,2,8", help="Values of B to try in any case.")
 @click.option("--sizes", metavar="3x4,8x32", help="Only these pairs of n_in and n_hidden.")
 @click.option(
+    "--reference",
+    metavar="OBJECT",
+    help="What a cell or layer is compared with: module:object, file.py:object or a built-in.",
+)
+@function_options
+@click.option(
     "--isolate/--no-isolate",
     default=None,
     envvar="BPTTCHECK_ISOLATE",
@@ -122,6 +129,9 @@ def verify(
     path/file.py:object; without any, every built-in is checked. The object may be a cell, a layer,
     a Subject, or a class or factory that makes one without arguments.
 
+    Functions are checked as they are: path/file.py:forward+backward, or one function that returns
+    its loss and the gradients, with --signature or --at.
+
     In a process of its own (--isolate), a target that crashes or hangs is inconclusive, the case is
     named, and the other targets are still checked.
     """
@@ -132,6 +142,7 @@ def verify(
     place = find(Path.cwd())
     settings = read(place)
     options = _options(settings, given)
+    function = told(given)
     if not targets:
         from bpttcheck import cells
 
@@ -145,6 +156,8 @@ def verify(
             columns(),
             len(targets) == 1,
             github.wanted() and not as_json,
+            function,
+            given["reference"] or "",
         )
         for target in targets
     ]

@@ -74,7 +74,7 @@ def catalogue(
     """Every mutant that makes sense for ``target``.
 
     Args:
-        target: a right cell or layer.
+        target: a right cell, layer or function; in a function only its source is changed.
         families: names out of :data:`FAMILIES`, and :data:`SOURCE`; None: all but the latter. Those
             that run a layer step by step are left out for one that says that this is another
             layer (``causal`` or ``splits_in_time`` is False).
@@ -98,8 +98,10 @@ def catalogue(
             f"{', '.join((*FAMILIES, SOURCE))}",
             item="families",
         )
-    parts = anatomy(target, sizes)
     traits = Traits.of(target)
+    if traits.signature is not None:
+        return _of_function(target, families)
+    parts = anatomy(target, sizes)
     if not (traits.causal and traits.splits_in_time):
         chosen = tuple(family for family in chosen if family not in _OF_THE_LOOP)
     found: list[Mutant] = []
@@ -110,3 +112,17 @@ def catalogue(
         home = importlib.import_module(f"bpttcheck.mutants.{_HOMES[family]}")
         found += getattr(home, family)(parts)
     return tuple(found)
+
+
+def _of_function(target: Any, families: Sequence[str] | None) -> tuple[Mutant, ...]:
+    """The mutants of a function's source: no family knows where its steps and blocks are."""
+    from bpttcheck.mutants.source.functions import function_mutants
+
+    others = [family for family in families or () if family != SOURCE]
+    if others:
+        raise ContractError(
+            f"families={families!r}, but {target.name} is a function, in which only the family "
+            f"{SOURCE!r} is planted",
+            item="families",
+        )
+    return function_mutants(target)

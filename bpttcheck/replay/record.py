@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,9 @@ FORMAT = "bpttcheck failure"
 SCHEMA_VERSION = 1
 ID = re.compile(r"[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*-[0-9a-f]{6}")
 
+OF_A_FUNCTION = (1, 1, 0)
+"""The shape of ``xs`` where the problem is one of a function, whose inputs are all parameters."""
+
 Expected = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 
@@ -201,6 +204,7 @@ class Stored:
         finding: the finding.
         flat: the problem's arrays; None for a failure without a problem.
         path: its JSON file.
+        function: what the command line said of a function, such as its signature.
     """
 
     subject: str
@@ -212,6 +216,12 @@ class Stored:
     finding: Finding
     flat: SerializedProblem | None
     path: Path = field(default=Path(), compare=False)
+    function: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_function(self) -> bool:
+        """Whether its problem is one of a function."""
+        return self.flat is not None and self.flat.arrays["xs"].shape == OF_A_FUNCTION
 
     @property
     def id(self) -> str:
@@ -242,11 +252,19 @@ class Stored:
             "finding": to_json(self.finding),
             "problem": None if self.flat is None else _flat_to_json(self.flat, packed),
         }
+        if self.function:
+            record["function"] = dict(self.function)
         record["sha256"] = _digest(record)
         return _lines(record) + "\n", packed
 
 
-def of(report: Any, finding: Finding, target: str | None, flat: SerializedProblem | None) -> Stored:
+def of(
+    report: Any,
+    finding: Finding,
+    target: str | None,
+    flat: SerializedProblem | None,
+    function: Mapping[str, str] | None = None,
+) -> Stored:
     """The record of one finding of a report."""
     return Stored(
         subject=clean(report.subject),
@@ -257,6 +275,7 @@ def of(report: Any, finding: Finding, target: str | None, flat: SerializedProble
         dtypes=tuple(report.dtypes),
         finding=from_json(to_json(finding)),  # as it will be read
         flat=flat,
+        function={name: clean(value) for name, value in (function or {}).items()},
     )
 
 
@@ -289,7 +308,7 @@ def parse(document: str, packed: bytes | None) -> Stored:
 def _parse(record: dict[str, Any], packed: bytes | None) -> Stored:
     keys(record, (
         "format", "schema_version", "bpttcheck", "id", "subject", "target", "seed", "examples",
-        "dtypes", "finding", "problem", "sha256",
+        "dtypes", "finding", "problem", "sha256", *(["function"] if "function" in record else []),
     ))  # fmt: skip
     said = record["sha256"]
     if said != _digest({key: value for key, value in record.items() if key != "sha256"}):
@@ -307,10 +326,17 @@ def _parse(record: dict[str, Any], packed: bytes | None) -> Stored:
         dtypes=tuple(one_of("dtypes", name, ("float64", "float32")) for name in dtypes),
         finding=finding,
         flat=_flat(record["problem"], finding.case, packed),
+        function=_function(record.get("function", {})),
     )
     if record["id"] != stored.id:
         raise ValueError(f"id={record['id']!r:.80}, but its content is that of {stored.id}")
     return stored
+
+
+def _function(record: Any) -> dict[str, str]:
+    if not isinstance(record, dict) or not all(type(name) is str for name in record):
+        raise ValueError("function does not map options to texts")
+    return {name: text(record, name) for name in record}
 
 
 def _flat_to_json(flat: SerializedProblem, packed: bytes) -> dict[str, Any]:
@@ -367,6 +393,8 @@ def _expected(arrays: Any) -> Expected:
 
 def _require_sizes(expected: Expected, case: Case, leaves: int) -> None:
     shapes = {name: shape for name, (_, shape) in expected.items()}
+    if shapes["xs"] == OF_A_FUNCTION:  # one row; its inputs are parameters
+        case = replace(case, T=1, B=1, n_in=0)
     faults = [
         shapes["xs"] != (case.T, case.B, case.n_in),
         len(shapes["d_ys"]) != 3 or shapes["d_ys"][:2] != (case.T, case.B),

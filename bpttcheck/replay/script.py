@@ -396,7 +396,7 @@ def _nested(array: Array, indent: int, beside: int = 1) -> str:
     """The numbers in brackets, in one line if ``beside`` more columns are left for the rest."""
     if array.ndim == 0:
         return _number_text(array[()])
-    whole = _in_one_line(array)
+    whole = _in_oneone_line(array)
     if len(whole) + indent + beside <= _WIDTH:
         return whole
     pad = " " * (indent + len(_STEP))
@@ -407,10 +407,10 @@ def _nested(array: Array, indent: int, beside: int = 1) -> str:
     return f"[\n{body}\n{' ' * indent}]"
 
 
-def _in_one_line(array: Array) -> str:
+def _in_oneone_line(array: Array) -> str:
     if array.ndim == 0:
         return _number_text(array[()])
-    return "[" + ", ".join(_in_one_line(row) for row in array) + "]"
+    return "[" + ", ".join(_in_oneone_line(row) for row in array) + "]"
 
 
 def _number_text(value: Any) -> str:
@@ -455,7 +455,7 @@ def script(stored: Stored, problem: Problem, directory: Path) -> str | None:
     if compared == "layouts":
         return None  # one array stored is one layout: the script could only show that it is right
     if compared == "calls":
-        ending = TWICE.substitute(title=repr(_title(stored)))
+        ending = TWICE.substitute(title=repr(title_of(stored)))
     else:
         found = _place(finding, problem)
         if found is None:
@@ -465,7 +465,7 @@ def script(stored: Stored, problem: Problem, directory: Path) -> str | None:
     if _count(problem) > MOST_NUMBERS:
         return None
     head = HEAD.substitute(
-        title=_title(stored), message=_line(finding.message), version=stored.version,
+        title=title_of(stored), message=one_line(finding.message), version=stored.version,
         id=stored.id, cell=_cell(stored, directory), data=_data(problem),
     )  # fmt: skip
     return head + _walk(finding, problem) + ending
@@ -505,9 +505,20 @@ def _comparison(stored: Stored, number: _Number, problem: Problem) -> str:
     text += VALUE.substitute(
         entry=repr(number.entry) if named else "ENTRY",
         block=number.block,
-        title=repr(_title(stored)),
+        title=repr(title_of(stored)),
     )
+    return text + ending(finding, named=named)
+
+
+def ending(finding: Finding, *, named: bool) -> str:
+    """What sets the number at fault beside JAX's, as stored, and beside differences.
+
+    Args:
+        finding: the failure.
+        named: whether the number is that of the finding.
+    """
     jax, other = _finite(finding.jax), _finite(finding.comparison)
+    text = ""
     if jax is not None and named:
         allowed = repr((finding.limit or 1.0) * jax.error)
         text += JAX.substitute(value=repr(jax.value), allowed=allowed)
@@ -580,7 +591,7 @@ def _cell(stored: Stored, directory: Path) -> str:
         return _FILL_IN.replace("NAME", ascii(stored.subject))
     first = path.partition(".")[0]
     lines = [
-        f"sys.path.insert(0, {_folder(folder, directory)})",
+        f"sys.path.insert(0, {folder_from(folder, directory)})",
         f"from {module} import {first}",
         "",
         f"cell = {path}",
@@ -599,7 +610,7 @@ if cell is None:
     sys.exit(2)"""
 
 
-def _folder(folder: Path, directory: Path) -> str:
+def folder_from(folder: Path, directory: Path) -> str:
     """The user's folder as seen from the script, so that the project may be moved."""
     try:
         way = Path(os.path.relpath(folder.resolve(), directory.resolve())).as_posix()
@@ -608,12 +619,13 @@ def _folder(folder: Path, directory: Path) -> str:
     return f"str(Path(__file__).resolve().parent / {way!r})"
 
 
-def _title(stored: Stored) -> str:
+def title_of(stored: Stored) -> str:
+    """What failed, in one line."""
     finding = stored.finding
-    parts_of_it = (finding.block, f"of {_line(stored.subject)}", f"({finding.check})")
-    return _line(" ".join(part for part in parts_of_it if part))
+    parts_of_it = (finding.block, f"of {one_line(stored.subject)}", f"({finding.check})")
+    return one_line(" ".join(part for part in parts_of_it if part))
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """One line of a comment: whatever could end it is a blank."""
     return " ".join(text.split())

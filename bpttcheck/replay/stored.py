@@ -13,6 +13,7 @@ import os
 import stat
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,20 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.adapt.function import Function
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import Run
 from bpttcheck.problems.problem import Problem
 from bpttcheck.replay import record as records
+from bpttcheck.replay.function_script import function_script
 from bpttcheck.replay.problem import SerializedProblem, flatten, shape
 from bpttcheck.replay.record import FORMAT, ID, Stored
 from bpttcheck.replay.script import example as _example
 from bpttcheck.replay.script import script
 from bpttcheck.results.records import CheckResult, Finding, Verdict
+from bpttcheck.results.renamed import renamed
 from bpttcheck.results.report import Report
+from bpttcheck.subject.filled import unfilled
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
 from bpttcheck.verify.check import check
@@ -43,7 +48,12 @@ DIRECTORY = ".bpttcheck"
 
 
 def store(
-    report: Report, directory: Path | str = DIRECTORY, target: str | None = None
+    report: Report,
+    directory: Path | str = DIRECTORY,
+    target: str | None = None,
+    *,
+    function: Mapping[str, str] | None = None,
+    subject: Any = None,
 ) -> list[Stored]:
     """Write every finding of a report to a folder; the same failure is written to the same files.
 
@@ -54,6 +64,8 @@ def store(
         directory: the folder; made if it does not exist.
         target: the command line argument that named the subject, such as ``"cell.py:MyCell"``, or
             None.
+        function: what the command line said of a function, such as its signature.
+        subject: what was checked: only with it a failure of a function gets a script.
 
     Returns:
         What was stored, in the order of the findings.
@@ -67,7 +79,11 @@ def store(
     if not findings:
         return []
     prepare(folder)
-    stored = {one.id: one for one in (_write(report, f, folder, target) for f in findings)}
+    code = unfilled(getattr(subject, "target", subject))
+    stored: dict[str, Stored] = {}
+    for finding in findings:
+        one = _write(report, finding, folder, target, function, code)
+        stored[one.id] = one
     prune(folder)
     return list(stored.values())
 
@@ -133,6 +149,11 @@ def example(stored: Stored) -> str:
     Raises:
         ContractError: the failure has no problem.
     """
+    if stored.is_function:
+        raise ContractError(
+            f"{stored.id} is a failure of a function, whose arguments no strategy draws: there is "
+            "no @example; judge them again with `bpttcheck replay`"
+        )
     if stored.flat is None or stored.finding.case is None:
         raise ContractError(
             f"{stored.id} has no problem of its own, so there is no @example; its check runs again "
@@ -141,17 +162,24 @@ def example(stored: Stored) -> str:
     return _example(stored.finding.case, stored.flat)
 
 
-def _write(report: Report, finding: Finding, folder: Path, target: str | None) -> Stored:
+def _write(
+    report: Report,
+    finding: Finding,
+    folder: Path,
+    target: str | None,
+    function: Mapping[str, str] | None,
+    code: Any,
+) -> Stored:
     problem: Problem | None = finding.problem
     try:
         flat = None if problem is None else flatten(problem)
     except ValueError:
         flat = None  # too large or of another kind: the seed still finds it
-    stored = records.of(report, finding, target, flat)
+    stored = records.of(report, finding, target, flat, function)
     path = folder / f"{stored.id}.json"
     stored = replace(stored, path=path)
     record, packed = stored.files()
-    text = None if flat is None or problem is None else script(stored, problem, folder)
+    text = None if flat is None or problem is None else _script(stored, problem, folder, code)
     siblings = {".npz": packed, ".py": (text or "").encode()}
     remove(path, tuple(suffix for suffix, data in siblings.items() if not data))
     for suffix, data in siblings.items():
@@ -159,6 +187,12 @@ def _write(report: Report, finding: Finding, folder: Path, target: str | None) -
             write(path.with_suffix(suffix), data)
     write(path, record.encode())
     return stored
+
+
+def _script(stored: Stored, problem: Problem, folder: Path, code: Any) -> str | None:
+    if not stored.is_function:
+        return script(stored, problem, folder)
+    return function_script(stored, problem, code, folder) if isinstance(code, Function) else None
 
 
 def _path(name: str | Path, directory: Path) -> Path:
@@ -195,12 +229,16 @@ def rerun(stored: Stored, subject: Any) -> Report:
     if flat is None or case is None:
         return _same_seed(stored, known)
     started = time.perf_counter()
-    problem = flat.restore(case, _structure(known, stored, flat))
+    if known.traits.signature is not None or stored.is_function:
+        problem = _of_function(known, stored, flat)
+    else:
+        problem = flat.restore(case, _structure(known, stored, flat))
     run = Run(known, stored.seed, [case.dtype])
-    result, findings = _on_problem(run, stored.finding, problem, started)
+    named = replace(stored.finding, block=_block(run, stored.finding.block))
+    result, findings = _on_problem(run, named, problem, started)
     note = f"replayed {stored.id}: one problem, the stored one"
     notes = [note, *run.code.notes.texts, *([run.jax.declined] if run.jax.declined else [])]
-    return Report(
+    report = Report(
         subject=known.name,
         checks=(result,),
         findings=findings,
@@ -210,6 +248,35 @@ def rerun(stored: Stored, subject: Any) -> Report:
         notes=(*notes, *_other_name(stored, known)),
         seconds=time.perf_counter() - started,
     )
+    return renamed(report, run.names)
+
+
+def _block(run: Run, name: str) -> str:
+    """The block that a function's author calls so."""
+    return next((block for block, called in run.names.items() if called == name), name)
+
+
+def _of_function(subject: Subject, stored: Stored, flat: SerializedProblem) -> Problem:
+    """The stored problem of a function, which must have the inputs of the subject."""
+    function, signature = unfilled(subject.target), subject.traits.signature
+    params = dict(zip(flat.params, flat.leaves("param"), strict=True))
+    if signature is None or not stored.is_function:
+        kinds = ("a cell or a layer", "a function")
+        one, other = kinds if signature is None else kinds[::-1]
+        raise ContractError(f"{stored.id} was found on {other}, but {subject.name} is {one}")
+    try:
+        sizes = function.sizes(params)
+    except ContractError as error:
+        raise ContractError(f"{stored.id} was stored for other inputs: {error}") from error
+    wanted = [name for name, leaf in signature.expanded(sizes) if leaf.kind != "constant"]
+    if sorted(wanted) != sorted(params):
+        raise ContractError(
+            f"{stored.id} was stored for the inputs {', '.join(params)}, but those of "
+            f"{subject.name} are {', '.join(wanted)}: verify it again"
+        )
+    assert stored.finding.case is not None
+    case = replace(stored.finding.case, letters=tuple(sizes.items()))
+    return flat.restore(case, trees.structure(()))
 
 
 def _structure(subject: Subject, stored: Stored, flat: SerializedProblem) -> trees.Structure:

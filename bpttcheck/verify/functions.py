@@ -21,7 +21,8 @@ _OPTIONS = frozenset(inspect.signature(check).parameters) - {
     "lengths",
     "batches",
 }
-_CASES_OF_A_POINT = 10
+CASES_OF_A_POINT = 10
+"""How many cotangents are drawn at each of the given arguments."""
 
 
 def check_vjp(
@@ -107,6 +108,6 @@ def _divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 
 def _checked(function: Function, options: dict[str, Any]) -> Report:
     if function.only_points:
-        options.setdefault("examples", _CASES_OF_A_POINT * len(function.points))
+        options.setdefault("examples", CASES_OF_A_POINT * len(function.points))
         options.setdefault("dtypes", function.dtypes)
     return check(function, **options)

@@ -89,7 +89,7 @@ def _examine(target: Any, sizes: Sizes | None) -> list[Mutant]:
     if not allowed:
         raise ContractError("sizes=(), but should hold at least one (n_in, n_hidden)", item="sizes")
     method = read(target)
-    with _quiet():
+    with quiet():
         try:
             solved = list(_solved(target, allowed))
             # More variables have one shape where both sizes are equal.
@@ -180,7 +180,8 @@ def _sizes(sizes: Sizes) -> Sizes:
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
+    """No warnings from code that was changed."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -100,7 +100,15 @@ def problem(
     )
 
 
-def compare(right: Gradients, one: StepProblem, target: Any, step_vjp: Callable[..., Any]) -> str:
+class RunsBackward(Protocol):
+    """A problem on which a backward pass can be run."""
+
+    def run(self, target: Any, backward: Callable[..., Any], /) -> Gradients:
+        """The gradients of ``backward``, by block."""
+        ...
+
+
+def compare(right: Gradients, one: RunsBackward, target: Any, step_vjp: Callable[..., Any]) -> str:
     """How ``step_vjp`` differs from the right one, whose gradients are given.
 
     Returns:

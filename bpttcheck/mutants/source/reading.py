@@ -73,14 +73,39 @@ def read(target: Any) -> Method:
         Declined: there is no source, or it is not what runs, or it must not be changed.
     """
     function, wrapper = _function(target)
+    return _method(function, wrapper)
+
+
+def read_function(function: Any) -> Method:
+    """The source of a backward function.
+
+    Args:
+        function: a function that is defined by ``def`` in a file.
+
+    Raises:
+        Declined: there is no source, or it is not what runs, or it must not be changed.
+    """
+    if not isinstance(function, FunctionType) or function.__code__.co_name == "<lambda>":
+        raise Declined(f"it is a {type(function).__name__} without a `def` of its own")
+    if hasattr(function, "__wrapped__"):
+        raise Declined("a decorator wraps it: its source is not all of it")
+    if str(function.__module__).startswith(_WRAPPERS):
+        raise Declined("it was made by an adapter, which calls the methods of an object")
+    return _method(function, None)
+
+
+def _method(function: FunctionType, wrapper: Callable[[Any], Any] | None) -> Method:
     tree, owner = _parsed(function)
+    called = function.__code__.co_name
     if any(isinstance(node, ast.While) for node in ast.walk(tree)):
-        raise Declined("step_vjp has a `while` loop, which might not end once something is changed")
+        raise Declined(
+            f"{called} has a `while` loop, which might not end once something is changed"
+        )
     names = [ast.unparse(decorator) for decorator in tree.decorator_list]
     if {name.rpartition(".")[2] for name in names} - set(_HARMLESS):
         raise Declined(
-            f"step_vjp is decorated with @{', @'.join(names)}: its source is not all of it",
-            remedy="`def step_vjp` without a decorator",
+            f"{called} is decorated with @{', @'.join(names)}: its source is not all of it",
+            remedy=f"`def {called}` without a decorator",
         )
     return Method(owner, function, tree, wrapper)
 
@@ -122,26 +147,30 @@ def _parsed(function: FunctionType) -> tuple[ast.FunctionDef, str]:
         code = compile(source, "<source>", "exec", dont_inherit=True)
     except (OSError, TypeError, SyntaxError, ValueError) as error:
         raise Declined(
-            f"the source of step_vjp cannot be read ({error})", remedy="a class defined in a file"
+            f"the source of {function.__code__.co_name} cannot be read ({error})",
+            remedy="a class defined in a file",
         ) from None
     own, line = function.__code__, function.__code__.co_firstlineno
-    trees = [found for found in _definitions(module, "") if _first_line(found[0]) == line]
+    trees = [
+        found for found in _definitions(module, "", own.co_name) if _first_line(found[0]) == line
+    ]
     codes = [c for c in _all_code(code) if (c.co_name, c.co_firstlineno) == (own.co_name, line)]
     if not (trees and codes and _same_code(codes[0], own)):
         raise Declined(
-            f"the source of step_vjp in {own.co_filename} is not what runs: the file was changed"
-            " after it was imported, or an import hook rewrote it",
+            f"the source of {own.co_name} in {own.co_filename} is not what runs: the file was"
+            " changed after it was imported, or an import hook rewrote it",
             remedy="import it afresh",
         )
     return trees[0]
 
 
-def _definitions(around: ast.AST, owner: str) -> Iterator[tuple[ast.FunctionDef, str]]:
-    """Every ``def step_vjp``, with the innermost class around it."""
+def _definitions(around: ast.AST, owner: str, name: str) -> Iterator[tuple[ast.FunctionDef, str]]:
+    """Every ``def`` of this name, with the innermost class around it."""
     for node in ast.iter_child_nodes(around):
-        if isinstance(node, ast.FunctionDef) and node.name == "step_vjp":
+        if isinstance(node, ast.FunctionDef) and node.name == name:
             yield node, owner
-        yield from _definitions(node, node.name if isinstance(node, ast.ClassDef) else owner)
+        inside = node.name if isinstance(node, ast.ClassDef) else owner
+        yield from _definitions(node, inside, name)
 
 
 def _first_line(definition: ast.FunctionDef) -> int:

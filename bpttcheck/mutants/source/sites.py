@@ -137,9 +137,9 @@ def observe(method: Method, target: Any, one: StepProblem) -> dict[int, LocalsSn
     now = _locals(method, target, arguments)
     rest = _locals(method, target, one.arguments(target, at_rest=True))
     given = frozenset(id(leaf) for leaf in [*trees.leaves(arguments[2]), arguments[3]])
-    definitions = _definitions(method.tree)
+    known = definitions(method.tree)
     return {
-        id(path[-1]): LocalsSnapshot(now[k], rest.get(k, {}), one.params, given, definitions)
+        id(path[-1]): LocalsSnapshot(now[k], rest.get(k, {}), one.params, given, known)
         for k, path in enumerate(statements((method.tree,)))
         if k in now
     }
@@ -157,7 +157,8 @@ def _locals(method: Method, target: Any, arguments: Any) -> dict[int, dict[str, 
     return seen
 
 
-def _definitions(tree: ast.FunctionDef) -> dict[str, ast.expr]:
+def definitions(tree: ast.FunctionDef) -> dict[str, ast.expr]:
+    """For each variable that is assigned once, the expression."""
     found: dict[str, list[ast.expr]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and node.value is not None:
