@@ -265,7 +265,7 @@ def _of_function(subject: Subject, stored: Stored, flat: SerializedProblem) -> P
         one, other = kinds if signature is None else kinds[::-1]
         raise ContractError(f"{stored.id} was found on {other}, but {subject.name} is {one}")
     try:
-        sizes = function.sizes(params)
+        sizes = function.letters(params)
     except ContractError as error:
         raise ContractError(f"{stored.id} was stored for other inputs: {error}") from error
     wanted = [name for name, leaf in signature.expanded(sizes) if leaf.kind != "constant"]
