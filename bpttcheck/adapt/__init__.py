@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bpttcheck.adapt.callables import from_callables
     from bpttcheck.adapt.custom_vjp import from_custom_vjp
     from bpttcheck.adapt.functions import from_grad, from_object, from_vjp, in_module
+    from bpttcheck.adapt.torch_function import from_torch
 
 __all__ = [
     "from_autograd_function",
@@ -21,6 +22,7 @@ __all__ = [
     "from_custom_vjp",
     "from_grad",
     "from_object",
+    "from_torch",
     "from_vjp",
     "in_module",
 ]
@@ -31,6 +33,7 @@ _HOMES = {
     "from_custom_vjp": "custom_vjp",
     "from_grad": "functions",
     "from_object": "functions",
+    "from_torch": "torch_function",
     "from_vjp": "functions",
     "in_module": "functions",
 }
