@@ -22,7 +22,7 @@ GIVEN = {
     "domain": {"W": (0, 1)}, "causal": False, "splits_in_time": False, "exact_length": True,
     "deterministic": True, "final_state_gradient": False, "reference": len, "to_reference": len,
     "sequence": len, "surrogate": "truncated", "surrogate_step": len, "full": 5, "adjoints": len,
-    "initial_state_vjp": len, "name": "mine",
+    "initial_state_vjp": len, "name": "mine", "torch_reference": len,
 }  # fmt: skip
 ANOTHER_TYPE = {
     "sizes": (3, 4), "lengths": {"a": 1}, "batches": (0,), "supports_mask": 1, "masks": ("all",),

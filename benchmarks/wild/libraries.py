@@ -28,7 +28,9 @@ def thinc_lstm(ops: Any, name: str) -> Function:
 
     def backward(dy: Any, cache: Any) -> list[Any]:
         x, weights, flat, state = cache
-        dx, found = ops.backprop_lstm(dy.reshape(-1, dy.shape[-1]).copy(), sizes(x), flat.copy(), state)
+        dx, found = ops.backprop_lstm(
+            dy.reshape(-1, dy.shape[-1]).copy(), sizes(x), flat.copy(), state
+        )
         parts = np.split(found, np.cumsum([w.size for w in weights])[:-1])
         return [dx.reshape(x.shape), *(g.reshape(w.shape) for g, w in zip(parts, weights))]  # noqa: B905
 
@@ -67,7 +69,7 @@ def thinc_generic() -> Function:
     "`gru`",
     "check_vjp",
     "Documented: the initial state is a constant. It was handed in, and its gradient not asked "
-    "for.",
+    "for. Numba compiles it anew for every memory layout: contiguous arrays alone were handed in.",
 )
 def mygrad_gru() -> Function:
     import mygrad
@@ -86,6 +88,7 @@ def mygrad_gru() -> Function:
     return adapt.from_vjp(
         lambda *arrays: (graph(*arrays)[0].data, arrays), backward,
         f"X: T N D, {gates}, s0: N H -> y: T N H", name="mygrad.gru",
+        contiguous=True,
     )  # fmt: skip
 
 

@@ -227,11 +227,20 @@ def from_object(
     parsed = Signature.parse(text, batch=batch, time=time)
     others = [item.name for item in parsed.inputs if item.name not in own]
 
-    def run(*inputs: Any) -> Any:
+    def passed(inputs: Sequence[Any]) -> tuple[Any, Any]:
         made = make(dict(zip(own, inputs[: len(own)], strict=True)))
-        found = getattr(made, forward)(*inputs[len(own) :])
-        # What it keeps is its own business: it is handed on unseen.
-        return (*found, lambda: made) if isinstance(found, tuple) else (found, lambda: made)
+        return made, getattr(made, forward)(*inputs[len(own) :])
+
+    def run(*inputs: Any) -> Any:
+        made, found = passed(inputs)
+        unused = [made]
+
+        # What it keeps is its own business: it is handed on unseen. Each backward pass has an
+        # object of its own, for some add to the gradients that they find.
+        def own_object() -> Any:
+            return unused.pop() if unused else passed(inputs)[0]
+
+        return (*found, own_object) if isinstance(found, tuple) else (found, own_object)
 
     def back(cache: Any, *cotangents: Any) -> dict[str, Any]:
         made = cache()

@@ -58,7 +58,7 @@ def require_conduct(
         ]
         way = "summed over losses of one output each"
         _require_equal(_summed(parts), whole, graph.labels, way, function)
-    way = "for a cotangent that is expanded, as that of `sum()` is"
+    way = "for a cotangent that is expanded, as that of `sum(0)` is"
     ones = _with_ones(build(None), expanded=False).gradients(everything)
     loose = _with_ones(build(None), expanded=True)
     found = _asked(lambda: loose.gradients(everything), way, function)
@@ -70,7 +70,9 @@ def _with_ones(graph: AutogradGraph, expanded: bool) -> AutogradGraph:
     import torch
 
     graph.slopes[:] = [
-        torch.ones((), dtype=one.dtype).expand(one.shape) if expanded else torch.ones_like(one)
+        torch.ones(one.shape[1:], dtype=one.dtype).expand(one.shape)
+        if expanded
+        else torch.ones_like(one)
         for one in graph.results
     ]
     return graph
@@ -94,7 +96,7 @@ def _summed(parts: Sequence[Gradients]) -> Gradients:
     sums: Gradients = []
     for column in zip(*parts, strict=True):
         known = [one for one in column if one is not None]
-        sums.append(sum(known[1:], known[0]) if known else None)
+        sums.append(np.sum(known, axis=0) if known else None)
     return sums
 
 

@@ -8,7 +8,7 @@ function is given as reference, against the gradient that torch derives of that.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
@@ -17,12 +17,12 @@ import numpy as np
 
 from bpttcheck.adapt.arguments import given, name_of
 from bpttcheck.adapt.autograd_function import to_tensor
-from bpttcheck.adapt.function import ALL, CACHE, Function, letters_of
+from bpttcheck.adapt.function import ALL, CACHE, Function, flat_inputs, letters_of
 from bpttcheck.adapt.functions import from_vjp
 from bpttcheck.adapt.torch_conduct import require_conduct
 from bpttcheck.adapt.torch_gradients import AutogradGraph, pulled_back, to_array
 from bpttcheck.contract import is_float
-from bpttcheck.errors import ContractError
+from bpttcheck.errors import ContractError, Declined
 from bpttcheck.signature import Signature
 
 
@@ -40,6 +40,19 @@ class TorchFunction(Function):
     def torch_reference(self) -> Callable[[Mapping[str, Any]], list[Any]] | None:
         """The reference, from tensors by leaf to the outputs; None: there is none."""
         return None if self.reference_function is None else self._compared
+
+    def sequence(
+        self, engine: Any, params: Any, xs: Any, state0: Any, mask: Any
+    ) -> tuple[Any, Any]:
+        """No code for JAX to trace.
+
+        Raises:
+            Declined: always.
+        """
+        given = "pass `reference=`, a plain torch function of the same inputs"
+        raise Declined(
+            "it traces no code of torch", remedy="" if self.reference_function else given
+        )
 
     def _compared(self, leaves: Mapping[str, Any]) -> list[Any]:
         assert self.reference_function is not None
@@ -65,8 +78,8 @@ def from_torch(
     It runs on the CPU as in training. A result whose cotangent is exactly zero is left out of the
     loss; every backward pass runs twice over its graph; and in small cases the gradients must be
     the same where only one input requires a gradient, where one output alone takes part in the
-    loss, and where a cotangent is expanded, as that of ``sum()`` is. A gradient that is None is not
-    checked, and the report names it.
+    loss, and where a cotangent is expanded, as that of ``sum(0)`` is. A gradient that is None is
+    not checked, and the report names it.
 
     Parameters of a module are inputs by their names, with ``_`` for ``.``: those that the signature
     does not name are added to it. Their sizes are the module's own.
@@ -105,19 +118,21 @@ def from_torch(
     Signature.parse(signature, batch=batch, time=time)
     text = _with_parameters(signature, function) if isinstance(function, Module) else signature
     names = [item.name for item in Signature.parse(text).inputs]
-    program = _program(function, names)
+    outputs = [item.name for item in Signature.parse(text).outputs]
+    program = _program(function, names, outputs)
     title = name or name_of(None, function)
     forward, backward = partial(_forward, program), partial(_backward, program, title)
     made = from_vjp(
         forward, backward, text, at=at, receives=(CACHE, ALL), batch=batch, time=time,
         domain=domain, deterministic=deterministic, name=title,
     )  # fmt: skip
-    own = {one.name: getattr(made, one.name) for one in fields(made)}
+    own: dict[str, Any] = {one.name: getattr(made, one.name) for one in fields(made)}
+    own["methods"] = (title, f"{title}.backward")
     bound = TorchFunction(
-        **{**own, "methods": (title, f"{title}.backward")},
-        reference_function=None if reference is None else _program(reference, names),
+        **own,
+        reference_function=None if reference is None else _program(reference, names, outputs),
     )
-    program.__dict__["subject"] = bound
+    program.subject = bound
     return bound
 
 
@@ -128,6 +143,7 @@ class _Program:
     Args:
         function: the function or module.
         names: of the inputs.
+        outputs: what it returns, by name.
         aliases: the inputs that are parameters of a module -> their names there.
         copies: the module by dtype.
         subject: what is made of it, which knows its outputs.
@@ -135,11 +151,18 @@ class _Program:
 
     function: Any
     names: Sequence[str]
+    outputs: Sequence[str]
     aliases: Mapping[str, str]
     copies: dict[Any, Any] = field(default_factory=dict[Any, Any])
     subject: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
+        found = self._called(arguments)
+        if isinstance(found, Mapping) and self.outputs:
+            return tuple(found[name] for name in self.outputs)
+        return found
+
+    def _called(self, arguments: Sequence[Any]) -> Any:
         if not self.aliases:
             return self.function(*arguments)
         from torch.func import functional_call
@@ -156,7 +179,7 @@ class _Program:
         return functional_call(module, {**parameters, **kept}, tuple(handed))
 
 
-def _program(function: Any, names: Sequence[str]) -> _Program:
+def _program(function: Any, names: Sequence[str], outputs: Sequence[str]) -> _Program:
     aliases = _aliases(function) if hasattr(function, "named_parameters") else {}
     unknown = [alias for alias in aliases if alias not in names]
     if unknown:
@@ -165,7 +188,7 @@ def _program(function: Any, names: Sequence[str]) -> _Program:
             f"{', '.join(names)}: a reference must have the parameters of what it is compared with",
             item="reference",
         )
-    return _Program(function, names, aliases)
+    return _Program(function, names, outputs, aliases)
 
 
 def _aliases(module: Any) -> dict[str, str]:
@@ -209,7 +232,7 @@ def _forward(program: _Program, *arguments: Any) -> tuple[Any, ...]:
     import torch
 
     with torch.enable_grad():
-        found = program(*_mapped(to_tensor, arguments, requires_grad=False))
+        found = program(*_mapped(to_tensor, arguments))
     found = _mapped_result(found)
     # What it is given is the caller's business: it is handed on unseen.
     kept = lambda: arguments  # noqa: E731
@@ -219,11 +242,7 @@ def _forward(program: _Program, *arguments: Any) -> tuple[Any, ...]:
 def _backward(program: _Program, title: str, cache: Any, *cotangents: Any) -> dict[str, Any]:
     """The gradient of each input, in the structure of that input."""
     arguments = cache()
-    arrays = [leaf for leaf in _leaves(arguments) if is_float(leaf)]
-    labels = [f"gradient of input {i}" for i in range(len(arrays))]
-    named = program.subject.signature.expanded(program.subject.sizes(_by_name(program, arguments)))
-    floats = [name for name, leaf in named if leaf.kind == "float"]
-    labels = [f"d_{name}" for name in floats] if len(floats) == len(arrays) else labels
+    labels = [f"d_{name}" for name, leaf in _by_name(program, arguments).items() if is_float(leaf)]
 
     def graph(wanted: Sequence[int] | None = None) -> AutogradGraph:
         return _graph(program, arguments, cotangents, labels, wanted)
@@ -236,8 +255,6 @@ def _backward(program: _Program, title: str, cache: Any, *cotangents: Any) -> di
 
 
 def _by_name(program: _Program, arguments: Sequence[Any]) -> dict[str, Any]:
-    from bpttcheck.adapt.function import flat_inputs
-
     return flat_inputs(program.subject.signature, arguments)
 
 
@@ -284,7 +301,7 @@ def _graph(
     return graph
 
 
-def _mapped(function: Callable[[Any], Any], tree: Any, **options: Any) -> Any:
+def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
     """A tree of arguments with every array replaced."""
     if isinstance(tree, (np.ndarray, np.generic)) or hasattr(tree, "__array_ufunc__"):
         return function(tree)
@@ -305,14 +322,3 @@ def _mapped_result(tree: Any) -> Any:
     if isinstance(tree, (tuple, list)):
         return tuple(_mapped_result(value) for value in tree)
     return tree
-
-
-def _leaves(tree: Any) -> Iterator[Any]:
-    if isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from _leaves(value)
-    elif isinstance(tree, (tuple, list)):
-        for value in tree:
-            yield from _leaves(value)
-    else:
-        yield tree

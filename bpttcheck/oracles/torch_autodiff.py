@@ -95,8 +95,7 @@ def directional(
         Declined: torch has no second derivative of it, or a branch lies at its threshold.
     """
     slopes = [
-        _slope(function, inputs, along, cotangents, unit, seed, copy)
-        for copy in range(COPIES + 1)
+        _slope(function, inputs, along, cotangents, unit, seed, copy) for copy in range(COPIES + 1)
     ]
     return spread_estimate(Spread.of(np.array(slopes)), unit)
 
@@ -160,11 +159,16 @@ def _slope(
             return 0.0
         outputs, slopes = zip(*reached, strict=True)
         dummies = [torch.zeros_like(out, requires_grad=True) for out in outputs]
-        pulled = torch.autograd.grad(
+        pulled: Any = torch.autograd.grad(
             outputs, moved, dummies, create_graph=True, allow_unused=True
         )
-        products = [(g * v).sum() for g, v in zip(pulled, directions, strict=True) if g is not None]
-        found = torch.autograd.grad(sum(products), dummies, allow_unused=True)
+        products: list[Any] = [
+            (g * v).sum() for g, v in zip(pulled, directions, strict=True) if g is not None
+        ]
+        if not products:
+            return 0.0
+        total: Any = sum(products[1:], products[0])
+        found: Any = torch.autograd.grad(total, dummies, allow_unused=True)
         return sum(
             float((tangent.detach().numpy() * slope).sum())
             for tangent, slope in zip(found, slopes, strict=True)
