@@ -70,7 +70,7 @@ def _says(report: Report) -> str:
     return f"{shown}: {says}{step}"
 
 
-def page(rows: Sequence[Row], examples: int, where: str, seconds: float, day: date) -> str:
+def page(rows: Sequence[Row], examples: int, where: str, seconds: float, day: date | str) -> str:
     """The text of ``docs/wild.md``."""
     judged = [row for row in rows if row.verdict in ("PASSED", "FAILED", "INCONCLUSIVE")]
     counts = {v: sum(row.verdict == v for row in judged) for v in ("PASSED", "FAILED")}
@@ -104,9 +104,9 @@ torch and JAX stand here as controls.
 
 ```
 pip install "bpttcheck[wild]"
-pip install --no-deps EpyNN==1.2.13 numpy-ml==0.1.2
+pip install --no-deps EpyNN==1.2.13
 python -m benchmarks.wild --examples {examples} --write
 ```
 
-{day.isoformat()}, {where}, in {seconds:.0f} s. What is not installed says so.
+{day}, {where}, in {seconds:.0f} s. What is not installed says so.
 """

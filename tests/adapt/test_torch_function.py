@@ -207,5 +207,5 @@ def test_what_is_no_function_is_refused():
 
 def test_without_torch_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.nn", None)
-    with pytest.raises(ContractError, match="from_torch needs torch.*pip install torch"):
+    with pytest.raises(ContractError, match=r"from_torch needs torch.*pip install torch"):
         from_torch(Right.apply, SIGNATURE)
