@@ -41,8 +41,10 @@ def thinc_lstm(ops: Any, name: str) -> Function:
     "thinc",
     "LSTM, compiled (`NumpyOps`)",
     "check_vjp",
-    "Float32 only. The initial state is a parameter whose gradient the layer does not compute: "
-    "it was not asked for.",
+    "The layer `LSTM` on the CPU; `PyTorchLSTM` is torch's and not concerned. The first step has "
+    "no share in any gradient, and the gradients of the weights start from the weights instead of "
+    "from zero. Float32 only. The initial state is a parameter whose gradient the layer does not "
+    "compute: it was not asked for.",
     coarse=True,
 )
 def thinc_numpy() -> Function:
@@ -55,7 +57,9 @@ def thinc_numpy() -> Function:
     "thinc",
     "LSTM, of any array library (`Ops`)",
     "check_vjp",
-    "Float32 only. The code that CuPy runs; here it ran on NumPy. The initial state as above.",
+    "The code for array libraries without a kernel of their own; here it ran on NumPy. What it "
+    "computes for the gates is not kept, so that every gradient is zero. Float32 and the initial "
+    "state as above.",
     coarse=True,
 )
 def thinc_generic() -> Function:
@@ -175,13 +179,16 @@ def jax_gru() -> Function:
 
         return jax.lax.scan(step, h0, x)[1]
 
+    outputs = jax.jit(run)
+    pulled = jax.jit(lambda arrays, dy: jax.vjp(run, *arrays)[1](dy))
+
     def backward(dy: Any, cache: Any) -> list[Any]:
         with jax.enable_x64(True):
-            return [np.asarray(g) for g in jax.jit(lambda a, d: jax.vjp(run, *a)[1](d))(cache, dy)]
+            return [np.asarray(g) for g in pulled(cache, dy)]
 
     def forward(*arrays: Any) -> tuple[Any, Any]:
         with jax.enable_x64(True):
-            return np.asarray(jax.jit(run)(*arrays)), arrays
+            return np.asarray(outputs(*arrays)), arrays
 
     text = "x: T N D, h0: N H, W: D 3H, U: H 3H, b: 3H -> y: T N H"
     return adapt.from_vjp(forward, backward, text, name="jax.vjp of a GRU")

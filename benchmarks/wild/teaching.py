@@ -201,8 +201,8 @@ def s2s(loss_of: Any, name: str) -> Function:
     "s2s-rnn",
     "`S2S_RNN`, the loss that it returns",
     "check_grad",
-    "The loss is a mean over the steps and over the outputs are summed; the gradient is that of "
-    "the sum over the steps. With plain descent that is a learning rate T times larger.",
+    "The loss that it returns is a mean over the steps, and the gradient is that of the sum: T "
+    "times as large, as a larger learning rate would make it.",
 )
 def s2s_returned() -> Function:
     return s2s(lambda net, mean: mean, "S2S_RNN, mean")

@@ -96,11 +96,9 @@ def checked(subject, checks=("vjp",), **options):
     return bpttcheck.check(subject, checks=checks, **options)
 
 
-@pytest.mark.parametrize("reference", [None, plain])
-def test_a_right_function_passes(reference):
-    report = checked(from_torch(Right.apply, SIGNATURE, reference, name="right"), None)
+def test_a_right_function_passes_every_check():
+    report = checked(from_torch(Right.apply, SIGNATURE, plain, name="right"), None)
     assert report.passed, str(report)
-    assert "lines" not in " ".join(report.unchecked)
 
 
 def test_torch_judges_where_a_reference_is_given():
