@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from bpttcheck.adapt.function import Function
 
 Adapter = Callable[[], Function]
-CONTROL = "control"
+CONTROL = "A control: the gradient of the library's own autodiff."
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Implementation:
         note: what a reader has to know to judge the verdict fairly.
         licence: of the package.
         coarse: its buffers are float32, whatever it is given.
+        on_purpose: it documents that what it returns is something else than the gradient.
     """
 
     package: str
@@ -33,6 +34,7 @@ class Implementation:
     note: str = ""
     licence: str = ""
     coarse: bool = False
+    on_purpose: bool = False
 
     @property
     def name(self) -> str:
@@ -59,11 +61,14 @@ def implementation(
     *,
     licence: str = "MIT",
     coarse: bool = False,
+    on_purpose: bool = False,
 ) -> Callable[[Adapter], Adapter]:
     """Enter an adapter in the list."""
 
     def enter(adapter: Adapter) -> Adapter:
-        IMPLEMENTATIONS.append(Implementation(package, what, door, adapter, note, licence, coarse))
+        IMPLEMENTATIONS.append(
+            Implementation(package, what, door, adapter, note, licence, coarse, on_purpose)
+        )
         return adapter
 
     return enter

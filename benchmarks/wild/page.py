@@ -44,12 +44,19 @@ class Row:
         )
 
     @property
+    def shown(self) -> str:
+        """The verdict as it stands in the table."""
+        if self.verdict != "FAILED":
+            return self.verdict
+        return "**FAILED**" + (", on purpose" if self.implementation.on_purpose else "")
+
+    @property
     def cells(self) -> list[str]:
         """As a row of the table."""
         one = self.implementation
         return [
             f"{one.package}: {one.what}", one.version or "-", one.licence, f"`{one.door}`",
-            f"**{self.verdict}**" if self.verdict == "FAILED" else self.verdict,
+            self.shown,
             self.says.replace("|", "\\|"), self.by_hand,
         ]  # fmt: skip
 
@@ -74,6 +81,7 @@ def page(rows: Sequence[Row], examples: int, where: str, seconds: float, day: da
     """The text of ``docs/wild.md``."""
     judged = [row for row in rows if row.verdict in ("PASSED", "FAILED", "INCONCLUSIVE")]
     counts = {v: sum(row.verdict == v for row in judged) for v in ("PASSED", "FAILED")}
+    meant = sum(row.verdict == "FAILED" and row.implementation.on_purpose for row in judged)
     packages = len({row.implementation.package for row in judged})
     notes = [
         f"- **{row.implementation.package}: {row.implementation.what}.** {row.implementation.note}"
@@ -84,7 +92,7 @@ def page(rows: Sequence[Row], examples: int, where: str, seconds: float, day: da
 
 Hand-written recurrent gradients that anyone can install from the package index by name, checked as
 they are published. {len(judged)} implementations of {packages} packages: {counts["PASSED"]} passed,
-{counts["FAILED"]} did not.
+{counts["FAILED"]} did not, {meant} of them because they return something else on purpose.
 
 {table(HEADER, [row.cells for row in rows])}
 
@@ -93,7 +101,8 @@ direction, at one point of its own that the checker has not seen (float64; float
 0.01 where the code computes in float32 only). It confirms a mismatch without the checker.
 
 A verdict is about one thing: whether what comes back is the gradient of what was computed. A
-library may choose something else on purpose, and some do:
+library may choose something else on purpose, such as a clipped gradient, and some do; where that
+can be switched off there is a second row.
 
 {chr(10).join(notes)}
 

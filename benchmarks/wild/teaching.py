@@ -38,6 +38,7 @@ def epynn(layer: Any, gates: str, name: str, **options: Any) -> Function:
     "`clip_gradients=True` by default (of `RNN` alone), a documented choice: what comes back has "
     f"a norm of at most 0.25. {PINNED}",
     licence="GPL-3.0",
+    on_purpose=True,
 )
 def epynn_rnn() -> Function:
     from epynn.rnn.models import RNN
@@ -103,13 +104,14 @@ def neuralnetlib_lstm() -> Function:
     "neuralnetlib",
     "`LSTM`, clipping off",
     "check_object",
-    "`clip_value=1e30`. A constant of 1e-7 is added to every derivative of a sigmoid or tanh.",
+    "`clip_value=1e30`. A constant of 1e-7 is added to every derivative of a sigmoid or tanh, with "
+    "the defaults, too; it is below the digits of float32.",
 )
 def neuralnetlib_lstm_unclipped() -> Function:
     return neuralnetlib("LSTM", "fico", {"clip_value": 1e30}, "neuralnetlib.LSTM(clip_value=1e30)")
 
 
-@implementation("neuralnetlib", "`GRU`, defaults", "check_object", CLIPPED)
+@implementation("neuralnetlib", "`GRU`, defaults", "check_object", CLIPPED, on_purpose=True)
 def neuralnetlib_gru() -> Function:
     return neuralnetlib("GRU", "rzh", {}, "neuralnetlib.GRU")
 
@@ -146,6 +148,7 @@ def custom_rnn_cell(batch: str) -> Function:
     "check_vjp",
     "Compiled. Its comments say that the gradients of the weights are averaged over the batch; "
     "those of the inputs are not, so no one loss has both.",
+    on_purpose=True,
 )
 def custom_rnn() -> Function:
     return custom_rnn_cell("")
