@@ -54,6 +54,7 @@ class Traits:
         reference: what JAX differentiates instead.
         to_reference: from its parameters to those of the reference.
         sequence: ``sequence(engine, params, xs, state0, mask) -> (ys, state_T)``.
+        torch_reference: ``torch_reference(tensors by input) -> [output, ...]``, of a function.
         surrogate: what the backward pass is the gradient of, if not of the forward pass.
         surrogate_step: ``surrogate_step(freeze, params, state, x) -> (state, y)``.
         full: the layer with the full gradient that the surrogate approximates.
@@ -82,6 +83,7 @@ class Traits:
     reference: Any = None
     to_reference: Callable[[Any], Any] = _identity
     sequence: Callable[..., Any] | None = None
+    torch_reference: Callable[..., Any] | None = None
     surrogate: str = ""
     surrogate_step: Callable[..., Any] | None = None
     full: Any = None
@@ -178,8 +180,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "name": _text,
     "signature": lambda given: given if isinstance(given, Signature) else None,
     **dict.fromkeys(
-        ("to_reference", "sequence", "surrogate_step", "adjoints", "initial_state_vjp", "step_jvp",
-         "jvp"), _function
+        ("to_reference", "sequence", "torch_reference", "surrogate_step", "adjoints",
+         "initial_state_vjp", "step_jvp", "jvp"), _function,
     ),
     **dict.fromkeys(
         ("supports_mask", "contiguous", "fixed_sizes", "causal", "splits_in_time", "exact_length",

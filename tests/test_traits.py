@@ -23,7 +23,7 @@ GIVEN = {
     "domain": {"W": (0, 1)}, "causal": False, "splits_in_time": False, "exact_length": True,
     "deterministic": True, "final_state_gradient": False, "reference": len, "to_reference": len,
     "sequence": len, "surrogate": "truncated", "surrogate_step": len, "full": 5, "adjoints": len,
-    "initial_state_vjp": len, "name": "mine", "step_jvp": len, "jvp": len,
+    "initial_state_vjp": len, "name": "mine", "step_jvp": len, "jvp": len, "torch_reference": len,
     "signature": Signature.parse("x: N -> y: N"),
 }  # fmt: skip
 ANOTHER_TYPE = {

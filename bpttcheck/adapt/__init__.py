@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bpttcheck.adapt.custom_vjp import from_custom_vjp
     from bpttcheck.adapt.definitions import defs
     from bpttcheck.adapt.functions import from_grad, from_object, from_vjp, in_module
+    from bpttcheck.adapt.torch_function import from_torch
 
 __all__ = [
     "defs",
@@ -23,6 +24,7 @@ __all__ = [
     "from_custom_vjp",
     "from_grad",
     "from_object",
+    "from_torch",
     "from_vjp",
     "in_module",
 ]
@@ -34,6 +36,7 @@ _HOMES = {
     "from_custom_vjp": "custom_vjp",
     "from_grad": "functions",
     "from_object": "functions",
+    "from_torch": "torch_function",
     "from_vjp": "functions",
     "in_module": "functions",
 }

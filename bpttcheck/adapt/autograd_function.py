@@ -217,7 +217,7 @@ class TorchRule:
             name = next(paths)
             if _carries_gradient(result):
                 graph.results.append(result)
-                graph.slopes.append(_tensor(cotangent).to(result.device, result.dtype))
+                graph.slopes.append(to_tensor(cotangent).to(result.device, result.dtype))
                 graph.names.append(name)
 
         trees.map_leaves(collect, results, cotangents)
@@ -267,10 +267,10 @@ class TorchRule:
 
 
 def _tensors(arrays: list[Any]) -> list[Any]:
-    return [_tensor(array).requires_grad_(is_float(array)) for array in arrays]
+    return [to_tensor(array).requires_grad_(is_float(array)) for array in arrays]
 
 
-def _tensor(array: Any) -> Any:
+def to_tensor(array: Any) -> Any:
     """A tensor on the array's own memory where torch can, so that a mutation stays visible.
 
     Its strides are the array's, as long as torch has such: an axis that is broadcast stays one.

@@ -11,6 +11,7 @@ from bpttcheck.judge.differences import Differences
 from bpttcheck.judge.handwritten import SEQUENCE, STEP, Hand, HandWritten
 from bpttcheck.judge.oracle import Oracle, Reference
 from bpttcheck.judge.reference import JaxReference
+from bpttcheck.judge.torch_reference import TorchReference
 from bpttcheck.problems import function_cases, preconditions
 from bpttcheck.problems.cases import Cases
 from bpttcheck.problems.problem import Problem
@@ -21,6 +22,7 @@ __all__ = ["SEQUENCE", "STEP", "Hand", "Reference", "Run"]
 
 ORACLES: dict[str, Callable[[HandWritten], Oracle]] = {
     "jax": JaxReference,
+    "torch": TorchReference,
     "differences": Differences,
 }
 """Every oracle: the first that gives a gradient judges by it, the others are its witnesses."""

@@ -15,7 +15,7 @@ from bpttcheck.subject.user_code import guarded_inspection
 from bpttcheck.subject.values import describe, is_a
 
 DTYPES = ("float64", "float32")
-ORACLES = ("jax", "differences")
+ORACLES = ("jax", "torch", "differences")
 
 
 @dataclass(frozen=True)

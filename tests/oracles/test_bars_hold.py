@@ -9,6 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 
+from bpttcheck.oracles import torch_autodiff
 from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point, Spread, spread_estimate
 from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.estimate import Estimate
@@ -50,11 +51,55 @@ def jax_forward(function: Any, point: Any, direction: Any, weights: Any) -> Esti
     return autodiff_of(function).directional(at, along, EPS, 1)
 
 
+def torch_of(kind: Any) -> Any:
+    """The same networks in torch."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    gates = {
+        "tanh": torch.tanh, "sigmoid": torch.sigmoid, "softplus": torch.nn.functional.softplus,
+        "sine": torch.sin, "relu": torch.relu,
+    }  # fmt: skip
+
+    def net(leaves: list[Any]) -> list[Any]:
+        U, W, b, xs, h, c = leaves
+        H, hs = h.shape[1], []
+        for x in xs:
+            a, r = x @ U.T + b, h @ W.T
+            if kind == "lstm":
+                i, f, o, g = torch.split(a + r, H, 1)
+                c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+                h = torch.sigmoid(o) * torch.tanh(c)
+            elif kind == "gru":
+                z, reset = torch.split(torch.sigmoid((a + r)[:, : 2 * H]), H, 1)
+                n = torch.tanh(a[:, 2 * H :] + (reset * h) @ W[2 * H :].T)
+                h = (1 - z) * n + z * h
+            else:
+                h = gates[kind](a + r)
+            hs.append(h)
+        return [torch.stack(hs), c]
+
+    return net
+
+
+def torch_reverse(function: Any, point: Any, direction: Any, weights: Any) -> Estimate:
+    found = torch_autodiff.gradients(torch_of(KIND_OF[function]), point, weights, EPS, 1).gradients
+    spreads = list(zip(found, direction, strict=True))
+    value = sum((g.value * v).sum() for g, v in spreads)
+    copies = sum((g.copies * v).reshape(len(g.copies), -1).sum(1) for g, v in spreads)
+    return spread_estimate(Spread(np.asarray(value), copies), EPS)
+
+
+def torch_twice(function: Any, point: Any, direction: Any, weights: Any) -> Estimate:
+    net = torch_of(KIND_OF[function])
+    return torch_autodiff.directional(net, point, direction, weights, EPS, 1)
+
+
 # One line per oracle: a directional derivative with a bar, whatever it is made of.
 ORACLES: dict[str, Oracle] = {
     "finite_difference": finite_difference,
     "jax_reverse": jax_reverse,
     "jax_forward": jax_forward,
+    "torch_reverse": torch_reverse,
+    "torch_twice": torch_twice,
 }
 
 # JAX compiles a program for each shape: its cases have one shape for each kind of network.
@@ -129,6 +174,7 @@ NUMERIC = {
 }
 
 GATES = {"lstm": 4, "gru": 3}
+KIND_OF: dict[Any, str] = {}
 
 
 @cache
@@ -158,6 +204,7 @@ def numeric_net(kind: str) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
             hs.append(h)
         return [np.stack(hs), c]
 
+    KIND_OF[net] = kind
     return net
 
 

@@ -1,0 +1,324 @@
+"""A torch function or ``nn.Module`` of any signature, differentiated by torch's autograd.
+
+Whatever has a hand-written ``autograd.Function`` anywhere inside is judged as a whole: its inputs,
+and the parameters of a module by their names, against differences and, where a plain torch
+function is given as reference, against the gradient that torch derives of that.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.adapt.arguments import given, name_of
+from bpttcheck.adapt.autograd_function import to_tensor
+from bpttcheck.adapt.function import ALL, CACHE, Function, flat_inputs, letters_of
+from bpttcheck.adapt.functions import from_vjp
+from bpttcheck.adapt.torch_conduct import require_conduct
+from bpttcheck.adapt.torch_gradients import AutogradGraph, pulled_back, to_array
+from bpttcheck.contract import is_float
+from bpttcheck.errors import ContractError, Declined
+from bpttcheck.signature import Signature
+
+
+@dataclass(frozen=True, repr=False)
+class TorchFunction(Function):
+    """A function of torch, with what it is compared with.
+
+    Args:
+        reference_function: a torch function or module of the same inputs, or None.
+    """
+
+    reference_function: Callable[..., Any] | None = None
+
+    @property
+    def torch_reference(self) -> Callable[[Mapping[str, Any]], list[Any]] | None:
+        """The reference, from tensors by leaf to the outputs; None: there is none."""
+        return None if self.reference_function is None else self._compared
+
+    def sequence(
+        self, engine: Any, params: Any, xs: Any, state0: Any, mask: Any
+    ) -> tuple[Any, Any]:
+        """No code for JAX to trace.
+
+        Raises:
+            Declined: always.
+        """
+        given = "pass `reference=`, a plain torch function of the same inputs"
+        raise Declined(
+            "it traces no code of torch", remedy="" if self.reference_function else given
+        )
+
+    def _compared(self, leaves: Mapping[str, Any]) -> list[Any]:
+        assert self.reference_function is not None
+        sizes = self.sizes(leaves)
+        result = self.reference_function(*self.signature.build(leaves, sizes))
+        return list(self._split(result, sizes)[0].values())
+
+
+def from_torch(
+    function: Any,
+    signature: str,
+    reference: Any = None,
+    *,
+    at: Any = None,
+    batch: str | None = None,
+    time: str | None = None,
+    domain: Mapping[str, Any] | None = None,
+    deterministic: bool = False,
+    name: str | None = None,
+) -> Function:
+    """A differentiable torch function or module with a hand-written ``autograd.Function`` inside.
+
+    It runs on the CPU as in training. A result whose cotangent is exactly zero is left out of the
+    loss; every backward pass runs twice over its graph; and in small cases the gradients must be
+    the same where only one input requires a gradient, where one output alone takes part in the
+    loss, and where a cotangent is expanded, as that of ``sum(0)`` is. A gradient that is None is
+    not checked, and the report names it.
+
+    Parameters of a module are inputs by their names, with ``_`` for ``.``: those that the signature
+    does not name are added to it. Their sizes are the module's own.
+
+    Args:
+        function: a function of tensors, or a module.
+        signature: inputs and outputs, such as ``"x: T N D, weight: H D -> y: T N H"``.
+        reference: a plain torch function of the same inputs, in the order of the signature and then
+            of the parameters added; or a module with the same names of parameters. None: finite
+            differences decide.
+        at: arguments, parameters by their names: these very values are judged and no others.
+        batch: the letter of the batch axis; ``""``: there is none; None: ``B`` or ``N``.
+        time: the letter of the time axis; ``""``: there is none; None: ``T``.
+        domain: input -> the values that it may have.
+        deterministic: the results must be equal bit by bit in every call.
+        name: how reports call it; None: the name of the function or of the module's class.
+
+    Returns:
+        A subject for :func:`bpttcheck.check`, ``parametrize_with_checks`` and the rest.
+
+    Raises:
+        ContractError: torch is missing, or an argument is malformed.
+    """
+    try:
+        from torch.nn import Module
+    except ImportError as error:
+        raise ContractError(
+            "from_torch needs torch, which is not installed; run: pip install torch"
+        ) from error
+    for what, one in (("function", function), ("reference", reference)):
+        if isinstance(one, type) or not (callable(one) or (what == "reference" and one is None)):
+            raise ContractError(
+                f"{given(what, one)}, expected a function of tensors or an instance of nn.Module",
+                item=what,
+            )
+    Signature.parse(signature, batch=batch, time=time)
+    text = _with_parameters(signature, function) if isinstance(function, Module) else signature
+    names = [item.name for item in Signature.parse(text).inputs]
+    outputs = [item.name for item in Signature.parse(text).outputs]
+    program = _program(function, names, outputs)
+    title = name or name_of(None, function)
+    forward, backward = partial(_forward, program), partial(_backward, program, title)
+    made = from_vjp(
+        forward, backward, text, at=at, receives=(CACHE, ALL), batch=batch, time=time,
+        domain=domain, deterministic=deterministic, name=title,
+    )  # fmt: skip
+    own: dict[str, Any] = {one.name: getattr(made, one.name) for one in fields(made)}
+    own["methods"] = (title, f"{title}.backward")
+    bound = TorchFunction(
+        **own,
+        reference_function=None if reference is None else _program(reference, names, outputs),
+    )
+    program.subject = bound
+    return bound
+
+
+@dataclass(eq=False)
+class _Program:
+    """A torch function or module, as a function of all inputs in the order of the signature.
+
+    Args:
+        function: the function or module.
+        names: of the inputs.
+        outputs: what it returns, by name.
+        aliases: the inputs that are parameters of a module -> their names there.
+        copies: the module by dtype.
+        subject: what is made of it, which knows its outputs.
+    """
+
+    function: Any
+    names: Sequence[str]
+    outputs: Sequence[str]
+    aliases: Mapping[str, str]
+    copies: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    subject: Any = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        found = self._called(arguments)
+        if isinstance(found, Mapping) and self.outputs:
+            return tuple(found[name] for name in self.outputs)
+        return found
+
+    def _called(self, arguments: Sequence[Any]) -> Any:
+        if not self.aliases:
+            return self.function(*arguments)
+        from torch.func import functional_call
+
+        pairs = list(zip(self.names, arguments, strict=True))
+        parameters = {self.aliases[n]: a for n, a in pairs if n in self.aliases}
+        dtype = next(iter(parameters.values())).dtype
+        if dtype not in self.copies:
+            self.copies[dtype] = copy.deepcopy(self.function).to(dtype)
+        module = self.copies[dtype]
+        # What a pass writes into a buffer is gone with it.
+        kept = {key: buffer.clone() for key, buffer in module.named_buffers()}
+        handed = [a for n, a in pairs if n not in self.aliases]
+        return functional_call(module, {**parameters, **kept}, tuple(handed))
+
+
+def _program(function: Any, names: Sequence[str], outputs: Sequence[str]) -> _Program:
+    aliases = _aliases(function) if hasattr(function, "named_parameters") else {}
+    unknown = [alias for alias in aliases if alias not in names]
+    if unknown:
+        raise ContractError(
+            f"the module has a parameter {aliases[unknown[0]]!r}, but the inputs are "
+            f"{', '.join(names)}: a reference must have the parameters of what it is compared with",
+            item="reference",
+        )
+    return _Program(function, names, outputs, aliases)
+
+
+def _aliases(module: Any) -> dict[str, str]:
+    """Parameter as a signature can write it -> its name."""
+    found: dict[str, str] = {}
+    for key, _ in module.named_parameters():
+        alias = key.replace(".", "_")
+        alias = f"_{alias}" if alias[0].isdigit() else alias
+        if alias in found:
+            raise ContractError(
+                f"the parameters {found[alias]!r} and {key!r} would both be called {alias!r}: "
+                "rename one of them",
+                item="function",
+            )
+        found[alias] = key
+    return found
+
+
+def _with_parameters(text: str, module: Any) -> str:
+    """The signature with the parameters that it does not name, and the sizes that they fix."""
+    parsed = Signature.parse(text)
+    inputs, arrow, rest = text.partition("->")
+    outputs, where, limits = rest.partition(" where ")
+    named = {item.name for item in parsed.inputs}
+    shapes = {alias: tuple(module.get_parameter(key).shape)
+              for alias, key in _aliases(module).items()}  # fmt: skip
+    added = [
+        f"{alias}: {' '.join(map(str, shape))}"
+        for alias, shape in shapes.items()
+        if alias not in named
+    ]
+    letters = letters_of(parsed, {a: shape for a, shape in shapes.items() if a in named})
+    fixed = [f"{x} in {size}" for x, size in letters.items() if x not in parsed.allowed]
+    body = ", ".join([inputs.strip(), *added])
+    limits = ", ".join([*([limits.strip()] if where else []), *fixed])
+    return f"{body} {arrow} {outputs.strip()}{f' where {limits}' if limits else ''}"
+
+
+def _forward(program: _Program, *arguments: Any) -> tuple[Any, ...]:
+    """The outputs as arrays, and the arguments for the backward pass."""
+    import torch
+
+    with torch.enable_grad():
+        found = program(*_mapped(to_tensor, arguments))
+    found = _mapped_result(found)
+    # What it is given is the caller's business: it is handed on unseen.
+    kept = lambda: arguments  # noqa: E731
+    return (*found, kept) if isinstance(found, tuple) else (found, kept)
+
+
+def _backward(program: _Program, title: str, cache: Any, *cotangents: Any) -> dict[str, Any]:
+    """The gradient of each input, in the structure of that input."""
+    arguments = cache()
+    labels = [f"d_{name}" for name, leaf in _by_name(program, arguments).items() if is_float(leaf)]
+
+    def graph(wanted: Sequence[int] | None = None) -> AutogradGraph:
+        return _graph(program, arguments, cotangents, labels, wanted)
+
+    found = pulled_back(graph, title)
+    require_conduct(graph, found, title)
+    source = iter(found)
+    inputs = _mapped(lambda leaf: next(source) if is_float(leaf) else None, arguments)
+    return {f"d_{name}": value for name, value in zip(program.names, inputs, strict=True)}
+
+
+def _by_name(program: _Program, arguments: Sequence[Any]) -> dict[str, Any]:
+    return flat_inputs(program.subject.signature, arguments)
+
+
+def _graph(
+    program: _Program,
+    arguments: Sequence[Any],
+    cotangents: Sequence[Any],
+    labels: Sequence[str],
+    wanted: Sequence[int] | None,
+) -> AutogradGraph:
+    """The graph of a pass in which some of the inputs require a gradient; None: all of them."""
+    import torch
+
+    sources: list[Any] = []
+    counted = iter(range(len(labels)))
+
+    def leaf(array: Any) -> Any:
+        tensor = to_tensor(array)
+        if is_float(array):
+            i = next(counted)
+            if wanted is None or i in wanted:
+                sources.append(tensor.requires_grad_())
+        return tensor
+
+    with torch.enable_grad():
+        passed = _mapped(leaf, arguments)
+        result = program(*passed)
+    chosen = [label for i, label in enumerate(labels) if wanted is None or i in wanted]
+    graph = AutogradGraph(sources, chosen, sources)
+    outputs, _ = program.subject._split(
+        (*result, None) if isinstance(result, tuple) else result,
+        program.subject.sizes(_by_name(program, arguments)),
+    )
+    for (name, out), slope in zip(outputs.items(), cotangents, strict=True):
+        if out.requires_grad:
+            graph.results.append(out)
+            graph.slopes.append(to_tensor(slope).to(out.dtype))
+            graph.names.append(name)
+    if not graph.results and wanted is None:
+        raise ContractError(
+            f"no output carries a gradient of {', '.join(chosen)}: are all detached?",
+            method="backward",
+        )
+    return graph
+
+
+def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """A tree of arguments with every array replaced."""
+    if isinstance(tree, (np.ndarray, np.generic)) or hasattr(tree, "__array_ufunc__"):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {key: _mapped(function, value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_mapped(function, value) for value in tree)
+    return tree
+
+
+def _mapped_result(tree: Any) -> Any:
+    import torch
+
+    if isinstance(tree, torch.Tensor):
+        return to_array(tree)
+    if isinstance(tree, Mapping):
+        return {key: _mapped_result(value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return tuple(_mapped_result(value) for value in tree)
+    return tree

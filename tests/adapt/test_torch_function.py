@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import bpttcheck
+from bpttcheck import Verdict
+from bpttcheck.adapt import from_torch
+from bpttcheck.errors import ContractError
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+Function = torch.autograd.Function
+SIGNATURE = "x: T N D, h: N H, W: H D, U: H H -> y: T N H, last: N H"
+
+
+class Right(Function):
+    """An Elman network, its states and its last state."""
+
+    @staticmethod
+    def forward(ctx, x, h, W, U):
+        hs = [h]
+        for x_t in x:
+            hs.append(torch.tanh(x_t @ W.T + hs[-1] @ U.T))
+        ctx.save_for_backward(x, W, U, *hs)
+        return torch.stack(hs[1:]), hs[-1].clone()
+
+    @staticmethod
+    def backward(ctx, d_y, d_last):
+        x, W, U, *hs = ctx.saved_tensors
+        d_x, d_W, d_U, d_h = torch.zeros_like(x), torch.zeros_like(W), torch.zeros_like(U), d_last
+        for t in reversed(range(len(x))):
+            d_pre = (d_h + d_y[t]) * (1 - hs[t + 1] ** 2)
+            d_x[t], d_h = d_pre @ W, d_pre @ U
+            d_W, d_U = d_W + d_pre.T @ x[t], d_U + d_pre.T @ hs[t]
+        return d_x, d_h, d_W, d_U
+
+
+def plain(x, h, W, U):
+    ys = []
+    for x_t in x:
+        h = torch.tanh(x_t @ W.T + h @ U.T)
+        ys.append(h)
+    return torch.stack(ys), h
+
+
+class Transposed(Right):
+    @staticmethod
+    def backward(ctx, d_y, d_last):
+        d_x, d_h, d_W, d_U = Right.backward(ctx, d_y, d_last)
+        return d_x, d_h, d_W, d_U.T
+
+
+class NoneForU(Right):
+    @staticmethod
+    def backward(ctx, d_y, d_last):
+        return *Right.backward(ctx, d_y, d_last)[:3], None
+
+
+class AsksForW(Right):
+    """Right where everything requires a gradient."""
+
+    @staticmethod
+    def backward(ctx, d_y, d_last):
+        d_x, *rest = Right.backward(ctx, d_y, d_last)
+        return d_x if ctx.needs_input_grad[2] else 0 * d_x, *rest
+
+
+class ViewsItsCotangent(Right):
+    @staticmethod
+    def backward(ctx, d_y, d_last):
+        return Right.backward(ctx, d_y.view(-1).view(d_y.shape), d_last)
+
+
+class Undefined(Right):
+    """Does not expect the None that it asked for."""
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        ctx.set_materialize_grads(False)
+        return Right.forward(ctx, *arguments)
+
+
+class OverwritesWhatItSaved(Right):
+    @staticmethod
+    def backward(ctx, d_y, d_last):
+        found = Right.backward(ctx, d_y, d_last)
+        ctx.saved_tensors[4].data.mul_(2)
+        return found
+
+
+def checked(subject, checks=("vjp",), **options):
+    options = {"examples": 4, "raises": False, **options}
+    return bpttcheck.check(subject, checks=checks, **options)
+
+
+def test_a_right_function_passes_every_check():
+    report = checked(from_torch(Right.apply, SIGNATURE, plain, name="right"), None)
+    assert report.passed, str(report)
+
+
+def test_torch_judges_where_a_reference_is_given():
+    report = checked(from_torch(Right.apply, SIGNATURE, plain), require=["torch"])
+    assert report.passed
+    assert report.checks[0].oracles["torch"] == 4
+    notes = [*report.notes, *report.checks[0].notes]
+    assert any("it traces no code of torch" in note for note in notes)
+
+
+@pytest.mark.parametrize("reference", [None, plain])
+def test_a_wrong_gradient_is_found(reference):
+    report = checked(from_torch(Transposed.apply, SIGNATURE, reference, name="wrong"))
+    assert report.verdict is Verdict.FAILED
+    assert report.findings[0].block == "d_U"
+
+
+def test_a_reference_that_is_another_function_is_not_believed():
+    subject = from_torch(Right.apply, SIGNATURE, lambda x, h, W, U: plain(x, h, W, 2 * U))
+    report = checked(subject)
+    assert report.passed
+    assert "torch" not in report.checks[0].oracles
+    notes = [*report.notes, *report.checks[0].notes]
+    assert any("differs from the native one" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (AsksForW, "another d_x where only the input of d_x requires a gradient"),
+        (ViewsItsCotangent, "for a cotangent that is expanded"),
+        (Undefined, "takes part in the loss"),
+        (OverwritesWhatItSaved, "the second time over the same graph"),
+    ],
+)
+def test_what_goes_wrong_in_training_alone_is_found(function, says):
+    report = checked(from_torch(function.apply, SIGNATURE, name="bad"))
+    assert report.verdict is Verdict.FAILED
+    assert says in str([finding.message for finding in report.findings])
+
+
+def test_a_gradient_that_is_none_is_not_checked_and_named():
+    report = checked(from_torch(NoneForU.apply, SIGNATURE, plain))
+    assert report.passed
+    assert any("U" in one for one in report.unchecked)
+
+
+class Owner(torch.nn.Module):
+    def __init__(self, function, n_in=3, n_hidden=2):
+        super().__init__()
+        self.function = function
+        self.W = torch.nn.Parameter(torch.zeros(n_hidden, n_in))
+        self.inner = torch.nn.Linear(n_hidden, n_hidden, bias=False)
+
+    def forward(self, x, h):
+        return self.function(x, h, self.W, self.inner.weight)
+
+
+@pytest.mark.parametrize("function", [Right, Transposed])
+def test_the_parameters_of_a_module_are_inputs_by_their_names(function):
+    text = "x: T N D, h: N H, W: H D -> y: T N H, last: N H where T in 2|3"
+    subject = from_torch(Owner(function.apply), text, Owner(plain))
+    assert str(subject.signature) == (
+        "x: T N D, h: N H, W: H D, inner_weight: 2 2 -> y: T N H, last: N H "
+        "where T in 2|3, H in 2, D in 3"
+    )
+    report = checked(subject)
+    assert report.passed == (function is Right)
+    assert report.checks[0].oracles["torch"] == 4
+    assert [f.block for f in report.findings] == ([] if report.passed else ["d_inner_weight"])
+
+
+def test_structures_tokens_and_constants_are_handed_on():
+    def function(tokens, weights, state, steps):
+        h, c = state
+        for _ in range(steps):
+            h = torch.tanh(weights["E"][tokens] + h @ weights["U"])
+        return {"h": h, "c": c * 2}
+
+    text = (
+        "tokens: N < V, weights: {E: V H, U: H H}, state: (N H, N H), steps = 2 -> h: N H, c: N H"
+    )
+    report = checked(from_torch(function, text, function), require=["torch"])
+    assert report.passed, str(report)
+
+
+def test_a_branch_at_its_threshold_is_left_to_the_differences():
+    def function(x):
+        return torch.relu(x - x.detach())
+
+    at = (np.zeros((2, 2)),)
+    report = checked(from_torch(function, "x: N D -> y: N D", function, at=at))
+    assert "torch" not in report.checks[0].oracles
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(ContractError, match=r"function=3 \(type=int\), expected a function"):
+        from_torch(3, SIGNATURE)
+    with pytest.raises(ContractError, match="reference=<class"):
+        from_torch(Right.apply, SIGNATURE, Owner)
+    with pytest.raises(ContractError, match="must have the parameters of what it is compared"):
+        from_torch(Right.apply, SIGNATURE, torch.nn.Linear(2, 2))
+
+
+def test_without_torch_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.nn", None)
+    with pytest.raises(ContractError, match=r"from_torch needs torch.*pip install torch"):
+        from_torch(Right.apply, SIGNATURE)
