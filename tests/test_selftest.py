@@ -8,7 +8,7 @@ import pytest
 
 from bpttcheck import cells, mutants
 from bpttcheck.errors import ContractError
-from bpttcheck.judge import outcome, verdict
+from bpttcheck.judge import directions, outcome, verdict
 from bpttcheck.judge.tally import Tally
 from bpttcheck.mutants.base import Mutant
 from bpttcheck.results.records import Case
@@ -114,7 +114,7 @@ def test_a_weakened_tester_misses_bugs_and_says_which(weakness, request):
 
 def test_a_tester_that_cannot_resolve_an_error_says_so_and_does_not_claim_it(monkeypatch):
     monkeypatch.setattr(verdict, "LIMIT", 1e30)
-    monkeypatch.setattr(verdict, "DIFFERENCE_LIMIT", 1e30)
+    monkeypatch.setattr(directions, "DIFFERENCE_LIMIT", 1e30)
     found = selftest(cells.Elman(), families=["sign"], examples=2, dtypes=["float64"])
     assert found.count(CAUGHT) == 0
     for one in found.planted:

@@ -133,7 +133,7 @@ def shares(names: Sequence[str], examples: int) -> list[Share]:
 
 def _tallies(run: Run, names: Sequence[str], examples: int) -> Iterator[tuple[str, Tally]]:
     for check in names:
-        function: Callable[[Context], Tally] = CHECKS[check]
+        function: Callable[[Context], Tally] = CHECKS[check].run
         with contextlib.suppress(NotApplicable):
             yield check, function(Context(run, examples))
 

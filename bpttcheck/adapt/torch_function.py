@@ -17,8 +17,9 @@ import numpy as np
 
 from bpttcheck.adapt.arguments import given, name_of
 from bpttcheck.adapt.autograd_function import to_tensor
-from bpttcheck.adapt.function import ALL, CACHE, Function, flat_inputs, letters_of
+from bpttcheck.adapt.function import Function, flat_inputs, letters_of
 from bpttcheck.adapt.functions import from_vjp
+from bpttcheck.adapt.received import ALL, CACHE
 from bpttcheck.adapt.torch_conduct import require_conduct
 from bpttcheck.adapt.torch_gradients import AutogradGraph, pulled_back, to_array
 from bpttcheck.contract import is_float
@@ -56,7 +57,7 @@ class TorchFunction(Function):
 
     def _compared(self, leaves: Mapping[str, Any]) -> list[Any]:
         assert self.reference_function is not None
-        sizes = self.sizes(leaves)
+        sizes = self.letters(leaves)
         result = self.reference_function(*self.signature.build(leaves, sizes))
         return list(self._split(result, sizes)[0].values())
 

@@ -123,10 +123,11 @@ def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
 def _reference(order: Order, subject: Any) -> dict[str, Any]:
     """What the subject is compared with, if it was named."""
     from bpttcheck.cli.targets import load_reference
+    from bpttcheck.traits import trait
 
     if not order.reference:
         return {}
-    if getattr(subject, "signature", None) is not None:
+    if trait(getattr(subject, "target", subject), "signature") is not None:
         raise ContractError(
             f"target {order.target!r} is a function, but --reference names what a cell or layer is "
             "compared with: leave it out"

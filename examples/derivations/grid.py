@@ -158,7 +158,7 @@ class Truth:
         case = Case(0, self.index, kind.T, 1, width, LARGEST.H, "float64", "none", "ordinary")
         problem = Problem(case, params, xs, h0[None], None, d_ys, d_h[None])
         template = Template(width, LARGEST.H, max(LENGTHS), 1)
-        found = oracle(kind.activation).reference(SEQUENCE, problem, template).gradients
+        found = oracle(kind.activation).jax.gradient(SEQUENCE, problem, template).gradients
         parameters = {
             f"d_params[{name!r}]": _cut(
                 found[f"d_params[{name!r}]"], tuple(map(slice, value.shape)), value.shape

@@ -189,7 +189,7 @@ def _batch(*, mean: bool):
         case = Case(0, index, T, B, LARGEST.width, H, "float64", "none", "ordinary")
         problem = Problem(case, params, xs, h0, None, d_ys, np.zeros_like(h0))
         template = Template(LARGEST.width, H, max(LONGER), 3)
-        found = oracle("tanh").reference(SEQUENCE, problem, template).gradients
+        found = oracle("tanh").jax.gradient(SEQUENCE, problem, template).gradients
         o = unroll(Network(), params, xs, h0)[0][:, :, 1 + H :]
         odds = np.exp(o - o.max(axis=2, keepdims=True))
         do = odds / odds.sum(axis=2, keepdims=True) - xs[:, :, LARGEST.columns("y")]

@@ -123,7 +123,7 @@ def _problem(kind: Kind, index: int):
     nothing = tuple(map(np.zeros_like, state))
     problem = Problem(case, params, xs, state, None, d_ys, nothing)
     template = Template(N + L + H, H, LONGEST, 1)
-    found = oracle(kind.activation).reference(SEQUENCE, problem, template).gradients["d_xs"]
+    found = oracle(kind.activation).jax.gradient(SEQUENCE, problem, template).gradients["d_xs"]
     return params, net1, net2, d_ys[:, 0], found.value[:, 0], found.copies[:, :, 0]
 
 
