@@ -105,7 +105,7 @@ def neuralnetlib_lstm() -> Function:
     "`LSTM`, clipping off",
     "check_object",
     "`clip_value=1e30`. A constant of 1e-7 is added to every derivative of a sigmoid or tanh, with "
-    "the defaults, too; it is below the digits of float32.",
+    "the defaults, too: about the rounding unit of float32.",
 )
 def neuralnetlib_lstm_unclipped() -> Function:
     return neuralnetlib("LSTM", "fico", {"clip_value": 1e30}, "neuralnetlib.LSTM(clip_value=1e30)")
