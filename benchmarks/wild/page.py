@@ -91,8 +91,9 @@ def page(rows: Sequence[Row], examples: int, where: str, seconds: float, day: da
     return f"""# In the wild
 
 Hand-written recurrent gradients that anyone can install from the package index by name, checked as
-they are published. {len(judged)} implementations of {packages} packages: {counts["PASSED"]} passed,
-{counts["FAILED"]} did not, {meant} of them because they return something else on purpose.
+they are published, and two controls. {len(judged)} rows of {packages} packages (a layer with an option
+that matters has a row for each of its settings): {counts["PASSED"]} passed, {counts["FAILED"]} did not,
+{meant} of them because they return something else on purpose.
 
 {table(HEADER, [row.cells for row in rows])}
 
