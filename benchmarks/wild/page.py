@@ -64,7 +64,7 @@ class Row:
 def _says(report: Report) -> str:
     if not report.findings:
         judged, cases = report.judged
-        missing = [f.block for f in report.remarks if "no gradient" in f.message]
+        missing = [one.split()[0] for one in report.unchecked if "no gradient" in one]
         unchecked = f"; not returned: {', '.join(missing)}" if missing else ""
         return f"{judged} of {cases} cases judged, in {' and '.join(report.dtypes)}{unchecked}"
     of_gradients = [f for f in report.findings if f.check == "vjp"]
@@ -91,7 +91,8 @@ def page(rows: Sequence[Row], examples: int, where: str, seconds: float, day: da
     return f"""# In the wild
 
 Hand-written recurrent gradients that anyone can install from the package index by name, checked as
-they are published. {len(judged)} implementations of {packages} packages: {counts["PASSED"]} passed,
+they are published, and two controls. {len(judged)} rows of {packages} packages (a layer with
+an option that matters has a row for each of its settings): {counts["PASSED"]} passed,
 {counts["FAILED"]} did not, {meant} of them because they return something else on purpose.
 
 {table(HEADER, [row.cells for row in rows])}

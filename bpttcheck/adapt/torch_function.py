@@ -116,7 +116,10 @@ def from_torch(
                 f"{given(what, one)}, expected a function of tensors or an instance of nn.Module",
                 item=what,
             )
-    Signature.parse(signature, batch=batch, time=time)
+    if not Signature.parse(signature, batch=batch, time=time).outputs:
+        raise ContractError(
+            f"signature={signature!r} names no outputs: write '... -> h: N T H'", item="signature"
+        )
     text = _with_parameters(signature, function) if isinstance(function, Module) else signature
     names = [item.name for item in Signature.parse(text).inputs]
     outputs = [item.name for item in Signature.parse(text).outputs]

@@ -199,6 +199,8 @@ def test_what_is_no_function_is_refused():
         from_torch(3, SIGNATURE)
     with pytest.raises(ContractError, match="reference=<class"):
         from_torch(Right.apply, SIGNATURE, Owner)
+    with pytest.raises(ContractError, match="names no outputs"):
+        from_torch(Right.apply, "x: N D")
     with pytest.raises(ContractError, match="must have the parameters of what it is compared"):
         from_torch(Right.apply, SIGNATURE, torch.nn.Linear(2, 2))
 
