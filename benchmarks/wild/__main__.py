@@ -1,7 +1,7 @@
 """The wall: hand-written recurrent gradients that anyone can install from the package index.
 
     pip install "bpttcheck[wild]"
-    pip install --no-deps EpyNN==1.2.13
+    pip install numpy-ml==0.1.2 pyrenn==0.1 && pip install --no-deps EpyNN==1.2.13
     python -m benchmarks.wild [--examples 40] [--write] [NAME...]
 
 Checks every implementation that is installed; with ``--write`` the result replaces

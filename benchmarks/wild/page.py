@@ -114,7 +114,7 @@ torch and JAX stand here as controls.
 
 ```
 pip install "bpttcheck[wild]"
-pip install --no-deps EpyNN==1.2.13
+pip install numpy-ml==0.1.2 pyrenn==0.1 && pip install --no-deps EpyNN==1.2.13
 python -m benchmarks.wild --examples {examples} --write
 ```
 
