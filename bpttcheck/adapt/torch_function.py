@@ -290,7 +290,7 @@ def _graph(
     graph = AutogradGraph(sources, chosen, sources)
     outputs, _ = program.subject._split(
         (*result, None) if isinstance(result, tuple) else result,
-        program.subject.sizes(_by_name(program, arguments)),
+        program.subject.letters(_by_name(program, arguments)),
     )
     for (name, out), slope in zip(outputs.items(), cotangents, strict=True):
         if out.requires_grad:

@@ -26,6 +26,7 @@ class Differences:
 
     name = "differences"
     title = "the finite differences"
+    relevant = True
 
     def __init__(self, code: HandWritten) -> None:
         self._code = code

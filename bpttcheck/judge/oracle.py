@@ -29,11 +29,13 @@ class Oracle(Protocol):
         name: what it is called in counts and options.
         title: what it is called in a sentence.
         declined: why it gives no gradient of this subject at all, or ``""``.
+        relevant: False if it has nothing to do with subjects of this kind.
     """
 
     name: str
     title: str
     declined: str
+    relevant: bool
 
     def gradient(self, mode: str, problem: Problem, template: Template | None = None) -> Reference:
         """The gradient of every block that the code returns, with noisy copies.

@@ -41,11 +41,13 @@ class JaxReference:
 
     name = "jax"
     title = "JAX"
+    relevant = True
 
     def __init__(self, code: HandWritten) -> None:
         self.subject, self._code = code.subject, code
         self.declined = ""
         self._autodiff = self._reference()
+        self._masked = self._traced_with_masks()
         self._preparing: dict[Template, Future[None]] = {}
         self._memo: dict[Any, Any] | None = None
         self._departure, self._searches = "", 0
@@ -111,11 +113,22 @@ class JaxReference:
             return Autodiff(lift(lambda p, s, x: surrogate(engine.freeze, p, s, x)))
         if self.subject.traced_whole:
             forward: Any = self.subject.layer.forward
-            masked = self.subject.supports_mask
-            return Autodiff(None, lift(
-                lambda p, xs, s, mask: forward(p, xs, s, *((mask,) if masked else ()))[:2]
-            ))  # fmt: skip
+            return Autodiff(None, lift(lambda p, xs, s, mask: forward(p, xs, s)[:2]))
         return None
+
+    def _traced_with_masks(self) -> Autodiff | None:
+        """The forward pass of a layer that is traced whole, given a mask: other code may run."""
+        if not self.subject.traced_whole or not self.subject.supports_mask:
+            return None
+        from bpttcheck.oracles.tracer.trace import lift
+
+        forward: Any = self.subject.layer.forward
+        return Autodiff(None, lift(lambda p, xs, s, mask: forward(p, xs, s, mask)[:2]))
+
+    def _of(self, problem: Problem) -> Autodiff:
+        if problem.mask is not None and self._masked is not None:
+            return self._masked
+        return self._jax()
 
     def prepare(self, cases: Cases, examples: int) -> None:
         """Trace the programs of the first cases here, and compile them side by side in threads.
@@ -161,7 +174,7 @@ class JaxReference:
         Raises:
             Declined: if there is no reference, or JAX cannot trace it.
         """
-        autodiff = self._jax()
+        autodiff = self._of(problem)
         if self.subject.traced_whole and problem.case.T > MOST_TRACED:
             raise Declined(f"traced whole: sequences of more than {MOST_TRACED} steps are left out")
         waiting = self._preparing.get(template) if template else None
@@ -207,7 +220,7 @@ class JaxReference:
         Raises:
             Declined: if there is no reference, or JAX cannot trace it.
         """
-        autodiff = self._jax()
+        autodiff = self._of(problem)
         moved = Leaves(problem).direction(along)
         zero = _point(problem)
         direction = Point(

@@ -64,7 +64,8 @@ class Run:
             else Cases(self.subject, seed, self.dtypes, declared)
         )
         self.code = HandWritten(self.subject, found.absent)
-        self.oracles = {name: make(self.code) for name, make in ORACLES.items()}
+        made = {name: make(self.code) for name, make in ORACLES.items()}
+        self.oracles = {name: oracle for name, oracle in made.items() if oracle.relevant}
         self.jax = cast(JaxReference, self.oracles["jax"])
         self._begin()
 

@@ -33,6 +33,7 @@ class TorchReference:
     def __init__(self, code: HandWritten) -> None:
         self._code = code
         self._function = code.subject.traits.torch_reference
+        self.relevant = self._function is not None
         self.declined = "" if self._function else "no torch function was given to compare with"
 
     def shared(self, code: HandWritten) -> TorchReference:

@@ -136,8 +136,7 @@ class Subject:
     @property
     def exact_length(self) -> bool:
         """True if a padded sequence is not the sequence."""
-        unmasked = self.traced_whole and not self.supports_mask
-        return self.traits.exact_length or self.traits.fixed_sizes or unmasked
+        return self.traits.exact_length or self.traits.fixed_sizes or self.traced_whole
 
     @property
     def surrogate_step(self) -> Callable[..., Any] | None:

@@ -19,7 +19,7 @@ from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.report import Report
 from bpttcheck.subject.options import Options, validate_options
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.checks import CHECKS
+from bpttcheck.verify.checks import CHECKS, names_for
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.parallel.distribute import spread
 from bpttcheck.verify.progress import CallersError, Progress, ProgressCounter
@@ -143,8 +143,8 @@ def _run_all(
 def _outcomes(
     run: Run, options: Options, executor: Executor | None, progress: Progress | None
 ) -> list[Outcome]:
-    names = [n for n in options.checks or CHECKS if CHECKS[n].applies(run.subject)]
-    wanted = [name for name in CHECKS if name in names]
+    known = names_for(run.subject.target)
+    wanted = [name for name in known if name in (options.checks or known)]
     counter = ProgressCounter(run, options, wanted, progress)
     first = check_one(run, options, "contract", counter)
     if first[0].verdict is Verdict.FAILED:
@@ -180,7 +180,7 @@ def check_one(
     """One named check of a run, or its spread-out form: its result and its findings."""
     started = time.perf_counter()
     tick = (lambda: None) if counter is None else counter.start(name)
-    if not CHECKS[name].applies(run.subject):
+    if name not in names_for(run.subject.target):
         return CheckResult(name, None, skipped="not for what this subject is"), ()
     try:
         tally = (spread_out or CHECKS[name].run)(Context(run, options.examples, tick))

@@ -86,7 +86,7 @@ def _one(
             run, mode, problem, template, confirm=explain, differences_only=differences_only,
             known=known,
         )  # fmt: skip
-        outcome = accepted(run, outcome, tally)
+        outcome = accepted(run, outcome, tally) if run.accepted else outcome
     except OutsideDomain as error:
         tally.outside(error, case)
         return

@@ -165,9 +165,9 @@ def test_the_parameters_of_a_module_are_inputs_by_their_names(function):
         "x: T N D, h: N H, W: H D, inner_weight: 2 2 -> y: T N H, last: N H "
         "where T in 2|3, H in 2, D in 3"
     )
-    report = checked(subject)
+    report = checked(subject, examples=8)
     assert report.passed == (function is Right)
-    assert report.checks[0].oracles["torch"] == 4
+    assert report.checks[0].oracles["torch"] == 7  # one is long, for differences alone
     assert [f.block for f in report.findings] == ([] if report.passed else ["d_inner_weight"])
 
 

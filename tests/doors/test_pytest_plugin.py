@@ -12,10 +12,10 @@ import bpttcheck
 from bpttcheck import cells
 from bpttcheck.errors import ContractError
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.checks import CHECKS
+from bpttcheck.verify.checks import names_for
 
 CELL = Subject(cells.Elman())
-OF_A_CELL = [name for name, check in CHECKS.items() if check.applies(CELL)]
+OF_A_CELL = names_for(CELL.target)
 CHECK_COUNT = len(OF_A_CELL)
 
 

@@ -162,6 +162,42 @@ class DecaysWeights(PlainLayer):
         return d_params if len(xs) else {**d_params, "b": d_params["b"] + 1e-3}
 
 
+class Tangents(Plain):
+    """Forward mode, which the last line of a bug gets wrong."""
+
+    factor = 1.0
+
+    def step_jvp(self, params, state, x, v_params, v_state, v_x):
+        new, _, _ = self.step(params, state, x)
+        v_z = v_x @ params["U"].T + x @ v_params["U"].T + v_params["b"]
+        v_z = v_z + v_state @ params["W"].T + self.factor * (state @ v_params["W"].T)
+        v_new = (1 - new**2) * v_z
+        return v_new, v_new
+
+
+class LosesATangent(Tangents):
+    factor = 0.0
+
+
+def product(x, W):
+    return np.tanh(x @ W), (x, W)
+
+
+def product_vjp(dy, cache):
+    x, W = cache
+    da = dy * (1 - np.tanh(x @ W) ** 2)
+    return da @ W.T, x.T @ da
+
+
+def without_derivative(dy, cache):
+    _, W = cache
+    return dy @ W.T, product_vjp(dy, cache)[1]
+
+
+def function(vjp):
+    return bpttcheck.adapt.from_vjp(product, vjp, "x: N D, W: D H -> y: N H", grads="dx, dW")
+
+
 @dataclass(frozen=True)
 class Row:
     """A check, a bug that it finds, the same code without it, the finding's block and words."""
@@ -180,6 +216,8 @@ TABLE = [
     Row("step_vjp", PreActivation(), Plain(), "d_params['W']"),
     Row("sequence_vjp", ForgetsTheLastState(), PlainLayer(), "d_state0"),
     Row("initial_state", FirstRowOfTheState(), Trainable(), "d_params['h0']"),
+    Row("vjp", function(without_derivative), function(product_vjp), "dx"),
+    Row("jvp", LosesATangent(), Tangents(), "<cotangent, tangent of the outputs>"),
     Row("linearity", ClippedInput(), Plain(), "d_xs", "clipped"),
     Row("batch_additivity", MeanOverTheBatch(), Plain(), "d_params['b']", "mean"),
     Row("time_splitting", WithoutTheFirstStep(), PlainLayer(), "d_params['W']"),

@@ -86,6 +86,18 @@ class TwiceTheInputGradient(Layer):
     factor = 2
 
 
+class Opaque(Layer):
+    """The layer, which JAX cannot trace."""
+
+    def forward(self, params, xs, state0):
+        assert float(np.sum(xs)) < np.inf
+        return super().forward(params, xs, state0)
+
+
+class OpaqueAndTwice(Opaque):
+    factor = 2
+
+
 def half_the_path(params, state, x):
     """The same forward pass in JAX; half of its gradient is cut off."""
     import jax
@@ -138,11 +150,17 @@ def test_the_differences_keep_a_wrong_reference_from_convicting_a_right_cell(mon
     assert verdict(cell, reference=half_the_path) is Verdict.FAILED
 
 
-def test_the_differences_alone_judge_a_layer_without_a_reference(monkeypatch):
+def test_jax_traces_a_layer_without_a_reference(monkeypatch):
+    monkeypatch.setattr(Differences, "directional", declines)
     assert verdict(Layer(), "sequence_vjp") is Verdict.PASSED
     assert verdict(TwiceTheInputGradient(), "sequence_vjp") is Verdict.FAILED
+
+
+def test_the_differences_alone_judge_a_layer_that_cannot_be_traced(monkeypatch):
+    assert verdict(Opaque(), "sequence_vjp") is Verdict.PASSED
+    assert verdict(OpaqueAndTwice(), "sequence_vjp") is Verdict.FAILED
     monkeypatch.setattr(Differences, "directional", declines)
-    assert verdict(TwiceTheInputGradient(), "sequence_vjp") is Verdict.INCONCLUSIVE
+    assert verdict(OpaqueAndTwice(), "sequence_vjp") is Verdict.INCONCLUSIVE
 
 
 def test_forward_mode_keeps_a_wrong_reverse_mode_from_convicting_a_right_cell(monkeypatch):

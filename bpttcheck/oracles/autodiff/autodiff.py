@@ -125,7 +125,7 @@ class Autodiff:
         self._step = step
         self._sequence = sequence
         self._programs: dict[Any, Waiting] = {}
-        self._refused: dict[Any, Declined] = {}
+        self._refused: dict[Any, tuple[str, str, str]] = {}
         self._paths: dict[Any, Paths] = {}
         self._lock = threading.Lock()
 
@@ -303,12 +303,13 @@ class Autodiff:
         if found is not None:
             return found
         if refused is not None:  # tracing sees shapes alone: it would be refused again
-            raise refused
+            raise Declined(refused[0], where=refused[1], remedy=refused[2])
         try:
             made = self._traced(maker, point, inputs, args)
         except Declined as refusal:
             with self._lock:
-                self._refused[key] = refusal
+                # Its words alone: a traceback leads back to the run.
+                self._refused[key] = (refusal.what, refusal.where, refusal.remedy)
             raise
         with self._lock:
             return self._programs.setdefault(key, made)

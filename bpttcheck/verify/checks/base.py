@@ -11,8 +11,6 @@ from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Diagnosis, Finding
-from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.checks import names_for
 
 if TYPE_CHECKING:
     from bpttcheck.verify.law import Law
@@ -66,10 +64,6 @@ class Check:
     alone: bool = False
     says: Callable[[Finding], Diagnosis | None] = lambda finding: None
     replayed_twice: str = ""
-
-    def applies(self, subject: Subject) -> bool:
-        """Whether it is for what the subject is and has."""
-        return self.name in names_for(subject.target)
 
     @property
     def text(self) -> str:
