@@ -199,7 +199,7 @@ def _code(function: Function, problem: Problem, block: str) -> tuple[dict[str, s
 
 def _path(value: Any, inside: Any, name: str, depth: int = _DEPTH) -> str | None:
     """Where this very object stands in nested tuples, lists and dicts, as Python."""
-    if value is inside:
+    if _same(value, inside):
         return name
     if depth and isinstance(inside, (tuple, list, Mapping)):
         pairs = inside.items() if isinstance(inside, Mapping) else enumerate(inside)
@@ -208,6 +208,15 @@ def _path(value: Any, inside: Any, name: str, depth: int = _DEPTH) -> str | None
             if found is not None:
                 return found
     return None
+
+
+def _same(value: Any, inside: Any) -> bool:
+    """True for the very object, or a copy of a list or dict of the same: a cache is copied."""
+    if value is inside or type(value) is not type(inside) or not isinstance(value, (list, dict)):
+        return value is inside
+    if isinstance(value, dict):
+        return list(value) == list(inside) and all(_same(value[key], inside[key]) for key in value)
+    return len(value) == len(inside) and all(map(_same, value, inside))
 
 
 def _made_of(value: Any, leaves: Mapping[str, Any]) -> str:
