@@ -28,6 +28,7 @@ def accepted(run: Run, outcome: CaseOutcome, tally: Tally | None = None) -> Case
             del votes[j.block]
             judged[i] = replace(j, ratio=min(j.ratio, LIMIT))
             if tally is not None:
+                tally.accepted[j.block] += 1
                 tally.remarks[f"{j.block} is off by less than {limit:g}, accepted: {reason}"] += 1
     return replace(outcome, votes=votes, judged=judged)
 
@@ -36,11 +37,10 @@ def needless(run: Run, tally: Tally) -> list[Finding]:
     """A finding for every declared error that no case had."""
     found: list[Finding] = []
     for name, (limit, reason) in run.accepted.items():
-        known = any(name in (block, run.names.get(block)) for block in tally.block_names())
-        used = any(_of(run, block)[0] and f"{block} is off by less" in text
-                   for block in tally.block_names() for text in tally.remarks)  # fmt: skip
-        if not used or not known:
-            what = "no case needed it" if known else "there is no gradient of that name"
+        blocks = [b for b in tally.block_names() if name in (b, run.names.get(b))]
+        # What exceeds its limit is told as the error that it is.
+        if not any(tally.accepted[block] or block in tally.worst for block in blocks):
+            what = "no case needed it" if blocks else "there is no gradient of that name"
             found.append(
                 Finding(tally.name, run.code.methods_of(tally.name)[1], name,
                         f"accept names {name} ({limit:g}, {reason}), but {what}: remove it")

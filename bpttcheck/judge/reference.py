@@ -137,7 +137,8 @@ class JaxReference:
         """
         if self._autodiff is None or self.subject.traits.fixed_sizes:
             return
-        needed = dict.fromkeys(cases.template(index) for index in range(examples))
+        used = [i for i in range(examples) if not cases.scheduled(i, False).free]
+        needed = dict.fromkeys(cases.template(i) for i in used or range(examples))
         pool = ThreadPoolExecutor(2, thread_name_prefix="bpttcheck-compile")
         for template in needed:
             if template not in self._preparing:

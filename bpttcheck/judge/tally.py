@@ -37,6 +37,7 @@ class Tally:
 
     Args:
         name: the check's name.
+        accepted: blocks whose error was declared and within its limit -> number of cases.
         doubtful: cases in which the differences agreed with the code and not with JAX.
         worst: for each block that was wrong in some case, where it was worst, and by which oracle's
             gradient.
@@ -60,6 +61,7 @@ class Tally:
     seen: list[Seen] = field(default_factory=list)
     judged: list[Case] = field(default_factory=list)
     doubtful: int = 0
+    accepted: Counter[str] = field(default_factory=Counter)
     worst: dict[str, tuple[Judged, Case, str]] = field(default_factory=dict)
     _seen: dict[tuple[str, str], list[Judged]] = field(default_factory=lambda: defaultdict(list))
 

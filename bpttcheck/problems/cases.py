@@ -112,15 +112,22 @@ class Cases:
     ) -> None:
         self.subject, self.seed, self.dtypes = subject, seed, tuple(dtypes)
         self._declared = declared
-        self.sizes = declared and declared[:_COMPILED_SIZES]
-        self.templates = templates(seed, self.sizes, subject.lengths, subject.batches)
-        if subject.traced_whole:  # its loop is unrolled
-            least = min(subject.lengths or (1,))
-            self.templates = tuple(
-                replace(t, T=max(min(t.T, MOST_UNROLLED), least)) for t in self.templates
-            )
+        self.compile_for(declared and declared[:_COMPILED_SIZES])
         self._tamed: Counter[tuple[str, str]] = Counter()
         self._forward = _forward(subject)
+
+    def compile_for(self, sizes: tuple[tuple[int, int], ...] | None) -> None:
+        """Use these widths, and the compiled shapes that follow from them.
+
+        Args:
+            sizes: the widths; None: any.
+        """
+        subject, self.sizes = self.subject, sizes
+        made = templates(self.seed, sizes, subject.lengths, subject.batches)
+        if subject.traced_whole:  # its loop is unrolled
+            least = min(subject.lengths or (1,))
+            made = tuple(replace(t, T=max(min(t.T, MOST_UNROLLED), least)) for t in made)
+        self.templates = made
 
     def of(self, subject: Subject) -> Cases:
         """The same cases for another subject, which may accept other values."""

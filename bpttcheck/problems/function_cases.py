@@ -15,12 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.blocks import D_XS, YS, Block, d_param
+from bpttcheck.blocks import D_XS, d_param
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
 from bpttcheck.problems import large
-from bpttcheck.problems.cases import Cases, Scheduled, generator, scheduled_regime, turn_of
-from bpttcheck.problems.packed import draw_lengths, unpacked
+from bpttcheck.problems.cases import (
+    FREE_CASES,
+    Cases,
+    Scheduled,
+    generator,
+    scheduled_regime,
+    turn_of,
+)
+from bpttcheck.problems.function_rows import draw_lengths
 from bpttcheck.problems.preconditions import Preconditions
 from bpttcheck.problems.problem import FEW, Problem, Template, nearest
 from bpttcheck.problems.values import FREE, Values
@@ -53,8 +60,12 @@ class FunctionCases(Cases):
         super().__init__(subject, seed, dtypes, None)
         self._given = 2 * len(subject.target.points)
         self._only = subject.target.only_points
+
+    def compile_for(self, sizes: tuple[tuple[int, int], ...] | None) -> None:
+        """Few shapes: see :data:`_SHAPES`. A function declares its sizes by letter."""
+        self.sizes = sizes
         allowed = self.signature.allowed
-        rng = np.random.default_rng([seed, 0xF5])
+        rng = np.random.default_rng([self.seed, 0xF5])
         shapes = list(_SHAPES)
         if rng.integers(2):
             shapes[0], shapes[2] = (3, 3, 5, 2), (4, 2, 3, 5)
@@ -74,7 +85,7 @@ class FunctionCases(Cases):
         """Case ``index``: long and large ones are judged without a program."""
         if self._is_given(index):
             return Scheduled(self.case(index), None, False)
-        free = scheduled_regime(index) == "long" or index % 10 == 9
+        free = scheduled_regime(index) == "long" or index % FREE_CASES == FREE_CASES - 1
         return Scheduled(self.case(index, free=free), None, free)
 
     def template(self, index: int) -> Template:
@@ -230,41 +241,6 @@ def _cotangent(signature: Signature, name: str, shape: tuple[int, ...], values: 
     plain = values.rng.standard_normal((steps, rows, rest))
     scaled, _ = replace(values, case=case).scaled(plain, ())
     return _laid_out(scaled, shape, time, batch).reshape(-1)
-
-
-def rows_of(signature: Signature, problem: Problem, rows: slice) -> Problem:
-    """Some rows of the batch of a problem."""
-    sizes = dict(problem.case.letters)
-    fewer = {**sizes, signature.batch: rows.stop - rows.start}
-    leaves = dict(signature.expanded(sizes))
-
-    def some(leaf: Leaf, value: Any) -> Any:
-        axis = leaf.axis(signature.batch)
-        return value if axis is None else np.take(value, range(rows.start, rows.stop), axis)
-
-    outputs = unpacked(signature, problem.d_ys, sizes)
-    parts = [some(leaf, value).reshape(-1) for leaf, value in outputs]
-    return replace(
-        problem,
-        case=replace(problem.case, B=rows.stop - rows.start, letters=tuple(fewer.items())),
-        params={name: some(leaves[name], value) for name, value in problem.params.items()},
-        d_ys=np.concatenate(parts).reshape(1, 1, -1),
-    )
-
-
-def joined_rows(signature: Signature, problem: Problem, block: str, parts: list[Any]) -> Any:
-    """One block of a batch from those of its rows: side by side, or their sum."""
-    sizes = dict(problem.case.letters)
-    if Block(block) == YS:
-        rows = [unpacked(signature, part, {**sizes, signature.batch: 1}) for part in parts]
-        whole = [
-            np.concatenate([row[i][1] for row in rows], leaf.axis(signature.batch) or 0)
-            for i, (leaf, _) in enumerate(rows[0])
-        ]
-        return np.concatenate([one.reshape(-1) for one in whole]).reshape(1, 1, -1)
-    leaves = {str(d_param(name)): leaf for name, leaf in signature.expanded(sizes)}
-    axis = leaves[block].axis(signature.batch)
-    return sum(parts) if axis is None else np.concatenate(parts, axis)
 
 
 def preconditions(subject: Subject, dtypes: Sequence[str], seed: int) -> Preconditions:

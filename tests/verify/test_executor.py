@@ -13,7 +13,10 @@ import bpttcheck
 from bpttcheck import BpttcheckError, ContractError
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import LSTM, Elman
+from bpttcheck.judge.run import Run
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.parallel import distribute as spread
+from bpttcheck.verify.parallel.worker import ProcessContext
 
 CHECKS = ["contract", "purity", "step_vjp", "sequence_vjp", "linearity", "masking"]
 SPAWN = multiprocessing.get_context("spawn")
@@ -211,3 +214,19 @@ def test_pytest_gives_the_same_verdicts_in_one_process_and_in_two(pytester):
     alone = verdicts("-n0")
     assert verdicts("-n2") == alone
     assert len(alone) == 6
+
+
+def test_a_process_makes_the_cases_of_its_caller():
+    """Restrictions and compiled shapes of what is drawn, declared, traced whole, or a function."""
+    function = bpttcheck.adapt.from_grad(lambda x: ((x**2).sum(), 2 * x), "x: N D")
+    subjects = [Subject(Elman(), lengths=(3, 5), batches=(2,)), Subject(function)]
+    for subject in subjects:
+        run = Run(subject, 0, ("float64",))
+        place = ProcessContext(
+            "token", run.subject.target, run.subject.reference, "it", run.cases.sizes,
+            run.subject.lengths, run.subject.batches, run.subject.masks, 0, run.dtypes,
+        )  # fmt: skip
+        made = place.make()
+        assert made.cases.templates == run.cases.templates
+        for index in range(12):
+            assert made.cases.scheduled(index, False) == run.cases.scheduled(index, False)

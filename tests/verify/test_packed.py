@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import bpttcheck
+from bpttcheck.judge.run import Run
+from bpttcheck.subject.subject import Subject
+from bpttcheck.verify.checks import CHECKS
 
 
 def segments(cu):
@@ -55,6 +58,31 @@ def test_a_packed_batch_is_its_rows():
 def test_a_carry_that_leaks_into_the_row_before_is_found():
     wrong = check(forward, lambda dh, cache: backward(dh, cache, True), PACKED, grads="dx, dh0, dW")
     assert {"vjp", "batch_additivity"} <= {f.check for f in wrong.findings}
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded"])
+def test_a_finding_is_found_again_on_its_own_problem(kind):
+    if kind == "packed":
+        functions = forward, lambda dh, cache: backward(dh, cache, True)
+        name, text, grads = "batch_additivity", PACKED, "dx, dh0, dW"
+    else:
+        name, text, grads, functions = "masking", PADDED, "dx, dW", (reads_padding, of_the_mean)
+    subject = bpttcheck.adapt.from_vjp(*functions, text, grads=grads)
+    report = bpttcheck.check(subject, examples=20, raises=False)
+    (finding,) = [f for f in report.findings if f.check == name]
+    run = Run(Subject(subject), 0, ("float64", "float32"))
+    assert CHECKS[name].on_problem(run, finding.problem).findings
+
+
+def reads_padding(x, lens, W):
+    return np.tanh(x.mean(axis=1, keepdims=True) @ W) + 0 * (x @ W), (x, W)
+
+
+def of_the_mean(dh, cache):
+    x, W = cache
+    mean = x.mean(axis=1, keepdims=True)
+    da = dh.sum(axis=1, keepdims=True) * (1 - np.tanh(mean @ W) ** 2)
+    return np.broadcast_to(da @ W.T / x.shape[1], x.shape), np.einsum("ntd,nth->dh", mean, da)
 
 
 def padded(x, lens, W):
@@ -109,22 +137,13 @@ def test_a_gradient_that_reads_the_padding_is_found():
 
 
 def test_an_output_that_reads_the_padding_is_found():
-    def forward(x, lens, W):
-        return np.tanh(x.mean(axis=1, keepdims=True) @ W) + 0 * (x @ W), (x, W)
-
-    def vjp(dh, cache):
-        x, W = cache
-        mean = x.mean(axis=1, keepdims=True)
-        da = dh.sum(axis=1, keepdims=True) * (1 - np.tanh(mean @ W) ** 2)
-        return np.broadcast_to(da @ W.T / x.shape[1], x.shape), np.einsum("ntd,nth->dh", mean, da)
-
-    report = check(forward, vjp, PADDED, grads="dx, dW")
+    report = check(reads_padding, of_the_mean, PADDED, grads="dx, dW")
     assert [f.check for f in report.findings] == ["masking"]
 
 
 @pytest.mark.parametrize("text", ["lens: N packs S", "cu: N+1 offsets S", "lens: N within S"])
 def test_lengths_fit_their_axis(text):
-    from bpttcheck.problems.packed import draw_lengths, lengths_leaf
+    from bpttcheck.problems.function_rows import draw_lengths, lengths_leaf
     from bpttcheck.signature import Signature
 
     leaf = lengths_leaf(Signature.parse(f"x: S D, {text} -> y: S D"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,8 @@ from bpttcheck import trees
 from bpttcheck.blocks import D_XS, YS, Block
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
-from bpttcheck.problems.function_cases import joined_rows, rows_of
+from bpttcheck.problems import function_rows
 from bpttcheck.problems.large import chunks
-from bpttcheck.problems.packed import is_packed, joined_packed, packed_rows
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
@@ -41,7 +41,7 @@ def batch_additivity(context: Context) -> Tally:
 
 def _of_function(context: Context) -> Tally:
     run = context.run
-    if is_packed(run.subject.traits.signature):
+    if _of(run) is PACKED:
         return run_law(context, PACKED)
     if not run.subject.traits.signature.batch or not run.subject.traits.signature.outputs:
         raise NotApplicable("no batch axis is known: name it in the signature, as in x: N T D")
@@ -55,13 +55,19 @@ def _rows_are_independent(run: Run) -> bool:
     case = replace(run.cases.case(0, free=True), T=3, B=3, regime="ordinary")
     problem = run.cases.problem(case)
     whole = run.code.run(SEQUENCE, problem).forward[YS]
-    parts = [run.code.run(SEQUENCE, one).forward for one in _parts(run, problem)]
-    return np.allclose(whole, joined(run, problem, YS, [part[YS] for part in parts]), 1e-3, 1e-3)
+    rows = _parts(run, problem)
+    parts = [run.code.run(SEQUENCE, one).forward[YS] for one in rows]
+    return np.allclose(whole, joined(run, problem, rows, YS, parts), 1e-3, 1e-3)
 
 
 def on_problem(run: Run, problem: Problem) -> Tally:
     """The law on one given problem."""
-    return run_law_on(run, LAW, problem)
+    return run_law_on(run, _of(run), problem)
+
+
+def _of(run: Run) -> Law:
+    signature = run.subject.traits.signature
+    return PACKED if signature is not None and function_rows.is_packed(signature) else LAW
 
 
 def _whole_batch(run: Run, problem: Problem) -> dict[str, Any]:
@@ -70,18 +76,21 @@ def _whole_batch(run: Run, problem: Problem) -> dict[str, Any]:
 
 
 def _row_by_row(run: Run, problem: Problem) -> dict[str, Any]:
-    parts = [_whole_batch(run, part) for part in _parts(run, problem)]
+    rows = _parts(run, problem)
+    parts = [_whole_batch(run, row) for row in rows]
     out: dict[str, Any] = {}
     for block in parts[0]:
         stack = [np.asarray(part[block], np.float64) for part in parts]
-        out[block] = joined(run, problem, block, stack)
+        out[block] = joined(run, problem, rows, block, stack)
     return out
 
 
-def joined(run: Run, problem: Problem, block: str, parts: list[Any]) -> Any:
+def joined(
+    run: Run, problem: Problem, rows: Sequence[Problem], block: str, parts: list[Any]
+) -> Any:
     """One block of a batch from those of its rows."""
     if run.subject.traits.signature is not None:
-        return joined_rows(run.subject.traits.signature, problem, block, parts)
+        return function_rows.joined(run.subject.traits.signature, problem, rows, block, parts)
     if Block(block).kind == "params":
         return sum(parts)
     return np.concatenate(parts, axis=1 if block in (D_XS, YS) else 0)
@@ -89,14 +98,13 @@ def joined(run: Run, problem: Problem, block: str, parts: list[Any]) -> Any:
 
 def _parts(run: Run, problem: Problem) -> list[Problem]:
     """Single rows, or for a large batch parts of as many rows as have been judged."""
+    if run.subject.traits.signature is not None:
+        return function_rows.rows_of(run.subject.traits.signature, problem)
     B, allowed = problem.case.B, run.subject.batches
     if allowed is not None:
         most = max((n for n in allowed if n < B and B % n == 0), default=1)
     else:
         most = _at_most(problem.case)
-    signature = run.subject.traits.signature
-    if signature is not None:
-        return [rows_of(signature, problem, rows) for rows in chunks(B, 1)]
     return [_rows(problem, rows) for rows in chunks(B, most)]
 
 
@@ -135,20 +143,8 @@ LAW = Law(
 )
 
 
-def _packed_row_by_row(run: Run, problem: Problem) -> dict[str, Any]:
-    signature = run.subject.traits.signature
-    rows = packed_rows(signature, problem)
-    parts = [_whole_batch(run, row) for row in rows]
-    return {
-        block: joined_packed(signature, problem, rows, block,
-                             [np.asarray(part[block], np.float64) for part in parts])
-        for block in parts[0]
-    }  # fmt: skip
-
-
 PACKED = replace(
     LAW,
-    expected=_packed_row_by_row,
     message=(
         "{block} of a packed batch is not what its rows give one by one, empty rows and rows of "
         "one step included"

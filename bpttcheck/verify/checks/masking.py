@@ -12,7 +12,7 @@ from bpttcheck.blocks import D_XS, YS, Block
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
-from bpttcheck.problems.packed import is_padded, real_only, real_outputs, with_garbage
+from bpttcheck.problems.function_rows import is_padded, real_only, real_outputs, with_garbage
 from bpttcheck.problems.problem import Problem, nearest
 from bpttcheck.results.records import Diagnosis, Finding
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
@@ -86,6 +86,8 @@ PADDED = Law(
 
 def on_problem(run: Run, problem: Problem) -> Tally:
     """The law on one given problem."""
+    if run.subject.traits.signature is not None:
+        return run_law_on(run, PADDED, problem)
     _require(run)
     return run_law_on(run, _of(run), problem)
 

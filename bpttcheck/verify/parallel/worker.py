@@ -17,7 +17,6 @@ from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.reference import JaxReference
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.tally import Tally
-from bpttcheck.problems.cases import templates
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import Notes
@@ -75,6 +74,9 @@ class ProcessContext:
     reference: Any
     name: str
     sizes: tuple[tuple[int, int], ...] | None
+    lengths: tuple[int, ...] | None
+    batches: tuple[int, ...] | None
+    masks: tuple[str, ...]
     seed: int
     dtypes: tuple[str, ...]
 
@@ -97,10 +99,12 @@ class ProcessContext:
         from hypothesis import strategies
 
         sizes = None if self.sizes is None else strategies.just(self.sizes[0])
-        run = Run(
-            Subject(self.target, self.reference, sizes, name=self.name), self.seed, self.dtypes
-        )
-        run.cases.sizes, run.cases.templates = self.sizes, templates(self.seed, self.sizes)
+        subject = Subject(
+            self.target, self.reference, sizes, name=self.name, lengths=self.lengths,
+            batches=self.batches, masks=self.masks,
+        )  # fmt: skip
+        run = Run(subject, self.seed, self.dtypes)
+        run.cases.compile_for(self.sizes)
         return run
 
 

@@ -1,8 +1,8 @@
-"""Functions of packed and of padded sequences: the rows one by one, and what stands in the padding.
+"""The rows of a batch of a function, one by one, and what stands in their padding.
 
-Packed, the rows of a batch stand one after another in one axis S; ``lens: N packs S`` says how many
-steps each has, ``cu: N+1 offsets S`` where each begins. Padded, ``lens: N within T`` says how many
-of the T steps of each row are real.
+The batch has an axis of its own, or its rows are packed: they stand one after another in one axis
+S. ``lens: N packs S`` says how many steps each has, ``cu: N+1 offsets S`` where each begins.
+Padded, ``lens: N within T`` says how many of the T steps of each row are real.
 """
 
 from __future__ import annotations
@@ -51,8 +51,39 @@ def draw_lengths(leaf: Leaf, sizes: Mapping[str, int], rng: np.random.Generator)
     return offsets if leaf.kind == "offsets" else np.diff(offsets)
 
 
-def packed_rows(signature: Signature, problem: Problem) -> list[Problem]:
-    """The rows of a packed problem, each as a problem of its own."""
+def rows_of(signature: Signature, problem: Problem) -> list[Problem]:
+    """The rows of a batch, each as a problem of its own."""
+    return _packed(signature, problem) if is_packed(signature) else _single(signature, problem)
+
+
+def _single(signature: Signature, problem: Problem) -> list[Problem]:
+    sizes = dict(problem.case.letters)
+    letters = {**sizes, signature.batch: 1}
+    leaves = dict(signature.expanded(sizes))
+    outputs = unpacked(signature, problem.d_ys, sizes)
+
+    def part(leaf: Leaf, value: Any, row: int) -> Any:
+        axis = leaf.axis(signature.batch)
+        return value if axis is None else np.take(value, [row], axis)
+
+    return [
+        replace(
+            problem,
+            case=replace(problem.case, B=1, letters=tuple(letters.items())),
+            params={name: part(leaves[name], v, row) for name, v in problem.params.items()},
+            d_ys=_packed_row([part(leaf, value, row) for leaf, value in outputs], problem),
+        )
+        for row in range(sizes[signature.batch])
+    ]
+
+
+def _packed_row(parts: Sequence[Any], problem: Problem) -> Array:
+    """Cotangents of outputs as one row ``(1, 1, M)``."""
+    flat = [np.zeros(0), *(np.reshape(part, -1) for part in parts)]
+    return np.concatenate(flat).astype(problem.d_ys.dtype).reshape(1, 1, -1)
+
+
+def _packed(signature: Signature, problem: Problem) -> list[Problem]:
     leaf = lengths_leaf(signature)
     assert leaf is not None
     sizes = dict(problem.case.letters)
@@ -78,27 +109,27 @@ def packed_rows(signature: Signature, problem: Problem) -> list[Problem]:
 
         letters = {**sizes, steps: int(stop - start), rows: 1}
         leaves = dict(signature.expanded(letters))
-        parts = [np.zeros(0), *(part(one, value).reshape(-1) for one, value in outputs)]
         found.append(
             replace(
                 problem,
                 case=replace(problem.case, letters=tuple(letters.items())),
                 params={name: part(leaves[name], v) for name, v in problem.params.items()},
-                d_ys=np.concatenate(parts).astype(problem.d_ys.dtype).reshape(1, 1, -1),
+                d_ys=_packed_row([part(one, value) for one, value in outputs], problem),
             )
         )
     return found
 
 
-def joined_packed(
+def joined(
     signature: Signature, problem: Problem, rows: Sequence[Problem], block: str, parts: list[Any]
 ) -> Any:
-    """One block of a packed problem from those of its rows: end to end, or their sum."""
-    leaf = lengths_leaf(signature)
-    assert leaf is not None
-    steps, batch = leaf.below.letter, _rows_letter(leaf)
+    """One block of a batch from those of its rows: side by side, or their sum."""
+    leaf = lengths_leaf(signature) if is_packed(signature) else None
+    steps, batch = (
+        ("", signature.batch) if leaf is None else (leaf.below.letter, _rows_letter(leaf))
+    )
 
-    def joined(one: Leaf, values: list[Any]) -> Any:
+    def together(one: Leaf, values: list[Any]) -> Any:
         axis = one.axis(steps)
         axis = one.axis(batch) if axis is None else axis
         return sum(values) if axis is None else np.concatenate(values, axis)
@@ -108,23 +139,24 @@ def joined_packed(
             unpacked(signature, part, dict(row.case.letters))
             for row, part in zip(rows, parts, strict=True)
         ]
-        whole = [joined(split[0][i][0], [one[i][1] for one in split]) for i in range(len(split[0]))]
+        whole = [
+            together(split[0][i][0], [one[i][1] for one in split]) for i in range(len(split[0]))
+        ]
         return np.concatenate([np.reshape(one, -1) for one in whole]).reshape(1, 1, -1)
     leaves = {
         str(d_param(name)): one for name, one in signature.expanded(dict(problem.case.letters))
     }
-    return joined(leaves[block], parts)
+    return together(leaves[block], parts)
 
 
 def real_only(signature: Signature, problem: Problem) -> Problem:
     """The padded problem without cotangents in the padding of outputs."""
     sizes = dict(problem.case.letters)
     parts = [
-        np.where(_real(signature, problem, leaf, value.shape), value, 0.0).reshape(-1)
+        np.where(_real(signature, problem, leaf, value.shape), value, 0.0)
         for leaf, value in unpacked(signature, problem.d_ys, sizes)
     ]
-    row = np.concatenate([np.zeros(0), *parts]).astype(problem.d_ys.dtype)
-    return replace(problem, d_ys=row.reshape(1, 1, -1))
+    return replace(problem, d_ys=_packed_row(parts, problem))
 
 
 def with_garbage(signature: Signature, problem: Problem, garbage: float) -> Problem:
