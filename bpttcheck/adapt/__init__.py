@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from bpttcheck.adapt.callables import from_callables
     from bpttcheck.adapt.custom_vjp import from_custom_vjp
     from bpttcheck.adapt.definitions import defs
-    from bpttcheck.adapt.functions import from_grad, from_object, from_vjp, in_module
+    from bpttcheck.adapt.functions import from_grad, from_vjp, in_module
+    from bpttcheck.adapt.objects import from_object
     from bpttcheck.adapt.torch_function import from_torch
 
 __all__ = [
@@ -35,7 +36,7 @@ _HOMES = {
     "from_callables": "callables",
     "from_custom_vjp": "custom_vjp",
     "from_grad": "functions",
-    "from_object": "functions",
+    "from_object": "objects",
     "from_torch": "torch_function",
     "from_vjp": "functions",
     "in_module": "functions",

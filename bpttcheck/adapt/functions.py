@@ -1,4 +1,4 @@
-"""Code of any form as a subject: pairs of functions, losses with gradients, objects."""
+"""Functions as a subject: a forward and a backward one, or a loss that returns its gradients."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.adapt.function import Function, flat_inputs
-from bpttcheck.adapt.received import ALL, CACHE
-from bpttcheck.adapt.returned import names_of, stands_for
-from bpttcheck.adapt.updates import change, kept, require_rate, updating, widened
+from bpttcheck.adapt.returned import names_of
+from bpttcheck.adapt.updates import require_rate, updating, widened
 from bpttcheck.errors import ContractError
 from bpttcheck.signature import Signature
 
@@ -121,7 +120,7 @@ def from_vjp(
         grads: what ``backward`` returns, name by name, such as ``"dx, dW, _"``; None: found out.
         receives: what ``backward`` takes, name by name, such as ``"cache, dh"``; None: found out.
         params: inputs that are globals, from :func:`in_module`.
-        update: the learning rate, if the code changes these itself; see :func:`from_object`.
+        update: the learning rate, if the code changes these itself; see ``from_object``.
         batch: the letter of the batch axis; ``""``: there is none; None: ``B`` or ``N``.
         time: the letter of the time axis; ``""``: there is none; None: ``T``.
         domain: input -> the values that it may have, as the trait of cells.
@@ -136,8 +135,8 @@ def from_vjp(
         ContractError: an argument is malformed; it says what was expected.
     """
     for what, function in (("forward", forward), ("backward", backward)):
-        _require_callable(what, function)
-    return _made(
+        require_callable(what, function)
+    return made(
         forward, backward, signature, args=args, at=at, grads=grads, receives=receives,
         params=params, update=update, batch=batch, time=time, domain=domain,
         deterministic=deterministic, contiguous=contiguous, name=name,
@@ -168,7 +167,7 @@ def from_grad(
         args: arguments: these very values are judged, and others of their shapes.
         at: arguments: these very values are judged and no others.
         params: inputs that are globals, from :func:`in_module`.
-        update: the learning rate, if the code changes these itself; see :func:`from_object`.
+        update: the learning rate, if the code changes these itself; see ``from_object``.
         domain: input -> the values that it may have.
         deterministic: the results must be equal bit by bit in every call.
         contiguous: it takes C-contiguous arrays only.
@@ -177,162 +176,21 @@ def from_grad(
     Raises:
         ContractError: an argument is malformed; it says what was expected.
     """
-    _require_callable("function", function)
+    require_callable("function", function)
     told = names_of(returns)
     if told is not None and _LOSS not in told:
         raise ContractError(
             f"returns={returns!r} does not say which is the loss: call it 'loss'", item="returns"
         )
-    return _made(
+    return made(
         function, None, signature, args=args, at=at, params=params, update=update, domain=domain,
         grads=None if told is None else [one for one in told if one != _LOSS], returns=told,
         batch="", deterministic=deterministic, contiguous=contiguous, name=name,
     )  # fmt: skip
 
 
-def from_object(
-    make: Callable[[dict[str, Any]], Any],
-    params: Mapping[str, str],
-    x: str,
-    *,
-    y: str = "",
-    forward: Any = "forward",
-    backward: Any = "backward",
-    grads: Any = None,
-    update: float | None = None,
-    at: Any = None,
-    batch: str | None = None,
-    time: str | None = None,
-    domain: Mapping[str, Any] | None = None,
-    deterministic: bool = False,
-    contiguous: bool = False,
-    name: str | None = None,
-) -> Function:
-    """An object that keeps its forward pass and its gradients.
-
-    A fresh object is made for every evaluation, so nothing of one pass is left in the next:
-    gradients may be gathered, and parameters changed.
-
-    Args:
-        make: from the parameters, a dict by name, to an object.
-        params: parameter -> axes, as in a signature: ``{"Wx": "D 4H"}``.
-        x: what ``forward`` takes: axes (``"N T D"``), or several inputs by name
-            (``"x: N T D, h: N H"``).
-        y: what it returns: axes, or several outputs by name; ``""``: found out.
-        forward: the name of its forward method.
-        backward: the name of its backward method, which takes the cotangents of the outputs and may
-            return the gradients of the inputs.
-        grads: where it leaves the gradients of the parameters: a function of the object, or the
-            name of an attribute; a dict by name, or a list in the order of ``params``. None:
-            ``grads``, or attributes with the usual names (``dWx``, ``grad_Wx``).
-        update: the learning rate, if ``backward`` takes the step ``W - update * gradient`` itself:
-            gradients are read from the change of the parameters, and ``grads`` says in the same way
-            where these are (None: attributes of their names, or ``params``). Other optimisers
-            than gradient descent are not understood. A larger rate shows more digits.
-        at: arguments, parameters first: these very values are judged and no others.
-        batch: the letter of the batch axis, as for :func:`from_vjp`.
-        time: the letter of the time axis, in the same way.
-        domain: input -> the values that it may have.
-        deterministic: the results must be equal bit by bit in every call.
-        contiguous: it takes C-contiguous arrays only.
-        name: how reports call it; None: the name of what is made.
-
-    Raises:
-        ContractError: an argument is malformed; it says what was expected.
-    """
-    _require_callable("make", make)
-    require_rate(update)
-    own = list(params)
-    data = x if ":" in x else f"x: {x}"
-    inputs = ", ".join([*(f"{key}: {axes}" for key, axes in params.items()), data])
-    outputs = "" if not y else f" -> {y if ':' in y else f'y: {y}'}"
-    text = inputs + outputs
-    parsed = Signature.parse(text, batch=batch, time=time)
-    others = [item.name for item in parsed.inputs if item.name not in own]
-
-    def passed(inputs: Sequence[Any]) -> tuple[Any, Any]:
-        values = inputs[: len(own)] if update is None else [widened(v) for v in inputs[: len(own)]]
-        made = make(dict(zip(own, values, strict=True)))
-        return made, getattr(made, forward)(*inputs[len(own) :])
-
-    def run(*inputs: Any) -> Any:
-        made, found = passed(inputs)
-        # What it keeps is its own business: it is handed on unseen. What it gathers is of one
-        # backward pass: another of the same point starts from the inputs.
-        waiting = [made]
-
-        def kept_pass() -> Any:
-            return waiting.pop() if waiting else passed(inputs)[0]
-
-        return (*found, kept_pass) if isinstance(found, tuple) else (found, kept_pass)
-
-    def back(cache: Any, *cotangents: Any) -> dict[str, Any]:
-        made = cache()
-        before = {} if update is None else kept(made, grads, own)
-        method = getattr(made, backward)
-        is_loss = [np.shape(one) for one in cotangents] == [()]
-        bare = is_loss and not inspect.signature(method).parameters  # it starts from the loss
-        data = _of_data(method() if bare else method(*cotangents), others)
-        if update is None:
-            left = _of_params(made, grads, own)
-        else:
-            left = change(before, kept(made, grads, own), update)
-        found = {**data, **left}
-        return {k: g * cotangents[0] for k, g in found.items() if g is not None} if bare else found
-
-    for method in (forward, backward):
-        if not isinstance(method, str):
-            raise ContractError(f"{method!r} should be the name of a method", item="forward")
-    run.__name__, back.__name__ = forward, backward
-    title = name or getattr(make, "__name__", "")
-    return _made(
-        run, back, text, at=at, receives=(CACHE, ALL), batch=batch, time=time, domain=domain,
-        deterministic=deterministic, contiguous=contiguous,
-        name=title if title not in ("", "<lambda>") else f"object with {forward} and {backward}",
-    )  # fmt: skip
-
-
-def _of_data(found: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What a backward method returned, as the gradients of the inputs."""
-    if found is None:
-        return {}
-    if isinstance(found, Mapping):
-        return dict(found)
-    parts = list(found) if isinstance(found, (tuple, list)) else [found]
-    return {f"d_{name}": part for name, part in zip(names, parts, strict=False)}
-
-
-def _of_params(made: Any, grads: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The gradients that an object left, by name."""
-    if callable(grads):
-        found = grads(made)
-    elif grads is not None:
-        found = getattr(made, grads)
-    else:
-        found = getattr(made, "grads", None)
-    if isinstance(found, Mapping):
-        return {f"d_{_of(key, names)}": value for key, value in found.items() if _of(key, names)}
-    if isinstance(found, (list, tuple)):
-        if len(found) != len(names):
-            raise ContractError(
-                f"{len(found)} gradients were left, but there are {len(names)} parameters: "
-                f"{', '.join(names)}",
-                item="grads",
-            )
-        return {f"d_{name}": value for name, value in zip(names, found, strict=True)}
-    left: dict[str, Any] = {}
-    for key, value in getattr(made, "__dict__", {}).items():
-        name = _of(key, names)
-        if name and key not in names and isinstance(value, np.ndarray):
-            left.setdefault(f"d_{name}", value)
-    return left
-
-
-def _of(key: Any, names: Sequence[str]) -> str | None:
-    return stands_for(str(key), names)
-
-
-def _require_callable(what: str, function: Any) -> None:
+def require_callable(what: str, function: Any) -> None:
+    """Refuse what cannot be called."""
     if not callable(function):
         raise ContractError(
             f"{what} is {function!r} (type={type(function).__name__}), but should be a function",
@@ -340,7 +198,7 @@ def _require_callable(what: str, function: Any) -> None:
         )
 
 
-def _made(
+def made(
     forward: Callable[..., Any],
     backward: Callable[..., Any] | None,
     signature: str | None,
@@ -358,7 +216,9 @@ def _made(
     deterministic: bool = False,
     contiguous: bool = False,
     name: str | None = None,
+    methods: tuple[str, str] | None = None,
 ) -> Function:
+    """The function of any adapter; the arguments are those of :func:`from_vjp`."""
     if params is not None and not isinstance(params, InModule):
         raise ContractError(
             f"params={params!r}, but should be made by bpttcheck.in_module(module, W='H D')",
@@ -385,8 +245,13 @@ def _made(
     else:
         text = signature if params is None else _with(signature, params)
         parsed = Signature.parse(text, batch=batch, time=time)
+    if all(leaf.kind != "float" for leaf in parsed.leaves):
+        raise ContractError(
+            f"signature {parsed.text!r}: no input is a float array, so there is no gradient",
+            item="signature",
+        )
     points = tuple(_point(parsed, one) for one in given)
-    called = (_title(forward), _title(backward or forward))
+    called = methods or (_title(forward), _title(backward or forward))
     if update is not None and params is not None:
         others = [i.name for i in parsed.inputs if i.name not in params.shapes]
         if backward is None:

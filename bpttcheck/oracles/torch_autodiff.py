@@ -118,6 +118,7 @@ def _reverse(
     wanted = [leaf.requires_grad_() for leaf in leaves if leaf.is_floating_point()]
     with _Declining(), torch.enable_grad(), _noise(unit, seed, copy):
         outputs = list(function(leaves))
+        _require_plain(outputs)
         pairs = [
             (out, torch.from_numpy(np.array(slope, np.float64)))
             for out, slope in zip(outputs, cotangents, strict=True)
@@ -134,6 +135,25 @@ def _reverse(
             for leaf, g in zip(wanted, found, strict=True)
         ],
     )
+
+
+def _require_plain(outputs: Sequence[Any]) -> None:
+    """Decline a reference with a backward pass that somebody wrote: it would judge itself."""
+    waiting = [out.grad_fn for out in outputs if out.grad_fn is not None]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        written = getattr(type(node), "_forward_cls", None)
+        if written is not None:
+            raise Declined(
+                f"the reference contains the hand-written backward pass of {written.__name__}, "
+                "which would be compared with itself",
+                remedy="the same in operations of torch alone",
+            )
+        waiting += [after for after, _ in node.next_functions if after is not None]
 
 
 def _slope(

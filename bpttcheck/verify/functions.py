@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bpttcheck.adapt.function import Function
-from bpttcheck.adapt.functions import from_grad, from_object, from_vjp
+from bpttcheck.adapt.functions import from_grad, from_vjp
+from bpttcheck.adapt.objects import from_object
 from bpttcheck.results.report import Report
 from bpttcheck.verify.check import check
 

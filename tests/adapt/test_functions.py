@@ -322,3 +322,8 @@ def test_code_that_does_not_fit_its_signature_is_an_error_that_shows_both(subjec
     params = {"x": np.ones((2, 3)), "W": np.ones((4, 3) if "H D" in str(subject) else (3, 4))}
     with pytest.raises(ContractError, match=said):
         gradients(subject, params)
+
+
+def test_a_function_of_integers_alone_has_no_gradient():
+    with pytest.raises(ContractError, match="no input is a float array, so there is no gradient"):
+        bpttcheck.check_vjp(lambda t: t, lambda d: d, "tokens: T < V -> y: T")

@@ -116,6 +116,15 @@ def test_a_wrong_gradient_is_found(reference):
     assert report.findings[0].block == "d_U"
 
 
+def test_a_hand_written_backward_pass_is_not_its_own_reference():
+    for function in (Transposed, Right):
+        report = checked(from_torch(function.apply, SIGNATURE, function.apply))
+        assert report.passed == (function is Right)
+        assert "torch" not in report.checks[0].oracles
+        notes = [*report.notes, *report.checks[0].notes]
+        assert any(f"hand-written backward pass of {function.__name__}" in n for n in notes)
+
+
 def test_a_reference_that_is_another_function_is_not_believed():
     subject = from_torch(Right.apply, SIGNATURE, lambda x, h, W, U: plain(x, h, W, 2 * U))
     report = checked(subject)
