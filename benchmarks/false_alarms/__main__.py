@@ -4,10 +4,12 @@
     python -m benchmarks.false_alarms --verdicts [--seeds 0 1 2 3 4] [--group builtins] [--write]
 
 Counts verdicts *wrong* (a false alarm) and *contradiction* (JAX against the differences) beside the
-cases that were blind or not judged. With ``--write`` the result replaces ``docs/false-alarms.md``.
+cases that were blind or not judged. With ``--write`` the result replaces
+``docs/evidence/false-alarms.md``.
 
 With ``--verdicts`` it counts verdicts of the whole of `check` instead, laws, purity and all, over
-the built-ins, the gallery and ``benchmarks/right_cells``; ``--write``: ``docs/false-verdicts.md``.
+the built-ins, the gallery and ``benchmarks/right_cells``; ``--write`` replaces
+``docs/evidence/false-verdicts.md``.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from bpttcheck.problems.problem import REGIMES
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=200, help="per built-in, dtype and regime")
-    parser.add_argument("--write", action="store_true", help="write docs/false-alarms.md")
+    parser.add_argument("--write", action="store_true", help="write docs/evidence/false-alarms.md")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verdicts", action="store_true", help="count verdicts of check")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])

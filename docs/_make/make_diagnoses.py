@@ -1,4 +1,4 @@
-"""Write docs/diagnoses.md from the pages of the diagnoses: ``python docs/make_diagnoses.py``."""
+"""Write docs/reference/diagnoses.md from the diagnoses: ``python docs/_make/make_diagnoses.py``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bpttcheck import diagnose
 
-PAGE = Path(__file__).resolve().parent / "diagnoses.md"
+PAGE = Path(__file__).resolve().parents[1] / "reference" / "diagnoses.md"
 
 INTRODUCTION = """\
 # What is wrong with my gradient?

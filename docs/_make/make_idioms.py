@@ -1,4 +1,4 @@
-"""Write docs/idioms.md from the table of NumPy idioms: ``python docs/make_idioms.py``."""
+"""Write docs/reference/idioms.md from the table of NumPy idioms: ``python docs/_make/make_idioms.py``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "tests" / "oracles" / "numpy_idioms.py"
-PAGE = ROOT / "docs" / "idioms.md"
+PAGE = ROOT / "docs" / "reference" / "idioms.md"
 
 INTRODUCTION = """\
 # What NumPy can the checker trace?

@@ -1,4 +1,6 @@
-"""Write docs/derivations.md, the judgement of published formulas: ``python docs/make_derivations.py``.
+"""Write docs/explanation/derivations.md: ``python docs/_make/make_derivations.py``.
+
+It judges the published formulas.
 
 Ends with an error if a system that the texts describe is missing or wrong, or a corrected formula is
 not right.
@@ -9,8 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "derivations.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "explanation" / "derivations.md"
 
 
 def page() -> tuple[str, list[str]]:
