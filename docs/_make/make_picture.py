@@ -22,6 +22,7 @@ THEMES = {
     "dark": {"paper": "#161b22", "frame": "#30363d", "ink": "#e6edf3", "dim": "#9198a1",
              "31": "#ff8a80", "1": "#ffffff"},
 }  # fmt: skip
+NO_BREAK = "\N{NO-BREAK SPACE}"  # other spaces collapse
 WIDE, HIGH, MARGIN = 7.8, 19, 16
 _ANSI = re.compile(r"\x1b\[([\d;]*)m")
 
@@ -59,7 +60,7 @@ def drawn(lines: list[str], theme: dict[str, str]) -> str:
         f'<rect x="0.5" y="0.5" width="{width - 1:.0f}" height="{height - 1:.0f}" rx="8" '
         f'fill="{theme["paper"]}" stroke="{theme["frame"]}"/>\n'
         f'<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, monospace" '
-        f'font-size="13" fill="{theme["ink"]}" xml:space="preserve">\n'
+        f'font-size="13" fill="{theme["ink"]}">\n'
         + "\n".join(rows)
         + "\n</g>\n</svg>\n"
     )
@@ -79,7 +80,7 @@ def _spans(line: str, theme: dict[str, str]) -> str:
             x = MARGIN + column * WIDE
             spans += (
                 f'<tspan x="{x:.1f}" textLength="{len(piece) * WIDE:.1f}"{style}>'
-                f"{escape(piece)}</tspan>"
+                f"{escape(piece).replace(' ', NO_BREAK)}</tspan>"
             )
             column += len(piece)
     return spans
