@@ -22,9 +22,9 @@ from benchmarks.common import DOCS, DTYPES, environment, problems, runs, table, 
 from benchmarks.false_alarms import verdicts
 from bpttcheck.activations import ACTIVATIONS
 from bpttcheck.calibration import LIMIT
+from bpttcheck.judge.directions import Vote
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.run import SEQUENCE, Run
-from bpttcheck.judge.verdict import Vote
 from bpttcheck.problems.problem import REGIMES
 
 
@@ -74,7 +74,7 @@ def count_cases(
     for problem, template in problems(run, regime, dtype, cases):
         outcome = examine(run, SEQUENCE, problem, template)
         counts["cases"] += 1
-        counts["not judged"] += bool(outcome.skipped or outcome.declined)
+        counts["not judged"] += bool(outcome.skipped or not outcome.judged)
         counts["wrong"] += bool(outcome.wrong)
         counts["contradiction"] += Vote.CONTRADICTION in outcome.votes.values()
         counts["differences spoke"] += "differences" in outcome.spoke
