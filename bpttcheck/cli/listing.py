@@ -81,7 +81,7 @@ def explain(name: tuple[str, ...]) -> None:
 
 
 def _pages() -> dict[str, str]:
-    """Every name that can be explained and its page; a check comes before a diagnosis, both before a word."""
+    """Every name that can be explained and its page; a check outweighs a diagnosis, that a word."""
     from bpttcheck import diagnose
     from bpttcheck.cli.glossary import words
     from bpttcheck.verify.checks import CHECKS

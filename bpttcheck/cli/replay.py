@@ -54,9 +54,10 @@ def replay(
 ) -> None:
     """Run the stored failure ID again, on exactly the numbers on which it was found.
 
-    ID may be the path of its JSON file. Without ID, list what is stored, with --target only its
-    failures, and with --clear delete them. A built-in cell is found by the name in the file; pass --target for your own, which is imported only then. The signature
-    of a function is stored with its failure, if it was given with an option.
+    ID may be the path of its JSON file. Without ID, list what is stored, with --target its failures
+    alone; --clear deletes what would be listed. A built-in cell is found by the name in the file;
+    pass --target for your own, which is imported only then. The signature of a function is stored
+    with its failure, if it was given with an option.
     """
     folder = _folder() if folder is None else folder
     if name is None:

@@ -188,7 +188,7 @@ def _file(text: str, place: str) -> ModuleType:
 
 
 def _package(folder: Path) -> tuple[Path, str]:
-    """The folder above the package that a file's folder belongs to, and its dotted name, or ``""``."""
+    """The folder above the package that a folder belongs to, and the package's name, or ``""``."""
     names: list[str] = []
     while (folder / "__init__.py").is_file() and folder.name.isidentifier():
         names.insert(0, folder.name)

@@ -60,9 +60,7 @@ def drawn(lines: list[str], theme: dict[str, str]) -> str:
         f'<rect x="0.5" y="0.5" width="{width - 1:.0f}" height="{height - 1:.0f}" rx="8" '
         f'fill="{theme["paper"]}" stroke="{theme["frame"]}"/>\n'
         f'<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, monospace" '
-        f'font-size="13" fill="{theme["ink"]}">\n'
-        + "\n".join(rows)
-        + "\n</g>\n</svg>\n"
+        f'font-size="13" fill="{theme["ink"]}">\n' + "\n".join(rows) + "\n</g>\n</svg>\n"
     )
 
 

@@ -20,7 +20,9 @@ def test_it_fits_two_screens():
 def test_the_failure_that_is_drawn_is_the_one_that_is_printed(theme, failure):
     picture = (DOCS / "_assets" / f"failure-{theme}.svg").read_text()
     rows = re.findall(r"<text[^>]*>(.*?)</text>", picture)
-    drawn = [unescape(re.sub(r"<[^>]*>", "", row)).replace("\N{NO-BREAK SPACE}", " ") for row in rows]
+    drawn = [
+        unescape(re.sub(r"<[^>]*>", "", row)).replace("\N{NO-BREAK SPACE}", " ") for row in rows
+    ]
     numbers = re.compile(r"-?\d\S*")
     assert [numbers.sub("0", line) for line in drawn] == [
         numbers.sub("0", line) for line in failure
