@@ -12,6 +12,7 @@ all ``T B`` rows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,17 +72,19 @@ def not_jitted(subject: Subject, problem: Problem) -> PreparedRun:
 
 
 def by_hand(subject: Subject, problem: Problem) -> PreparedRun:
-    """The rule derived by hand, written in JAX and jitted.
+    """The rule derived by hand, on JAX and jitted: written there, or traced of the cell.
 
     Raises:
-        Declined: there is none for this cell: a callback to the host would time something else.
+        Declined: it cannot be traced: a callback to the host would time something else.
     """
-    from bpttcheck.on_jax import layer
-    from bpttcheck.on_jax.native import form_of
+    from bpttcheck.on_jax import HostCallbackWarning, layer
 
-    if form_of(subject.target) is None:
-        raise Declined("this package has no hand-written form of it on JAX")
-    function = layer(subject.target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", HostCallbackWarning)
+        try:
+            function = layer(subject.target)
+        except HostCallbackWarning as warning:
+            raise Declined(str(warning).partition(". ")[0]) from None
     forward: Forward = lambda params, xs, state0: function(params, xs, state0)  # noqa: E731
     return _ready(forward, problem, jax.jit)
 
