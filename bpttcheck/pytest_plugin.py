@@ -200,6 +200,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bpttcheck-report", metavar="PATH", help="write the reports of all checks as JSON"
     )
     group.addoption(
+        "--bpttcheck-html", metavar="PATH", help="write the reports of all checks as one HTML page"
+    )
+    group.addoption(
         "--bpttcheck-strict", action="store_true", help="remarks on conduct are failures"
     )
     group.addoption(
@@ -242,7 +245,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Attach the results to pytest's report; show the report's text instead of a traceback."""
     run: Any = item.config.pluginmanager.get_plugin(_RUN)
-    results = _take_results(item, run.failures) if call.when == "call" else []
+    page = item.config.getoption("--bpttcheck-html") is not None
+    results = _take_results(item, run.failures, page) if call.when == "call" else []
     for record in results:
         item.user_properties += [(f"bpttcheck_{k}", v) for k, v in record["summary"].items()]
     ours = call.excinfo is not None and isinstance(call.excinfo.value, BpttcheckError)
@@ -273,7 +277,7 @@ class _Run:
         self.random = asked == RANDOM
         self.seed: int = told[_SEED] if _SEED in told else draw_seed(asked)
         self.records: dict[str, list[dict[str, Any]]] = {}
-        self.trouble = ""
+        self.trouble = self.page_trouble = ""
         self._session: Any = None
 
     def session(self) -> Any:
@@ -340,6 +344,9 @@ class _Run:
         path = self.config.getoption("--bpttcheck-report")
         if path and not hasattr(self.config, "workerinput"):
             self.trouble = _write(Path(path), self.seed, self._all())
+        path = self.config.getoption("--bpttcheck-html")
+        if path and not hasattr(self.config, "workerinput"):
+            self.page_trouble = _write_page(Path(path), self._all())
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Report how much was checked."""
@@ -352,6 +359,9 @@ class _Run:
             terminalreporter.write_line(_counts(records))
         if path:
             terminalreporter.write_line(self.trouble or f"reports written to {path}")
+        page = self.config.getoption("--bpttcheck-html")
+        if page:
+            terminalreporter.write_line(self.page_trouble or f"page written to {page}")
         for line in dict.fromkeys(line for record in records for line in record["stored"]):
             terminalreporter.write_line(line)
         for line in [line for record in records for line in record["annotations"]]:
@@ -449,17 +459,19 @@ def _short(error: BaseException) -> str:
     return worst[1] if worst else str(error).partition("\n")[0]
 
 
-def _take_results(item: pytest.Item, folder: Path | None) -> list[dict[str, Any]]:
+def _take_results(item: pytest.Item, folder: Path | None, page: bool) -> list[dict[str, Any]]:
     """The results of this test's checks, as plain values that can be sent between processes."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     check = parameters.get("check")
     if not isinstance(check, NamedCheck):
         return []
     taken, check.results = check.results, []
-    return [_record(check, subject, report, folder) for subject, report in taken]
+    return [_record(check, subject, report, folder, page) for subject, report in taken]
 
 
-def _record(check: NamedCheck, subject: Any, report: Any, folder: Path | None) -> dict[str, Any]:
+def _record(
+    check: NamedCheck, subject: Any, report: Any, folder: Path | None, page: bool
+) -> dict[str, Any]:
     from bpttcheck.results.text import outcome
 
     name = check.name
@@ -486,12 +498,19 @@ def _record(check: NamedCheck, subject: Any, report: Any, folder: Path | None) -
         "stored": lines,
         "summary": {key: value for key, value in summary.items() if value is not None},
         "annotations": annotations,
+        "page": _section(report) if page else "",
         "report": {
             **report.to_dict(),
             "subject": summary["subject"],
             "verdict": summary["verdict"],
         },
     }
+
+
+def _section(report: Any) -> str:
+    from bpttcheck.results.page import section
+
+    return section(report)
 
 
 def _drop_own_frames(excinfo: Any) -> None:
@@ -530,9 +549,23 @@ def _write(path: Path, seed: int, records: Sequence[Mapping[str, Any]]) -> str:
 
     reports = [{"nodeid": record["nodeid"], **record["report"]} for record in records]
     document = {"schema_version": SCHEMA_VERSION, "seed": seed, "reports": reports}
+    return _written(path, json.dumps(document, indent=2) + "\n", "reports")
+
+
+def _write_page(path: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    """Write all reports as one HTML page; returns the error, or ``""``."""
+    from bpttcheck.results.page import page
+
+    summaries = [record["summary"] for record in records]
+    names = [(f"{one['subject']}, {one['check']}", one["verdict"]) for one in summaries]
+    sections = [(*name, record["page"]) for name, record in zip(names, records, strict=True)]
+    return _written(path, page(sections), "page")
+
+
+def _written(path: Path, text: str, what: str) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        return f"reports could not be written to {path}: {error}"
+        return f"{what} could not be written to {path}: {error}"
     return ""

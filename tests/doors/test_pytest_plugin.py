@@ -421,7 +421,10 @@ def test_subjects_of_one_name_are_told_apart_and_a_skipped_check_is_skipped(
     project: pytest.Pytester,
 ) -> None:
     write(project, "Faked('A'), Faked('A', {'masking': 'skipped'})")
-    result = project.runpytest("--bpttcheck-report=r.json", "--junitxml=j.xml")
+    result = project.runpytest(
+        "--bpttcheck-report=r.json", "--junitxml=j.xml", "--bpttcheck-html=deep/p.html"
+    )
+    assert "A#2, masking" in (project.path / "deep/p.html").read_text()
     result.stdout.fnmatch_lines(["2 subjects, *"])
     reports = json.loads((project.path / "r.json").read_text())["reports"]
     found = {(one["subject"], one["verdict"]) for one in reports}
