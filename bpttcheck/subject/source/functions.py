@@ -129,7 +129,7 @@ def _read_code(target: Any) -> UserCode:
     found = [entry for entry in search.found.values() if entry is not None]
     own = [entry for entry in found if not _is_ours(entry.function)]
     if not own and not type(target).__module__.startswith(_WRAPPERS):  # a built-in
-        own = found
+        own = [e for e in found if not str(e.function.__module__).startswith(_WRAPPERS)]
     return UserCode(tuple(sorted(own, key=lambda entry: not entry.backward)))
 
 
