@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,21 @@ def late(dh, cache):
 def loss(x, W):
     h = np.tanh(x @ W)
     return 0.5 * np.sum(h ** 2), x.T @ (h * (1 - h ** 2)), None
+
+Wg, bg = None, np.zeros(3)
+
+def rnn(x):
+    h = np.tanh(x @ Wg + bg)
+    return h, (x, h)
+
+def rnn_backward(dh, cache):
+    x, h = cache
+    dz = dh * (1 - h ** 2)
+    return dz @ Wg.T, x.T @ dz, dz.sum(axis=0)
+
+def rnn_wrong(dh, cache):
+    dx, dWg, dbg = rnn_backward(dh, cache)
+    return dx, dWg, dbg * Wg.shape[1]
 
 def hangs(dh, cache):
     while True:
@@ -245,3 +261,30 @@ def test_functions_are_not_timed(cli: Cli, code: str) -> None:
     result = cli("bench", f"{code}:ready", "--quick")
     assert result.exit_code == 2
     assert "is a function, but what is timed" in result.stderr
+
+
+GLOBALS = ("--signature", "x: N D -> h: N H", "--globals", "Wg: D H, bg: H", "--grads",
+           "dx, dWg, dbg", "--examples", "2", "--dtype", "float64")  # fmt: skip
+
+
+def test_inputs_that_are_globals_are_named_by_an_option(code: str, cli: Cli) -> None:
+    result = cli("verify", f"{code}:rnn+rnn_backward", *GLOBALS)
+    assert result.exit_code == 0, result.output
+    result = cli("verify", f"{code}:rnn+rnn_wrong", *GLOBALS, "--json")
+    assert result.exit_code == 1
+    (report,) = json.loads(result.stdout)["reports"]
+    assert {finding["block"] for finding in report["findings"]} == {"dbg"}
+    # The option is stored with the failure.
+    result = cli("replay", report["stored"][0], "--target", f"{code}:rnn+rnn_wrong")
+    assert result.exit_code == 1, result.output
+    here = str(Path(code).resolve())
+    found = [m for m in sys.modules.values() if getattr(m, "__bpttcheck_file__", "") == here]
+    assert [module.Wg for module in found] == [None]  # what was there is there again
+
+
+@pytest.mark.parametrize("text", ["Wg", "Wg: D H, 3: H", ": D"])
+def test_globals_that_are_no_signature_are_refused(code: str, cli: Cli, text: str) -> None:
+    result = cli("verify", f"{code}:rnn+rnn_backward", "--signature", "x: N D -> h: N H",
+                 "--globals", text)  # fmt: skip
+    assert result.exit_code == 2
+    assert "should be a name and its axes" in result.output
