@@ -251,10 +251,24 @@ def test_bugs_are_planted_in_the_source_of_the_backward_function(cli: Cli, code:
     assert "only the family 'source' is planted" in refused.stderr
 
 
-def test_a_loss_has_no_backward_function_to_plant_bugs_in(cli: Cli, code: str) -> None:
-    result = cli("selftest", f"{code}:loss", "--signature", "x: N D, W: D H", "--examples", "2")
-    assert result.exit_code == 2
-    assert "give a pair, FORWARD+BACKWARD" in result.stderr
+def test_bugs_are_planted_in_the_gradients_of_a_loss_and_not_in_the_loss(
+    cli: Cli, code: str
+) -> None:
+    Path("lossy.py").write_text(
+        "import numpy as np\n"
+        "def loss(x, W):\n    h = np.tanh(x @ W)\n    value = 0.5 * np.sum(h**2)\n"
+        "    dz = h * (1 - h**2)\n    return value, x.T @ dz, dz @ W.T\n"
+    )
+    result = cli("selftest", "--json", "lossy.py:loss", "--signature", "x: N D, W: D H",
+                 "--returns", "loss, dW, dx", "--examples", "3")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    planted = json.loads(result.stdout)["planted"]
+    lines = {one["name"].split()[2].rstrip(":") for one in planted}
+    assert lines <= {"5", "6"}  # those above are of the loss
+    assert "5" in lines
+    caught = [one["name"] for one in planted if one["outcome"] == "caught"]
+    assert len(caught) > 10
+    assert any("without the factor 1 - h ** 2" in name for name in caught), caught
 
 
 def test_functions_are_not_timed(cli: Cli, code: str) -> None:
