@@ -25,6 +25,7 @@ from bpttcheck.adapt.torch_conduct import require_conduct
 from bpttcheck.adapt.torch_gradients import (
     AutogradGraph,
     pulled_back,
+    pulled_to_differentiate,
     require_differentiable,
     require_plain,
     to_array,
@@ -151,8 +152,12 @@ def from_torch(
     program.subject = bound
     if order == 1:
         return bound
-    twice = Backward(program, bound, partial(_pull, require_differentiable))
-    of_other = None if other is None else Backward(other, bound, partial(_pull, require_plain))
+    twice = Backward(program, bound, partial(pulled_to_differentiate, require_differentiable))
+    of_other = (
+        None
+        if other is None
+        else Backward(other, bound, partial(pulled_to_differentiate, require_plain))
+    )
     return from_torch(
         twice, of_second_order(bound.signature), of_other, at=at, batch="",
         time=bound.signature.time, domain=domain, deterministic=deterministic, device=device,
@@ -174,37 +179,6 @@ def _require_device(device: Any) -> Any:
             item="device",
         ) from error
     return found
-
-
-def _pull(
-    require: Callable[[Sequence[Any], Sequence[Any]], None],
-    function: Callable[..., Any],
-    floats: list[Any],
-    slopes: list[Any],
-) -> list[Any]:
-    """Pulls cotangents back in a way that can be differentiated once more.
-
-    Args:
-        require: refuses a graph by its results and its gradients.
-        function: the forward pass.
-        floats: its float inputs.
-        slopes: the cotangents of its results.
-    """
-    import torch
-
-    with torch.enable_grad():
-        wanted = [x if x.requires_grad else x.detach().requires_grad_() for x in floats]
-        pairs = zip(function(wanted), slopes, strict=True)
-        reached = [(result, slope) for result, slope in pairs if result.requires_grad]
-        if not reached:
-            return [torch.zeros_like(x) for x in wanted]
-        results, cotangents = zip(*reached, strict=True)
-        found: Any = torch.autograd.grad(
-            results, wanted, cotangents, create_graph=True, allow_unused=True
-        )
-        require(results, found)
-        pairs = zip(found, wanted, strict=True)
-        return [torch.zeros_like(x) if g is None else g for g, x in pairs]
 
 
 @dataclass(eq=False)

@@ -120,6 +120,37 @@ def to_array(tensor: Any) -> Array:
     return np.array(tensor.detach().cpu().numpy())
 
 
+def pulled_to_differentiate(
+    require: Callable[[Sequence[Any], Sequence[Any]], None],
+    function: Callable[..., Any],
+    floats: list[Any],
+    slopes: list[Any],
+) -> list[Any]:
+    """The gradients of float inputs, in a graph that can be differentiated once more.
+
+    Args:
+        require: refuses a graph by its results and its gradients.
+        function: the forward pass.
+        floats: its float inputs.
+        slopes: the cotangents of its results.
+    """
+    import torch
+
+    with torch.enable_grad():
+        wanted = [x if x.requires_grad else x.detach().requires_grad_() for x in floats]
+        pairs = zip(function(wanted), slopes, strict=True)
+        reached = [(result, slope) for result, slope in pairs if result.requires_grad]
+        if not reached:
+            return [torch.zeros_like(x) for x in wanted]
+        results, cotangents = zip(*reached, strict=True)
+        found: Any = torch.autograd.grad(
+            results, wanted, cotangents, create_graph=True, allow_unused=True
+        )
+        require(results, found)
+        pairs = zip(found, wanted, strict=True)
+        return [torch.zeros_like(x) if g is None else g for g, x in pairs]
+
+
 def require_differentiable(results: Sequence[Any], gradients: Sequence[Any]) -> None:
     """Refuse gradients in whose graph torch has marked that nothing flows back through them.
 

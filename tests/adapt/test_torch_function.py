@@ -109,6 +109,12 @@ def test_torch_judges_where_a_reference_is_given():
     assert any("it traces no code of torch" in note for note in notes)
 
 
+def test_torch_that_is_required_and_has_nothing_to_compare_with_is_inconclusive():
+    report = checked(from_torch(Right.apply, SIGNATURE), require=["torch"], examples=2)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert "torch required" in report.checks[0].reason
+
+
 @pytest.mark.parametrize("reference", [None, plain])
 def test_a_wrong_gradient_is_found(reference):
     report = checked(from_torch(Transposed.apply, SIGNATURE, reference, name="wrong"))

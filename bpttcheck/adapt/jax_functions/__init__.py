@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING
 from bpttcheck.lazy import index
 
 if TYPE_CHECKING:
-    from bpttcheck.adapt.jax_functions.conduct import JaxPass, is_small, require_conduct
+    from bpttcheck.adapt.jax_functions.conduct import (
+        JaxPass,
+        check_forward_value,
+        is_small,
+        require_conduct,
+    )
     from bpttcheck.adapt.jax_functions.function import from_jax
 
-__all__ = ["JaxPass", "from_jax", "is_small", "require_conduct"]
+__all__ = ["JaxPass", "check_forward_value", "from_jax", "is_small", "require_conduct"]
 
 _HOMES = {
     "JaxPass": "conduct",
+    "check_forward_value": "conduct",
     "from_jax": "function",
     "is_small": "conduct",
     "require_conduct": "conduct",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -180,7 +181,7 @@ def named_outputs(of: Function, function: Any, leaves: Mapping[str, Any]) -> dic
 
 
 def _made(function: Callable[..., Any], text: str, title: str, **options: Any) -> Function:
-    made = from_vjp(function, _by_the_rule, text, name=title, **options)
+    made = from_vjp(function, partial(_by_the_rule, function), text, name=title, **options)
     return replace(made, methods=(title, f"{title}'s rule"))
 
 
@@ -190,7 +191,7 @@ def _with(made: Function, **more: Any) -> JaxFunction:
 
 
 def _by_the_rule(*arguments: Any) -> Any:
-    """The place of a backward function: JAX calls the rule."""
+    """In the place of a backward function, of which there is none: JAX calls the rule."""
     raise NotImplementedError
 
 
