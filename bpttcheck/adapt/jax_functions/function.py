@@ -41,6 +41,7 @@ class JaxFunction(Function):
     primal: Callable[..., Any] | None = None
     tangents: bool = False
     closed_over: tuple[str, ...] = ()
+    fixed_sizes = True
 
     def forward(
         self, params: Mapping[str, Any], xs: Any, state0: Any, mask: Any = None
