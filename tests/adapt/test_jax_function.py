@@ -120,27 +120,47 @@ def summed_on_the_host(d_pre, method):
     return jax.pure_callback(lambda d: np.asarray(d).sum(0), shape, d_pre, vmap_method=method)
 
 
-def with_bias(method):
+def with_bias(method, rows="N"):
     f = jax.custom_vjp(lambda x, b: jnp.sin(x) + b)
 
     def bwd(x, d):
         return d * jnp.cos(x), summed_on_the_host(d, method)
 
     f.defvjp(lambda x, b: (jnp.sin(x) + b, x), bwd)
-    return from_jax(f, "x: N H, b: H -> y: N H")
+    return from_jax(f, f"x: {rows} H, b: H -> y: {rows} H")
 
 
 def test_a_rule_under_vmap_gives_the_gradients_of_the_rows():
     assert checked(with_bias("sequential")).passed
-    report = checked(with_bias("broadcast_all"), sizes=None)
+    report = checked(with_bias("broadcast_all", rows="2"))  # as many as under vmap
     assert report.verdict is Verdict.FAILED
-    assert "under vmap" in report.findings[0].message
+    assert "gives another d_params['b'] under vmap over cotangents" in report.findings[0].message
 
 
-def test_a_rule_that_vmap_refuses_is_noted():
-    report = checked(with_bias(None))
+@pytest.mark.parametrize(
+    ("method", "rows"), [(None, "N"), ("broadcast_all", "3")], ids=["traced", "run"]
+)
+def test_a_rule_that_raises_under_vmap_is_noted(method, rows):
+    report = checked(with_bias(method, rows))
     assert report.passed, str(report)
-    assert any("not judged under vmap" in note for note in notes(report))
+    assert any("not judged under vmap(grad)" in note for note in notes(report))
+
+
+def test_what_a_rule_of_a_cell_closes_over_is_named():
+    scale = np.full(2, 2.0)
+    step = jax.custom_vjp(lambda params, s, x: (x * params["a"] * scale, s * params["a"]))
+
+    def bwd(saved, cotangents):
+        (a, s, x), (d_new, d_y) = saved, cotangents
+        return {"a": (d_new * x * scale + d_y * s).sum(0)}, d_y * a, d_new * a * scale
+
+    step.defvjp(lambda p, s, x: (step(p, s, x), (p["a"], s, x)), bwd)
+    cell = from_custom_vjp(step, init={"a": ("n_hidden",)})
+    report = bpttcheck.check(
+        cell, sizes=[(2, 2)], examples=3, dtypes=["float64"], checks=["step_vjp"], raises=False
+    )
+    assert report.passed, str(report)
+    assert any("held constant" in note and "scale float64[2]" in note for note in notes(report))
 
 
 def test_rules_of_cells_are_asked_under_vmap_too():
