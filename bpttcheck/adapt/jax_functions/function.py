@@ -114,7 +114,7 @@ def from_jax(
 
     One small case is asked in the ways of training code, too: with one input alone differentiated
     and one output alone in the loss where a rule is told of it (``symbolic_zeros=True``), and under
-    ``vmap`` over cotangents and over everything. A rule that ``vmap`` refuses is noted.
+    ``vmap`` over cotangents and over everything. A rule that raises there is noted.
 
     What the function closes over is held constant, and the report names it. Where that depends on
     an input, as in a function made inside another, JAX pulls no gradient back to it: pass it as an
