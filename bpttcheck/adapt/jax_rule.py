@@ -100,7 +100,7 @@ class JaxRule:
     @property
     def said(self) -> tuple[str, ...]:
         """What the rule does not support, as far as it has been asked."""
-        return self.remarks.get("said", ())
+        return tuple(itertools.chain.from_iterable(self.remarks.values()))
 
     def nested_rules(self) -> tuple[str, ...]:
         """Names of the custom rules met inside the primal so far."""

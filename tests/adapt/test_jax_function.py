@@ -294,6 +294,30 @@ def test_a_failure_is_stored_and_replayed_without_a_script(tmp_path):
     assert bpttcheck.replay.rerun(stored, from_jax(ruled(), SIGNATURE)).passed
 
 
+def repeated(slope):
+    """A rule of forward mode with a loop that JAX cannot run backward."""
+    f = jax.custom_jvp(lambda z, gain: jnp.sin(z) * gain)
+
+    @f.defjvp
+    def rule(primals, tangents):
+        (z, gain), (v_z, v_gain) = primals, tangents
+        v = jax.lax.while_loop(lambda c: c[0] < 1, lambda c: (c[0] + 1, slope(z, c[1])), (0, v_z))[
+            1
+        ]
+        return jnp.sin(z) * gain, v * gain + jnp.sin(z) * v_gain
+
+    return from_jax(f, "z: N H, gain: H -> y: N H")
+
+
+def test_a_rule_that_cannot_be_transposed_is_judged_in_forward_mode():
+    report = checked(repeated(lambda z, v: v * jnp.cos(z)), ["vjp", "jvp"], require=["jax"])
+    assert report.passed, str(report)
+    assert any("judged in forward mode alone" in note for note in notes(report))
+    for wrong in (lambda z, v: v * jnp.sin(z), lambda z, v: v**2 * jnp.cos(z)):
+        report = checked(repeated(wrong))
+        assert [finding.block for finding in report.findings] == ["d_z"]
+
+
 def test_functions_of_jax_itself_with_a_rule_are_no_rule_to_test():
     report = checked(from_jax(lambda x: jax.nn.relu(x), "x: N H -> y: N H"))
     assert report.verdict is Verdict.FAILED

@@ -14,12 +14,15 @@ from bpttcheck.adapt.custom_vjp import decorated, held_constant
 from bpttcheck.adapt.function import ForwardPass, Function
 from bpttcheck.adapt.functions import from_vjp
 from bpttcheck.adapt.jax_rule import JaxRule, custom_rules
-from bpttcheck.adapt.programs import precision
+from bpttcheck.adapt.programs import compiled, precision
 from bpttcheck.adapt.second_order import Backward, of_second_order, require_order
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined
 from bpttcheck.signature import Signature
 
+_FORWARD_ALONE = "forward alone"
+# Not one: a rule that is not linear in its tangent would go unseen.
+_STEP = -2.0
 _NO_RULE = (
     "{} calls no function with a rule, so that no hand-derived gradient would be tested; expected "
     "a jax.custom_vjp or jax.custom_jvp function, or code that calls one"
@@ -56,13 +59,29 @@ class JaxFunction(Function):
         """The gradient of each input by the rule."""
         params, nothing = dict(tape.params), np.zeros((1, 1, 0))
         cache = ((params, nothing, ()), (dict(tape.outputs), ()))
-        found, _, _ = self.engine.vjp(params, cache, self.unpacked(d_ys, tape), ())
+        cotangents = self.unpacked(d_ys, tape)
+        if _FORWARD_ALONE in self.engine.remarks:
+            return self._by_columns(params, cotangents), {}
+        try:
+            found, _, _ = self.engine.vjp(params, cache, cotangents, ())
+        except ContractError:
+            raise
+        except Exception as error:
+            if not self.tangents:
+                raise
+            by_columns = self._by_columns(params, cotangents)
+            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            self.engine.remarks[_FORWARD_ALONE] = (
+                f"judged in forward mode alone: JAX cannot transpose the rule ({reason})",
+            )
+            return by_columns, {}
         return {n: found[n] for n, value in params.items() if is_float(value)}, {}
 
     @property
     def jvp(self) -> Callable[..., Any] | None:
         """``jvp(params, xs, state0, v_params, v_xs, v_state0)`` by a rule of forward mode."""
-        return self._tangents if self.tangents else None
+        both = self.tangents and _FORWARD_ALONE not in self.engine.remarks
+        return self._tangents if both else None
 
     def jax_reference(self, arrays: Mapping[str, Any]) -> list[Any]:
         """The outputs of the primal in the order of the row.
@@ -79,18 +98,60 @@ class JaxFunction(Function):
     def _tangents(
         self, params: Any, xs: Any, state0: Any, v_params: Any, v_xs: Any, v_state0: Any
     ) -> tuple[Any, tuple[()]]:
+        along = {name: v_params[name] for name, value in params.items() if is_float(value)}
+        found = self._program(_tangents_of, params, along)
+        return np.concatenate([np.ravel(one) for one in found.values()]).reshape(1, 1, -1), ()
+
+    def _by_columns(
+        self, params: Mapping[str, Any], cotangents: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The gradient entry by entry, by a rule that cannot be transposed."""
+        found = self._program(_columns_of, params, cotangents)
+        return {name: np.array(gradient) for name, gradient in found.items()}
+
+    def _program(
+        self, maker: Callable[..., Any], params: Mapping[str, Any], others: Mapping[str, Any]
+    ) -> Any:
+        """What a function of the rule's outputs gives, compiled once for each shape."""
         import jax
 
-        names = [name for name, value in params.items() if is_float(value)]
+        given = [{n: np.asarray(v) for n, v in one.items()} for one in (params, others)]
+        leaves = [leaf for one in given for leaf in one.values()]
+        key = (maker.__name__, *((leaf.shape, str(leaf.dtype)) for leaf in leaves))
 
-        def outputs(floats: list[Any]) -> list[Any]:
-            moved = {**params, **dict(zip(names, floats, strict=True))}
-            return list(self.engine.rule(moved, xs, state0)[0].values())
+        def outputs(leaves: Mapping[str, Any]) -> dict[str, Any]:
+            return self.engine.rule(leaves, np.zeros((1, 1, 0)), ())[0]
 
-        with precision(list(params.values())):
-            point, along = ([np.asarray(of[n]) for n in names] for of in (params, v_params))
-            _, found = jax.jvp(jax.jit(outputs), (point,), (along,))
-        return np.concatenate([np.ravel(one) for one in found]).reshape(1, 1, -1), ()
+        with precision(leaves):
+            program = self.engine.programs.get(
+                key, lambda: compiled(jax.jit(partial(maker, outputs)).trace(*given))
+            )
+            return program(*given)
+
+
+def _tangents_of(outputs: Callable[..., Any], params: Any, along: Any) -> Any:
+    """The tangent of every output, for tangents of the float inputs."""
+    import jax
+
+    point = {name: params[name] for name in along}
+    return jax.jvp(lambda floats: outputs({**params, **floats}), (point,), (along,))[1]
+
+
+def _columns_of(outputs: Callable[..., Any], params: Any, cotangents: Any) -> Any:
+    """``<d_y, J e_i>`` for every entry i of the float inputs."""
+    import jax
+    import jax.numpy as jnp
+    from jax.flatten_util import ravel_pytree
+
+    floats = {n: v for n, v in params.items() if jnp.issubdtype(v.dtype, jnp.floating)}
+    flat, by_name = ravel_pytree(floats)
+
+    def entry(i: Any) -> Any:
+        along = by_name(jnp.zeros_like(flat).at[i].set(_STEP))
+        tangents = _tangents_of(outputs, params, along)
+        return sum(jnp.vdot(cotangents[n], v) for n, v in tangents.items()) / _STEP
+
+    return by_name(jax.lax.map(entry, jnp.arange(flat.size)))
 
 
 def from_jax(
@@ -110,7 +171,8 @@ def from_jax(
 
     Its gradient by the rule, which is ``jax.vjp(function, ...)``, is compared with the gradient
     that JAX derives of the same function without the rule, and with finite differences. A rule of
-    forward mode is judged transposed, and the check ``jvp`` compares its tangents with that.
+    forward mode is judged transposed, and the check ``jvp`` compares its tangents with that; where
+    JAX cannot transpose it, its tangents are judged one by one, and the report says so.
 
     One small case is asked in the ways of training code, too: with one input alone differentiated
     and one output alone in the loss where a rule is told of it (``symbolic_zeros=True``), and under
