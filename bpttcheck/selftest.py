@@ -105,6 +105,7 @@ def selftest(
     reference: Any = None,
     sizes: Any = None,
     families: Sequence[str] | None = None,
+    each: int | None = None,
     seed: int = 0,
     examples: int = 100,
     dtypes: Sequence[str] = ("float64", "float32"),
@@ -117,6 +118,7 @@ def selftest(
         reference: as in :func:`bpttcheck.check`.
         sizes: as in :func:`bpttcheck.check`.
         families: families of :data:`bpttcheck.mutants.FAMILIES`, and ``"source"``; None: all.
+        each: at most so many bugs of each family, evenly spread; None: all.
         seed: seed of the cases.
         examples: cases in each gradient check.
         dtypes: dtypes to check.
@@ -142,6 +144,7 @@ def selftest(
     every = (*mutants.FAMILIES, mutants.SOURCE) if right.traits.signature is None else None
     chosen = every if families is None else families
     bugs = mutants.catalogue(right.target, families=chosen, sizes=base.cases.sizes)
+    bugs = bugs if each is None else _spread(bugs, each)
     cases = [base.cases.case(index) for index in range(options.examples)]
     planted: list[Planted] = []
     for number, bug in enumerate(bugs):
@@ -150,6 +153,18 @@ def selftest(
         planted.append(_plant(base, right, bug, options, cases, seen))
     seconds = time.perf_counter() - started
     return SelfTest(right.name, tuple(planted), options.seed, options.examples, seconds)
+
+
+def _spread(bugs: Sequence[Mutant], each: int) -> list[Mutant]:
+    """At most ``each`` bugs of every family, evenly spread over it."""
+    families: dict[str, list[Mutant]] = {}
+    for bug in bugs:
+        families.setdefault(bug.family, []).append(bug)
+    found: list[Mutant] = []
+    for some in families.values():
+        count = min(each, len(some))
+        found += [some[(2 * i + 1) * len(some) // (2 * count)] for i in range(count)]
+    return found
 
 
 # Families whose bugs change conduct: the checks of conduct run first.

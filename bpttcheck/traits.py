@@ -1,8 +1,8 @@
 """The optional attributes by which a cell or a layer declares its properties.
 
-Every trait is an optional attribute of the class or of the instance. ``docs/traits.md`` documents
-them; a test compares the two. An attribute that has the name of a trait and another type is not a
-trait: it is ignored, and the report says so.
+Every trait is an optional attribute of the class or of the instance. ``docs/reference/traits.md``
+documents them; a test compares the two. An attribute that has the name of a trait and another type
+is not a trait: it is ignored, and the report says so.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from bpttcheck.subject.subject import Subject
 from bpttcheck.traits import TRAITS, Traits
 
 PACKAGE = Path(bpttcheck.__file__).parent
-PAGE = Path(__file__).parents[1] / "docs" / "traits.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "traits.md"
 
 GIVEN = {
     "sizes": [(3, 4)], "lengths": (2, 1), "batches": [3], "supports_mask": False,

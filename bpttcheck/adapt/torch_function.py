@@ -107,7 +107,7 @@ def from_torch(
         domain: input -> the values that it may have.
         deterministic: the results must be equal bit by bit in every call.
         order: 2 checks the gradient of the gradient instead, as ``create_graph=True`` makes it: see
-            ``docs/your-code.md``.
+            ``docs/how-to/your-code.md``.
         device: where the function runs, such as ``"cuda:1"``. Arrays go there and back; the
             reference runs on the CPU.
         name: how reports call it; None: the name of the function or of the module's class.

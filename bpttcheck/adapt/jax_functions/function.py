@@ -188,7 +188,7 @@ def from_jax(
         signature: inputs and outputs, such as ``"x: T N D, W: H D -> y: T N H"``.
         primal: the same in plain JAX, where the decorated function cannot be differentiated (a
             kernel, a callback) or contains rules of its own. None: the undecorated function.
-        order: 2 checks the gradient of the gradient instead: see ``docs/your-code.md``.
+        order: 2 checks the gradient of the gradient instead: see ``docs/how-to/your-code.md``.
         at: arguments: these very values are judged and no others.
         batch: the letter of the batch axis; ``""``: there is none; None: ``B`` or ``N``.
         time: the letter of the time axis; ``""``: there is none; None: ``T``.
