@@ -232,7 +232,7 @@ def test_bugs_are_planted_in_the_source_of_the_backward_function(cli: Cli, code:
         "def loops(dh, cache):\n    while False:\n        pass\n    return backward(dh, cache)\n"
     )
     signature = ("--signature", "x: N D, W: D H, c: D -> h: N H", "--examples", "4")
-    result = cli("selftest", "--json", "small.py:forward+backward", *signature)
+    result = cli("selftest", "--json", "--all", "small.py:forward+backward", *signature)
     assert result.exit_code == 0, result.output
     planted = json.loads(result.stdout)["planted"]
     assert {one["family"] for one in planted} == {"source"}
@@ -259,7 +259,7 @@ def test_bugs_are_planted_in_the_gradients_of_a_loss_and_not_in_the_loss(
         "def loss(x, W):\n    h = np.tanh(x @ W)\n    value = 0.5 * np.sum(h**2)\n"
         "    dz = h * (1 - h**2)\n    return value, x.T @ dz, dz @ W.T\n"
     )
-    result = cli("selftest", "--json", "lossy.py:loss", "--signature", "x: N D, W: D H",
+    result = cli("selftest", "--json", "--all", "lossy.py:loss", "--signature", "x: N D, W: D H",
                  "--returns", "loss, dW, dx", "--examples", "3")  # fmt: skip
     assert result.exit_code == 0, result.output
     planted = json.loads(result.stdout)["planted"]
