@@ -207,7 +207,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--bpttcheck-require", action="append", metavar="ORACLE",
-        help="without this oracle (jax) nothing is decided; repeatable",
+        help="without this oracle (jax, torch, differences) nothing is decided; repeatable",
     )  # fmt: skip
 
 

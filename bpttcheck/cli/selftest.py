@@ -50,9 +50,10 @@ def selftest(
     """Plant known bugs in TARGET, a right cell, and say how many are caught.
 
     TARGET is what `bpttcheck verify` takes; of a pair of functions, the source of the backward one
-    is changed. A bug is missed if no check fails although a case could have shown it; it is
-    invisible if none could, and the reason is given. By default a few bugs of each family are
-    planted; --all plants the whole catalogue, which takes minutes, and so does --family, of one.
+    is changed, and of a loss with gradients what does not change the loss. A bug is missed if no
+    check fails although a case could have shown it; it is invisible if none could, and the reason
+    is given. By default a few bugs of each family are planted; --all plants the whole catalogue,
+    which takes minutes, and so does --family, of one.
     """
     from bpttcheck.cli.targets import load
     from bpttcheck.selftest import selftest as plant_all

@@ -61,7 +61,9 @@ def load(text: str, function: Mapping[str, str] | None = None) -> Target:
     if "+" not in path and not function:
         return _made(text, _attribute(text, module, path))
     _, functions = _functions(text, module, path, function or {})
-    return Target(text, _guarded(text, None, lambda: function_of(functions, function or {})))
+    return Target(
+        text, _guarded(text, None, lambda: function_of(functions, function or {}, module))
+    )
 
 
 def load_functions(text: str) -> tuple[ModuleType, list[str], list[Any]]:

@@ -87,7 +87,7 @@ class _Outcome:
     "--require",
     multiple=True,
     metavar="ORACLE",
-    help="Without this oracle (jax) nothing is decided; repeatable.",
+    help="Without this oracle (jax, torch, differences) nothing is decided; repeatable.",
 )
 @click.option("--lengths", metavar="1,16,300", help="Values of T to try in any case.")
 @click.option("--batches", metavar="1,2,8", help="Values of B to try in any case.")

@@ -156,6 +156,8 @@ def _notes(run: Run) -> tuple[str, ...]:
         if distances:
             told = ", ".join(f"{block} {value:.2g}" for block, value in distances.items())
             notes.insert(1, f"relative distance from the full gradient, median at T = 12: {told}")
+    own = run.subject.traits.adapter_notes
+    notes += () if own is None else own()
     if run.jax.declined:
         notes.append(f"JAX autodiff was not used: {run.jax.declined}")
     return tuple(notes)

@@ -192,7 +192,11 @@ def test_a_random_seed_is_named(project: pytest.Pytester) -> None:
     [
         ("exmples = 5", (), "unknown key 'exmples'*did you mean 'examples'?*"),
         ("", ("--bpttcheck-seed=x",), "seed='x', expected a natural number*"),
-        ("", ("--bpttcheck-require=torch",), "require='torch', expected some of 'jax'*"),
+        (
+            "",
+            ("--bpttcheck-require=torhc",),
+            "*expected some of 'jax', 'torch'*did you mean 'torch'?",
+        ),
         ("", ("--bpttcheck-examples=0",), "*--bpttcheck-examples=0, expected at least 1"),
     ],
 )

@@ -27,7 +27,10 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 # Wrappers around somebody's code: followed, and never part of that code.
 _WRAPPERS = ("bpttcheck.adapt.", "bpttcheck.activations")
 # Functions passed to these run when JAX traces them, not whenever the backward pass runs.
-_TRACING = ("bpttcheck.adapt.jax_rule", "bpttcheck.adapt.custom_vjp")
+_TRACING = (
+    "bpttcheck.adapt.jax_rule", "bpttcheck.adapt.custom_vjp",
+    "bpttcheck.adapt.jax_functions.function", "bpttcheck.adapt.second_order",
+)  # fmt: skip
 # The attributes in which wrappers keep a Python function: JAX and functools, Numba,
 # jax.custom_vjp.
 _INSIDE = ("__wrapped__", "py_func", "fun", "fwd", "bwd")
