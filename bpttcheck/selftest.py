@@ -16,6 +16,7 @@ from bpttcheck.blocks import Block
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
+from bpttcheck.mutants import SOURCE
 from bpttcheck.mutants.source import RAISES
 from bpttcheck.results.records import Case, Finding, Verdict
 from bpttcheck.subject.filled import filled
@@ -155,14 +156,19 @@ def selftest(
     return SelfTest(right.name, tuple(planted), options.seed, options.examples, seconds)
 
 
+_OF_THE_SOURCE = 8
+"""The operators on a source are many families: so many times as many bugs of them."""
+
+
 def _spread(bugs: Sequence[Mutant], each: int) -> list[Mutant]:
     """At most ``each`` bugs of every family, evenly spread over it."""
     families: dict[str, list[Mutant]] = {}
     for bug in bugs:
         families.setdefault(bug.family, []).append(bug)
     found: list[Mutant] = []
-    for some in families.values():
-        count = min(each, len(some))
+    for family, some in families.items():
+        most = each * _OF_THE_SOURCE if family == SOURCE else each
+        count = min(most, len(some))
         found += [some[(2 * i + 1) * len(some) // (2 * count)] for i in range(count)]
     return found
 
