@@ -271,12 +271,6 @@ def test_bugs_are_planted_in_the_gradients_of_a_loss_and_not_in_the_loss(
     assert any("without the factor 1 - h ** 2" in name for name in caught), caught
 
 
-def test_functions_are_not_timed(cli: Cli, code: str) -> None:
-    result = cli("bench", f"{code}:ready", "--quick")
-    assert result.exit_code == 2
-    assert "is a function, but what is timed" in result.stderr
-
-
 GLOBALS = ("--signature", "x: N D -> h: N H", "--globals", "Wg: D H, bg: H", "--grads",
            "dx, dWg, dbg", "--examples", "2", "--dtype", "float64")  # fmt: skip
 
