@@ -36,7 +36,8 @@ def parse(text: str) -> Size:
             f"size {text!r}, expected four positive numbers T,B,N,H, such as 100,8,32,32",
             item="sizes",
         )
-    return Size(*map(int, parts))
+    T, B, n_in, n_hidden = map(int, parts)
+    return Size(T, B, n_in, n_hidden)
 
 
 def fitting(subject: Subject, sizes: Sequence[Size], given: bool) -> tuple[Size, ...]:
