@@ -73,9 +73,12 @@ class Declined(BpttcheckError):
         what: what cannot be judged (``"`if` on a value that depends on the input"``).
         where: the line of user code, ``"cell.py:12: if z.sum() > 0:"``, or ``""``.
         remedy: what to write instead, or ``""``.
+        by_value: True if the code asks for a value that a point would give, such as an `if`.
     """
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, what: str, *, where: str = "", remedy: str = "", by_value: bool = False
+    ) -> None:
         parts = [what]
         if where:
             parts.append(f"at {where}")
@@ -85,3 +88,4 @@ class Declined(BpttcheckError):
         self.what = what
         self.where = where
         self.remedy = remedy
+        self.by_value = by_value

@@ -27,7 +27,9 @@ copies are copies, exactly where NumPy makes them. dtypes follow NumPy's rules.
 What cannot work is code that needs the numbers themselves: an `if` on a value, `float(z)`,
 `math.exp`, `z[z > 0]` with its unknown length, C extensions. The tracer then *declines*: it names
 the line, the call, and what to write instead, and the check goes on with finite differences alone.
-It never guesses. The traced step is also compared with the native one on every case that is checked.
+It never guesses. (A *function* and a whole
+layer are traced at the point: an `if` on a value, or `int(token)`, is taken as it goes there, in at most
+eight ways for equal shapes.) The traced step is also compared with the native one on every case that is checked.
 
 A few rules of thumb:
 

@@ -37,6 +37,9 @@ from bpttcheck.oracles.step_graph.paths import Paths
 
 Array = NDArray[Any]
 
+MOST_WAYS = 8
+"""Ways through the `if`s of a whole function that are compiled for equal shapes."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -126,6 +129,7 @@ class Autodiff:
         self._sequence = sequence
         self._programs: dict[Any, Waiting] = {}
         self._refused: dict[Any, tuple[str, str, str]] = {}
+        self._ways: dict[Any, set[Any]] = {}
         self._paths: dict[Any, Paths] = {}
         self._lock = threading.Lock()
 
@@ -297,30 +301,54 @@ class Autodiff:
         inputs: ProgramInputs = args[0]
         flat = [*inputs.params, *inputs.state0, inputs.xs, inputs.d_ys]
         key = (maker.__name__, *((leaf.shape, str(leaf.dtype)) for leaf in flat))
+        decisions = self._decisions(key, point, inputs) if key in self._ways else None
+        at_point = key if decisions is None else (*key, decisions)
         with self._lock:
-            found = self._programs.get(key)
+            found = self._programs.get(at_point)
             refused = self._refused.get(key)
         if found is not None:
             return found
         if refused is not None:  # tracing sees shapes alone: it would be refused again
             raise Declined(refused[0], where=refused[1], remedy=refused[2])
         try:
-            made = self._traced(maker, point, inputs, args)
+            made = self._traced(maker, point, inputs, args, decisions)
         except Declined as refusal:
+            if refusal.by_value and decisions is None and self._sequence is not None:
+                self._ways[key] = set()
+                return self._lowered(maker, point, *args)
             with self._lock:
                 # Its words alone: a traceback leads back to the run.
                 self._refused[key] = (refusal.what, refusal.where, refusal.remedy)
             raise
         with self._lock:
-            return self._programs.setdefault(key, made)
+            return self._programs.setdefault(at_point, made)
+
+    def _decisions(self, key: Any, point: Point, inputs: ProgramInputs) -> tuple[bool | int, ...]:
+        """What the values of this point decide; few ways through the code are compiled."""
+        assert self._sequence is not None
+        params = trees.structure(point.params).unflatten(inputs.params)
+        state = trees.structure(point.state0).unflatten(inputs.state0)
+        found = programs.decisions_at(self._sequence, params, state, inputs.xs, inputs.mask > 0)
+        ways = self._ways[key]
+        if found not in ways and len(ways) >= MOST_WAYS:
+            raise Declined(f"its `if`s take more than {MOST_WAYS} ways at equal shapes")
+        ways.add(found)
+        return found
 
     def _traced(
-        self, maker: Callable[..., Any], point: Point, inputs: ProgramInputs, args: Sequence[Any]
+        self,
+        maker: Callable[..., Any],
+        point: Point,
+        inputs: ProgramInputs,
+        args: Sequence[Any],
+        decisions: tuple[bool | int, ...] | None = None,
     ) -> Waiting:
         batch = inputs.mask.shape[1]
         state = trees.map_leaves(lambda leaf: _rows(leaf, batch), point.state0)
         if self._sequence is not None:
-            traced = programs.trace_sequence(self._sequence, point.params, state, inputs.xs)
+            traced = programs.trace_sequence(
+                self._sequence, point.params, state, inputs.xs, decisions
+            )
         else:
             traced = programs.trace(self._one_step(), point.params, state, inputs.xs[0])
         return programs.CACHE.get(maker, traced, *args)

@@ -5,6 +5,7 @@ A program takes flat lists of leaves, grouped as in :class:`ProgramInputs`, and 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
@@ -31,6 +32,7 @@ from bpttcheck.oracles.autodiff.noise import (
 from bpttcheck.oracles.error_origin import on_behalf, raise_defect
 from bpttcheck.oracles.tracer.kept import unchanged
 from bpttcheck.oracles.tracer.reach import UserNamespaces
+from bpttcheck.oracles.tracer.run import Decisions, deciding
 from bpttcheck.warning_scope import silenced
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -148,8 +150,32 @@ def trace(step: Step, params: Any, state: Any, x: Any) -> TracedStep:
     return TracedStep(closed.jaxpr, closed.consts, p_shape, s_shape)
 
 
-def trace_sequence(sequence: WholeSequence, params: Any, state0: Any, xs: Any) -> TracedSequence:
+def decisions_at(
+    sequence: WholeSequence, params: Any, state0: Any, xs: Any, mask: Any
+) -> tuple[bool | int, ...]:
+    """What the values of a point decide in ``sequence``: its `if`s, its integers, in order.
+
+    Raises:
+        Declined: if it cannot be traced for another reason.
+        InternalError: for a defect of the tracer.
+    """
+    found = Decisions()
+    arrays = [trees.map_leaves(jnp.asarray, tree) for tree in (params, xs, state0, mask)]
+    with unchanged(UserNamespaces(sequence)), silenced(), deciding(found):
+        on_behalf(sequence, *arrays)
+    return tuple(found.found)
+
+
+def trace_sequence(
+    sequence: WholeSequence,
+    params: Any,
+    state0: Any,
+    xs: Any,
+    decisions: tuple[bool | int, ...] | None = None,
+) -> TracedSequence:
     """Trace ``sequence(params, xs, state0, mask) -> (ys, state_T)`` at the shapes of the trees.
+
+    With ``decisions`` of a point, what is traced is what runs at that point.
 
     Raises:
         Declined: if it cannot be traced, or returns a state of another structure.
@@ -168,7 +194,9 @@ def trace_sequence(sequence: WholeSequence, params: Any, state0: Any, xs: Any) -
         ordered = on_behalf(trees.map_leaves, _like, old, new)
         return [*trees.leaves(ordered), on_behalf(jnp.asarray, ys)]
 
-    closed = _jaxpr(flat, given, given[n:-2], UserNamespaces(sequence))
+    told = contextlib.nullcontext() if decisions is None else deciding(Decisions(decisions))
+    with told:
+        closed = _jaxpr(flat, given, given[n:-2], UserNamespaces(sequence))
     return TracedSequence(closed.jaxpr, closed.consts, p_shape, s_shape)
 
 

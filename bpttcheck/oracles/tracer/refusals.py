@@ -63,8 +63,8 @@ def refuse_branch() -> NoReturn:
     line = user_line()
     for pattern, what, remedy in _BRANCHES:
         if re.search(pattern, line):
-            decline(what, remedy)
-    decline("the truth of a traced value", "np.where(condition, a, b)")
+            decline(what, remedy, by_value=True)
+    decline("the truth of a traced value", "np.where(condition, a, b)", by_value=True)
 
 
 def refuse_number(kind: str) -> NoReturn:
@@ -73,8 +73,10 @@ def refuse_number(kind: str) -> NoReturn:
     if found and kind == "float":
         decline(f"math.{found[1]} of a traced value", remedy_for_math(found[1]))
     if kind == "index" and re.search(r"\brange\(", user_line()):
-        decline("range() up to a traced value", "a fixed range, with np.where inside")
-    decline(*_NUMBERS[kind])
+        decline(
+            "range() up to a traced value", "a fixed range, with np.where inside", by_value=True
+        )
+    decline(*_NUMBERS[kind], by_value=kind in ("int", "index"))
 
 
 def remedy_for_math(name: str) -> str:

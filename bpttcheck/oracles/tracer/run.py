@@ -43,6 +43,7 @@ class TracingRun:
 class _Local(threading.local):
     def __init__(self) -> None:
         self.runs: list[TracingRun] = []
+        self.decisions: Decisions | None = None
 
 
 _LOCAL = _Local()
@@ -80,10 +81,59 @@ def paused() -> Generator[None, None, None]:
         _LOCAL.runs = kept
 
 
-def decline(what: str, remedy: str = "", *, where: str = "") -> NoReturn:
+@dataclass
+class Decisions:
+    """What the values at a point decide: the truth of conditions, and integers, in order.
+
+    Args:
+        known: the answers at a point whose code is traced; None: they are found out, by a run on
+            arrays that have values.
+        found: the answers that were given.
+    """
+
+    known: tuple[bool | int, ...] | None = None
+    found: list[bool | int] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def deciding(decisions: Decisions) -> Generator[None]:
+    """Answer what traced code asks of values, in this thread."""
+    before, _LOCAL.decisions = _LOCAL.decisions, decisions
+    try:
+        yield
+    finally:
+        _LOCAL.decisions = before
+
+
+def decided(kind: str, dtype: Any, value: Callable[[], Any]) -> bool | int | None:
+    """The answer to ``bool(z)`` or ``int(z)`` at the point, None where nobody knows.
+
+    Args:
+        kind: ``"bool"``, ``"int"`` or ``"index"``.
+        dtype: of ``z``; the derivative of a float would be lost in an integer.
+        value: ``z`` as a JAX array.
+    """
+    decisions = _LOCAL.decisions
+    if decisions is None or (kind != "bool" and dtype.kind not in "iub"):
+        return None
+    number = len(decisions.found)
+    if decisions.known is not None:
+        if number >= len(decisions.known):
+            return None
+        answer = decisions.known[number]
+    else:
+        try:
+            answer = (bool if kind == "bool" else int)(value())
+        except (TypeError, ValueError):  # a tracer, or an array of several values
+            return None
+    decisions.found.append(answer)
+    return answer
+
+
+def decline(what: str, remedy: str = "", *, where: str = "", by_value: bool = False) -> NoReturn:
     """Raise :class:`Declined` for ``where``, or for the line of user code that is running now."""
     run = current()
-    error = Declined(what, where=where or here(), remedy=remedy)
+    error = Declined(what, where=where or here(), remedy=remedy, by_value=by_value)
     if run is not None and run.refusal is None:
         run.refusal = error
     try:

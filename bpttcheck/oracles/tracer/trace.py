@@ -36,6 +36,7 @@ from bpttcheck.oracles.tracer.reach import UserNamespaces, swapped
 from bpttcheck.oracles.tracer.run import (
     TracingRun,
     current,
+    decided,
     decline,
     raised_on_purpose,
     running,
@@ -201,16 +202,23 @@ class TracedArray(ArrayProxy, NDArrayOperatorsMixin):
         return refusals.refuse_attribute(name)
 
     def __bool__(self) -> bool:
-        return bool(self.shadow) if self.known else refusals.refuse_branch()
+        if self.known:
+            return bool(self.shadow)
+        answer = decided("bool", self.shadow.dtype, self.read)
+        return refusals.refuse_branch() if answer is None else bool(answer)
 
     def __float__(self) -> float:
         return float(self.shadow) if self.known else refusals.refuse_number("float")
 
     def __int__(self) -> int:
-        return int(self.shadow) if self.known else refusals.refuse_number("int")
+        return int(self.shadow) if self.known else self._integer("int")
 
     def __index__(self) -> int:
-        return operator.index(self.shadow) if self.known else refusals.refuse_number("index")
+        return operator.index(self.shadow) if self.known else self._integer("index")
+
+    def _integer(self, kind: str) -> int:
+        answer = decided(kind, self.shadow.dtype, self.read)
+        return refusals.refuse_number(kind) if answer is None else answer
 
     def __complex__(self) -> complex:
         return complex(self.shadow) if self.known else refusals.refuse_number("complex")
