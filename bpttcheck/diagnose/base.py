@@ -118,15 +118,29 @@ class FailingExample:
             g, c = self.given(block), np.asarray(predicted, np.float64)
             if g.shape != c.shape or not np.isfinite(g).all():
                 return np.inf
-            spread = self.reference.gradients[block]
-            s = width(spread.value, spread.copies, unit, tiny)
+            spread, s = self.reference.gradients[block], self._widths[block]
             # A candidate larger than the gradient is proportionally less precise.
             largest = np.abs(spread.value).max(initial=0.0)
             scale = np.abs(c).max(initial=0.0) / largest if largest else 1.0
-            bar = s.max(initial=tiny) * max(1.0, scale) + unit * np.abs(c)
+            bar = s * max(1.0, scale) + unit * np.abs(c)
             with np.errstate(all="ignore"):
                 worst = max(worst, float(np.max(np.abs(g - c) / bar, initial=0.0)))
         return worst
+
+    @cached_property
+    def _widths(self) -> dict[str, float]:
+        """The largest width of the error bar of each block."""
+        unit, tiny = rounding(self.problem.dtype)
+        return {
+            block: float(width(one.value, one.copies, unit, tiny).max(initial=tiny))
+            for block, one in self.reference.gradients.items()
+        }
+
+    def is_told(self, block: str, candidate: Array) -> bool:
+        """False if a prediction of a block is the right gradient itself."""
+        gap = np.abs(np.asarray(candidate, np.float64) - self.right[block])
+        error = np.abs(self.given(block) - self.right[block])
+        return not gap.max(initial=0.0) < 0.5 * error.max(initial=0.0)
 
     @cached_property
     def parts(self) -> dict[str, dict[str, Array]]:
@@ -204,9 +218,7 @@ class Evidence:
         own = candidate.get(self.block)
         if own is None:
             return False
-        gap = np.abs(np.asarray(own, np.float64) - example.right[self.block])
-        error = np.abs(example.given(self.block) - example.right[self.block])
-        return bool(gap.max(initial=0.0) < 0.5 * error.max(initial=0.0))
+        return not example.is_told(self.block, own)
 
     def fits_block(self, predict: Callable[[Array, FailingExample], Array | None]) -> float | None:
         """As :meth:`fits_all`, for this block alone: ``predict(right, example)``."""

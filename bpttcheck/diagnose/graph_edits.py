@@ -152,13 +152,13 @@ def _derivatives(paths: Paths, point: Any) -> Iterator[tuple[EditSite, Array, st
     """Common wrong local derivatives, at each function of the step."""
     for site, (z, v) in zip(paths.sites("function"), paths.values(*point), strict=True):
         with np.errstate(all="ignore"):
-            made = [*_mistakes(z, v), *_mixed(v, paths.like(site.index, *point))]
+            made = [*mistakes(z, v), *_mixed(v, paths.like(site.index, *point))]
             for factor, instead in made:
                 if np.isfinite(factor).all():
                     yield site, factor, instead
 
 
-def _mistakes(z: Array, v: Array) -> Iterator[tuple[Array, str]]:
+def mistakes(z: Array, v: Array) -> Iterator[tuple[Array, str]]:
     yield np.ones_like(v), "missing (a factor of 1)"
     for u, name in ((v, "h"), (z, "z")):
         yield 1 - u**2, f"1 - {name}**2"

@@ -1,0 +1,143 @@
+"""Finds the edits that give the hand-derived gradient, of one block or of several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.blocks import D_XS, d_state0, of_params, of_state
+from bpttcheck.calibration import LIMIT
+from bpttcheck.diagnose.base import Array, Evidence, FailingExample, diagnosis
+from bpttcheck.diagnose.whole import over_time, paths, quantities
+from bpttcheck.diagnose.whole.scene import Edit, Scene
+from bpttcheck.errors import BpttcheckError
+from bpttcheck.results.records import Diagnosis
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An edit beside the hand-derived gradient of one example.
+
+    Args:
+        edit: the edit.
+        ratios: block -> the largest ratio of the residual to the error bar, where it fits.
+        says: the blocks of which it predicts an error of the size that there is.
+        gradient: block -> what it predicts.
+    """
+
+    edit: Edit
+    ratios: Mapping[str, float]
+    says: frozenset[str]
+    gradient: Mapping[str, Array]
+
+
+class Search:
+    """Every edit of the whole sequence, tried on the examples of a bug.
+
+    One search serves all blocks that are wrong.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, dict[Any, Fit]] = {}
+
+    def best(self, evidence: Evidence, fewest: int = 1) -> Diagnosis | None:
+        """The edit that explains the block and the most others with it.
+
+        Args:
+            evidence: what is known of the block.
+            fewest: how many wrong blocks it must explain.
+
+        Returns:
+            None if there is none.
+        """
+        if not evidence.sequence or not evidence.examples:
+            return None
+        found = self._fitting(evidence)
+        if found is None:
+            return None
+        common = [key for key in found[0] if all(key in fits for fits in found[1:])]
+        scores = {key: [_score(fits[key], s) for fits, s in zip(found, evidence.examples,
+                  strict=True)] for key in common}  # fmt: skip
+        common = [key for key in common if min(wrong for wrong, _ in scores[key]) >= fewest]
+        if not common:
+            return None
+        key = max(common, key=lambda k: (sum(w for w, _ in scores[k]), sum(n for _, n in scores[k])))
+        return _said(evidence, [fits[key] for fits in found], min(w for w, _ in scores[key]))
+
+    def _fitting(self, evidence: Evidence) -> list[dict[Any, Fit]] | None:
+        """For each example the edits that fit the block at hand."""
+        found: list[dict[Any, Fit]] = []
+        for example in evidence.examples:
+            only = set(found[-1]) if found else None
+            try:
+                fits = self._table(example)
+            except BpttcheckError:
+                return None
+            mine = {
+                key: fit for key, fit in fits.items()
+                if evidence.block in fit.says and (only is None or key in only)
+            }  # fmt: skip
+            found.append(mine)
+            if not mine:
+                return None
+        return found
+
+    def _table(self, example: FailingExample) -> dict[Any, Fit]:
+        """Every edit that explains a wrong block of an example."""
+        key = (example.mode, example.problem.case)
+        if key not in self._known:
+            self._known[key] = dict(_fits(example))
+        return self._known[key]
+
+
+def _fits(example: FailingExample) -> Iterator[tuple[Any, Fit]]:
+    scene = Scene(example)
+    with np.errstate(all="ignore"):
+        every = [*over_time.edits(scene), *paths.edits(scene), *quantities.edits(scene)]
+        seen: set[Any] = set()
+        for start in range(0, len(every), _CHUNK):
+            part = every[start : start + _CHUNK]
+            gradients = scene.pull.inputs([edit.change for edit in part])
+            for edit, gradient in zip(part, gradients, strict=True):
+                if edit.key in seen:
+                    continue
+                seen.add(edit.key)
+                fit = _fit(example, edit, _blocks(scene, example, gradient))
+                if fit.says:
+                    yield edit.key, fit
+
+
+def _blocks(scene: Scene, example: FailingExample, gradient: Sequence[Array]) -> dict[str, Array]:
+    d_params, d_state, d_xs = scene.whole.unflatten(gradient)
+    found: dict[Any, Array] = {**of_params(d_params), **of_state(d_state0(), d_state), D_XS: d_xs}
+    return {name: found[name] for name in example.right}
+
+
+def _fit(example: FailingExample, edit: Edit, gradient: dict[str, Array]) -> Fit:
+    ratios: dict[str, float] = {}
+    says: set[str] = set()
+    for block, predicted in gradient.items():
+        ratio = example.residual({block: predicted})
+        if ratio <= LIMIT:
+            ratios[block] = ratio
+            if block in example.wrong and example.is_told(block, predicted):
+                says.add(block)
+    return Fit(edit, ratios, frozenset(says), gradient)
+
+
+def _score(fit: Fit, example: FailingExample) -> tuple[int, int]:
+    """How many wrong blocks it explains, and how many of all it agrees with."""
+    return len(fit.says), len(fit.ratios)
+
+
+def _said(evidence: Evidence, fits: Sequence[Fit], blocks: int) -> Diagnosis:
+    edit = fits[0].edit
+    residual = max(fit.ratios[evidence.block] for fit in fits)
+    sentence = edit.sentence.replace("{block}", evidence.block)
+    return diagnosis(edit.code, sentence, residual, **dict(edit.evidence), explains=blocks)
+
