@@ -112,29 +112,32 @@ class FailingExample:
         Args:
             candidate: block -> the wrong gradient that a diagnosis predicts.
         """
-        unit, tiny = rounding(self.problem.dtype)
         worst = 0.0
         for block, predicted in candidate.items():
-            g, c = self.given(block), np.asarray(predicted, np.float64)
-            if g.shape != c.shape or not np.isfinite(g).all():
+            c = np.asarray(predicted, np.float64)
+            if self.given(block).shape != c.shape:
                 return np.inf
-            spread, s = self.reference.gradients[block], self._widths[block]
-            # A candidate larger than the gradient is proportionally less precise.
-            largest = np.abs(spread.value).max(initial=0.0)
-            scale = np.abs(c).max(initial=0.0) / largest if largest else 1.0
-            bar = s * max(1.0, scale) + unit * np.abs(c)
-            with np.errstate(all="ignore"):
-                worst = max(worst, float(np.max(np.abs(g - c) / bar, initial=0.0)))
+            worst = max(worst, float(self.residuals(block, c[None])[0]))
         return worst
 
-    @cached_property
-    def _widths(self) -> dict[str, float]:
-        """The largest width of the error bar of each block."""
+    def residuals(self, block: str, candidates: Array) -> Array:
+        """The same for many predictions ``(E, ...)`` of one block."""
         unit, tiny = rounding(self.problem.dtype)
-        return {
-            block: float(width(one.value, one.copies, unit, tiny).max(initial=tiny))
-            for block, one in self.reference.gradients.items()
-        }
+        g, right = self.given(block), self.right[block]
+        if not np.isfinite(g).all():
+            return np.full(len(candidates), np.inf)
+        if not g.size:
+            return np.zeros(len(candidates))
+        g, c = g.reshape(1, -1), candidates.reshape(len(candidates), -1)
+        spread = self.reference.gradients[block]
+        s = width(spread.value, spread.copies, unit, tiny).max(initial=tiny)
+        # A candidate larger than the gradient is proportionally less precise.
+        largest = np.abs(right).max(initial=0.0)
+        with np.errstate(all="ignore"):
+            scale = np.abs(c).max(axis=1, keepdims=True) / largest if largest else 1.0
+            bar = s * np.maximum(1.0, scale) + unit * np.abs(c)
+            found = np.max(np.abs(g - c) / bar, axis=1)
+        return np.where(np.isnan(found), np.inf, found)
 
     def is_told(self, block: str, candidate: Array) -> bool:
         """False if a prediction of a block is the right gradient itself."""

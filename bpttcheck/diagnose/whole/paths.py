@@ -164,14 +164,21 @@ def _factors(scene: Scene) -> Iterator[Edit]:
             factor, name = scene.read(turns, 1 - j), scene.read(turns, j)
             what = f"divided by {factor}" if op.primitive.name == "div" else f"times {factor}"
             change = Change({edge: _as_it_is(scene, edge) for edge in edges})
-            sentence = f"{gradient_of(name)} lacks a factor: it is not {what}{said(op.where)}"
-            evidence = (("where", op.where), ("factor", factor))
+            sentence = f"{gradient_of(name)} lacks a factor: it is not {what}{said(scene.where(turns))}"
+            evidence = (("where", scene.where(turns)), ("factor", factor))
             yield Edit(("factor", turns.key, j), "wrong-operand", sentence, change, evidence)
 
 
 def _as_it_is(scene: Scene, edge: Edge) -> EdgeChange:
     shape = scene.shape(edge)
-    return lambda adjoint, _: adjoint if shape else adjoint.sum()
+
+    def of(adjoint: Array, _: Lookup) -> Array:
+        if not shape:
+            return adjoint.sum()
+        spread = tuple(i for i, n in enumerate(shape) if n != adjoint.shape[i])
+        return adjoint.sum(axis=spread, keepdims=True)
+
+    return of
 
 
 def _turned(scene: Scene) -> Iterator[Edit]:
@@ -181,17 +188,17 @@ def _turned(scene: Scene) -> Iterator[Edit]:
         op = scene.op(turns)
         for j, edges in scene.sides(turns):
             name = scene.read(turns, j)
-            evidence = (("where", op.where),)
+            evidence = (("where", scene.where(turns)),)
             if _square(scene.shape(edges[-1])):
                 change = Change({edge: _transposed(scene, edge) for edge in edges})
-                sentence = f"what flows to {name} is transposed{said(op.where)}"
+                sentence = f"what flows to {name} is transposed{said(scene.where(turns))}"
                 yield Edit(("turned", turns.key, j), "transposed", sentence, change, evidence)
             other = op.ins[1 - j] if op.primitive.name == "dot_general" else None
             if isinstance(other, int) and other in weights:
                 change = Change({edge: _through(scene, edge) for edge in edges})
                 sentence = (
                     f"{gradient_of(name)} is computed with a transposed {scene.read(turns, 1 - j)}"
-                    f"{said(op.where)}"
+                    f"{said(scene.where(turns))}"
                 )
                 yield Edit(("weight", turns.key, j), "transposed", sentence, change, evidence)
     for turns in scene.turns:
@@ -246,8 +253,8 @@ def _side_by_side(scene: Scene) -> Iterator[Edit]:
                     changes[k, j] = _cut(axis, start, widths[j])
         if changes:
             names = " and ".join(scene.text(ref) for ref in op.ins)
-            sentence = f"the gradients of {names} are cut apart in the wrong order{said(op.where)}"
-            evidence = (("where", op.where),)
+            sentence = f"the gradients of {names} are cut apart in the wrong order{said(scene.where(turns))}"
+            evidence = (("where", scene.where(turns)),)
             yield Edit(("order", turns.key), "swapped-gates", sentence, Change(changes), evidence)
 
 

@@ -116,6 +116,8 @@ def _factors(scene: Scene) -> Iterator[Edit]:
                 continue
             graph, values = scene.graph, scene.pull.values
             own = [np.asarray(graph.read(values, graph.ops[k].ins[1 - j])) for k, _ in edges]
+            if len({array.shape for array in own}) > 1:
+                continue
             after = scene.next_of(own)
             made, belongs = gradient_of(scene.read(turns, j)), scene.read(turns, 1 - j)
             for q, shift, wrap, arrays in _alike(scene, turns, own):
@@ -124,13 +126,13 @@ def _factors(scene: Scene) -> Iterator[Edit]:
                 used = f"{q.text}{_when(shift, wrap)}"
                 if q.text == belongs and not shift:
                     used = f"{q.text} of another step"
-                sentence = f"{made} is made with {used} where {belongs} belongs{said(op.where)}"
+                sentence = f"{made} is made with {used} where {belongs} belongs{said(scene.where(turns))}"
                 change = Change({
                     edge: _with(scene, edge, array)
                     for edge, array in zip(edges, arrays, strict=True)
                 })  # fmt: skip
                 key = ("other", turns.key, j, q.key, shift, wrap)
-                evidence = (("where", op.where), ("used", used), ("belongs", belongs))
+                evidence = (("where", scene.where(turns)), ("used", used), ("belongs", belongs))
                 code = "off-by-one" if moved else "wrong-operand"
                 yield Edit(key, code, sentence, change, evidence)
 
@@ -182,8 +184,8 @@ def _incoming(
         edge: _from(scene, edge, refs[t + shift] if 0 <= t + shift < len(refs) else None)
         for t, edge in enumerate(edges)
     }
-    sentence = f"{made} is made with {used} where {belongs} belongs{said(op.where)}"
-    evidence = (("where", op.where), ("used", used), ("belongs", belongs))
+    sentence = f"{made} is made with {used} where {belongs} belongs{said(scene.where(turns))}"
+    evidence = (("where", scene.where(turns)), ("used", used), ("belongs", belongs))
     key = ("incoming", turns.key, j, other.key, shift)
     code = "off-by-one" if shift else "wrong-operand"
     return Edit(key, code, sentence, Change(changes, reads=True), evidence)
@@ -212,9 +214,9 @@ def _added(scene: Scene) -> Iterator[Edit]:
             change = Change(values=dict.fromkeys(refs[:-1], _plus(share)))
             sentence = (
                 f"what {scene.text(op.outs[0])} sends to the last {scene.text(refs[-1])} is added "
-                f"at every step{said(op.where)}"
+                f"at every step{said(scene.where(turns))}"
             )
-            evidence = (("where", op.where),)
+            evidence = (("where", scene.where(turns)),)
             yield Edit(("added", turns.key, key), "doubled-path", sentence, change, evidence)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.diagnose.base import Array, FailingExample
-from bpttcheck.oracles.step_graph.graph import Fixed, Op
-from bpttcheck.oracles.step_graph.pullback import Change, Edge
+from bpttcheck.oracles.step_graph.graph import MOVES, Fixed, Op
+from bpttcheck.oracles.step_graph.pullback import Change, Edge, EdgeChange
 from bpttcheck.oracles.step_graph.source_names import SourceNames
 from bpttcheck.oracles.step_graph.whole import Turns
 
@@ -43,7 +43,7 @@ class Quantity:
         key: the same at every size.
         text: what it is called.
         arrays: its values; one more than there are turns if the first is an initial state.
-        refs: the values' numbers.
+        refs: the numbers of those that the turns make.
     """
 
     key: tuple[Any, ...]
@@ -75,9 +75,20 @@ class Scene:
         self.example = example
         self.whole, self.pull = example.run.jax.whole(example.problem)
         self.graph = self.whole.graph
-        self.turns = self.whole.turns(_lengths(example))
         self.made = self.whole.made
+        self.turns = self.whole.turns(_lengths(example))
+        self._leave_out_shifts()
         self.edges = set(self.pull.local)
+
+    def _leave_out_shifts(self) -> None:
+        """A maximum that is subtracted before an exponential changes nothing: nobody derives it."""
+        graph, pull = self.graph, self.pull
+        shifts = [edge for edge in pull.local if graph.ops[edge[0]].primitive.name == "reduce_max"]
+        cut = Change({edge: _nothing(graph.shapes[self.operand(edge)]) for edge in shifts})
+        pairs = pull.inputs([cut, Change()]) if shifts else []
+        if all(np.allclose(both[0], both[1], rtol=1e-9, atol=1e-12) for both in pairs):
+            for edge in shifts:
+                pull.forget(edge)
 
     @property
     def loops(self) -> list[Turns]:
@@ -137,8 +148,8 @@ class Scene:
         return self._names.operand(turns.ops[-1], j) or self.text(self.op(turns).ins[j])
 
     def where(self, turns: Turns) -> str:
-        """The user's line."""
-        return self.graph.ops[turns.ops[-1]].where
+        """The user's line; of a helper that is called from several places, that of the call."""
+        return self._names.where(turns.ops[-1])
 
     def op(self, turns: Turns) -> Op:
         """One of the operations, for all."""
@@ -161,17 +172,21 @@ class Scene:
 
     @cached_property
     def quantities(self) -> list[Quantity]:
-        """What changes from turn to turn, the plainly named first, and what does not."""
+        """What changes from turn to turn and has a name, and what the turns hand on."""
         values = self.pull.values
         made: list[Quantity] = []
         for turns in self.loops:
             refs = self.results(turns)
-            if refs is not None:
+            if refs is not None and self._has_a_name(turns):
                 arrays = tuple(values[ref] for ref in refs)
                 made.append(Quantity(turns.key, self.text(refs[-1]), arrays, tuple(refs)))
-        found = [*made, *self.states]
-        found.sort(key=lambda q: not q.text.isidentifier())
-        return list(_distinct(found))
+        return list(_distinct([*made, *self.states]))
+
+    def _has_a_name(self, turns: Turns) -> bool:
+        """True if user code could refer to it: a variable, or a part of one."""
+        k = turns.ops[-1]
+        moved = self.graph.ops[k].primitive.name in MOVES and self._names.is_whole(k)
+        return moved or bool(self._names.variable(k))
 
     @cached_property
     def states(self) -> list[Quantity]:
@@ -193,19 +208,17 @@ class Scene:
 
     def _states(self, made: Sequence[Quantity]) -> Iterator[Quantity]:
         known: set[Any] = set()
+        values = self.pull.values
         for turns in self.loops:
-            for _, edges in self.sides(turns):
-                if len(edges) != turns.steps or turns.steps < 2:
-                    continue
-                refs = [self.operand(edge) for edge in edges]
-                read = [self.pull.values[ref] for ref in refs]
+            for j in range(len(self.op(turns).ins)):
+                refs = [self.graph.ops[k].ins[j] for k in turns.ops]
+                read = [np.asarray(self.graph.read(values, ref)) for ref in refs]
                 for q in made:
-                    if len(q.arrays) == turns.steps and q.key not in known and all(
-                        np.array_equal(a, b) for a, b in zip(read[1:], q.arrays, strict=False)
+                    if 1 < len(q.arrays) == turns.steps and q.key not in known and all(
+                        map(np.array_equal, read[1:], q.arrays[:-1])
                     ):
                         known.add(q.key)
-                        arrays = (read[0], *q.arrays)
-                        yield Quantity((*q.key, "state"), q.text, arrays, (refs[0], *q.refs))
+                        yield Quantity((*q.key, "state"), q.text, (read[0], *q.arrays), q.refs)
 
     @cached_property
     def constants(self) -> list[tuple[Any, str, Array]]:
@@ -219,6 +232,10 @@ class Scene:
             if refs:
                 found.append((turns.key, self.text(refs[0]), self.pull.values[refs[0]]))
         return found
+
+
+def _nothing(shape: tuple[int, ...]) -> EdgeChange:
+    return lambda adjoint, _: np.zeros(shape)
 
 
 def _lengths(example: FailingExample) -> dict[str, int]:

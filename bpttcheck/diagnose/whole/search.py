@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -72,62 +73,53 @@ class Search:
     def _fitting(self, evidence: Evidence) -> list[dict[Any, Fit]] | None:
         """For each example the edits that fit the block at hand."""
         found: list[dict[Any, Fit]] = []
+        only: set[Any] | None = None
         for example in evidence.examples:
-            only = set(found[-1]) if found else None
             try:
-                fits = self._table(example)
+                fits = self._table(example, only)
             except BpttcheckError:
                 return None
-            mine = {
-                key: fit for key, fit in fits.items()
-                if evidence.block in fit.says and (only is None or key in only)
-            }  # fmt: skip
-            found.append(mine)
-            if not mine:
+            only = set(fits)
+            found.append({key: fit for key, fit in fits.items() if evidence.block in fit.says})
+            if not found[-1]:
                 return None
         return found
 
-    def _table(self, example: FailingExample) -> dict[Any, Fit]:
-        """Every edit that explains a wrong block of an example."""
-        key = (example.mode, example.problem.case)
+    def _table(self, example: FailingExample, only: set[Any] | None) -> dict[Any, Fit]:
+        """Every edit, or some of them, that explain a wrong block of an example."""
+        key = (example.mode, example.problem.case, only is None)
         if key not in self._known:
-            self._known[key] = dict(_fits(example))
+            self._known[key] = dict(_fits(example, only))
         return self._known[key]
 
 
-def _fits(example: FailingExample) -> Iterator[tuple[Any, Fit]]:
+def _fits(example: FailingExample, only: set[Any] | None) -> Iterator[tuple[Any, Fit]]:
     scene = Scene(example)
     with np.errstate(all="ignore"):
-        every = [*over_time.edits(scene), *paths.edits(scene), *quantities.edits(scene)]
-        seen: set[Any] = set()
-        for start in range(0, len(every), _CHUNK):
-            part = every[start : start + _CHUNK]
-            gradients = scene.pull.inputs([edit.change for edit in part])
-            for edit, gradient in zip(part, gradients, strict=True):
-                if edit.key in seen:
-                    continue
-                seen.add(edit.key)
-                fit = _fit(example, edit, _blocks(scene, example, gradient))
-                if fit.says:
-                    yield edit.key, fit
+        every: dict[Any, Edit] = {}
+        for edit in chain(over_time.edits(scene), paths.edits(scene), quantities.edits(scene)):
+            if only is None or edit.key in only:
+                every.setdefault(edit.key, edit)
+        todo = list(every.values())
+        for start in range(0, len(todo), _CHUNK):
+            part = todo[start : start + _CHUNK]
+            made = _blocks(scene, example, scene.pull.inputs([edit.change for edit in part]))
+            ratios = {block: example.residuals(block, value) for block, value in made.items()}
+            fitting = np.any([ratios[block] <= LIMIT for block in example.wrong], axis=0)
+            for e in np.flatnonzero(fitting):
+                mine = {b: float(r[e]) for b, r in ratios.items() if r[e] <= LIMIT}
+                says = [
+                    b for b in example.wrong if b in mine and example.is_told(b, made[b][e])
+                ]  # fmt: skip
+                if says:
+                    gradient = {block: value[e] for block, value in made.items()}
+                    yield part[e].key, Fit(part[e], mine, frozenset(says), gradient)
 
 
 def _blocks(scene: Scene, example: FailingExample, gradient: Sequence[Array]) -> dict[str, Array]:
     d_params, d_state, d_xs = scene.whole.unflatten(gradient)
     found: dict[Any, Array] = {**of_params(d_params), **of_state(d_state0(), d_state), D_XS: d_xs}
     return {name: found[name] for name in example.right}
-
-
-def _fit(example: FailingExample, edit: Edit, gradient: dict[str, Array]) -> Fit:
-    ratios: dict[str, float] = {}
-    says: set[str] = set()
-    for block, predicted in gradient.items():
-        ratio = example.residual({block: predicted})
-        if ratio <= LIMIT:
-            ratios[block] = ratio
-            if block in example.wrong and example.is_told(block, predicted):
-                says.add(block)
-    return Fit(edit, ratios, frozenset(says), gradient)
 
 
 def _score(fit: Fit, example: FailingExample) -> tuple[int, int]:
@@ -140,4 +132,3 @@ def _said(evidence: Evidence, fits: Sequence[Fit], blocks: int) -> Diagnosis:
     residual = max(fit.ratios[evidence.block] for fit in fits)
     sentence = edit.sentence.replace("{block}", evidence.block)
     return diagnosis(edit.code, sentence, residual, **dict(edit.evidence), explains=blocks)
-

@@ -173,13 +173,18 @@ class Pullback:
         local: Mapping[Edge, Array],
         cotangents: Sequence[Array],
     ) -> None:
-        self.graph, self.values, self.local = graph, values, local
+        self.graph, self.values, self.local = graph, values, dict(local)
         self._cotangents = cotangents
         self._operands: dict[int, list[int]] = {}
         for k, j in local:
             self._operands.setdefault(k, []).append(j)
         right = self._sweep([Change()], [self._nothing])
         self.right: dict[int, Array] = {ref: adjoint[0] for ref, adjoint in right.items()}
+
+    def forget(self, edge: Edge) -> None:
+        """Let nothing flow along an edge any more."""
+        self.local.pop(edge)
+        self._operands[edge[0]].remove(edge[1])
 
     def adjoint(self, ref: int) -> Array:
         """The right adjoint of a value."""
@@ -193,18 +198,17 @@ class Pullback:
                 return np.broadcast_to(cotangent, self.graph.shapes[ref])
         return None
 
-    def inputs(self, changes: Sequence[Change]) -> list[list[Array]]:
-        """The gradient of every input with each change alone."""
-        found: list[list[Array]] = []
+    def inputs(self, changes: Sequence[Change]) -> list[Array]:
+        """The gradient of every input, ``(E, ...)``: one for each change alone."""
+        parts: list[list[Array]] = []
         for start in range(0, len(changes), _CHUNK):
             part = changes[start : start + _CHUNK]
             adjoints = self._settled(part)
-            for e in range(len(part)):
-                found.append([
-                    adjoints[ref][e] if ref in adjoints else np.zeros(self.graph.shapes[ref])
-                    for ref in self.graph.inputs
-                ])  # fmt: skip
-        return found
+            parts.append([
+                adjoints[ref] if ref in adjoints else np.zeros((len(part), *self.graph.shapes[ref]))
+                for ref in self.graph.inputs
+            ])  # fmt: skip
+        return [np.concatenate(one) for one in zip(*parts, strict=True)]
 
     def pulled(self, edge: Edge, adjoint: Array) -> Array:
         """What an edge passes on of an adjoint ``(E, ...)`` of its result, as it should."""

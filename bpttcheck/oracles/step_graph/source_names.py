@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import linecache
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from bpttcheck.oracles.step_graph.graph import Graph, Stand
@@ -26,19 +27,41 @@ class SourceNames:
         self._files: dict[str, tuple[dict[Span, str], dict[Span, ast.expr]]] = {}
         # An expression may take several operations: the last one has its value.
         self._last: dict[tuple[Stand, ...], int] = {}
+        self._callers: dict[tuple[str, int], set[tuple[Stand, ...]]] = {}
         for k, op in enumerate(graph.ops):
-            for i in range(len(op.calls)):
+            for i, stand in enumerate(op.calls):
                 self._last[op.calls[i:]] = k
+                self._callers.setdefault((stand.file, stand.first), set()).add(op.calls[i + 1 :])
+
+    def variable(self, k: int) -> str:
+        """The variable that the result of an operation is assigned to, or ``""``."""
+        names = (self._file(stand.file)[0].get(stand.span) for stand in self._whole(k))
+        return next(filter(None, names), "")
+
+    def is_whole(self, k: int) -> bool:
+        """True if it makes the value of a whole expression."""
+        return bool(self._whole(k))
+
+    def where(self, k: int) -> str:
+        """The line, ``"cell.py:12: h = np.tanh(z)"``; of a helper called from several places, the call."""
+        for stand in self._graph.ops[k].calls:
+            if len(self._callers[stand.file, stand.first]) == 1 and stand.span[0]:
+                text = linecache.getline(stand.file, stand.span[0]).strip()
+                return f"{Path(stand.file).name}:{stand.span[0]}: {text}"
+        return self._graph.ops[k].where
+
+    def _whole(self, k: int) -> list[Stand]:
+        """The expressions whose value it makes, the innermost first."""
+        calls = self._graph.ops[k].calls
+        return [s for i, s in enumerate(calls) if self._last[calls[i:]] == k]
 
     def of(self, k: int) -> str:
-        """The variable that the result of an operation is assigned to, else its expression."""
+        """That variable, else its expression."""
+        name = self.variable(k)
+        if name:
+            return name
         op = self._graph.ops[k]
-        whole = [s for i, s in enumerate(op.calls) if self._last[op.calls[i:]] == k]
-        for stand in whole:
-            name = self._file(stand.file)[0].get(stand.span)
-            if name:
-                return name
-        for stand in whole[:1]:
+        for stand in self._whole(k)[:1]:
             node = self._file(stand.file)[1].get(stand.span)
             if node is not None:
                 return _short(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -79,12 +79,21 @@ class WholeGraph:
             sizes: letter -> size, the time axis first.
         """
         groups: dict[Any, list[int]] = {}
+        ours = 0
         for k, op in enumerate(self.graph.ops):
-            groups.setdefault((op.primitive.name, op.calls), []).append(k)
+            ours += not op.calls  # of no line of the user, so of no loop
+            key = (op.primitive.name, op.calls) if op.calls else (op.primitive.name, ours)
+            groups.setdefault(key, []).append(k)
         found: list[Turns] = []
         for key, ops in groups.items():
-            found += _turns(key, ops, sizes)
+            for turns in _turns(key, ops, sizes):
+                found.append(turns if self._alike(turns) else replace(turns, steps=0))
         return found
+
+    def _alike(self, turns: Turns) -> bool:
+        """True if the results are of one shape in every turn."""
+        shapes, ops = self.graph.shapes, self.graph.ops
+        return len({tuple(shapes[out] for out in ops[k].outs) for k in turns.ops}) == 1
 
     @cached_property
     def made(self) -> dict[int, int]:
