@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.calibration import LIMIT
+from bpttcheck.diagnose.right import right_gradient
 from bpttcheck.judge.run import SEQUENCE, STEP, Hand, Reference, Run
 from bpttcheck.judge.tally import Seen
 from bpttcheck.judge.verdict import rounding, width
@@ -85,7 +86,7 @@ class FailingExample:
         problem: the problem.
         template: the compiled shape it fits; None: its own.
         hand: the hand-derived gradient.
-        reference: JAX's gradient.
+        reference: the right gradient, JAX's where there is one.
         wrong: the blocks that are wrong.
     """
 
@@ -99,8 +100,14 @@ class FailingExample:
 
     @cached_property
     def right(self) -> dict[str, Array]:
-        """JAX's gradient, block by block."""
+        """The right gradient, block by block."""
         return {block: spread.value for block, spread in self.reference.gradients.items()}
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """The sizes by which a factor may be wrong: of a function every letter, else T, B, H."""
+        case = self.problem.case
+        return dict(case.letters) or {"T": case.T, "B": case.B, "n_hidden": case.n_hidden}
 
     def given(self, block: str) -> Array:
         """The hand-derived block, float64."""
@@ -161,12 +168,11 @@ class FailingExample:
 
     def _with(self, d_ys: Array, d_state: Any) -> dict[str, Array]:
         changed = replace(self.problem, d_ys=d_ys, d_state=d_state)
-        found = self.run.jax.gradient(self.mode, changed, self.template)
-        return {block: spread.value for block, spread in found.gradients.items()}
+        return self.right_for(changed)
 
     def right_for(self, changed: Problem) -> dict[str, Array]:
-        """JAX's gradient of another problem of the same shape."""
-        found = self.run.jax.gradient(self.mode, changed, self.template)
+        """The right gradient of another problem of the same shape."""
+        found = right_gradient(self.run, self.mode, changed, self.template)
         return {block: spread.value for block, spread in found.gradients.items()}
 
     @cached_property

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.diagnose.whole.paths import times, total
-from bpttcheck.diagnose.whole.scene import Edit, Scene
+from bpttcheck.diagnose.whole.scene import GATHERING, Edit, Scene
 from bpttcheck.oracles.step_graph.graph import MOVES
 from bpttcheck.oracles.step_graph.pullback import (
     Change,
@@ -18,9 +18,6 @@ from bpttcheck.oracles.step_graph.pullback import (
     ValueChange,
 )
 from bpttcheck.oracles.step_graph.whole import Turns
-
-# Operations that put the outputs of the steps into one array.
-_GATHERING = frozenset(["concatenate", "dynamic_update_slice", "scatter", "pad"])
 
 
 def edits(scene: Scene) -> Iterator[Edit]:
@@ -46,7 +43,7 @@ def carries(scene: Scene) -> dict[Any, tuple[str, list[tuple[int, Edge]]]]:
         source = scene.made.get(ref)
         if source is None or source not in scene.time or k not in scene.time:
             continue
-        if scene.graph.ops[k].primitive.name in _GATHERING:
+        if scene.graph.ops[k].primitive.name in GATHERING:
             continue
         if scene.time[k] == scene.time[source] + 1:
             _, edges = found.setdefault(groups[source], (scene.text(ref), []))
@@ -161,19 +158,23 @@ def _outputs(scene: Scene) -> Iterator[Edit]:
 def _to_outputs(scene: Scene, turns: Turns) -> Iterator[list[Edge]]:
     """Edges by which what the turns made is put side by side, in the order of the turns."""
     name = scene.op(turns).primitive.name
-    if turns.steps and (name in _GATHERING or name in MOVES):
+    if turns.steps and (name in GATHERING or name in MOVES):
         for _, edges in scene.sides(turns):
             made = [scene.made.get(scene.operand(edge)) for edge in edges]
             in_turn = [scene.time.get(-1 if k is None else k) for k in made]
-            if len(edges) == turns.steps and in_turn == list(range(turns.steps)):
+            if in_turn == list(range(turns.steps)) and _delivered(scene, edges):
                 yield edges
     elif name == "concatenate" and len(turns.ops) == 1:
         k = turns.ops[0]
         edges = [(k, j) for j in range(len(scene.graph.ops[k].ins)) if (k, j) in scene.edges]
         made = [scene.made.get(scene.operand(edge)) for edge in edges]
         in_turn = [scene.time.get(-1 if k is None else k) for k in made]
-        if len(edges) > 1 and in_turn == list(range(len(edges))):
+        if in_turn == list(range(len(edges))) and len(edges) > 1 and _delivered(scene, edges):
             yield edges
+
+
+def _delivered(scene: Scene, edges: list[Edge]) -> bool:
+    return all(scene.graph.ops[k].outs[0] in scene.delivered for k, _ in edges)
 
 
 def _reordered(
@@ -203,7 +204,7 @@ def _forwards(scene: Scene) -> Iterator[Edit]:
     changes: dict[Edge, EdgeChange] = {}
     stays: dict[Edge, EdgeChange] = {}
     values: dict[int, ValueChange] = {}
-    last = max(scene.time.values())
+    last = max(scene.time.values(), default=0)
     for _, edges in states.values():
         places: dict[tuple[int, int], dict[int, Edge]] = {}
         for t, (k, j) in edges:
@@ -214,12 +215,13 @@ def _forwards(scene: Scene) -> Iterator[Edit]:
         for number, turns in enumerate(places.values()):
             for t, edge in turns.items():
                 begins = t == 1 and not number and given is not None
-                source = turns.get(t - 2)  # what step t - 2 sends comes in at step t - 1
+                # What step t - 2 sends comes in at step t - 1.
+                source = turns.get(t - 2) or (_first(scene, edge) if t == 2 else None)
                 changes[edge] = _always(given) if begins else _carried(scene, edge, source)
                 stays[edge] = times(scene, edge, 0.0) if number or given is None else _always(given)
         if final is not None:
             values[final] = _ended(scene, [edge for edge in again if edge], given)
-    for edge in _first_reads(scene, states):
+    for edge in _first_reads(scene, states) if states else ():
         k = next((op for op in _same(scene, edge[0]) if scene.time[op] == last), None)
         if k is not None:  # what the last step sends is left at the end
             changes[edge] = _carried(scene, edge, (k, edge[1]))
@@ -229,6 +231,12 @@ def _forwards(scene: Scene) -> Iterator[Edit]:
         yield Edit(("forwards",), "time-order", sentence, change)
         sentence = "the carry is not updated: every step gets the adjoint of the final state"
         yield Edit(("stays",), "truncated", sentence, Change(stays))
+
+
+def _first(scene: Scene, edge: Edge) -> Edge | None:
+    """The same edge in the first turn."""
+    found = [(k, edge[1]) for k in _same(scene, edge[0]) if scene.time[k] == 0]
+    return found[0] if found and found[0] in scene.edges else None
 
 
 def _final(scene: Scene, edges: Sequence[tuple[int, Edge]]) -> int | None:

@@ -12,6 +12,7 @@ from bpttcheck.diagnose.base import Array
 from bpttcheck.diagnose.whole.scene import Edit, Scene
 from bpttcheck.oracles.step_graph.graph import gradient_of
 from bpttcheck.oracles.step_graph.pullback import Change, Edge, EdgeChange, Lookup, ValueChange
+from bpttcheck.oracles.step_graph.whole import Turns
 
 # A factor, its diagnosis, and what is said of a path.
 _FACTORS = (
@@ -23,6 +24,7 @@ _WORDS = {
     "dot_general": "the matrix product", "mul": "the product", "add": "the sum",
     "sub": "the difference", "div": "the quotient", "gather": "the rows that are looked up",
     "concatenate": "the arrays side by side", "slice": "the part", "dynamic_slice": "the part",
+    "reduce_sum": "the sum over an axis", "integer_pow": "the power", "neg": "the minus",
 }  # fmt: skip
 
 
@@ -34,6 +36,7 @@ def edits(scene: Scene) -> Iterator[Edit]:
     yield from _factors(scene)
     yield from _turned(scene)
     yield from _side_by_side(scene)
+    yield from _backwards(scene)
 
 
 def times(scene: Scene, edge: Edge, factor: float) -> EdgeChange:
@@ -67,12 +70,30 @@ def _edges(scene: Scene) -> Iterator[Edit]:
             name = scene.read(turns, j)
             for factor, code, what in _FACTORS:
                 change = Change({edge: times(scene, edge, factor) for edge in edges})
-                sentence = (
-                    f"the path from {name} through {word(scene.op(turns).primitive.name)} "
-                    f"{what}{said(where)}"
-                )
+                path = f"the path from {name} through {word(scene.op(turns).primitive.name)}"
+                if not scene.op(turns).calls:  # ours: it puts the outputs together
+                    path = f"the cotangent of {name}"
                 key = ("edge", turns.key, j, factor)
-                yield Edit(key, code, sentence, change, (("where", where),))
+                evidence = (("where", where),)
+                yield Edit(key, code, f"{path} {what}{said(where)}", change, evidence)
+        yield from _sized(scene, turns)
+
+
+def _sized(scene: Scene, turns: Turns) -> Iterator[Edit]:
+    """A path times a size, or divided by one."""
+    sizes = scene.example.sizes
+    for j, edges in scene.sides(turns):
+        name, where = scene.read(turns, j), scene.where(turns)
+        for letter, size in sizes.items():
+            for factor, text in ((float(size), f"times {letter}"), (1 / size, f"over {letter}")):
+                if size < 2:
+                    continue
+                change = Change({edge: times(scene, edge, factor) for edge in edges})
+                path = f"the path from {name} through {word(scene.op(turns).primitive.name)}"
+                sentence = f"{path} counts {text}{said(where)}"
+                key = ("sized", turns.key, j, text)
+                evidence = (("where", where), ("factor", text))
+                yield Edit(key, "scale", sentence, change, evidence)
 
 
 def _values(scene: Scene) -> Iterator[Edit]:
@@ -189,12 +210,13 @@ def _turned(scene: Scene) -> Iterator[Edit]:
         for j, edges in scene.sides(turns):
             name = scene.read(turns, j)
             evidence = (("where", scene.where(turns)),)
-            if _square(scene.shape(edges[-1])):
+            if all(_square(scene.shape(edge)) for edge in edges):
                 change = Change({edge: _transposed(scene, edge) for edge in edges})
                 sentence = f"what flows to {name} is transposed{said(scene.where(turns))}"
                 yield Edit(("turned", turns.key, j), "transposed", sentence, change, evidence)
             other = op.ins[1 - j] if op.primitive.name == "dot_general" else None
-            if isinstance(other, int) and other in weights:
+            square = all(_square(scene.pull.local[edge].shape) for edge in edges)
+            if isinstance(other, int) and other in weights and square:
                 change = Change({edge: _through(scene, edge) for edge in edges})
                 sentence = (
                     f"{gradient_of(name)} is computed with a transposed {scene.read(turns, 1 - j)}"
@@ -256,6 +278,34 @@ def _side_by_side(scene: Scene) -> Iterator[Edit]:
             sentence = f"the gradients of {names} are cut apart in the wrong order{said(scene.where(turns))}"
             evidence = (("where", scene.where(turns)),)
             yield Edit(("order", turns.key), "swapped-gates", sentence, Change(changes), evidence)
+
+
+def _backwards(scene: Scene) -> Iterator[Edit]:
+    """A cumulative sum that runs the same way back; padding that is cut off at the other end."""
+    for turns in scene.turns:
+        name, where = scene.op(turns).primitive.name, scene.where(turns)
+        for j, edges in scene.sides(turns):
+            text, evidence = scene.read(turns, j), (("where", where),)
+            if name == "cumsum":
+                change = Change({edge: _along(scene, edge) for edge in edges})
+                sentence = f"the cumulative sum of {text} is not reversed{said(where)}"
+                yield Edit(("cumsum", turns.key), "time-order", sentence, change, evidence)
+            elif name == "pad" and j == 0:
+                change = Change({edge: _other_end(scene, edge) for edge in edges})
+                sentence = f"the padding of {text} is cut off at the wrong end{said(where)}"
+                yield Edit(("pad", turns.key), "off-by-one", sentence, change, evidence)
+
+
+def _along(scene: Scene, edge: Edge) -> EdgeChange:
+    matrix, shape = scene.pull.local[edge], scene.shape(edge)
+    return lambda adjoint, _: (matrix @ adjoint.reshape(-1)).reshape(shape)
+
+
+def _other_end(scene: Scene, edge: Edge) -> EdgeChange:
+    shape = scene.shape(edge)
+    ends = [high for _, high, _ in scene.graph.ops[edge[0]].params["padding_config"]]
+    parts = tuple(slice(max(end, 0), max(end, 0) + n) for end, n in zip(ends, shape, strict=True))
+    return lambda adjoint, _: adjoint[parts]
 
 
 def _width(scene: Scene, ref: Any, axis: int) -> int:

@@ -11,13 +11,13 @@ from bpttcheck import activations
 from bpttcheck.diagnose.base import Array
 from bpttcheck.diagnose.graph_edits import mistakes
 from bpttcheck.diagnose.whole.paths import exchanged, said, total
-from bpttcheck.diagnose.whole.scene import Edit, Quantity, Scene
+from bpttcheck.diagnose.whole.scene import Edit, Quantity, Scene, alike
 from bpttcheck.oracles.step_graph.graph import functions, gradient_of
 from bpttcheck.oracles.step_graph.pullback import Change, Edge, EdgeChange, Lookup, ValueChange
 from bpttcheck.oracles.step_graph.whole import Turns
 
 _PRODUCTS = ("mul", "dot_general")
-_SHIFTS = (0, -1, 1)
+_SHIFTS = ((0, False), (-1, False), (-1, True), (1, False), (1, True))
 
 Formula = Callable[[Array], Array]
 
@@ -84,15 +84,12 @@ def _alike(
 ) -> Iterator[tuple[Quantity, int, bool, list[Array]]]:
     """Other quantities of the same shape, at this step and at those beside it."""
     shape, n = own[0].shape, len(own)
-    for q in scene.quantities:
-        if q.arrays[0].shape != shape or len(q.arrays) < n or not turns.steps:
-            continue
-        for shift in _SHIFTS:
-            for wrap in (False, True) if shift else (False,):
-                found = [q.at(t, shift, wrap) for t in range(n)]
-                arrays = [a for a in found if a is not None]
-                if len(arrays) == n and not all(map(np.array_equal, arrays, own)):
-                    yield q, shift, wrap, arrays
+    like = [q for q in scene.quantities if q.arrays[0].shape == shape and len(q.arrays) >= n]
+    for shift, wrap in _SHIFTS if turns.steps else ():
+        for q in like:
+            arrays = [q.at(t, shift, wrap) for t in range(n)]
+            if not all(map(np.array_equal, arrays, own)):
+                yield q, shift, wrap, arrays
     for key, text, value in scene.constants:
         if value.shape == shape and not all(np.array_equal(value, a) for a in own):
             yield Quantity(key, text, (value,) * n, ()), 0, False, [value] * n
@@ -122,7 +119,7 @@ def _factors(scene: Scene) -> Iterator[Edit]:
             made, belongs = gradient_of(scene.read(turns, j)), scene.read(turns, 1 - j)
             for q, shift, wrap, arrays in _alike(scene, turns, own):
                 moved = shift or q.text == belongs
-                moved = moved or (after and all(map(np.array_equal, arrays, after)))
+                moved = moved or (after and alike(arrays, after))
                 used = f"{q.text}{_when(shift, wrap)}"
                 if q.text == belongs and not shift:
                     used = f"{q.text} of another step"
@@ -161,8 +158,8 @@ def _cotangents(scene: Scene) -> Iterator[Edit]:
             for other, refs in made:
                 if len(refs) != len(mine) or shapes[refs[0]] != shapes[mine[0]]:
                     continue
-                for shift in _SHIFTS if other is turns else (0,):
-                    if (other is turns and not shift) or not (product or shift):
+                for shift in (-1, 1) if other is turns else (0,):
+                    if not (product or shift):
                         continue
                     yield _incoming(scene, turns, j, edges, other, refs, shift)
 

@@ -16,6 +16,10 @@ from bpttcheck.oracles.step_graph.source_names import SourceNames
 from bpttcheck.oracles.step_graph.whole import Turns
 
 
+# Operations that put the results of the turns into one array.
+GATHERING = frozenset(["concatenate", "dynamic_update_slice", "scatter", "pad"])
+
+
 @dataclass(frozen=True)
 class Edit:
     """One mistake.
@@ -51,13 +55,11 @@ class Quantity:
     arrays: tuple[Array, ...]
     refs: tuple[int, ...]
 
-    def at(self, t: int, shift: int, wrap: bool) -> Array | None:
+    def at(self, t: int, shift: int, wrap: bool) -> Array:
         """Its value ``shift`` turns after turn ``t``: beyond the ends from the other end, or 0."""
         at, n = t + shift, len(self.arrays)
         if 0 <= at < n:
             return self.arrays[at]
-        if at >= n > 1 and not wrap:
-            return np.zeros_like(self.arrays[0])
         return self.arrays[at % n] if wrap else np.zeros_like(self.arrays[0])
 
 
@@ -147,6 +149,21 @@ class Scene:
         """What an operand is called where it is read."""
         return self._names.operand(turns.ops[-1], j) or self.text(self.op(turns).ins[j])
 
+    @cached_property
+    def delivered(self) -> set[int]:
+        """Values that are only moved on, into the outputs."""
+        graph = self.graph
+        found = {ref for ref in graph.outputs if isinstance(ref, int)}
+        read: dict[int, bool] = dict.fromkeys(found, True)
+        for op in reversed(graph.ops):
+            passes = op.primitive.name in MOVES | GATHERING and all(
+                read.get(out, False) for out in op.outs
+            )
+            for ref in op.ins:
+                if isinstance(ref, int):
+                    read[ref] = read.get(ref, True) and passes
+        return {ref for ref, only in read.items() if only}
+
     def where(self, turns: Turns) -> str:
         """The user's line; of a helper that is called from several places, that of the call."""
         return self._names.where(turns.ops[-1])
@@ -180,7 +197,13 @@ class Scene:
             if refs is not None and self._has_a_name(turns):
                 arrays = tuple(values[ref] for ref in refs)
                 made.append(Quantity(turns.key, self.text(refs[-1]), arrays, tuple(refs)))
-        return list(_distinct([*made, *self.states]))
+        return list(_distinct([*self._inputs_of_steps(), *made, *self.states]))
+
+    def _inputs_of_steps(self) -> Iterator[Quantity]:
+        """What a layer is handed for every step."""
+        xs = self.example.problem.xs
+        if self.example.run.subject.traits.signature is None:
+            yield Quantity(("xs",), "x", tuple(np.asarray(x, np.float64) for x in xs), ())
 
     def _has_a_name(self, turns: Turns) -> bool:
         """True if user code could refer to it: a variable, or a part of one."""
@@ -202,7 +225,7 @@ class Scene:
         """If these are a state before every turn, the state after each; else nothing."""
         n = len(own)
         for q in self.states:
-            if len(q.arrays) == n + 1 and all(map(np.array_equal, own, q.arrays[:n])):
+            if len(q.arrays) == n + 1 and alike(own, q.arrays[:n]):
                 return q.arrays[1:]
         return ()
 
@@ -214,11 +237,12 @@ class Scene:
                 refs = [self.graph.ops[k].ins[j] for k in turns.ops]
                 read = [np.asarray(self.graph.read(values, ref)) for ref in refs]
                 for q in made:
-                    if 1 < len(q.arrays) == turns.steps and q.key not in known and all(
-                        map(np.array_equal, read[1:], q.arrays[:-1])
-                    ):
+                    one_each = 1 < len(q.arrays) == turns.steps and q.key not in known
+                    if one_each and alike(read[1:], q.arrays[:-1]):
                         known.add(q.key)
-                        yield Quantity((*q.key, "state"), q.text, (read[0], *q.arrays), q.refs)
+                        text = self._names.operand(turns.ops[-1], j)
+                        text = text or f"{q.text} of the step before"
+                        yield Quantity((*q.key, "state"), text, (read[0], *q.arrays), q.refs)
 
     @cached_property
     def constants(self) -> list[tuple[Any, str, Array]]:
@@ -232,6 +256,12 @@ class Scene:
             if refs:
                 found.append((turns.key, self.text(refs[0]), self.pull.values[refs[0]]))
         return found
+
+
+def alike(some: Sequence[Array], others: Sequence[Array]) -> bool:
+    """True if they are equal, to the precision of a buffer in float32."""
+    pairs = list(zip(some, others, strict=True))
+    return all(a.shape == b.shape and np.allclose(a, b, 1e-6, 1e-12) for a, b in pairs)
 
 
 def _nothing(shape: tuple[int, ...]) -> EdgeChange:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -15,6 +15,7 @@ from bpttcheck.diagnose.base import Array, Evidence, FailingExample, diagnosis
 from bpttcheck.diagnose.whole import over_time, paths, quantities
 from bpttcheck.diagnose.whole.scene import Edit, Scene
 from bpttcheck.errors import BpttcheckError
+from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Diagnosis
 
 _CHUNK = 512
@@ -45,6 +46,17 @@ class Search:
 
     def __init__(self) -> None:
         self._known: dict[Any, dict[Any, Fit]] = {}
+        self._examples: dict[Any, FailingExample | None] = {}
+
+    def example(
+        self, problem: Problem, make: Callable[[], FailingExample | None]
+    ) -> FailingExample | None:
+        """``make()``, remembered for a problem that its structure alone decides."""
+        if not problem.original:
+            return make()
+        if problem.case not in self._examples:
+            self._examples[problem.case] = make()
+        return self._examples[problem.case]
 
     def best(self, evidence: Evidence, fewest: int = 1) -> Diagnosis | None:
         """The edit that explains the block and the most others with it.
@@ -65,6 +77,10 @@ class Search:
         scores = {key: [_score(fits[key], s) for fits, s in zip(found, evidence.examples,
                   strict=True)] for key in common}  # fmt: skip
         common = [key for key in common if min(wrong for wrong, _ in scores[key]) >= fewest]
+        if fewest > 1:  # it is said before all else: no block may contradict it
+            common = [key for key in common if all(
+                _leaves_right(fits[key], s) for fits, s in zip(found, evidence.examples, strict=True)
+            )]  # fmt: skip
         if not common:
             return None
         key = max(common, key=lambda k: (sum(w for w, _ in scores[k]), sum(n for _, n in scores[k])))
@@ -125,6 +141,11 @@ def _blocks(scene: Scene, example: FailingExample, gradient: Sequence[Array]) ->
 def _score(fit: Fit, example: FailingExample) -> tuple[int, int]:
     """How many wrong blocks it explains, and how many of all it agrees with."""
     return len(fit.says), len(fit.ratios)
+
+
+def _leaves_right(fit: Fit, example: FailingExample) -> bool:
+    """True if every block that is right would be."""
+    return all(block in fit.ratios for block in example.right if block not in example.wrong)
 
 
 def _said(evidence: Evidence, fits: Sequence[Fit], blocks: int) -> Diagnosis:
