@@ -24,6 +24,9 @@ from bpttcheck.oracles.autodiff.autodiff import Untied
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case, Diagnosis
 
+ASSUMED = "assumed"
+"""Among the notes: the gradients of mistakes that were found in other blocks."""
+
 Array = NDArray[Any]
 Blocks = Mapping[str, Any]
 
@@ -203,6 +206,14 @@ class Evidence:
     seen: Sequence[Seen]
     notes: dict[str, Any] = field(default_factory=dict)
 
+    def assume(self, gradients: Mapping[int, Blocks]) -> None:
+        """Remember what a mistake that was found gives: what is left may be another one beside it.
+
+        Args:
+            gradients: by the identity of each example, every block.
+        """
+        self.notes.setdefault(ASSUMED, []).append(gradients)
+
     @property
     def sequence(self) -> bool:
         """True if whole sequences are compared."""
@@ -262,6 +273,7 @@ def diagnosis(code: str, sentence: str, residual: float, **more: Any) -> Diagnos
 
 
 __all__ = [
+    "ASSUMED",
     "SEQUENCE",
     "STEP",
     "Array",

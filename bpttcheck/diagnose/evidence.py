@@ -9,12 +9,21 @@ import numpy as np
 
 from bpttcheck import diagnose
 from bpttcheck.blocks import Block
-from bpttcheck.diagnose.base import SEQUENCE, STEP, Evidence, FailingExample, Seen
+from bpttcheck.diagnose.base import (
+    ASSUMED,
+    SEQUENCE,
+    STEP,
+    Blocks,
+    Evidence,
+    FailingExample,
+    Seen,
+)
 from bpttcheck.diagnose.right import right_gradient
 from bpttcheck.diagnose.whole import Search
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.judge.run import Run
 from bpttcheck.judge.verdict import judge, rounding
+from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case, Diagnosis
 
@@ -82,6 +91,55 @@ def _first_fits(evidence: Evidence, search: Search) -> tuple[Diagnosis, ...]:
     return tuple(found)
 
 
+# What may be wrong with one block beside a mistake that explains others: told from its numbers alone.
+_BESIDE = (
+    "clipped", "sign", "transposed", "swapped-gates", "batch-reduction", "time-reduction",
+    "time-order", "off-by-one", "scale", "zeroed-entry", "broadcast-row", "permuted",
+)  # fmt: skip
+
+
+def explain_beside(
+    run: Run,
+    check: str,
+    mode: str,
+    block: str,
+    seen: Sequence[Seen],
+    failing: Sequence[tuple[Problem, Template | None]],
+    search: Search,
+) -> tuple[Diagnosis, ...]:
+    """What is wrong with a block beside a mistake that explains other blocks of the check.
+
+    Args:
+        run, check, mode, block, seen, failing: as for :func:`explain`.
+        search: the one that explained the other blocks.
+    """
+    whole = _evidence(run, check, mode, block, seen, failing, search)
+    found = [whole]
+    if mode == SEQUENCE and run.subject.kind == "cell":
+        found = [_evidence(run, check, STEP, Block(block).in_step, seen, [], search)]
+    for evidence in found:
+        for gradients in evidence.notes.get(ASSUMED, []):
+            known = [s for s in evidence.examples if id(s) in gradients]
+            if not known or len(known) < len(evidence.examples):
+                continue
+            beside = replace(evidence, examples=[_assuming(s, gradients[id(s)]) for s in known])
+            for code in _BESIDE:
+                one = _tried(beside, code, diagnose.rule(code).fit)
+                if one is not None:
+                    sentence = f"{one.sentence}, beside what is wrong with other blocks"
+                    return (replace(one, sentence=sentence),)
+    return ()
+
+
+def _assuming(example: FailingExample, gradients: Blocks) -> FailingExample:
+    """The example as if the gradient that a mistake gives were the right one."""
+    spreads = {
+        block: Spread(np.asarray(gradients[block]), gradients[block] + one.copies - one.value)
+        for block, one in example.reference.gradients.items()
+    }
+    return replace(example, reference=replace(example.reference, gradients=spreads))
+
+
 def _tried(
     evidence: Evidence, code: str, fit: Callable[[Evidence], Diagnosis | None]
 ) -> Diagnosis | None:
@@ -130,7 +188,7 @@ def _evidence(
                 found.append(example)
         if len(found) == _ENOUGH:
             break
-    return Evidence(run, check, mode, block, found, seen)
+    return Evidence(run, check, mode, block, found, seen, search.notes)
 
 
 def _problems(

@@ -59,6 +59,8 @@ def best_edit(evidence: Evidence, kind: str) -> tuple[GraphEdit, float] | None:
                 fitting.append((residual, key))
         if fitting:
             residual, key = min(fitting, key=lambda pair: pair[0])
+            by_example = zip(evidence.examples, tables, strict=True)
+            evidence.assume({id(s): table[key] for s, table in by_example})
             return GraphEdit(*key[:1], *key[2:]), residual
     return None
 
@@ -164,6 +166,7 @@ def mistakes(z: Array, v: Array) -> Iterator[tuple[Array, str]]:
         yield 1 - u**2, f"1 - {name}**2"
         yield u * (1 - u), f"{name} * (1 - {name})"
         yield 1 - u, f"1 - {name}"
+        yield (1 - u) ** 2, f"(1 - {name})**2"
         yield u, f"{name}"
         yield u**2, f"{name}**2"
         yield -(u**2), f"-{name}**2"

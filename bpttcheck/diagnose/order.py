@@ -145,7 +145,9 @@ def _fit_permuted(evidence: Evidence) -> Diagnosis | None:
                 residual, axes=list(axes),
             )  # fmt: skip
     for axis in range(ndim):
-        residual = evidence.fits_block(lambda right, s, axis=axis: _sorted_like(right, s, evidence, axis))
+        residual = evidence.fits_block(
+            lambda right, s, axis=axis: _sorted_like(right, s, evidence, axis)
+        )
         if residual is not None:
             return diagnosis(
                 "permuted", f"{evidence.block} has the right rows along axis {axis} in another order",

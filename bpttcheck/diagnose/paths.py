@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -292,6 +293,8 @@ _WRONG_COTANGENT_PAGE = Page(
     "derivative, which the gradients themselves overdetermine.",
 )
 
+# So many blocks may have a mistake of their own beside the one that is located.
+_OTHER_BUGS = 1
 # The minimum excess of equations over unknowns: with fewer, any gradient could be explained.
 _SPARE = 2.0
 
@@ -300,12 +303,23 @@ def _fit_wrong_cotangent(evidence: Evidence) -> Diagnosis | None:
     """One function whose local factor, whatever it is, explains every block."""
     if evidence.sequence or not evidence.examples:
         return None
+    others = [name for name in evidence.examples[0].right if name != evidence.block]
     try:
-        tables = [_residuals(s) for s in evidence.examples]
+        for several in range(1 + min(_OTHER_BUGS, len(others))):
+            found = [_located(evidence, left_out) for left_out in combinations(others, several)]
+            good = [one for one in found if one is not None]
+            if good:  # several places are not told apart
+                return good[0] if len(good) == 1 else None
     except BpttcheckError:
         return None
+    return None
+
+
+def _located(evidence: Evidence, left_out: tuple[str, ...]) -> Diagnosis | None:
+    """The one place that explains all blocks but those with a mistake of their own."""
+    tables = [_fits(s, left_out) for s in evidence.examples]
     fitting = {
-        place: max(table[place][0] for table in tables)
+        place: max(table[place].residual for table in tables)
         for place in tables[0]
         if all(place in table for table in tables)
     }
@@ -313,55 +327,76 @@ def _fit_wrong_cotangent(evidence: Evidence) -> Diagnosis | None:
     if len(good) != 1:
         return None  # nowhere, or not told apart
     place, residual = next(iter(good.items()))
-    site = tables[0][place][1]
+    site = tables[0][place].site
+    by_example = zip(evidence.examples, tables, strict=True)
+    evidence.assume({id(s): table[place].gradient for s, table in by_example})
+    but = f", but for {' and '.join(left_out)}" if left_out else ""
     return diagnosis(
         "wrong-cotangent",
         f"the mistake is at or after {site.text}, at {site.where}: what follows from the cotangent "
-        "of its argument is right",
+        f"of its argument is right{but}",
         residual, where=site.where,
     )  # fmt: skip
 
 
-def _residuals(example: FailingExample) -> dict[tuple[int, int], tuple[float, EditSite]]:
+@dataclass(frozen=True)
+class _Fit:
+    """A local factor that was fitted: its residual, and the gradient that it gives."""
+
+    residual: float
+    site: EditSite
+    gradient: dict[str, Array]
+
+
+def _fits(example: FailingExample, left_out: tuple[str, ...]) -> dict[tuple[int, int], _Fit]:
     """For each function the best fit over its local factor."""
     p = example.problem
     paths = example.run.jax.paths(p)
     point = (p.params, p.state0, p.xs[0])
     shapes = [v.shape for _, v in paths.values(*point)]
-    found: dict[tuple[int, int], tuple[float, EditSite]] = {}
+    found: dict[tuple[int, int], _Fit] = {}
     for site, shape in zip(paths.sites("function"), shapes, strict=True):
-        residual = _best(example, paths, point, site, shape)
-        if residual is not None:
-            found[site.place] = (residual, site)
+        fit = _best(example, paths, point, site, shape, left_out)
+        if fit is not None:
+            found[site.place] = fit
     return found
 
 
 def _best(
-    example: FailingExample, paths: Paths, point: tuple, site: EditSite, shape: tuple[int, ...]
-) -> float | None:
+    example: FailingExample, paths: Paths, point: tuple, site: EditSite, shape: tuple[int, ...],
+    left_out: tuple[str, ...],
+) -> _Fit | None:  # fmt: skip
     p = example.problem
     size = int(np.prod(shape))
     units = np.eye(size).reshape(size, *shape)
     changes = [(site, np.zeros(shape)), *((site, unit) for unit in units)]
-    gradients = [
-        blocks_of(example, one) for one in paths.gradients(point, (p.d_state, p.d_ys[0]), changes)
-    ]
-    names = list(example.right)
+    gradients = example.run.jax.remember(
+        ("factors", site), p,
+        lambda: [blocks_of(example, one) for one in paths.gradients(
+            point, (p.d_state, p.d_ys[0]), changes)],
+    )  # fmt: skip
+    names = [name for name in example.right if name not in left_out]
     hand = np.concatenate([example.given(name).reshape(-1) for name in names])
-    rows = [np.concatenate([g[name].reshape(-1) for name in names]) for g in gradients]
+    rows = [_flat(g, names) for g in gradients]
     base, basis = rows[0], np.stack([row - rows[0] for row in rows[1:]], axis=1)
-    touched = np.abs(basis).max(axis=1) > 0
+    touched = np.abs(basis).max(axis=1, initial=0.0) > 0
     if touched.sum() < _SPARE * size or not np.isfinite(hand).all():
         return None
     scale = np.abs(basis).max(axis=0)
     scale[scale == 0] = 1.0
     factor = np.linalg.lstsq(basis / scale, hand - base, rcond=None)[0] / scale
-    fitted = base + basis @ factor
-    cuts = np.cumsum([example.right[name].size for name in names])[:-1]
-    parts = np.split(fitted, cuts)
-    return example.residual(
-        {n: part.reshape(example.right[n].shape) for n, part in zip(names, parts, strict=True)}
-    )
+    whole = list(example.right)
+    flat = [_flat(g, whole) for g in gradients]
+    fitted = flat[0] + np.stack([row - flat[0] for row in flat[1:]], axis=1) @ factor
+    parts = np.split(fitted, np.cumsum([example.right[name].size for name in whole])[:-1])
+    made = {
+        n: part.reshape(example.right[n].shape) for n, part in zip(whole, parts, strict=True)
+    }  # fmt: skip
+    return _Fit(example.residual({n: made[n] for n in names}), site, made)
+
+
+def _flat(gradients: dict[str, Array], names: list[str]) -> Array:
+    return np.concatenate([gradients[name].reshape(-1) for name in names])
 
 
 WRONG_COTANGENT = Rule(_WRONG_COTANGENT_PAGE, _fit_wrong_cotangent)

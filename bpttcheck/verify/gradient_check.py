@@ -158,17 +158,17 @@ def _all_diagnosed(
     """The findings with their diagnoses; none where nobody gave the right gradient."""
     if not tally.findings:
         return []
-    from bpttcheck.diagnose.evidence import explain
+    from bpttcheck.diagnose.evidence import explain, explain_beside
     from bpttcheck.diagnose.whole import Search
 
-    search, found = Search(), list[Finding]()
-    for finding in tally.findings:
-        origin = origins.get(finding.block)
-        if origin is not None:
-            failing = [origin, (finding.problem, None)]
-            said = explain(run, tally.name, mode, finding.block, tally.seen, failing, search)
-            finding = replace(finding, diagnoses=said)
-        found.append(finding)
+    search, found = Search(), list(tally.findings)
+    for says in (explain, explain_beside):  # the second needs what the first found out
+        for i, finding in enumerate(found):
+            origin = origins.get(finding.block)
+            if origin is not None and not finding.diagnoses:
+                failing = [origin, (finding.problem, None)]
+                said = says(run, tally.name, mode, finding.block, tally.seen, failing, search)
+                found[i] = replace(finding, diagnoses=said)
     return found
 
 

@@ -185,7 +185,9 @@ def _factors(scene: Scene) -> Iterator[Edit]:
             factor, name = scene.read(turns, 1 - j), scene.read(turns, j)
             what = f"divided by {factor}" if op.primitive.name == "div" else f"times {factor}"
             change = Change({edge: _as_it_is(scene, edge) for edge in edges})
-            sentence = f"{gradient_of(name)} lacks a factor: it is not {what}{said(scene.where(turns))}"
+            sentence = (
+                f"{gradient_of(name)} lacks a factor: it is not {what}{said(scene.where(turns))}"
+            )
             evidence = (("where", scene.where(turns)), ("factor", factor))
             yield Edit(("factor", turns.key, j), "wrong-operand", sentence, change, evidence)
 

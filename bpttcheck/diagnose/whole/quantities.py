@@ -123,7 +123,9 @@ def _factors(scene: Scene) -> Iterator[Edit]:
                 used = f"{q.text}{_when(shift, wrap)}"
                 if q.text == belongs and not shift:
                     used = f"{q.text} of another step"
-                sentence = f"{made} is made with {used} where {belongs} belongs{said(scene.where(turns))}"
+                sentence = (
+                    f"{made} is made with {used} where {belongs} belongs{said(scene.where(turns))}"
+                )
                 change = Change({
                     edge: _with(scene, edge, array)
                     for edge, array in zip(edges, arrays, strict=True)

@@ -15,7 +15,6 @@ from bpttcheck.oracles.step_graph.pullback import Change, Edge, EdgeChange
 from bpttcheck.oracles.step_graph.source_names import SourceNames
 from bpttcheck.oracles.step_graph.whole import Turns
 
-
 # Operations that put the results of the turns into one array.
 GATHERING = frozenset(["concatenate", "dynamic_update_slice", "scatter", "pad"])
 

@@ -30,12 +30,14 @@ class Fit:
         ratios: block -> the largest ratio of the residual to the error bar, where it fits.
         says: the blocks of which it predicts an error of the size that there is.
         gradient: block -> what it predicts.
+        wrong: the blocks that are wrong.
     """
 
     edit: Edit
     ratios: Mapping[str, float]
     says: frozenset[str]
     gradient: Mapping[str, Array]
+    wrong: tuple[str, ...]
 
 
 class Search:
@@ -46,17 +48,17 @@ class Search:
 
     def __init__(self) -> None:
         self._known: dict[Any, dict[Any, Fit]] = {}
-        self._examples: dict[Any, FailingExample | None] = {}
+        self._examples: dict[Any, tuple[Problem, FailingExample | None]] = {}
+        self.notes: dict[str, Any] = {}
 
     def example(
         self, problem: Problem, make: Callable[[], FailingExample | None]
     ) -> FailingExample | None:
-        """``make()``, remembered for a problem that its structure alone decides."""
-        if not problem.original:
-            return make()
-        if problem.case not in self._examples:
-            self._examples[problem.case] = make()
-        return self._examples[problem.case]
+        """``make()``, remembered for a problem."""
+        key = (problem.case, problem.original or id(problem))
+        if key not in self._examples:
+            self._examples[key] = (problem, make())
+        return self._examples[key][1]
 
     def best(self, evidence: Evidence, fewest: int = 1) -> Diagnosis | None:
         """The edit that explains the block and the most others with it.
@@ -74,16 +76,17 @@ class Search:
         if found is None:
             return None
         common = [key for key in found[0] if all(key in fits for fits in found[1:])]
-        scores = {key: [_score(fits[key], s) for fits, s in zip(found, evidence.examples,
-                  strict=True)] for key in common}  # fmt: skip
+        scores = {key: [_score(fits[key]) for fits in found] for key in common}
         common = [key for key in common if min(wrong for wrong, _ in scores[key]) >= fewest]
         if fewest > 1:  # it is said before all else: no block may contradict it
-            common = [key for key in common if all(
-                _leaves_right(fits[key], s) for fits, s in zip(found, evidence.examples, strict=True)
-            )]  # fmt: skip
+            common = [key for key in common if all(_leaves_right(fits[key]) for fits in found)]
         if not common:
             return None
-        key = max(common, key=lambda k: (sum(w for w, _ in scores[k]), sum(n for _, n in scores[k])))
+        key = max(
+            common, key=lambda k: (sum(w for w, _ in scores[k]), sum(n for _, n in scores[k]))
+        )
+        by_example = zip(evidence.examples, found, strict=True)
+        evidence.assume({id(s): fits[key].gradient for s, fits in by_example})
         return _said(evidence, [fits[key] for fits in found], min(w for w, _ in scores[key]))
 
     def _fitting(self, evidence: Evidence) -> list[dict[Any, Fit]] | None:
@@ -103,7 +106,7 @@ class Search:
 
     def _table(self, example: FailingExample, only: set[Any] | None) -> dict[Any, Fit]:
         """Every edit, or some of them, that explain a wrong block of an example."""
-        key = (example.mode, example.problem.case, only is None)
+        key = (id(example), only is None)
         if key not in self._known:
             self._known[key] = dict(_fits(example, only))
         return self._known[key]
@@ -129,7 +132,7 @@ def _fits(example: FailingExample, only: set[Any] | None) -> Iterator[tuple[Any,
                 ]  # fmt: skip
                 if says:
                     gradient = {block: value[e] for block, value in made.items()}
-                    yield part[e].key, Fit(part[e], mine, frozenset(says), gradient)
+                    yield part[e].key, Fit(part[e], mine, frozenset(says), gradient, example.wrong)
 
 
 def _blocks(scene: Scene, example: FailingExample, gradient: Sequence[Array]) -> dict[str, Array]:
@@ -138,14 +141,14 @@ def _blocks(scene: Scene, example: FailingExample, gradient: Sequence[Array]) ->
     return {name: found[name] for name in example.right}
 
 
-def _score(fit: Fit, example: FailingExample) -> tuple[int, int]:
+def _score(fit: Fit) -> tuple[int, int]:
     """How many wrong blocks it explains, and how many of all it agrees with."""
     return len(fit.says), len(fit.ratios)
 
 
-def _leaves_right(fit: Fit, example: FailingExample) -> bool:
+def _leaves_right(fit: Fit) -> bool:
     """True if every block that is right would be."""
-    return all(block in fit.ratios for block in example.right if block not in example.wrong)
+    return all(block in fit.ratios for block in fit.gradient if block not in fit.wrong)
 
 
 def _said(evidence: Evidence, fits: Sequence[Fit], blocks: int) -> Diagnosis:

@@ -250,9 +250,7 @@ class Pullback:
     def _from(self, adjoints: Mapping[int, Array], e: int) -> Lookup:
         return lambda ref: adjoints[ref][e] if ref in adjoints else self._nothing(ref)
 
-    def _sweep(
-        self, changes: Sequence[Change], lookups: Sequence[Lookup]
-    ) -> dict[int, Array]:
+    def _sweep(self, changes: Sequence[Change], lookups: Sequence[Lookup]) -> dict[int, Array]:
         """The adjoint ``(E, ...)`` of every value, one for each change."""
         graph, size = self.graph, len(changes)
         edges: dict[Edge, list[int]] = {}
@@ -311,9 +309,7 @@ class Pullback:
             total(ref)
         return found | gradients
 
-    def _of_results(
-        self, op: Op, total: Callable[[int], Array | None], size: int
-    ) -> Array | None:
+    def _of_results(self, op: Op, total: Callable[[int], Array | None], size: int) -> Array | None:
         """The adjoint of an operation's results; of several, side by side."""
         floats = [out for out in op.outs if self.graph.floats[out]]
         parts = [total(out) for out in floats]

@@ -119,4 +119,3 @@ def _turns(key: Any, ops: list[int], sizes: Mapping[str, int]) -> Iterator[Turns
 
 
 __all__ = ["Pullback", "Turns", "WholeGraph"]
-
