@@ -85,13 +85,15 @@ def _first_fits(evidence: Evidence, search: Search) -> tuple[Diagnosis, ...]:
         later = [("of whole sequences", search.best)]
         later += [(code, diagnose.rule(code).fit) for code in _LAST]
         one = next(filter(None, (_tried(evidence, *pair) for pair in later)), None)
-        found += [] if one is None else [one]
+        if one is not None:
+            # An edit of the loop says itself in which cases it shows.
+            found = [one] if one.code not in _LAST else [*found, one]
     if not found or found[0].code in _PLACES:
         _mention_jumps(evidence)
     return tuple(found)
 
 
-# What may be wrong with one block beside a mistake that explains others: told from its numbers alone.
+# What one block may have beside a mistake that explains others: told from its numbers alone.
 _BESIDE = (
     "clipped", "sign", "transposed", "swapped-gates", "batch-reduction", "time-reduction",
     "time-order", "off-by-one", "scale", "zeroed-entry", "broadcast-row", "permuted",
@@ -110,7 +112,12 @@ def explain_beside(
     """What is wrong with a block beside a mistake that explains other blocks of the check.
 
     Args:
-        run, check, mode, block, seen, failing: as for :func:`explain`.
+        run: as for :func:`explain`, as are the next five.
+        check: the check that failed.
+        mode: ``STEP`` or ``SEQUENCE``.
+        block: the block to be explained.
+        seen: every case of the check.
+        failing: problems known to fail.
         search: the one that explained the other blocks.
     """
     whole = _evidence(run, check, mode, block, seen, failing, search)

@@ -1,8 +1,10 @@
-"""Right numbers in the wrong place: in another order, of another step, overwritten, of other rows."""
+"""Right numbers in the wrong place: another order, another step, another row; or overwritten."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -12,6 +14,9 @@ from bpttcheck.calibration import LIMIT
 from bpttcheck.diagnose.base import SEQUENCE, Array, Evidence, FailingExample, Page, Rule, diagnosis
 from bpttcheck.problems import function_rows, rows
 from bpttcheck.results.records import Diagnosis
+
+# Parts of an axis, such as the gates of a cell, of which every order is tried.
+_MOST_PARTS = 4
 
 _TIME_ORDER_PAGE = Page(
     "time-order",
@@ -124,7 +129,7 @@ _PERMUTED_PAGE = Page(
     "d_x = d_flat.reshape(N, T, D)            # d_flat is (T, N, D)\n"
     "np.concatenate([d_f, d_i, d_g, d_o])     # the forward pass has i first",
     "d_x = d_flat.reshape(T, N, D).swapaxes(0, 1)",
-    "The block is the right one with its axes read in another order, or with its rows along one "
+    "The block is the right one with its axes read in another order, or with its parts along one "
     "axis in another order, the same one in every problem.",
 )
 
@@ -145,14 +150,13 @@ def _fit_permuted(evidence: Evidence) -> Diagnosis | None:
                 residual, axes=list(axes),
             )  # fmt: skip
     for axis in range(ndim):
-        residual = evidence.fits_block(
-            lambda right, s, axis=axis: _sorted_like(right, s, evidence, axis)
-        )
-        if residual is not None:
-            return diagnosis(
-                "permuted", f"{evidence.block} has the right rows along axis {axis} in another order",
-                residual, axis=axis,
-            )  # fmt: skip
+        for text, order in _orders(evidence, axis):
+            residual = evidence.fits_block(
+                lambda right, s, axis=axis, order=order: order(right, axis, s.sizes)
+            )
+            if residual is not None:
+                sentence = f"{evidence.block} has the right numbers {text} along axis {axis}"
+                return diagnosis("permuted", sentence, residual, axis=axis)
     return None
 
 
@@ -160,17 +164,40 @@ def _reread(right: Array, axes: tuple[int, ...]) -> Array:
     return np.transpose(right, axes).reshape(right.shape)
 
 
-def _sorted_like(
-    right: Array, example: FailingExample, evidence: Evidence, axis: int
+_Order = Callable[[Array, int, Mapping[str, int]], Array | None]
+
+
+def _orders(evidence: Evidence, axis: int) -> Iterator[tuple[str, _Order]]:
+    """Orders along one axis that are the same at every size: what depends on values is none."""
+    yield "in reversed order", lambda right, axis, _: np.flip(right, axis)
+    for by, text in ((1, "later"), (-1, "earlier")):
+        yield f"one place {text}", lambda right, axis, _, by=by: np.roll(right, by, axis)
+    first = evidence.examples[0]
+    size = first.right[evidence.block].shape[axis]
+    for letter, width in first.sizes.items():
+        count = size // width if width > 1 and size % width == 0 else 1
+        if not 1 < count <= _MOST_PARTS:
+            continue
+        yield f"interleaved in parts of {letter}", partial(_interleaved, letter=letter)
+        for order in list(permutations(range(count)))[1:]:
+            text = f"in parts of {letter} in the order {', '.join(map(str, order))}"
+            yield text, partial(_parts, letter=letter, order=order)
+
+
+def _parts(
+    right: Array, axis: int, sizes: Mapping[str, int], letter: str, order: tuple[int, ...]
 ) -> Array | None:
-    """The right rows along an axis in the order of the hand-derived ones, each of them once."""
-    n = right.shape[axis]
-    if n < 2:
+    if right.shape[axis] != len(order) * sizes[letter]:
         return None
-    mine = np.moveaxis(example.given(evidence.block), axis, 0).reshape(n, -1)
-    theirs = np.moveaxis(right, axis, 0).reshape(n, -1)
-    order = np.abs(mine[:, None] - theirs[None]).sum(axis=2).argmin(axis=1)
-    return np.take(right, order, axis) if len(set(order.tolist())) == n else None
+    parts = np.split(right, len(order), axis)
+    return np.concatenate([parts[i] for i in order], axis)
+
+
+def _interleaved(right: Array, axis: int, sizes: Mapping[str, int], letter: str) -> Array | None:
+    n, width = right.shape[axis], sizes[letter]
+    if n % width:
+        return None
+    return np.take(right, np.arange(n).reshape(-1, width).T.reshape(-1), axis)
 
 
 PERMUTED = Rule(_PERMUTED_PAGE, _fit_permuted)

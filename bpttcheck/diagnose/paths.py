@@ -317,7 +317,7 @@ def _fit_wrong_cotangent(evidence: Evidence) -> Diagnosis | None:
 
 def _located(evidence: Evidence, left_out: tuple[str, ...]) -> Diagnosis | None:
     """The one place that explains all blocks but those with a mistake of their own."""
-    tables = [_fits(s, left_out) for s in evidence.examples]
+    tables = [_fits(s, left_out, evidence.notes) for s in evidence.examples]
     fitting = {
         place: max(table[place].residual for table in tables)
         for place in tables[0]
@@ -348,33 +348,45 @@ class _Fit:
     gradient: dict[str, Array]
 
 
-def _fits(example: FailingExample, left_out: tuple[str, ...]) -> dict[tuple[int, int], _Fit]:
+def _fits(
+    example: FailingExample, left_out: tuple[str, ...], notes: dict[str, Any]
+) -> dict[tuple[int, int], _Fit]:
     """For each function the best fit over its local factor."""
     p = example.problem
     paths = example.run.jax.paths(p)
     point = (p.params, p.state0, p.xs[0])
     shapes = [v.shape for _, v in paths.values(*point)]
     found: dict[tuple[int, int], _Fit] = {}
+    made: dict[Any, list[dict[str, Array]]] = notes.setdefault("factors", {})
     for site, shape in zip(paths.sites("function"), shapes, strict=True):
-        fit = _best(example, paths, point, site, shape, left_out)
+        key = (id(example), site.place)
+        if key not in made:
+            made[key] = _of_factors(example, paths, point, site, shape)
+        fit = _best(example, made[key], site, shape, left_out)
         if fit is not None:
             found[site.place] = fit
     return found
 
 
-def _best(
-    example: FailingExample, paths: Paths, point: tuple, site: EditSite, shape: tuple[int, ...],
-    left_out: tuple[str, ...],
-) -> _Fit | None:  # fmt: skip
-    p = example.problem
-    size = int(np.prod(shape))
+def _of_factors(
+    example: FailingExample, paths: Paths, point: tuple, site: EditSite, shape: tuple[int, ...]
+) -> list[dict[str, Array]]:
+    """The gradient for a local factor of zero, and for each factor that is one at one entry."""
+    p, size = example.problem, int(np.prod(shape))
     units = np.eye(size).reshape(size, *shape)
     changes = [(site, np.zeros(shape)), *((site, unit) for unit in units)]
-    gradients = example.run.jax.remember(
-        ("factors", site), p,
-        lambda: [blocks_of(example, one) for one in paths.gradients(
-            point, (p.d_state, p.d_ys[0]), changes)],
-    )  # fmt: skip
+    found = paths.gradients(point, (p.d_state, p.d_ys[0]), changes)
+    return [blocks_of(example, one) for one in found]
+
+
+def _best(
+    example: FailingExample,
+    gradients: list[dict[str, Array]],
+    site: EditSite,
+    shape: tuple[int, ...],
+    left_out: tuple[str, ...],
+) -> _Fit | None:
+    size = int(np.prod(shape))
     names = [name for name in example.right if name not in left_out]
     hand = np.concatenate([example.given(name).reshape(-1) for name in names])
     rows = [_flat(g, names) for g in gradients]

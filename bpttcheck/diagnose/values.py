@@ -25,8 +25,8 @@ _SCALE_PAGE = Page(
     "d_W = 2 * d_z.T @ x          # a factor of the loss that is in d_y already\n"
     "d_W = 0.999 * d_z.T @ x      # a decay or learning rate left in the gradient",
     "d_W = d_z.T @ x",
-    "One factor, the same in every problem whatever T and B are, makes the block right; or one that "
-    "is the same function of a size (B, 1/(B - 1), sqrt(H)) in problems of different sizes.",
+    "One factor, the same in every problem whatever T and B are, makes the block right; or one "
+    "that is the same function of a size (B, 1/(B - 1), sqrt(H)) in problems of different sizes.",
 )
 
 

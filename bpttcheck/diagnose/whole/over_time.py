@@ -79,6 +79,7 @@ def _lost_carries(scene: Scene, steps: int) -> Iterator[Edit]:
         [*(edge for _, edge in everything), *first], 1,
     )  # fmt: skip
     for key, (name, edges) in states.items():
+        yield _and_the_last(scene, key, name, edges)
         lost = f"the adjoint of {name} is lost at every step"
         yield _cut(("carry", key), lost, scene, [edge for _, edge in edges], 1)
     for k in range(2, steps):
@@ -90,6 +91,25 @@ def _lost_carries(scene: Scene, steps: int) -> Iterator[Edit]:
         ):  # fmt: skip
             if part:
                 yield _cut(("carry", text), text, scene, part, k)
+
+
+def _and_the_last(scene: Scene, key: Any, name: str, edges: Sequence[tuple[int, Edge]]) -> Edit:
+    """What the final state is told is lost, too: each step knows its own outputs alone."""
+    final, start = _final(scene, edges), scene.operand(edges[0][1])
+    everywhere = {_group(scene, k) for k, j in scene.edges if scene.operand((k, j)) == start}
+    alone = [
+        (k, j) for k, j in scene.edges
+        if final is not None and scene.operand((k, j)) == final
+        and _group(scene, k) not in everywhere
+    ]  # fmt: skip
+    lost = [*(edge for _, edge in edges), *alone]
+    values: dict[int, ValueChange] = {}
+    given = None if final is None else scene.pull.given(final)
+    if final is not None and given is not None:
+        values[final] = lambda parts, _: total(parts) - given
+    change = Change({edge: times(scene, edge, 0.0) for edge in lost}, values)
+    sentence = f"the adjoint of {name} is lost at every step, the last one too"
+    return Edit(("carry", key, "last"), "truncated", sentence, change, (("steps", 1),))
 
 
 def _cut(key: Any, sentence: str, scene: Scene, edges: Sequence[Edge], steps: int) -> Edit:

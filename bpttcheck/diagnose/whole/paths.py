@@ -72,7 +72,7 @@ def _edges(scene: Scene) -> Iterator[Edit]:
                 change = Change({edge: times(scene, edge, factor) for edge in edges})
                 path = f"the path from {name} through {word(scene.op(turns).primitive.name)}"
                 if not scene.op(turns).calls:  # ours: it puts the outputs together
-                    path = f"the cotangent of {name}"
+                    path, what = f"the cotangent of {name}", what.replace("missing", "ignored")
                 key = ("edge", turns.key, j, factor)
                 evidence = (("where", where),)
                 yield Edit(key, code, f"{path} {what}{said(where)}", change, evidence)
@@ -134,6 +134,8 @@ def _overwritten(scene: Scene) -> Iterator[Edit]:
         looked_up = [edge for edge, ref in gathers.items() if ref in refs]
         if all(readers[ref] < 2 for ref in refs) and not looked_up:
             continue
+        if key[0] != "input" and not _read_in_parts(scene, refs):
+            continue
         for first in (True, False):
             change = Change(
                 {edge: _rows(scene, edge, first) for edge in looked_up},
@@ -141,10 +143,17 @@ def _overwritten(scene: Scene) -> Iterator[Edit]:
             )
             which = "first" if first else "last"
             sentence = (
-                f"{gradient_of(name)} is overwritten: of the terms that belong in an entry only that of the "
-                f"{which} step remains (= for +=)"
+                f"{gradient_of(name)} is overwritten: of the terms that belong in an entry only "
+                f"that of the {which} step remains (= for +=)"
             )
             yield Edit(("overwritten", key, first), "overwritten", sentence, change)
+
+
+def _read_in_parts(scene: Scene, refs: list[int]) -> bool:
+    """True if values are read a part at a time, as an array of all steps is."""
+    readers = [op for op in scene.graph.ops if any(ref in refs for ref in op.ins)]
+    parts = ("slice", "dynamic_slice", "gather")
+    return all(op.primitive.name in parts for op in readers)
 
 
 def _last_written(first: bool) -> ValueChange:
@@ -277,8 +286,9 @@ def _side_by_side(scene: Scene) -> Iterator[Edit]:
                     changes[k, j] = _cut(axis, start, widths[j])
         if changes:
             names = " and ".join(scene.text(ref) for ref in op.ins)
-            sentence = f"the gradients of {names} are cut apart in the wrong order{said(scene.where(turns))}"
-            evidence = (("where", scene.where(turns)),)
+            where = scene.where(turns)
+            sentence = f"the gradients of {names} are cut apart in the wrong order{said(where)}"
+            evidence = (("where", where),)
             yield Edit(("order", turns.key), "swapped-gates", sentence, Change(changes), evidence)
 
 

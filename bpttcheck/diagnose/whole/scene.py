@@ -237,6 +237,8 @@ class Scene:
                 read = [np.asarray(self.graph.read(values, ref)) for ref in refs]
                 for q in made:
                     one_each = 1 < len(q.arrays) == turns.steps and q.key not in known
+                    if one_each and all(map(np.array_equal, q.arrays[1:], q.arrays)):
+                        continue  # a parameter
                     if one_each and alike(read[1:], q.arrays[:-1]):
                         known.add(q.key)
                         text = self._names.operand(turns.ops[-1], j)
@@ -281,7 +283,7 @@ def _distinct(quantities: Sequence[Quantity]) -> Iterator[Quantity]:
     """Each once, under the best of its names."""
     seen: set[Any] = set()
     for q in quantities:
-        content = tuple(a.tobytes() for a in q.arrays)
+        content = (q.arrays[0].shape, *(a.tobytes() for a in q.arrays))
         if content not in seen:
             seen.add(content)
             yield q

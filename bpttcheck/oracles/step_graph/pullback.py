@@ -1,8 +1,9 @@
 """A graph pulled back in NumPy, many times at once, each time with other changes of the way back.
 
-The graph of a whole sequence has the operations of every step. Its backward pass is a sum of paths:
+The graph of a whole sequence has the operations of every step. Its backward pass is a sum over
+paths. For the operations that read a value,
 
-    adjoint of a value = sum over the operations that read it of (local derivative).T @ their adjoint
+    adjoint of the value = sum of (local derivative).T @ (adjoint of their result)
 
 Local derivatives are computed once, by JAX, operation by operation. What is pulled back along one
 edge, or what the adjoint of one value is, may then be changed at will: at all steps alike, at one

@@ -43,7 +43,7 @@ class SourceNames:
         return bool(self._whole(k))
 
     def where(self, k: int) -> str:
-        """The line, ``"cell.py:12: h = np.tanh(z)"``; of a helper called from several places, the call."""
+        """The line, ``"cell.py:12: h = tanh(z)"``; of a helper of several callers, the call."""
         for stand in self._graph.ops[k].calls:
             if len(self._callers[stand.file, stand.first]) == 1 and stand.span[0]:
                 text = linecache.getline(stand.file, stand.span[0]).strip()
@@ -115,10 +115,10 @@ def _operands(node: Any) -> Iterator[ast.expr]:
     if isinstance(node, ast.BinOp):
         yield node.left
         yield node.right
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        if node.func.attr in ("dot", "matmul") and not node.keywords:
-            if len(node.args) == 1:
-                yield node.func.value
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not node.keywords:
+        if node.func.attr in ("dot", "matmul") and len(node.args) == 1:
+            yield node.func.value
+        if node.func.attr in ("dot", "matmul"):
             yield from node.args
 
 
