@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,8 @@ def _left_out(scene: Scene, steps: int) -> Iterator[Edit]:
     ):
         edges = [(k, j) for k, j in scene.edges if scene.time.get(k) in skipped]
         change = Change({edge: times(scene, edge, 0.0) for edge in edges})
+        if index == 0:
+            change = replace(change, values=_as_it_stopped(scene), reads=True)
         yield Edit(("left out", index), "missing-term", text, change, (("time_step", index),))
     for k in range(1, steps):
         edges = [(op, j) for op, j in scene.edges if scene.time.get(op, steps) < steps - k]
@@ -153,6 +156,31 @@ def _left_out(scene: Scene, steps: int) -> Iterator[Edit]:
         count = "step" if k == 1 else f"{k} steps"
         text = f"only the last {count} count"
         yield Edit(("only the last", k), "truncated", text, change, (("steps", k),))
+
+
+def _as_it_stopped(scene: Scene) -> dict[int, ValueChange]:
+    """The initial states get what the second turn sends back, which the loop held last."""
+    found: dict[int, ValueChange] = {}
+    states = carries(scene)
+    reads = _first_reads(scene, states)
+    for _, edges in states.values():
+        sent = [edge for t, edge in edges if t == 1]
+        places = {(_group(scene, k), j) for k, j in sent}
+        starts = {scene.operand((k, j)) for k, j in reads if (_group(scene, k), j) in places}
+        for start in starts:
+            found[start] = _sent_by(scene, sent)
+    return found
+
+
+def _sent_by(scene: Scene, edges: Sequence[Edge]) -> ValueChange:
+    def of(parts: list[Any], adjoint: Lookup) -> Any:
+        found = 0.0 * parts[0]
+        for edge in edges:
+            result = scene.graph.ops[edge[0]].outs[0]
+            found = found + scene.pull.pulled(edge, adjoint(result)[None])[0]
+        return found
+
+    return of
 
 
 def _outputs(scene: Scene) -> Iterator[Edit]:
@@ -184,7 +212,7 @@ def _to_outputs(scene: Scene, turns: Turns) -> Iterator[list[Edge]]:
             in_turn = [scene.time.get(-1 if k is None else k) for k in made]
             if in_turn == list(range(turns.steps)) and _delivered(scene, edges):
                 yield edges
-    elif name == "concatenate" and len(turns.ops) == 1:
+    elif name in ("concatenate", "stack") and len(turns.ops) == 1:
         k = turns.ops[0]
         edges = [(k, j) for j in range(len(scene.graph.ops[k].ins)) if (k, j) in scene.edges]
         made = [scene.made.get(scene.operand(edge)) for edge in edges]

@@ -136,6 +136,13 @@ def _overwritten(scene: Scene) -> Iterator[Edit]:
             continue
         if key[0] != "input" and not _read_in_parts(scene, refs):
             continue
+        if looked_up:
+            change = Change({edge: _rows(scene, edge, False) for edge in looked_up})
+            sentence = (
+                f"{gradient_of(name)} lacks terms: a row that is looked up twice at once gets "
+                "that of the last time alone (np.add.at adds them all)"
+            )
+            yield Edit(("overwritten", key, "rows"), "overwritten", sentence, change)
         for first in (True, False):
             change = Change(
                 {edge: _rows(scene, edge, first) for edge in looked_up},

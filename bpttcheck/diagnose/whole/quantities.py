@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from bpttcheck.diagnose.base import Array
 from bpttcheck.diagnose.graph_edits import mistakes
 from bpttcheck.diagnose.whole.paths import exchanged, said, total
 from bpttcheck.diagnose.whole.scene import Edit, Quantity, Scene, alike
-from bpttcheck.oracles.step_graph.graph import functions, gradient_of
+from bpttcheck.oracles.step_graph.graph import ELEMENTWISE, functions, gradient_of
 from bpttcheck.oracles.step_graph.pullback import Change, Edge, EdgeChange, Lookup, ValueChange
 from bpttcheck.oracles.step_graph.whole import Turns
 
@@ -33,7 +33,30 @@ def edits(scene: Scene) -> Iterator[Edit]:
 
 def _derivatives(scene: Scene) -> Iterator[Edit]:
     """The local derivative of a function of one variable: of another one, or of another value."""
-    spans = {k: (z, v) for k, z, v in functions(scene.graph)}
+    found = [*functions(scene.graph), *_chains(scene)]
+    for spans in ({k: (z, v) for k, z, v in found[::-1]}, {k: (z, v) for k, z, v in found}):
+        yield from _of_spans(scene, spans)
+
+
+def _chains(scene: Scene) -> Iterator[tuple[int, int, int]]:
+    """Operation, argument and value of each function of one operand, though others share it."""
+    graph, uses = scene.graph, scene.graph.uses()
+    root: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    for k, op in enumerate(graph.ops):
+        moving = [op.ins[j] for j in graph.moving(op) if graph.floats[op.ins[j]]]
+        out = scene.result(k)
+        unary = len(moving) == 1 and op.primitive.name in ELEMENTWISE and out is not None
+        if unary and graph.shapes[out] == graph.shapes[moving[0]]:
+            root[out] = root.get(moving[0], moving[0])
+            if uses[moving[0]] == 1:
+                ends.pop(moving[0], None)
+            ends[out] = k
+    for out, k in ends.items():
+        yield k, root[out], out
+
+
+def _of_spans(scene: Scene, spans: Mapping[int, tuple[int, int]]) -> Iterator[Edit]:
     for turns in scene.turns:
         if "block" in turns.key or any(k not in spans for k in turns.ops):
             continue
@@ -53,7 +76,7 @@ def _derivatives(scene: Scene) -> Iterator[Edit]:
                 "(h its value, z its argument)"
             )
             evidence = (("where", where), ("instead", formula))
-            key = ("derivative", turns.key, formula)
+            key = ("derivative", turns.key, formula, scene.text(pairs[-1][0]))
             yield Edit(key, "wrong-derivative", sentence, Change(extra=extra), evidence)
 
 

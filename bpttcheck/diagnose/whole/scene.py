@@ -16,7 +16,7 @@ from bpttcheck.oracles.step_graph.source_names import SourceNames
 from bpttcheck.oracles.step_graph.whole import Turns
 
 # Operations that put the results of the turns into one array.
-GATHERING = frozenset(["concatenate", "dynamic_update_slice", "scatter", "pad"])
+GATHERING = frozenset(["concatenate", "stack", "dynamic_update_slice", "scatter", "pad"])
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,14 @@ class Scene:
         values = self.pull.values
         made: list[Quantity] = []
         for turns in self.loops:
-            refs = self.results(turns)
-            if refs is not None and self._has_a_name(turns):
+            refs, text = self.results(turns), self._name(turns)
+            if refs is not None and text:
                 arrays = tuple(values[ref] for ref in refs)
-                made.append(Quantity(turns.key, self.text(refs[-1]), arrays, tuple(refs)))
-        return list(_distinct([*self._inputs_of_steps(), *made, *self.states]))
+                made.append(Quantity(turns.key, text, arrays, tuple(refs)))
+        kept = [
+            Quantity((*q.key, "kept"), q.text, q.arrays[:-1], q.refs) for q in self.states
+        ]  # fmt: skip
+        return list(_distinct([*self._inputs_of_steps(), *made, *self.states, *kept]))
 
     def _inputs_of_steps(self) -> Iterator[Quantity]:
         """What a layer is handed for every step."""
@@ -204,11 +207,25 @@ class Scene:
         if self.example.run.subject.traits.signature is None:
             yield Quantity(("xs",), "x", tuple(np.asarray(x, np.float64) for x in xs), ())
 
-    def _has_a_name(self, turns: Turns) -> bool:
-        """True if user code could refer to it: a variable, or a part of one."""
+    def _name(self, turns: Turns) -> str:
+        """What user code calls it: a variable, or a part of one as it is read; or ``""``."""
         k = turns.ops[-1]
-        moved = self.graph.ops[k].primitive.name in MOVES and self._names.is_whole(k)
-        return moved or bool(self._names.variable(k))
+        name = self._names.variable(k)
+        if name or self.graph.ops[k].primitive.name not in MOVES:
+            return name
+        read = (
+            self._names.operand(*edge) for edge in self._readers.get(self.op(turns).outs[0], ())
+        )
+        return next(filter(None, read), "")
+
+    @cached_property
+    def _readers(self) -> dict[int, list[Edge]]:
+        found: dict[int, list[Edge]] = {}
+        for k, op in enumerate(self.graph.ops):
+            for j, ref in enumerate(op.ins):
+                if isinstance(ref, int):
+                    found.setdefault(ref, []).append((k, j))
+        return found
 
     @cached_property
     def states(self) -> list[Quantity]:

@@ -38,10 +38,6 @@ class SourceNames:
         names = (self._file(stand.file)[0].get(stand.span) for stand in self._whole(k))
         return next(filter(None, names), "")
 
-    def is_whole(self, k: int) -> bool:
-        """True if it makes the value of a whole expression."""
-        return bool(self._whole(k))
-
     def where(self, k: int) -> str:
         """The line, ``"cell.py:12: h = tanh(z)"``; of a helper of several callers, the call."""
         for stand in self._graph.ops[k].calls:
