@@ -45,7 +45,7 @@ _HOMES = {
     "wrong-derivative": "paths",
     "wrong-operand": "paths",
     "precision": "paths",
-    "wrong-cotangent": "paths",
+    "wrong-cotangent": "cotangent",
     "mixed-rows": "order",
 }
 

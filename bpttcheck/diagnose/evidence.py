@@ -19,7 +19,7 @@ from bpttcheck.diagnose.base import (
     Seen,
 )
 from bpttcheck.diagnose.right import right_gradient
-from bpttcheck.diagnose.whole import Search
+from bpttcheck.diagnose.whole import EditSearch
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.judge.run import Run
 from bpttcheck.judge.verdict import judge, rounding
@@ -47,7 +47,7 @@ def explain(
     block: str,
     seen: Sequence[Seen],
     failing: Sequence[tuple[Problem, Template | None]],
-    search: Search | None = None,
+    search: EditSearch | None = None,
 ) -> tuple[Diagnosis, ...]:
     """What is wrong with ``block``, best first; empty if nothing fits.
 
@@ -60,7 +60,7 @@ def explain(
         failing: problems known to fail, the original first, with their templates.
         search: the edits of whole sequences, shared by all blocks of the check.
     """
-    search = search or Search()
+    search = search or EditSearch()
     if mode == SEQUENCE and run.subject.kind == "cell":
         # The loop over time is not the user's, so the error is in a single step.
         step = _evidence(run, check, STEP, Block(block).in_step, seen, [], search)
@@ -69,7 +69,7 @@ def explain(
     return _first_fits(_evidence(run, check, mode, block, seen, failing, search), search)
 
 
-def _first_fits(evidence: Evidence, search: Search) -> tuple[Diagnosis, ...]:
+def _first_fits(evidence: Evidence, search: EditSearch) -> tuple[Diagnosis, ...]:
     """One mistake that explains several blocks; else what fits this block."""
     shared = _tried(evidence, "of whole sequences", lambda e: search.best(e, _SEVERAL))
     if shared is not None:
@@ -107,7 +107,7 @@ def explain_beside(
     block: str,
     seen: Sequence[Seen],
     failing: Sequence[tuple[Problem, Template | None]],
-    search: Search,
+    search: EditSearch,
 ) -> tuple[Diagnosis, ...]:
     """What is wrong with a block beside a mistake that explains other blocks of the check.
 
@@ -182,7 +182,7 @@ def _evidence(
     block: str,
     seen: Sequence[Seen],
     failing: Sequence[tuple[Problem, Template | None]],
-    search: Search,
+    search: EditSearch,
 ) -> Evidence:
     like = failing[-1][0].case if failing else None
     found: list[FailingExample] = []

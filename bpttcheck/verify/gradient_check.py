@@ -159,9 +159,9 @@ def _all_diagnosed(
     if not tally.findings:
         return []
     from bpttcheck.diagnose.evidence import explain, explain_beside
-    from bpttcheck.diagnose.whole import Search
+    from bpttcheck.diagnose.whole import EditSearch
 
-    search, found = Search(), list(tally.findings)
+    search, found = EditSearch(), list(tally.findings)
     for says in (explain, explain_beside):  # the second needs what the first found out
         for i, finding in enumerate(found):
             origin = origins.get(finding.block)

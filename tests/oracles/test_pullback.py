@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bpttcheck.jax_mode import enable_x64
-from bpttcheck.oracles.step_graph.pullback import Change
+from bpttcheck.oracles.step_graph.pullback import BackwardChange
 from bpttcheck.oracles.step_graph.source_names import SourceNames
 from bpttcheck.oracles.step_graph.whole import WholeGraph
 from bpttcheck.oracles.tracer.trace import lift
@@ -93,7 +93,7 @@ def turns_at(whole, line, primitive):
 
 
 def test_unchanged_it_is_the_gradient(whole, pull, point, cotangents):
-    require_equal(whole, pull, Change(), by_jax(point, cotangents))
+    require_equal(whole, pull, BackwardChange(), by_jax(point, cotangents))
 
 
 def test_an_edge_that_is_cut_at_every_step(whole, pull, point, cotangents):
@@ -104,7 +104,7 @@ def test_an_edge_that_is_cut_at_every_step(whole, pull, point, cotangents):
     assert [turns.steps for turns in products] == [T, T]
     edges = [(k, 0) for k in products[1].ops]
     shape = whole.graph.shapes[whole.graph.ops[edges[0][0]].ins[0]]
-    change = Change({edge: lambda adjoint, _: np.zeros(shape) for edge in edges})
+    change = BackwardChange({edge: lambda adjoint, _: np.zeros(shape) for edge in edges})
 
     def stopped(name, value):
         return jax.lax.stop_gradient(value)
@@ -115,14 +115,16 @@ def test_an_edge_that_is_cut_at_every_step(whole, pull, point, cotangents):
 def test_a_local_derivative_that_is_another(whole, pull, point, cotangents):
     turns = turns_at(whole, "fresh =", "tanh")
     ops = [whole.graph.ops[k] for k in turns.ops]
-    change = Change(extra={op.outs[0]: (op.ins[0], np.full((B, H), 0.3)) for op in ops})
+    change = BackwardChange(extra={op.outs[0]: (op.ins[0], np.full((B, H), 0.3)) for op in ops})
     require_equal(whole, pull, change, by_jax(point, cotangents, slope=0.3))
 
 
 def test_many_changes_at_once_are_those_one_by_one(whole, pull):
     edges = sorted(pull.local)
     changes = [
-        Change({edge: lambda adjoint, _, edge=edge: 2 * pull.pulled(edge, adjoint[None])[0]})
+        BackwardChange(
+            {edge: lambda adjoint, _, edge=edge: 2 * pull.pulled(edge, adjoint[None])[0]}
+        )
         for edge in edges
     ]
     together = pull.inputs(changes)
@@ -139,7 +141,7 @@ def test_what_reads_the_adjoint_of_an_earlier_value_is_settled(whole, pull):
         swapped[a] = lambda parts, adjoint, ref=b: adjoint(ref)
         swapped[b] = lambda parts, adjoint, ref=a: adjoint(ref)
     # Both are summands of the new state: their adjoints are equal, and so is their exchange.
-    found = pull.inputs([Change(values=swapped, reads=True), Change()])
+    found = pull.inputs([BackwardChange(values=swapped, reads=True), BackwardChange()])
     for both in found:
         np.testing.assert_allclose(both[0], both[1], **CLOSE)
 

@@ -7,6 +7,6 @@ is such a mistake, and the gradient that it gives is compared with the hand-deri
 
 from __future__ import annotations
 
-from bpttcheck.diagnose.whole.search import Search
+from bpttcheck.diagnose.whole.search import EditSearch
 
-__all__ = ["Search"]
+__all__ = ["EditSearch"]

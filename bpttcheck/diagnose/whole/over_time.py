@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.diagnose.whole.paths import times, total
-from bpttcheck.diagnose.whole.scene import GATHERING, Edit, Scene
+from bpttcheck.diagnose.whole.scene import GATHERING, LoopEdit, Scene
 from bpttcheck.oracles.step_graph.graph import MOVES
 from bpttcheck.oracles.step_graph.pullback import (
-    Change,
+    BackwardChange,
     Edge,
     EdgeChange,
     Lookup,
@@ -21,7 +21,7 @@ from bpttcheck.oracles.step_graph.pullback import (
 from bpttcheck.oracles.step_graph.whole import Turns
 
 
-def edits(scene: Scene) -> Iterator[Edit]:
+def edits(scene: Scene) -> Iterator[LoopEdit]:
     """All of them."""
     steps = max((turns.steps for turns in scene.loops), default=0)
     if steps < 2:
@@ -66,7 +66,7 @@ def _group(scene: Scene, k: int) -> int:
     return scene.last.get(k, k)
 
 
-def _lost_carries(scene: Scene, steps: int) -> Iterator[Edit]:
+def _lost_carries(scene: Scene, steps: int) -> Iterator[LoopEdit]:
     """The adjoint of one state or of all is lost: at every step, or but for the last ones."""
     states = carries(scene)
     everything = [pair for _, edges in states.values() for pair in edges]
@@ -94,7 +94,7 @@ def _lost_carries(scene: Scene, steps: int) -> Iterator[Edit]:
                 yield _cut(("carry", text), text, scene, part, k)
 
 
-def _and_the_last(scene: Scene, key: Any, name: str, edges: Sequence[tuple[int, Edge]]) -> Edit:
+def _and_the_last(scene: Scene, key: Any, name: str, edges: Sequence[tuple[int, Edge]]) -> LoopEdit:
     """What the final state is told is lost, too: each step knows its own outputs alone."""
     final, start = _final(scene, edges), scene.operand(edges[0][1])
     everywhere = {_group(scene, k) for k, j in scene.edges if scene.operand((k, j)) == start}
@@ -108,17 +108,17 @@ def _and_the_last(scene: Scene, key: Any, name: str, edges: Sequence[tuple[int, 
     given = None if final is None else scene.pull.given(final)
     if final is not None and given is not None:
         values[final] = lambda parts, _: total(parts) - given
-    change = Change({edge: times(scene, edge, 0.0) for edge in lost}, values)
+    change = BackwardChange({edge: times(scene, edge, 0.0) for edge in lost}, values)
     sentence = f"the adjoint of {name} is lost at every step, the last one too"
-    return Edit(("carry", key, "last"), "truncated", sentence, change, (("steps", 1),))
+    return LoopEdit(("carry", key, "last"), "truncated", sentence, change, (("steps", 1),))
 
 
-def _cut(key: Any, sentence: str, scene: Scene, edges: Sequence[Edge], steps: int) -> Edit:
-    change = Change({edge: times(scene, edge, 0.0) for edge in edges})
-    return Edit(key, "truncated", sentence, change, (("steps", steps),))
+def _cut(key: Any, sentence: str, scene: Scene, edges: Sequence[Edge], steps: int) -> LoopEdit:
+    change = BackwardChange({edge: times(scene, edge, 0.0) for edge in edges})
+    return LoopEdit(key, "truncated", sentence, change, (("steps", steps),))
 
 
-def _terms(scene: Scene, steps: int) -> Iterator[Edit]:
+def _terms(scene: Scene, steps: int) -> Iterator[LoopEdit]:
     """The term of one step in what all of them share: missing, twice, or the only one."""
     taps: dict[int, list[Edge]] = {}
     for k, j in scene.edges:
@@ -134,28 +134,28 @@ def _terms(scene: Scene, steps: int) -> Iterator[Edit]:
             ("overwritten", 0.0, others, f"only the term of step {place} is left (= for +=) in"),
         ):
             if edges:
-                change = Change({edge: times(scene, edge, factor) for edge in edges})
+                change = BackwardChange({edge: times(scene, edge, factor) for edge in edges})
                 evidence = (("time_step", index),)
-                yield Edit((code, index), code, text + " {block}", change, evidence)
+                yield LoopEdit((code, index), code, text + " {block}", change, evidence)
 
 
-def _left_out(scene: Scene, steps: int) -> Iterator[Edit]:
+def _left_out(scene: Scene, steps: int) -> Iterator[LoopEdit]:
     """The loop back does not reach every step."""
     for skipped, index, text in (
         ((0,), 0, "the backward pass stops before step t = 0"),
         ((steps - 1,), -1, "the backward pass leaves out the last step, t = T-1"),
     ):
         edges = [(k, j) for k, j in scene.edges if scene.time.get(k) in skipped]
-        change = Change({edge: times(scene, edge, 0.0) for edge in edges})
+        change = BackwardChange({edge: times(scene, edge, 0.0) for edge in edges})
         if index == 0:
             change = replace(change, values=_as_it_stopped(scene), reads=True)
-        yield Edit(("left out", index), "missing-term", text, change, (("time_step", index),))
+        yield LoopEdit(("left out", index), "missing-term", text, change, (("time_step", index),))
     for k in range(1, steps):
         edges = [(op, j) for op, j in scene.edges if scene.time.get(op, steps) < steps - k]
-        change = Change({edge: times(scene, edge, 0.0) for edge in edges})
+        change = BackwardChange({edge: times(scene, edge, 0.0) for edge in edges})
         count = "step" if k == 1 else f"{k} steps"
         text = f"only the last {count} count"
-        yield Edit(("only the last", k), "truncated", text, change, (("steps", k),))
+        yield LoopEdit(("only the last", k), "truncated", text, change, (("steps", k),))
 
 
 def _as_it_stopped(scene: Scene) -> dict[int, ValueChange]:
@@ -183,7 +183,7 @@ def _sent_by(scene: Scene, edges: Sequence[Edge]) -> ValueChange:
     return of
 
 
-def _outputs(scene: Scene) -> Iterator[Edit]:
+def _outputs(scene: Scene) -> Iterator[LoopEdit]:
     """The gradients of the outputs of other steps: one off, in reverse order, the last alone."""
     for turns in scene.turns:
         for edges in _to_outputs(scene, turns):
@@ -198,9 +198,9 @@ def _outputs(scene: Scene) -> Iterator[Edit]:
                 ("not last", "missing-path", lambda t, n=n: t if t < n - 1 else -1,
                  "that of every step but the last"),
             ):  # fmt: skip
-                change = Change(dict(_reordered(scene, edges, order)))
+                change = BackwardChange(dict(_reordered(scene, edges, order)))
                 sentence = f"the gradient that the output sends to {name} is {text}"
-                yield Edit(("output", turns.key, key), code, sentence, change)
+                yield LoopEdit(("output", turns.key, key), code, sentence, change)
 
 
 def _to_outputs(scene: Scene, turns: Turns) -> Iterator[list[Edge]]:
@@ -243,7 +243,7 @@ def _always(share: Any) -> EdgeChange:
     return lambda adjoint, _: share
 
 
-def _forwards(scene: Scene) -> Iterator[Edit]:
+def _forwards(scene: Scene) -> Iterator[LoopEdit]:
     """The loop back runs from the first step to the last; or its carry stays what it was.
 
     Forwards, the carry into step t is what step t - 1 sends, made with that step's derivatives.
@@ -275,10 +275,10 @@ def _forwards(scene: Scene) -> Iterator[Edit]:
             changes[edge] = _carried(scene, edge, (k, edge[1]))
     if changes:
         sentence = "the loop back runs forwards in time: the carry comes from the step before"
-        change = Change(changes, values, reads=True)
-        yield Edit(("forwards",), "time-order", sentence, change)
+        change = BackwardChange(changes, values, reads=True)
+        yield LoopEdit(("forwards",), "time-order", sentence, change)
         sentence = "the carry is not updated: every step gets the adjoint of the final state"
-        yield Edit(("stays",), "truncated", sentence, Change(stays))
+        yield LoopEdit(("stays",), "truncated", sentence, BackwardChange(stays))
 
 
 def _first(scene: Scene, edge: Edge) -> Edge | None:

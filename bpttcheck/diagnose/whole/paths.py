@@ -9,9 +9,15 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.diagnose.base import Array
-from bpttcheck.diagnose.whole.scene import Edit, Scene
+from bpttcheck.diagnose.whole.scene import LoopEdit, Scene
 from bpttcheck.oracles.step_graph.graph import gradient_of
-from bpttcheck.oracles.step_graph.pullback import Change, Edge, EdgeChange, Lookup, ValueChange
+from bpttcheck.oracles.step_graph.pullback import (
+    BackwardChange,
+    Edge,
+    EdgeChange,
+    Lookup,
+    ValueChange,
+)
 from bpttcheck.oracles.step_graph.whole import Turns
 
 # A factor, its diagnosis, and what is said of a path.
@@ -28,7 +34,7 @@ _WORDS = {
 }  # fmt: skip
 
 
-def edits(scene: Scene) -> Iterator[Edit]:
+def edits(scene: Scene) -> Iterator[LoopEdit]:
     """All of them, the simplest first."""
     yield from _edges(scene)
     yield from _values(scene)
@@ -62,24 +68,24 @@ def word(name: str) -> str:
     return _WORDS.get(name, name)
 
 
-def _edges(scene: Scene) -> Iterator[Edit]:
+def _edges(scene: Scene) -> Iterator[LoopEdit]:
     """The path through one operand of an operation, in every turn."""
     for turns in scene.turns:
         where = scene.where(turns)
         for j, edges in scene.sides(turns):
             name = scene.read(turns, j)
             for factor, code, what in _FACTORS:
-                change = Change({edge: times(scene, edge, factor) for edge in edges})
+                change = BackwardChange({edge: times(scene, edge, factor) for edge in edges})
                 path = f"the path from {name} through {word(scene.op(turns).primitive.name)}"
                 if not scene.op(turns).calls:  # ours: it puts the outputs together
                     path, what = f"the cotangent of {name}", what.replace("missing", "ignored")
                 key = ("edge", turns.key, j, factor)
                 evidence = (("where", where),)
-                yield Edit(key, code, f"{path} {what}{said(where)}", change, evidence)
+                yield LoopEdit(key, code, f"{path} {what}{said(where)}", change, evidence)
         yield from _sized(scene, turns)
 
 
-def _sized(scene: Scene, turns: Turns) -> Iterator[Edit]:
+def _sized(scene: Scene, turns: Turns) -> Iterator[LoopEdit]:
     """A path times a size, or divided by one."""
     sizes = scene.example.sizes
     for j, edges in scene.sides(turns):
@@ -88,15 +94,15 @@ def _sized(scene: Scene, turns: Turns) -> Iterator[Edit]:
             for factor, text in ((float(size), f"times {letter}"), (1 / size, f"over {letter}")):
                 if size < 2:
                     continue
-                change = Change({edge: times(scene, edge, factor) for edge in edges})
+                change = BackwardChange({edge: times(scene, edge, factor) for edge in edges})
                 path = f"the path from {name} through {word(scene.op(turns).primitive.name)}"
                 sentence = f"{path} counts {text}{said(where)}"
                 key = ("sized", turns.key, j, text)
                 evidence = (("where", where), ("factor", text))
-                yield Edit(key, "scale", sentence, change, evidence)
+                yield LoopEdit(key, "scale", sentence, change, evidence)
 
 
-def _values(scene: Scene) -> Iterator[Edit]:
+def _values(scene: Scene) -> Iterator[LoopEdit]:
     """Every path through a value that several operations read."""
     readers = scene.graph.uses()
     for turns in scene.turns:
@@ -105,16 +111,18 @@ def _values(scene: Scene) -> Iterator[Edit]:
             continue
         name, where = scene.text(refs[-1]), scene.where(turns)
         for factor, code, what in _FACTORS:
-            change = Change(values=dict.fromkeys(refs, _scaled(factor)))
+            change = BackwardChange(values=dict.fromkeys(refs, _scaled(factor)))
             sentence = f"the gradient of {name} {what}{said(where)}"
-            yield Edit(("value", turns.key, factor), code, sentence, change, (("where", where),))
+            yield LoopEdit(
+                ("value", turns.key, factor), code, sentence, change, (("where", where),)
+            )
 
 
 def _scaled(factor: float) -> ValueChange:
     return lambda parts, _: factor * total(parts)
 
 
-def _overwritten(scene: Scene) -> Iterator[Edit]:
+def _overwritten(scene: Scene) -> Iterator[LoopEdit]:
     """``=`` for ``+=``: of several contributions to an entry only the one written last counts."""
     places: list[tuple[Any, str, list[int]]] = [
         (("input", i), scene.text(ref), [ref]) for i, ref in enumerate(scene.graph.inputs)
@@ -137,14 +145,14 @@ def _overwritten(scene: Scene) -> Iterator[Edit]:
         if key[0] != "input" and not _read_in_parts(scene, refs):
             continue
         if looked_up:
-            change = Change({edge: _rows(scene, edge, False) for edge in looked_up})
+            change = BackwardChange({edge: _rows(scene, edge, False) for edge in looked_up})
             sentence = (
                 f"{gradient_of(name)} lacks terms: a row that is looked up twice at once gets "
                 "that of the last time alone (np.add.at adds them all)"
             )
-            yield Edit(("overwritten", key, "rows"), "overwritten", sentence, change)
+            yield LoopEdit(("overwritten", key, "rows"), "overwritten", sentence, change)
         for first in (True, False):
-            change = Change(
+            change = BackwardChange(
                 {edge: _rows(scene, edge, first) for edge in looked_up},
                 dict.fromkeys(refs, _last_written(first)),
             )
@@ -153,7 +161,7 @@ def _overwritten(scene: Scene) -> Iterator[Edit]:
                 f"{gradient_of(name)} is overwritten: of the terms that belong in an entry only "
                 f"that of the {which} step remains (= for +=)"
             )
-            yield Edit(("overwritten", key, first), "overwritten", sentence, change)
+            yield LoopEdit(("overwritten", key, first), "overwritten", sentence, change)
 
 
 def _read_in_parts(scene: Scene, refs: list[int]) -> bool:
@@ -189,7 +197,7 @@ def _rows(scene: Scene, edge: Edge, first: bool) -> EdgeChange:
     return of
 
 
-def _factors(scene: Scene) -> Iterator[Edit]:
+def _factors(scene: Scene) -> Iterator[LoopEdit]:
     """A factor of a product that is left out on the way back."""
     for turns in scene.turns:
         op = scene.op(turns)
@@ -200,12 +208,12 @@ def _factors(scene: Scene) -> Iterator[Edit]:
                 continue
             factor, name = scene.read(turns, 1 - j), scene.read(turns, j)
             what = f"divided by {factor}" if op.primitive.name == "div" else f"times {factor}"
-            change = Change({edge: _as_it_is(scene, edge) for edge in edges})
+            change = BackwardChange({edge: _as_it_is(scene, edge) for edge in edges})
             sentence = (
                 f"{gradient_of(name)} lacks a factor: it is not {what}{said(scene.where(turns))}"
             )
             evidence = (("where", scene.where(turns)), ("factor", factor))
-            yield Edit(("factor", turns.key, j), "wrong-operand", sentence, change, evidence)
+            yield LoopEdit(("factor", turns.key, j), "wrong-operand", sentence, change, evidence)
 
 
 def _as_it_is(scene: Scene, edge: Edge) -> EdgeChange:
@@ -220,7 +228,7 @@ def _as_it_is(scene: Scene, edge: Edge) -> EdgeChange:
     return of
 
 
-def _turned(scene: Scene) -> Iterator[Edit]:
+def _turned(scene: Scene) -> Iterator[LoopEdit]:
     """A square gradient, or one contribution to it, that is transposed; or a weight."""
     weights = _weights(scene)
     for turns in scene.turns:
@@ -229,24 +237,24 @@ def _turned(scene: Scene) -> Iterator[Edit]:
             name = scene.read(turns, j)
             evidence = (("where", scene.where(turns)),)
             if all(_square(scene.shape(edge)) for edge in edges):
-                change = Change({edge: _transposed(scene, edge) for edge in edges})
+                change = BackwardChange({edge: _transposed(scene, edge) for edge in edges})
                 sentence = f"what flows to {name} is transposed{said(scene.where(turns))}"
-                yield Edit(("turned", turns.key, j), "transposed", sentence, change, evidence)
+                yield LoopEdit(("turned", turns.key, j), "transposed", sentence, change, evidence)
             other = op.ins[1 - j] if op.primitive.name == "dot_general" else None
             square = all(_square(scene.pull.local[edge].shape) for edge in edges)
             if isinstance(other, int) and other in weights and square:
-                change = Change({edge: _through(scene, edge) for edge in edges})
+                change = BackwardChange({edge: _through(scene, edge) for edge in edges})
                 sentence = (
                     f"{gradient_of(name)} is computed with a transposed {scene.read(turns, 1 - j)}"
                     f"{said(scene.where(turns))}"
                 )
-                yield Edit(("weight", turns.key, j), "transposed", sentence, change, evidence)
+                yield LoopEdit(("weight", turns.key, j), "transposed", sentence, change, evidence)
     for turns in scene.turns:
         refs = scene.results(turns)
         if refs is not None and _square(scene.graph.shapes[refs[0]]):
-            change = Change(values=dict.fromkeys(refs, _whole_transposed))
+            change = BackwardChange(values=dict.fromkeys(refs, _whole_transposed))
             sentence = f"the gradient of {scene.text(refs[-1])} is transposed"
-            yield Edit(("turned", turns.key), "transposed", sentence, change)
+            yield LoopEdit(("turned", turns.key), "transposed", sentence, change)
 
 
 def _weights(scene: Scene) -> set[int]:
@@ -277,7 +285,7 @@ def _whole_transposed(parts: list[Array], _: Lookup) -> Array:
     return total(parts).T
 
 
-def _side_by_side(scene: Scene) -> Iterator[Edit]:
+def _side_by_side(scene: Scene) -> Iterator[LoopEdit]:
     """Arrays that were joined, and are cut apart in another order."""
     for turns in scene.turns:
         op = scene.op(turns)
@@ -296,23 +304,25 @@ def _side_by_side(scene: Scene) -> Iterator[Edit]:
             where = scene.where(turns)
             sentence = f"the gradients of {names} are cut apart in the wrong order{said(where)}"
             evidence = (("where", where),)
-            yield Edit(("order", turns.key), "swapped-gates", sentence, Change(changes), evidence)
+            yield LoopEdit(
+                ("order", turns.key), "swapped-gates", sentence, BackwardChange(changes), evidence
+            )
 
 
-def _backwards(scene: Scene) -> Iterator[Edit]:
+def _backwards(scene: Scene) -> Iterator[LoopEdit]:
     """A cumulative sum that runs the same way back; padding that is cut off at the other end."""
     for turns in scene.turns:
         name, where = scene.op(turns).primitive.name, scene.where(turns)
         for j, edges in scene.sides(turns):
             text, evidence = scene.read(turns, j), (("where", where),)
             if name == "cumsum":
-                change = Change({edge: _along(scene, edge) for edge in edges})
+                change = BackwardChange({edge: _along(scene, edge) for edge in edges})
                 sentence = f"the cumulative sum of {text} is not reversed{said(where)}"
-                yield Edit(("cumsum", turns.key), "time-order", sentence, change, evidence)
+                yield LoopEdit(("cumsum", turns.key), "time-order", sentence, change, evidence)
             elif name == "pad" and j == 0:
-                change = Change({edge: _other_end(scene, edge) for edge in edges})
+                change = BackwardChange({edge: _other_end(scene, edge) for edge in edges})
                 sentence = f"the padding of {text} is cut off at the wrong end{said(where)}"
-                yield Edit(("pad", turns.key), "off-by-one", sentence, change, evidence)
+                yield LoopEdit(("pad", turns.key), "off-by-one", sentence, change, evidence)
 
 
 def _along(scene: Scene, edge: Edge) -> EdgeChange:
@@ -336,7 +346,7 @@ def _cut(axis: int, start: int, width: int) -> EdgeChange:
     return lambda adjoint, _: np.take(adjoint, range(start, start + width), axis)
 
 
-def exchanged(scene: Scene) -> Iterator[Edit]:
+def exchanged(scene: Scene) -> Iterator[LoopEdit]:
     """The gradients of two values of one shape, exchanged."""
     known: list[tuple[Any, str, list[int]]] = []
     for turns in scene.loops:
@@ -351,8 +361,8 @@ def exchanged(scene: Scene) -> Iterator[Edit]:
         for x, y in zip(mine, other, strict=True):
             swapped |= {x: _that_of(y), y: _that_of(x)}
         sentence = f"the gradients of {a} and {b} are exchanged"
-        change = Change(values=swapped, reads=True)
-        yield Edit(("exchanged", one, two), "swapped-gates", sentence, change)
+        change = BackwardChange(values=swapped, reads=True)
+        yield LoopEdit(("exchanged", one, two), "swapped-gates", sentence, change)
 
 
 def _that_of(ref: int) -> Callable[[list[Array], Lookup], Array]:

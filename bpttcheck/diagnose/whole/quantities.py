@@ -11,9 +11,15 @@ from bpttcheck import activations
 from bpttcheck.diagnose.base import Array
 from bpttcheck.diagnose.graph_edits import mistakes
 from bpttcheck.diagnose.whole.paths import exchanged, said, total
-from bpttcheck.diagnose.whole.scene import Edit, Quantity, Scene, alike
+from bpttcheck.diagnose.whole.scene import LoopEdit, Quantity, Scene
 from bpttcheck.oracles.step_graph.graph import ELEMENTWISE, functions, gradient_of
-from bpttcheck.oracles.step_graph.pullback import Change, Edge, EdgeChange, Lookup, ValueChange
+from bpttcheck.oracles.step_graph.pullback import (
+    BackwardChange,
+    Edge,
+    EdgeChange,
+    Lookup,
+    ValueChange,
+)
 from bpttcheck.oracles.step_graph.whole import Turns
 
 _PRODUCTS = ("mul", "dot_general")
@@ -22,7 +28,7 @@ _SHIFTS = ((0, False), (-1, False), (-1, True), (1, False), (1, True))
 Formula = Callable[[Array], Array]
 
 
-def edits(scene: Scene) -> Iterator[Edit]:
+def edits(scene: Scene) -> Iterator[LoopEdit]:
     """All of them, those of the same step first."""
     yield from _derivatives(scene)
     yield from _factors(scene)
@@ -31,7 +37,7 @@ def edits(scene: Scene) -> Iterator[Edit]:
     yield from exchanged(scene)
 
 
-def _derivatives(scene: Scene) -> Iterator[Edit]:
+def _derivatives(scene: Scene) -> Iterator[LoopEdit]:
     """The local derivative of a function of one variable: of another one, or of another value."""
     found = [*functions(scene.graph), *_chains(scene)]
     for spans in ({k: (z, v) for k, z, v in found[::-1]}, {k: (z, v) for k, z, v in found}):
@@ -46,8 +52,9 @@ def _chains(scene: Scene) -> Iterator[tuple[int, int, int]]:
     for k, op in enumerate(graph.ops):
         moving = [op.ins[j] for j in graph.moving(op) if graph.floats[op.ins[j]]]
         out = scene.result(k)
-        unary = len(moving) == 1 and op.primitive.name in ELEMENTWISE and out is not None
-        if unary and graph.shapes[out] == graph.shapes[moving[0]]:
+        if out is None or len(moving) != 1 or op.primitive.name not in ELEMENTWISE:
+            continue
+        if graph.shapes[out] == graph.shapes[moving[0]]:
             root[out] = root.get(moving[0], moving[0])
             if uses[moving[0]] == 1:
                 ends.pop(moving[0], None)
@@ -56,7 +63,7 @@ def _chains(scene: Scene) -> Iterator[tuple[int, int, int]]:
         yield k, root[out], out
 
 
-def _of_spans(scene: Scene, spans: Mapping[int, tuple[int, int]]) -> Iterator[Edit]:
+def _of_spans(scene: Scene, spans: Mapping[int, tuple[int, int]]) -> Iterator[LoopEdit]:
     for turns in scene.turns:
         if "block" in turns.key or any(k not in spans for k in turns.ops):
             continue
@@ -77,7 +84,7 @@ def _of_spans(scene: Scene, spans: Mapping[int, tuple[int, int]]) -> Iterator[Ed
             )
             evidence = (("where", where), ("instead", formula))
             key = ("derivative", turns.key, formula, scene.text(pairs[-1][0]))
-            yield Edit(key, "wrong-derivative", sentence, Change(extra=extra), evidence)
+            yield LoopEdit(key, "wrong-derivative", sentence, BackwardChange(extra=extra), evidence)
 
 
 _FORMULAS: tuple[tuple[str, Formula], ...] = (
@@ -125,7 +132,7 @@ def _when(shift: int, wrap: bool) -> str:
     return f" of the step {'before' if shift < 0 else 'after'}{end}"
 
 
-def _factors(scene: Scene) -> Iterator[Edit]:
+def _factors(scene: Scene) -> Iterator[LoopEdit]:
     """``d_v q`` for ``d_v b`` at a product ``v = a b``."""
     for turns in scene.turns:
         op = scene.op(turns)
@@ -138,32 +145,31 @@ def _factors(scene: Scene) -> Iterator[Edit]:
             own = [np.asarray(graph.read(values, graph.ops[k].ins[1 - j])) for k, _ in edges]
             if len({array.shape for array in own}) > 1:
                 continue
-            after = scene.next_of(own)
             made, belongs = gradient_of(scene.read(turns, j)), scene.read(turns, 1 - j)
             for q, shift, wrap, arrays in _alike(scene, turns, own):
                 moved = shift or q.text == belongs
-                moved = moved or (after and alike(arrays, after))
+                moved = moved or scene.is_beside(own, arrays)
                 used = f"{q.text}{_when(shift, wrap)}"
                 if q.text == belongs and not shift:
                     used = f"{q.text} of another step"
                 sentence = (
                     f"{made} is made with {used} where {belongs} belongs{said(scene.where(turns))}"
                 )
-                change = Change({
+                change = BackwardChange({
                     edge: _with(scene, edge, array)
                     for edge, array in zip(edges, arrays, strict=True)
                 })  # fmt: skip
                 key = ("other", turns.key, j, q.key, shift, wrap)
                 evidence = (("where", scene.where(turns)), ("used", used), ("belongs", belongs))
                 code = "off-by-one" if moved else "wrong-operand"
-                yield Edit(key, code, sentence, change, evidence)
+                yield LoopEdit(key, code, sentence, change, evidence)
 
 
 def _with(scene: Scene, edge: Edge, other: Array) -> EdgeChange:
     return lambda adjoint, _: scene.pull.with_other(edge, adjoint, other)
 
 
-def _cotangents(scene: Scene) -> Iterator[Edit]:
+def _cotangents(scene: Scene) -> Iterator[LoopEdit]:
     """``q b`` for ``d_v b``: the gradient of another value of the same shape, or of its step."""
     shapes = scene.graph.shapes
     made = [
@@ -196,7 +202,7 @@ def _is_shared(scene: Scene, edges: list[Edge]) -> bool:
 
 def _incoming(
     scene: Scene, turns: Turns, j: int, edges: list[Edge], other: Turns, refs: list[int], shift: int
-) -> Edit:
+) -> LoopEdit:
     op = scene.op(turns)
     made = gradient_of(scene.read(turns, j))
     belongs, used = (gradient_of(scene.text(x)) for x in (op.outs[0], refs[-1]))
@@ -210,7 +216,7 @@ def _incoming(
     evidence = (("where", scene.where(turns)), ("used", used), ("belongs", belongs))
     key = ("incoming", turns.key, j, other.key, shift)
     code = "off-by-one" if shift else "wrong-operand"
-    return Edit(key, code, sentence, Change(changes, reads=True), evidence)
+    return LoopEdit(key, code, sentence, BackwardChange(changes, reads=True), evidence)
 
 
 def _from(scene: Scene, edge: Edge, ref: int | None) -> EdgeChange:
@@ -219,7 +225,7 @@ def _from(scene: Scene, edge: Edge, ref: int | None) -> EdgeChange:
     return lambda _, adjoint: scene.pull.pulled(edge, adjoint(ref)[None])[0]
 
 
-def _added(scene: Scene) -> Iterator[Edit]:
+def _added(scene: Scene) -> Iterator[LoopEdit]:
     """What belongs to the last step alone comes in at every step."""
     once = [turns for turns in scene.turns if len(turns.ops) == 1]
     readers: dict[int, list[tuple[Any, Edge]]] = {}
@@ -233,13 +239,13 @@ def _added(scene: Scene) -> Iterator[Edit]:
             op = scene.graph.ops[edge[0]]
             adjoint = scene.pull.adjoint(op.outs[0])
             share = scene.pull.pulled(edge, adjoint[None])[0]
-            change = Change(values=dict.fromkeys(refs[:-1], _plus(share)))
+            change = BackwardChange(values=dict.fromkeys(refs[:-1], _plus(share)))
             sentence = (
                 f"what {scene.text(op.outs[0])} sends to the last {scene.text(refs[-1])} is added "
                 f"at every step{said(scene.where(turns))}"
             )
             evidence = (("where", scene.where(turns)),)
-            yield Edit(("added", turns.key, key), "doubled-path", sentence, change, evidence)
+            yield LoopEdit(("added", turns.key, key), "doubled-path", sentence, change, evidence)
 
 
 def _plus(share: Array) -> ValueChange:

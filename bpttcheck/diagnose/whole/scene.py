@@ -11,7 +11,7 @@ import numpy as np
 
 from bpttcheck.diagnose.base import Array, FailingExample
 from bpttcheck.oracles.step_graph.graph import MOVES, Fixed, Op
-from bpttcheck.oracles.step_graph.pullback import Change, Edge, EdgeChange
+from bpttcheck.oracles.step_graph.pullback import BackwardChange, Edge, EdgeChange
 from bpttcheck.oracles.step_graph.source_names import SourceNames
 from bpttcheck.oracles.step_graph.whole import Turns
 
@@ -20,7 +20,7 @@ GATHERING = frozenset(["concatenate", "stack", "dynamic_update_slice", "scatter"
 
 
 @dataclass(frozen=True)
-class Edit:
+class LoopEdit:
     """One mistake.
 
     Args:
@@ -34,7 +34,7 @@ class Edit:
     key: tuple[Any, ...]
     code: str
     sentence: str
-    change: Change
+    change: BackwardChange
     evidence: tuple[tuple[str, Any], ...] = ()
 
 
@@ -85,8 +85,8 @@ class Scene:
         """A maximum that is subtracted before an exponential changes nothing: nobody derives it."""
         graph, pull = self.graph, self.pull
         shifts = [edge for edge in pull.local if graph.ops[edge[0]].primitive.name == "reduce_max"]
-        cut = Change({edge: _nothing(graph.shapes[self.operand(edge)]) for edge in shifts})
-        pairs = pull.inputs([cut, Change()]) if shifts else []
+        cut = BackwardChange({edge: _nothing(graph.shapes[self.operand(edge)]) for edge in shifts})
+        pairs = pull.inputs([cut, BackwardChange()]) if shifts else []
         if all(np.allclose(both[0], both[1], rtol=1e-9, atol=1e-12) for both in pairs):
             for edge in shifts:
                 pull.forget(edge)
@@ -237,13 +237,14 @@ class Scene:
         ]  # fmt: skip
         return list(self._states(made))
 
-    def next_of(self, own: Sequence[Array]) -> tuple[Array, ...]:
-        """If these are a state before every turn, the state after each; else nothing."""
+    def is_beside(self, own: Sequence[Array], other: Sequence[Array]) -> bool:
+        """True if one is a state before every turn, and the other the same state after it."""
         n = len(own)
-        for q in self.states:
-            if len(q.arrays) == n + 1 and alike(own, q.arrays[:n]):
-                return q.arrays[1:]
-        return ()
+        return any(
+            len(q.arrays) == n + 1 and alike(before, q.arrays[:n]) and alike(after, q.arrays[1:])
+            for q in self.states
+            for before, after in ((own, other), (other, own))
+        )
 
     def _states(self, made: Sequence[Quantity]) -> Iterator[Quantity]:
         known: set[Any] = set()

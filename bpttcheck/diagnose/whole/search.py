@@ -13,7 +13,7 @@ from bpttcheck.blocks import D_XS, d_state0, of_params, of_state
 from bpttcheck.calibration import LIMIT
 from bpttcheck.diagnose.base import Array, Evidence, FailingExample, diagnosis
 from bpttcheck.diagnose.whole import over_time, paths, quantities
-from bpttcheck.diagnose.whole.scene import Edit, Scene
+from bpttcheck.diagnose.whole.scene import LoopEdit, Scene
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Diagnosis
@@ -33,14 +33,14 @@ class Fit:
         wrong: the blocks that are wrong.
     """
 
-    edit: Edit
+    edit: LoopEdit
     ratios: Mapping[str, float]
     says: frozenset[str]
     gradient: Mapping[str, Array]
     wrong: tuple[str, ...]
 
 
-class Search:
+class EditSearch:
     """Every edit of the whole sequence, tried on the examples of a bug.
 
     One search serves all blocks that are wrong.
@@ -115,7 +115,7 @@ class Search:
 def _fits(example: FailingExample, only: set[Any] | None) -> Iterator[tuple[Any, Fit]]:
     scene = Scene(example)
     with np.errstate(all="ignore"):
-        every: dict[Any, Edit] = {}
+        every: dict[Any, LoopEdit] = {}
         for edit in chain(over_time.edits(scene), paths.edits(scene), quantities.edits(scene)):
             if only is None or edit.key in only:
                 every.setdefault(edit.key, edit)

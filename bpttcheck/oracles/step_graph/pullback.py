@@ -47,7 +47,7 @@ _ROUNDS = 16
 
 
 @dataclass(frozen=True)
-class Change:
+class BackwardChange:
     """One change of the backward pass, at any number of places.
 
     Args:
@@ -179,7 +179,7 @@ class Pullback:
         self._operands: dict[int, list[int]] = {}
         for k, j in local:
             self._operands.setdefault(k, []).append(j)
-        right = self._sweep([Change()], [self._nothing])
+        right = self._sweep([BackwardChange()], [self._nothing])
         self.right: dict[int, Array] = {ref: adjoint[0] for ref, adjoint in right.items()}
 
     def forget(self, edge: Edge) -> None:
@@ -199,7 +199,7 @@ class Pullback:
                 return np.broadcast_to(cotangent, self.graph.shapes[ref])
         return None
 
-    def inputs(self, changes: Sequence[Change]) -> list[Array]:
+    def inputs(self, changes: Sequence[BackwardChange]) -> list[Array]:
         """The gradient of every input, ``(E, ...)``: one for each change alone."""
         parts: list[list[Array]] = []
         for start in range(0, len(changes), _CHUNK):
@@ -234,7 +234,7 @@ class Pullback:
     def _nothing(self, ref: int) -> Array:
         return np.zeros(self.graph.shapes[ref])
 
-    def _settled(self, changes: Sequence[Change]) -> dict[int, Array]:
+    def _settled(self, changes: Sequence[BackwardChange]) -> dict[int, Array]:
         """Sweep until what is read of other adjoints is what they are."""
         lookups: list[Lookup] = [self.adjoint] * len(changes)
         reads = any(change.reads for change in changes)
@@ -251,7 +251,9 @@ class Pullback:
     def _from(self, adjoints: Mapping[int, Array], e: int) -> Lookup:
         return lambda ref: adjoints[ref][e] if ref in adjoints else self._nothing(ref)
 
-    def _sweep(self, changes: Sequence[Change], lookups: Sequence[Lookup]) -> dict[int, Array]:
+    def _sweep(
+        self, changes: Sequence[BackwardChange], lookups: Sequence[Lookup]
+    ) -> dict[int, Array]:
         """The adjoint ``(E, ...)`` of every value, one for each change."""
         graph, size = self.graph, len(changes)
         edges: dict[Edge, list[int]] = {}
