@@ -50,7 +50,7 @@ def _chains(scene: Scene) -> Iterator[tuple[int, int, int]]:
     root: dict[int, int] = {}
     ends: dict[int, int] = {}
     for k, op in enumerate(graph.ops):
-        moving = [op.ins[j] for j in graph.moving(op) if graph.floats[op.ins[j]]]
+        moving: list[int] = [op.ins[j] for j in graph.moving(op) if graph.floats[op.ins[j]]]
         out = scene.result(k)
         if out is None or len(moving) != 1 or op.primitive.name not in ELEMENTWISE:
             continue
