@@ -12,19 +12,26 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["pytester"]
+ROOT = Path(__file__).parent
 
-# `benchmarks` is imported from here, at the end: the package itself is the installed one.
-sys.path.append(str(Path(__file__).parent))
 
-settings.register_profile(
-    "default", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI"))
-)
-settings.register_profile("nightly", deadline=None, max_examples=1000)
-settings.load_profile("default")
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Nothing of a copy of this repository that lies inside another project."""
+    inside = config.rootpath != ROOT and collection_path.is_relative_to(ROOT)
+    return True if inside else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.rootpath != ROOT:
+        return
+    # `benchmarks` is imported from here, at the end: the package itself is the installed one.
+    sys.path.append(str(ROOT))
+    settings.register_profile(
+        "default", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI"))
+    )
+    settings.register_profile("nightly", deadline=None, max_examples=1000)
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("default")
     config.addinivalue_line("markers", "nightly: a deeper sweep; runs under the profile nightly")
     config.addinivalue_line(
         "markers", "sampled(n): n of its parameters, evenly spread; all under the profile nightly"
@@ -68,6 +75,8 @@ def _compile_cheaply(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.rootpath != ROOT:
+        return
     if config.getoption("--hypothesis-profile") == "nightly":
         return
     skip = pytest.mark.skip(reason="a deeper sweep: pytest --hypothesis-profile=nightly")

@@ -21,7 +21,7 @@ from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.subject.subject import Subject
 
 DTYPES = ("float64", "float32")
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs" / "evidence"
 
 
 def runs(names: Iterable[str] = (), seed: int = 0) -> Iterator[tuple[str, Run]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bpttcheck.adapt.definitions import defs
     from bpttcheck.adapt.functions import in_module
+    from bpttcheck.bench.in_pytest import parametrize_with_benchmarks
     from bpttcheck.bptt.backpropagate import backpropagate
     from bpttcheck.bptt.unroll import unroll
     from bpttcheck.contract import Cell, Layer
@@ -40,6 +41,7 @@ __all__ = [
     "check_vjp",
     "defs",
     "in_module",
+    "parametrize_with_benchmarks",
     "parametrize_with_checks",
     "unroll",
 ]
@@ -60,6 +62,7 @@ _HOMES = {
     "check_vjp": "verify.functions",
     "defs": "adapt.definitions",
     "in_module": "adapt.functions",
+    "parametrize_with_benchmarks": "bench.in_pytest",
     "parametrize_with_checks": "pytest_plugin",
     "unroll": "bptt.unroll",
 }
@@ -82,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*__all__, *_MODULES, "__version__"})

@@ -1,8 +1,8 @@
 """The constants of the error model.
 
 ``python -m benchmarks.calibration`` measures what they rest on and prints this table beside the
-measurements; ``docs/calibration.md`` holds its latest output. No problem, cell or test has a
-tolerance of its own.
+measurements; ``docs/evidence/calibration.md`` holds its latest output. No problem, cell or test has
+a tolerance of its own.
 """
 
 from __future__ import annotations

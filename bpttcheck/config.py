@@ -11,7 +11,7 @@ from bpttcheck.errors import ContractError
 
 TABLE = "[tool.bpttcheck]"
 DTYPES = ("float64", "float32")
-ORACLES = ("jax",)
+ORACLES = ("jax", "torch", "differences")
 RANDOM = "random"
 FAILURES = ".bpttcheck"
 
@@ -28,7 +28,8 @@ class Settings:
         inconclusive: what an inconclusive check does under pytest, ``"fail"`` or ``"skip"``.
         store: the folder in which failures are stored, relative to the project; None for nowhere.
         strict: whether remarks on conduct are failures.
-        require: oracles whose loss makes a check inconclusive, such as ``("jax",)``.
+        require: oracles without which a check is inconclusive, such as ``("jax",)``, or
+            ``("torch",)`` where subjects of torch have a reference.
         lengths: values of T to try in any case; None: only the usual ones.
         batches: values of B likewise.
         sizes: ``(n_in, n_hidden)`` pairs that are used alone; None for any.

@@ -32,7 +32,7 @@ def index(
         return value
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes})
+        return sorted({*getattr(sys.modules[package], "__all__", ()), *homes})
 
     return load, names
 

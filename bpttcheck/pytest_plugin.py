@@ -50,8 +50,13 @@ class _Request:
     """The arguments of one use of :func:`parametrize_with_checks`."""
 
     subjects: tuple[Any, ...]
-    expected_failures: Mapping[str, str]
+    expected_failures: Mapping[str, str] | Callable[[Any], Mapping[str, str] | None]
     options: Mapping[str, Any]
+
+    def failures_of(self, subject: Any) -> dict[str, str]:
+        """Why checks of this subject are expected to fail, by check."""
+        given = self.expected_failures
+        return dict((given(subject) or {}) if callable(given) else given)
 
 
 class NamedCheck:
@@ -62,6 +67,7 @@ class NamedCheck:
         options: passed on to :func:`bpttcheck.check`.
         inconclusive: ``"fail"`` or ``"skip"``; an internal error fails in any case.
         session: makes or finds the :class:`bpttcheck.verify.session.Session` of the tests.
+        label: tells subjects of one name apart; ``""``: the subject's own name.
     """
 
     def __init__(
@@ -70,8 +76,10 @@ class NamedCheck:
         options: Mapping[str, Any],
         inconclusive: str = "fail",
         session: Callable[[], Any] = lambda: None,
+        label: str = "",
     ) -> None:
         self.name = name
+        self.label = label
         self.session = session
         self.options = options
         self.inconclusive = inconclusive
@@ -98,15 +106,21 @@ class NamedCheck:
 
 
 class PlantedBugs:
-    """The self-test of one subject: every known bug planted in it must be caught.
+    """The self-test of one subject: the known bugs that are planted in it must be caught.
 
     Args:
         options: as for :func:`bpttcheck.check`; those that a self-test takes are used.
+        family: plant bugs of this family; ``""``: of all.
+        each: at most so many of a family; None: all.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], family: str = "", each: int | None = None
+    ) -> None:
         taken = ("reference", "sizes", "dtypes", "examples", "seed")
         self.options = {key: options[key] for key in taken if key in options}
+        self.options |= {"families": (family,)} if family else {}
+        self.options |= {"each": each} if each else {}
 
     def __call__(self, subject: Any) -> None:
         """Plant the catalogue; fail the test if a bug was missed."""
@@ -125,7 +139,7 @@ class PlantedBugs:
 def parametrize_with_checks(
     subjects: Iterable[Any],
     *,
-    expected_failures: Mapping[str, str] | None = None,
+    expected_failures: Mapping[str, str] | Callable[[Any], Mapping[str, str] | None] | None = None,
     **options: Any,
 ) -> Callable[[_Decorated], _Decorated]:
     """Turn a test function of ``(subject, check)`` into one test for each subject and check.
@@ -138,11 +152,13 @@ def parametrize_with_checks(
 
     Args:
         subjects: cells, layers or :class:`bpttcheck.Subject`.
-        expected_failures: check name -> why it is known to fail; one that passes is an error.
+        expected_failures: check name -> why it is known to fail; one that passes is an error. Or a
+            function from a subject to such a dict, where they differ by subject.
         **options: as for :func:`bpttcheck.check`, and ``inconclusive="skip"`` to skip rather than
             fail a check that could not decide (one that an internal error stopped fails in any
-            case). The command line outweighs them. ``selftest=True``
-            adds one test for each subject that plants known bugs in it (minutes, not seconds).
+            case). The command line outweighs them. ``selftest=True`` adds tests that plant known
+            bugs in each subject, one test and one bug for each family (about a second each);
+            ``selftest="all"`` plants the whole catalogue (minutes).
 
     Returns:
         The decorator.
@@ -167,7 +183,10 @@ def parametrize_with_checks(
                 f"unknown option {option!r}{near(option, known)} (known: {', '.join(known)})",
                 item=option,
             )
-    return pytest.mark.bpttcheck(_Request(found, dict(expected_failures or {}), options))
+    wanted = options.get("selftest", False)
+    if wanted not in (False, True, "all"):
+        raise ContractError(f"selftest={wanted!r}, expected True or 'all'", item="selftest")
+    return pytest.mark.bpttcheck(_Request(found, expected_failures or {}, options))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -181,11 +200,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bpttcheck-report", metavar="PATH", help="write the reports of all checks as JSON"
     )
     group.addoption(
+        "--bpttcheck-html", metavar="PATH", help="write the reports of all checks as one HTML page"
+    )
+    group.addoption(
         "--bpttcheck-strict", action="store_true", help="remarks on conduct are failures"
     )
     group.addoption(
         "--bpttcheck-require", action="append", metavar="ORACLE",
-        help="without this oracle (jax) nothing is decided; repeatable",
+        help="without this oracle (jax, torch, differences) nothing is decided; repeatable",
     )  # fmt: skip
 
 
@@ -223,7 +245,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Attach the results to pytest's report; show the report's text instead of a traceback."""
     run: Any = item.config.pluginmanager.get_plugin(_RUN)
-    results = _take_results(item, run.failures) if call.when == "call" else []
+    page = item.config.getoption("--bpttcheck-html") is not None
+    results = _take_results(item, run.failures, page) if call.when == "call" else []
     for record in results:
         item.user_properties += [(f"bpttcheck_{k}", v) for k, v in record["summary"].items()]
     ours = call.excinfo is not None and isinstance(call.excinfo.value, BpttcheckError)
@@ -233,7 +256,10 @@ def pytest_runtest_makereport(
     if results:
         setattr(report, _RECORDS, results)
         if ours and call.excinfo is not None and report.failed:
-            report.longrepr = call.excinfo.getrepr(style="value", chain=False)
+            shown: Any = call.excinfo.getrepr(style="value", chain=False)
+            # pytest cuts this line at the terminal's width: what is wrong comes first.
+            shown.reprcrash.message = _short(call.excinfo.value)
+            report.longrepr = shown
     return report
 
 
@@ -251,7 +277,7 @@ class _Run:
         self.random = asked == RANDOM
         self.seed: int = told[_SEED] if _SEED in told else draw_seed(asked)
         self.records: dict[str, list[dict[str, Any]]] = {}
-        self.trouble = ""
+        self.trouble = self.page_trouble = ""
         self._session: Any = None
 
     def session(self) -> Any:
@@ -271,12 +297,9 @@ class _Run:
             options["seed"] = self.seed
         options["seed"] = draw_seed(parse_seed(options["seed"]))
         names = check_names(options.pop("checks"), NAMES)
-        check_names(tuple(request.expected_failures), NAMES)
         inconclusive = options.pop("inconclusive")
         options = {k: v for k, v in options.items() if k not in _ELSEWHERE and not _unset(k, v)}
         planted = options.pop("selftest", False)
-        if request.expected_failures:
-            options["expected_failures"] = request.expected_failures
         sets: list[Any] = []
         for subject, label in zip(request.subjects, _labels(request.subjects), strict=True):
             # xdist gives the tests of a group to one worker under --dist=loadgroup.
@@ -284,12 +307,16 @@ class _Run:
             marks = [pytest.mark.xdist_group(f"bpttcheck {label}")] if together else []
             target = getattr(subject, "target", subject)
             known = names_for(target)
+            expected = request.failures_of(subject)
+            check_names(tuple(expected), NAMES)
+            own = {**options, "expected_failures": expected} if expected else options
             for name in [name for name in names if name in known]:
-                check = NamedCheck(name, options, inconclusive, self.session)
+                check = NamedCheck(name, own, inconclusive, self.session, label)
                 sets.append(pytest.param(subject, check, id=f"{label}-{name}", marks=marks))
-            if planted:
-                bugs = PlantedBugs(options)
-                sets.append(pytest.param(subject, bugs, id=f"{label}-selftest", marks=marks))
+            for family in _families(target) if planted else ():
+                bugs = PlantedBugs(options, family, None if planted == "all" else 1)
+                name = f"{label}-selftest-{family}"
+                sets.append(pytest.param(subject, bugs, id=name, marks=marks))
         return sets
 
     @pytest.hookimpl(optionalhook=True)
@@ -317,6 +344,9 @@ class _Run:
         path = self.config.getoption("--bpttcheck-report")
         if path and not hasattr(self.config, "workerinput"):
             self.trouble = _write(Path(path), self.seed, self._all())
+        path = self.config.getoption("--bpttcheck-html")
+        if path and not hasattr(self.config, "workerinput"):
+            self.page_trouble = _write_page(Path(path), self._all())
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Report how much was checked."""
@@ -329,6 +359,9 @@ class _Run:
             terminalreporter.write_line(_counts(records))
         if path:
             terminalreporter.write_line(self.trouble or f"reports written to {path}")
+        page = self.config.getoption("--bpttcheck-html")
+        if page:
+            terminalreporter.write_line(self.page_trouble or f"page written to {page}")
         for line in dict.fromkeys(line for record in records for line in record["stored"]):
             terminalreporter.write_line(line)
         for line in [line for record in records for line in record["annotations"]]:
@@ -340,17 +373,28 @@ class _Run:
         ]
 
 
+def _families(target: Any) -> tuple[str, ...]:
+    """The families of bugs that can be planted in a subject."""
+    from bpttcheck import mutants
+    from bpttcheck.traits import trait
+
+    of_function = trait(target, "signature") is not None
+    return (mutants.SOURCE,) if of_function else (*mutants.FAMILIES, mutants.SOURCE)
+
+
 def _conclude(check: NamedCheck, report: Any) -> None:
     """End the test according to its report."""
     __tracebackhide__ = True
+    from bpttcheck.cli.terminal import columns
     from bpttcheck.results.records import Verdict
-    from bpttcheck.results.text import outcome
+    from bpttcheck.results.text import outcome, render
 
+    text = render(report, columns())
     if report.verdict is Verdict.FAILED:
         broken = [finding for finding in report.findings if finding.check == "contract"]
         if broken and check.name != "contract":  # the test of `contract` reports it
             raise ContractError(f"the contract is broken: {broken[0].message}")
-        raise (ContractError(str(report)) if broken else GradientMismatch(str(report), report))
+        raise (ContractError(text) if broken else GradientMismatch(text, report))
     result = next(result for result in report.checks if result.name == check.name)
     ending = outcome(result)
     if ending == "skipped":
@@ -360,7 +404,7 @@ def _conclude(check: NamedCheck, report: Any) -> None:
     if ending != "passed" and check.inconclusive == "skip" and _INTERNAL not in result.reason:
         pytest.skip(f"inconclusive: {result.reason}")
     if ending != "passed":
-        pytest.fail(str(report), pytrace=False)
+        pytest.fail(text, pytrace=False)
 
 
 def _given(config: pytest.Config) -> dict[str, Any]:
@@ -409,22 +453,31 @@ def _labels(subjects: Sequence[Any]) -> list[str]:
     return labels
 
 
-def _take_results(item: pytest.Item, folder: Path | None) -> list[dict[str, Any]]:
+def _short(error: BaseException) -> str:
+    """One line: the block that is wrong, and how."""
+    worst = re.search(r"^1\. .*\n +(.*)", str(error), re.MULTILINE)
+    return worst[1] if worst else str(error).partition("\n")[0]
+
+
+def _take_results(item: pytest.Item, folder: Path | None, page: bool) -> list[dict[str, Any]]:
     """The results of this test's checks, as plain values that can be sent between processes."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     check = parameters.get("check")
     if not isinstance(check, NamedCheck):
         return []
     taken, check.results = check.results, []
-    return [_record(check.name, subject, report, folder) for subject, report in taken]
+    return [_record(check, subject, report, folder, page) for subject, report in taken]
 
 
-def _record(name: str, subject: Any, report: Any, folder: Path | None) -> dict[str, Any]:
+def _record(
+    check: NamedCheck, subject: Any, report: Any, folder: Path | None, page: bool
+) -> dict[str, Any]:
     from bpttcheck.results.text import outcome
 
+    name = check.name
     result = next(result for result in report.checks if result.name == name)
     summary = {
-        "subject": report.subject,
+        "subject": check.label or report.subject,
         "check": name,
         "verdict": outcome(result).lower(),
         "cases": result.cases,
@@ -445,8 +498,19 @@ def _record(name: str, subject: Any, report: Any, folder: Path | None) -> dict[s
         "stored": lines,
         "summary": {key: value for key, value in summary.items() if value is not None},
         "annotations": annotations,
-        "report": report.to_dict(),
+        "page": _section(report) if page else "",
+        "report": {
+            **report.to_dict(),
+            "subject": summary["subject"],
+            "verdict": summary["verdict"],
+        },
     }
+
+
+def _section(report: Any) -> str:
+    from bpttcheck.results.page import section
+
+    return section(report)
 
 
 def _drop_own_frames(excinfo: Any) -> None:
@@ -485,9 +549,23 @@ def _write(path: Path, seed: int, records: Sequence[Mapping[str, Any]]) -> str:
 
     reports = [{"nodeid": record["nodeid"], **record["report"]} for record in records]
     document = {"schema_version": SCHEMA_VERSION, "seed": seed, "reports": reports}
+    return _written(path, json.dumps(document, indent=2) + "\n", "reports")
+
+
+def _write_page(path: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    """Write all reports as one HTML page; returns the error, or ``""``."""
+    from bpttcheck.results.page import page
+
+    summaries = [record["summary"] for record in records]
+    names = [(f"{one['subject']}, {one['check']}", one["verdict"]) for one in summaries]
+    sections = [(*name, record["page"]) for name, record in zip(names, records, strict=True)]
+    return _written(path, page(sections), "page")
+
+
+def _written(path: Path, text: str, what: str) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        return f"reports could not be written to {path}: {error}"
+        return f"{what} could not be written to {path}: {error}"
     return ""

@@ -16,6 +16,7 @@ from bpttcheck.blocks import Block
 from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
+from bpttcheck.mutants import SOURCE
 from bpttcheck.mutants.source import RAISES
 from bpttcheck.results.records import Case, Finding, Verdict
 from bpttcheck.subject.filled import filled
@@ -105,6 +106,7 @@ def selftest(
     reference: Any = None,
     sizes: Any = None,
     families: Sequence[str] | None = None,
+    each: int | None = None,
     seed: int = 0,
     examples: int = 100,
     dtypes: Sequence[str] = ("float64", "float32"),
@@ -117,6 +119,7 @@ def selftest(
         reference: as in :func:`bpttcheck.check`.
         sizes: as in :func:`bpttcheck.check`.
         families: families of :data:`bpttcheck.mutants.FAMILIES`, and ``"source"``; None: all.
+        each: at most so many bugs of each family, evenly spread; None: all.
         seed: seed of the cases.
         examples: cases in each gradient check.
         dtypes: dtypes to check.
@@ -142,6 +145,7 @@ def selftest(
     every = (*mutants.FAMILIES, mutants.SOURCE) if right.traits.signature is None else None
     chosen = every if families is None else families
     bugs = mutants.catalogue(right.target, families=chosen, sizes=base.cases.sizes)
+    bugs = bugs if each is None else _spread(bugs, each)
     cases = [base.cases.case(index) for index in range(options.examples)]
     planted: list[Planted] = []
     for number, bug in enumerate(bugs):
@@ -150,6 +154,23 @@ def selftest(
         planted.append(_plant(base, right, bug, options, cases, seen))
     seconds = time.perf_counter() - started
     return SelfTest(right.name, tuple(planted), options.seed, options.examples, seconds)
+
+
+_OF_THE_SOURCE = 8
+"""The operators on a source are many families: so many times as many bugs of them."""
+
+
+def _spread(bugs: Sequence[Mutant], each: int) -> list[Mutant]:
+    """At most ``each`` bugs of every family, evenly spread over it."""
+    families: dict[str, list[Mutant]] = {}
+    for bug in bugs:
+        families.setdefault(bug.family, []).append(bug)
+    found: list[Mutant] = []
+    for family, some in families.items():
+        most = each * _OF_THE_SOURCE if family == SOURCE else each
+        count = min(most, len(some))
+        found += [some[(2 * i + 1) * len(some) // (2 * count)] for i in range(count)]
+    return found
 
 
 # Families whose bugs change conduct: the checks of conduct run first.

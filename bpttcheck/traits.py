@@ -1,8 +1,8 @@
 """The optional attributes by which a cell or a layer declares its properties.
 
-Every trait is an optional attribute of the class or of the instance. ``docs/traits.md`` documents
-them; a test compares the two. An attribute that has the name of a trait and another type is not a
-trait: it is ignored, and the report says so.
+Every trait is an optional attribute of the class or of the instance. ``docs/reference/traits.md``
+documents them; a test compares the two. An attribute that has the name of a trait and another type
+is not a trait: it is ignored, and the report says so.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Traits:
         initial_state_vjp: ``initial_state_vjp(params, d_state0)``.
         step_jvp: ``step_jvp(params, state, x, v_params, v_state, v_x) -> (v_new_state, v_y)``.
         jvp: ``jvp(params, xs, state0, v_params, v_xs, v_state0[, mask]) -> (v_ys, v_state_T)``.
+        jax_reference: ``jax_reference(arrays by input) -> [output, ...]``, of a function.
+        adapter_notes: ``adapter_notes() -> texts``: what the report is to say of it.
         name: its name in reports.
         signature: the inputs and outputs of what is not a layer but a function of any form.
         ignored: attributes with the name of a trait and another type.
@@ -84,6 +86,7 @@ class Traits:
     to_reference: Callable[[Any], Any] = _identity
     sequence: Callable[..., Any] | None = None
     torch_reference: Callable[..., Any] | None = None
+    jax_reference: Callable[..., Any] | None = None
     surrogate: str = ""
     surrogate_step: Callable[..., Any] | None = None
     full: Any = None
@@ -91,6 +94,7 @@ class Traits:
     initial_state_vjp: Callable[..., Any] | None = None
     step_jvp: Callable[..., Any] | None = None
     jvp: Callable[..., Any] | None = None
+    adapter_notes: Callable[[], tuple[str, ...]] | None = None
     name: str = ""
     signature: Any = None
     ignored: tuple[str, ...] = ()
@@ -180,8 +184,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "name": _text,
     "signature": lambda given: given if isinstance(given, Signature) else None,
     **dict.fromkeys(
-        ("to_reference", "sequence", "torch_reference", "surrogate_step", "adjoints",
-         "initial_state_vjp", "step_jvp", "jvp"), _function,
+        ("to_reference", "sequence", "torch_reference", "jax_reference", "surrogate_step",
+         "adjoints", "initial_state_vjp", "step_jvp", "jvp", "adapter_notes"), _function,
     ),
     **dict.fromkeys(
         ("supports_mask", "contiguous", "fixed_sizes", "causal", "splits_in_time", "exact_length",

@@ -1,6 +1,7 @@
 """The tester is tested: with known bugs, and with a tester that has been weakened."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -260,3 +261,10 @@ class Soft:
         x, z = cache
         d_z = (d_state + d_y) * (1 - np.tanh(z) ** 2)
         return {"U": d_z.T @ x}, d_z / 2, d_z @ params["U"]
+
+
+def test_a_few_of_each_family_are_planted_evenly():
+    found = selftest(
+        cells.Elman(), families=["sign", "scale"], each=2, examples=2, dtypes=["float64"]
+    )
+    assert Counter(one.family for one in found.planted) == {"sign": 2, "scale": 2}

@@ -15,7 +15,7 @@ from bpttcheck.subject.subject import Subject
 from bpttcheck.traits import TRAITS, Traits
 
 PACKAGE = Path(bpttcheck.__file__).parent
-PAGE = Path(__file__).parents[1] / "docs" / "traits.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "traits.md"
 
 GIVEN = {
     "sizes": [(3, 4)], "lengths": (2, 1), "batches": [3], "supports_mask": False,
@@ -24,6 +24,7 @@ GIVEN = {
     "deterministic": True, "final_state_gradient": False, "reference": len, "to_reference": len,
     "sequence": len, "surrogate": "truncated", "surrogate_step": len, "full": 5, "adjoints": len,
     "initial_state_vjp": len, "name": "mine", "step_jvp": len, "jvp": len, "torch_reference": len,
+    "jax_reference": len, "adapter_notes": tuple,
     "signature": Signature.parse("x: N -> y: N"),
 }  # fmt: skip
 ANOTHER_TYPE = {

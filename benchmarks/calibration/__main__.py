@@ -4,7 +4,7 @@
 
 Correct cells, built in or as users write them, over every regime and dtype, with the constants
 varied one at a time: what is called wrong is a false alarm. With ``--write`` the result replaces
-``docs/calibration.md``.
+``docs/evidence/calibration.md``.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--few-cases", type=int, default=10, help="the same, for the ingredients")
     parser.add_argument("--law-examples", type=int, default=60, help="`examples` of the laws")
     parser.add_argument("--check-examples", type=int, default=100, help="`examples` of all checks")
-    parser.add_argument("--write", action="store_true", help="write docs/calibration.md")
+    parser.add_argument("--write", action="store_true", help="write docs/evidence/calibration.md")
     parser.add_argument("names", nargs="*", help="cells; none: all")
     options = parser.parse_args()
     names = options.names or every_name()

@@ -4,10 +4,12 @@
     python -m benchmarks.false_alarms --verdicts [--seeds 0 1 2 3 4] [--group builtins] [--write]
 
 Counts verdicts *wrong* (a false alarm) and *contradiction* (JAX against the differences) beside the
-cases that were blind or not judged. With ``--write`` the result replaces ``docs/false-alarms.md``.
+cases that were blind or not judged. With ``--write`` the result replaces
+``docs/evidence/false-alarms.md``.
 
 With ``--verdicts`` it counts verdicts of the whole of `check` instead, laws, purity and all, over
-the built-ins, the gallery and ``benchmarks/right_cells``; ``--write``: ``docs/false-verdicts.md``.
+the built-ins, the gallery and ``benchmarks/right_cells``; ``--write`` replaces
+``docs/evidence/false-verdicts.md``.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ from benchmarks.common import DOCS, DTYPES, environment, problems, runs, table, 
 from benchmarks.false_alarms import verdicts
 from bpttcheck.activations import ACTIVATIONS
 from bpttcheck.calibration import LIMIT
+from bpttcheck.judge.directions import Vote
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.run import SEQUENCE, Run
-from bpttcheck.judge.verdict import Vote
 from bpttcheck.problems.problem import REGIMES
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=200, help="per built-in, dtype and regime")
-    parser.add_argument("--write", action="store_true", help="write docs/false-alarms.md")
+    parser.add_argument("--write", action="store_true", help="write docs/evidence/false-alarms.md")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verdicts", action="store_true", help="count verdicts of check")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
@@ -72,7 +74,7 @@ def count_cases(
     for problem, template in problems(run, regime, dtype, cases):
         outcome = examine(run, SEQUENCE, problem, template)
         counts["cases"] += 1
-        counts["not judged"] += bool(outcome.skipped or outcome.declined)
+        counts["not judged"] += bool(outcome.skipped or not outcome.judged)
         counts["wrong"] += bool(outcome.wrong)
         counts["contradiction"] += Vote.CONTRADICTION in outcome.votes.values()
         counts["differences spoke"] += "differences" in outcome.spoke

@@ -4,7 +4,7 @@
 
 One block of a correct gradient times ``1 + d``, for every block, d from 1e-1 down to 1e-15: in
 which share of single cases, and of whole checks, is it called wrong? With ``--write`` the result
-replaces ``docs/resolution.md``.
+replaces ``docs/evidence/resolution.md``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--planted", type=int, default=20, help="cases of each planted error")
     parser.add_argument("--checks", type=int, default=20, help="per built-in and dtype")
     parser.add_argument("--examples", type=int, default=100, help="cases of one check")
-    parser.add_argument("--write", action="store_true", help="write docs/resolution.md")
+    parser.add_argument("--write", action="store_true", help="write docs/evidence/resolution.md")
     parser.add_argument("names", nargs="*", default=NAMES, help="built-ins")
     options = parser.parse_args()
     started = time.perf_counter()

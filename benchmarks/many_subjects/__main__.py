@@ -6,7 +6,7 @@ JAX on the CPU keeps some thirty memory maps for every compiled program, and a p
 65,530 of them: programs that outlive their subject kill it after some two hundred subjects. Each
 subject here has classes and closures of its own, so that no cache can serve two of them. A failed
 check's exception is kept, as a test runner may keep it. With ``--write`` the result replaces
-``docs/memory.md``.
+``docs/evidence/memory.md``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=500)
     parser.add_argument("--every", type=int, default=25, help="subjects between two samples")
     parser.add_argument("--examples", type=int, default=5, help="cases of each gradient check")
-    parser.add_argument("--write", action="store_true", help="write docs/memory.md")
+    parser.add_argument("--write", action="store_true", help="write docs/evidence/memory.md")
     options = parser.parse_args()
     compilations, kept, verdicts = Compilations(), list[Exception](), Counter[str]()
     samples: list[Sample] = []

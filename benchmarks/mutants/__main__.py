@@ -3,7 +3,7 @@
     python -m benchmarks.mutants [--write] [NAME...]
 
 Counts what ``bpttcheck selftest`` counts, cell by cell and family by family. With ``--write`` the
-result replaces ``docs/mutants.md``.
+result replaces ``docs/evidence/mutants.md``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES = (*BUILTINS, "elman[relu]")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write docs/mutants.md")
+    parser.add_argument("--write", action="store_true", help="write docs/evidence/mutants.md")
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--family", action="append", help="only this family; repeatable")

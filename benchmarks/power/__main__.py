@@ -4,7 +4,7 @@
 
 Every checker sees the same mutants of the same cells at the same inputs: at its defaults, at its
 best settings, and with as many forward evaluations as one check of this package takes. With
-``--write`` the result replaces ``docs/power.md`` and the plots in ``docs/power/``. A peer that is
+``--write`` the result replaces ``docs/evidence/power.md`` and the plots beside it. A peer that is
 not installed (extra ``peers``) is left out, and the page says so.
 """
 
@@ -39,7 +39,7 @@ QUICK = Amounts(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write docs/power.md and its plots")
+    parser.add_argument("--write", action="store_true", help="write its page and its plots")
     parser.add_argument("--quick", action="store_true", help="few of everything, two cells")
     parser.add_argument("--mutants", type=int, help="of each family, cell and dtype")
     parser.add_argument("--cases", type=int, help="inputs with right code, of each cell and dtype")

@@ -5,7 +5,7 @@
 A grid of cells, dtypes and sizes on one core and on two, the same with the BLAS held to older
 kernels, the growth with T, and memory. Each is measured in a process of its own, one after another:
 nothing else should run on the machine. It takes about a quarter of an hour for each number of
-cores. With ``--write`` the result replaces ``docs/performance.md``.
+cores. With ``--write`` the result replaces ``docs/evidence/performance.md``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.speed.plan import JOBS, LENGTHS, SIZES, Plan, carry_out
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="write docs/evidence/performance.md")
     parser.add_argument("--rounds", type=int, default=15, help="paired rounds, at the least")
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="numbers of cores")
     parser.add_argument("--jobs", nargs="+", choices=(*JOBS, "none"), default=list(JOBS),

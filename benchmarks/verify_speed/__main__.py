@@ -5,7 +5,7 @@
 Three arms, each in fresh processes, one after another: the two gradient checks of one LSTM, all its
 checks, and Hypothesis over random shapes with ``jit`` of the scan and ``check_grads`` in each
 example. *Cold* is from the start of the process to the verdict, *warm* a second subject in the same
-process. With ``--write`` the result replaces ``docs/verify-speed.md``.
+process. With ``--write`` the result replaces ``docs/evidence/verify-speed.md``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=100, help="cases of each gradient check")
     parser.add_argument("--naive", type=int, default=20, help="examples of the naive harness")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each arm")
-    parser.add_argument("--write", action="store_true", help="write docs/verify-speed.md")
+    parser.add_argument("--write", action="store_true", help="write docs/evidence/verify-speed.md")
     options = parser.parse_args()
     runs: dict[str, dict[str, list[Verdict]]] = {a: {"cold": [], "warm": []} for a in _ARMS}
     for _ in range(options.repeats):  # in turn, so that the load is shared by all

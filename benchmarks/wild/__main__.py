@@ -5,7 +5,8 @@
     python -m benchmarks.wild [--examples 40] [--write] [NAME...]
 
 Checks every implementation that is installed; with ``--write`` the result replaces
-``docs/wild.md``. A mismatch stands beside a central difference that knows nothing of the checker.
+``docs/evidence/wild.md``. A mismatch stands beside a central difference that knows nothing of the
+checker.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--examples", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", action="store_true", help="write docs/wild.md")
+    parser.add_argument("--write", action="store_true", help="write docs/evidence/wild.md")
     parser.add_argument("names", nargs="*", help="packages; none: all that are installed")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # theirs, of old packages on new ones

@@ -1,4 +1,4 @@
-"""The page ``docs/wild.md``: a row for each implementation."""
+"""The page ``docs/evidence/wild.md``: a row for each implementation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _says(report: Report) -> str:
 
 
 def page(rows: Sequence[Row], examples: int, where: str, seconds: float, day: date | str) -> str:
-    """The text of ``docs/wild.md``."""
+    """The text of ``docs/evidence/wild.md``."""
     judged = [row for row in rows if row.verdict in ("PASSED", "FAILED", "INCONCLUSIVE")]
     counts = {v: sum(row.verdict == v for row in judged) for v in ("PASSED", "FAILED")}
     meant = sum(row.verdict == "FAILED" and row.implementation.on_purpose for row in judged)

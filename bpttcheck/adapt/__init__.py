@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bpttcheck.adapt.custom_vjp import from_custom_vjp
     from bpttcheck.adapt.definitions import defs
     from bpttcheck.adapt.functions import from_grad, from_vjp, in_module
+    from bpttcheck.adapt.jax_functions import from_jax
     from bpttcheck.adapt.objects import from_object
     from bpttcheck.adapt.torch_function import from_torch
 
@@ -24,6 +25,7 @@ __all__ = [
     "from_callables",
     "from_custom_vjp",
     "from_grad",
+    "from_jax",
     "from_object",
     "from_torch",
     "from_vjp",
@@ -36,6 +38,7 @@ _HOMES = {
     "from_callables": "callables",
     "from_custom_vjp": "custom_vjp",
     "from_grad": "functions",
+    "from_jax": "jax_functions",
     "from_object": "objects",
     "from_torch": "torch_function",
     "from_vjp": "functions",

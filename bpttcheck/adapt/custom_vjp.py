@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bpttcheck import trees
 from bpttcheck.adapt.arguments import given, name_of, require_function, signature_of
 from bpttcheck.adapt.jax_rule import JaxRule
@@ -16,6 +18,7 @@ from bpttcheck.adapt.programs import precision
 from bpttcheck.adapt.subjects import AdaptedCell, AdaptedLayer
 from bpttcheck.errors import ContractError
 
+_PARTS = ("fun", "fwd", "bwd", "jvp")
 _CELL_ARGUMENTS = ("params", "state", "x")
 _LAYER_ARGUMENTS = ("params", "xs", "state0")
 
@@ -36,7 +39,9 @@ def from_custom_vjp(
     is never compared with itself. float64 runs in JAX's 64-bit mode, switched on for the call
     alone; float32 runs in the mode that the program has set. Where one of the two results has no
     cotangent but zeros, it takes no part in the loss, so that a rule with ``symbolic_zeros=True``
-    meets a ``SymbolicZero``.
+    meets a ``SymbolicZero``. One small case is asked in the ways of training code, too: with one
+    input alone differentiated and one result alone in the loss where the rule is told of it, and
+    under ``vmap``, which must give the gradients of the rows.
 
     Args:
         f: a ``jax.custom_vjp`` function ``f(params, state, x) -> (state, y)``; with ``sequence``,
@@ -63,7 +68,7 @@ def from_custom_vjp(
     """
     fresh, start = parameters(init, initial_state)
     rule, plain = _rule_and_primal(f, primal, _LAYER_ARGUMENTS if sequence else _CELL_ARGUMENTS)
-    engine = JaxRule(rule, plain, sequence, wrapped=_decorated(f) is None)
+    engine = JaxRule(rule, plain, sequence, wrapped=decorated(f) is None)
     return (AdaptedLayer if sequence else AdaptedCell)(
         name_of(name, f),
         "from_custom_vjp",
@@ -74,28 +79,56 @@ def from_custom_vjp(
         _one_step(plain) if sequence else plain,
         fixed_sizes=True,
         rules_inside=engine.nested_rules,
+        adapter_notes=lambda: (*held_constant(f), *engine.said),
+    )
+
+
+def held_constant(f: Any) -> tuple[str, ...]:
+    """What a function and its rule close over: a note on the arrays whose gradient nobody takes."""
+    found = decorated(f)
+    parts = [f] if found is None else [getattr(found.function, n, None) for n in _PARTS]
+    arrays: dict[str, str] = {}
+    for part in filter(inspect.isfunction, parts):
+        around = inspect.getclosurevars(part)
+        for name, value in {**around.globals, **around.nonlocals}.items():
+            if getattr(getattr(value, "dtype", None), "kind", "") == "f" and np.ndim(value):
+                arrays[name] = f"{name} {value.dtype}{list(value.shape)}"
+    if not arrays:
+        return ()
+    return (
+        f"held constant, since {name_of(None, f)} closes over it: {', '.join(arrays.values())}; a "
+        "gradient of it is taken only if it is an argument",
     )
 
 
 @dataclass(frozen=True)
-class _Decorated:
-    """A ``jax.custom_vjp`` function and what ``functools.partial`` has bound to it."""
+class Decorated:
+    """A function with a rule and what ``functools.partial`` has bound to it.
+
+    Args:
+        function: the ``jax.custom_vjp`` or ``jax.custom_jvp`` function.
+        positional: the arguments bound.
+        keywords: those bound by name.
+    """
 
     function: Any
     positional: tuple[Any, ...] = ()
     keywords: tuple[tuple[str, Any], ...] = ()
 
-    def bind(self, more: functools.partial[Any]) -> _Decorated:
+    def bind(self, more: functools.partial[Any]) -> Decorated:
+        """With what a partial binds, too."""
         keywords = {**dict(self.keywords), **more.keywords}
-        return _Decorated(self.function, self.positional + more.args, tuple(keywords.items()))
+        return Decorated(self.function, self.positional + more.args, tuple(keywords.items()))
 
     @property
     def rule(self) -> Callable[..., Any]:
+        """The function with its rule."""
         return self._bound(self.function)
 
     @property
     def primal(self) -> Callable[..., Any]:
-        below = _decorated(self.function.fun)
+        """The function that was decorated, also where it was decorated twice."""
+        below = decorated(self.function.fun)
         return self._bound(self.function.fun if below is None else below.primal)
 
     def _bound(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,11 +136,17 @@ class _Decorated:
             return function
         return functools.partial(function, *self.positional, **dict(self.keywords))
 
+    @property
+    def is_forward(self) -> bool:
+        """True if its rule is one of forward mode, that of a ``jax.custom_jvp`` function."""
+        return not callable(getattr(self.function, "defvjp", None))
+
     def require_rule(self, f: object) -> None:
-        if getattr(self.function, "bwd", self) is None:
+        """Refuse a function whose rule is missing or has arguments that are not bound."""
+        rule, how = ("jvp", "f.defjvp(rule)") if self.is_forward else ("bwd", "f.defvjp(fwd, bwd)")
+        if getattr(self.function, rule, self) is None:
             raise ContractError(
-                f"{given('f', f)} has no rule yet, expected a rule to test: call "
-                "f.defvjp(fwd, bwd) first",
+                f"{given('f', f)} has no rule yet, expected a rule to test: call {how} first",
                 item="f",
             )
         signature = signature_of(self.function.fun)
@@ -134,34 +173,41 @@ class _Decorated:
             ) from error
 
 
-def _decorated(f: Any) -> _Decorated | None:
-    """The ``jax.custom_vjp`` function inside ``f``, under ``functools.partial`` and ``jax.jit``."""
+def decorated(f: Any) -> Decorated | None:
+    """The function with a rule inside ``f``, under ``functools.partial`` and ``jax.jit``."""
     if isinstance(f, type):
         return None
     if isinstance(f, functools.partial):
-        inner = _decorated(f.func)
+        inner = decorated(f.func)
         return None if inner is None else inner.bind(f)
-    if callable(getattr(f, "defvjp", None)) and callable(getattr(f, "fun", None)):
-        return _Decorated(f)
+    has_rule = any(callable(getattr(f, name, None)) for name in ("defvjp", "defjvp"))
+    if has_rule and callable(getattr(f, "fun", None)):
+        return Decorated(f)
     is_jitted = callable(getattr(f, "lower", None)) and hasattr(f, "__wrapped__")
-    return _decorated(f.__wrapped__) if is_jitted else None
+    return decorated(f.__wrapped__) if is_jitted else None
 
 
 def _rule_and_primal(
     f: Any, primal: Any, arguments: tuple[str, ...]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    decorated = _decorated(f)
-    if decorated is None:
+    found = decorated(f)
+    if found is not None and found.is_forward:
+        raise ContractError(
+            f"{given('f', f)} is a jax.custom_jvp function, expected a jax.custom_vjp function; "
+            "bpttcheck.adapt.from_jax checks both kinds of rules",
+            item="f",
+        )
+    if found is None:
         if primal is None or isinstance(f, type) or not callable(f):
             raise ContractError(_no_rule(f), item="f")
         rule = f
     else:
-        decorated.require_rule(f)
-        rule = decorated.rule
+        found.require_rule(f)
+        rule = found.rule
     require_function("f", rule, arguments)
-    if primal is None and decorated is not None:
-        return rule, decorated.primal
-    inner = _decorated(primal)
+    if primal is None and found is not None:
+        return rule, found.primal
+    inner = decorated(primal)
     plain = primal if inner is None else inner.primal
     return rule, require_function("primal", plain, arguments)
 
@@ -187,8 +233,6 @@ def _one_step(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _fresh_on_numpy(init: Callable[..., Any]) -> Callable[..., Any]:
     def run(rng: Any, n_in: int, n_hidden: int) -> Any:
-        import numpy as np
-
         with precision([np.zeros(0, np.float64)]):
             return trees.map_leaves(np.array, init(rng, n_in, n_hidden))
 
@@ -197,8 +241,6 @@ def _fresh_on_numpy(init: Callable[..., Any]) -> Callable[..., Any]:
 
 def _start_on_numpy(initial_state: Callable[..., Any]) -> Callable[..., Any]:
     def run(params: Any, batch_size: int) -> Any:
-        import numpy as np
-
         with precision([np.asarray(leaf) for leaf in trees.leaves(params)]):
             return trees.map_leaves(np.array, initial_state(params, batch_size))
 

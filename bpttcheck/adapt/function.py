@@ -192,6 +192,10 @@ class Function:
         pairs = zip(self.signature.inputs, arguments, strict=True)
         return {item.name: value for item, value in pairs if item.name in self.held}
 
+    def outputs_of(self, result: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """The outputs that are compared, leaf by leaf, out of what the forward pass returned."""
+        return self._split(result, sizes)[0]
+
     def _split(
         self, result: Any, sizes: Mapping[str, int]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -353,7 +357,16 @@ def _same_leaf(name: str, pattern: str) -> bool:
 
 
 def flat_inputs(signature: Signature, arguments: Sequence[Any]) -> dict[str, Any]:
-    """Given arguments as leaves by name.
+    """Given arguments as arrays by name.
+
+    Raises:
+        ContractError: they do not have the structure of the signature.
+    """
+    return {n: np.asarray(value) for n, value in named_leaves(signature, arguments).items()}
+
+
+def named_leaves(signature: Signature, arguments: Sequence[Any]) -> dict[str, Any]:
+    """Given arguments as leaves by name, as they are: tensors, tracers, arrays.
 
     Raises:
         ContractError: they do not have the structure of the signature.
@@ -374,7 +387,7 @@ def _leaves_of(item: Entry, value: Any, number: int | None) -> Iterator[tuple[st
     if item.leaf is not None:
         if item.leaf.kind != "constant":
             name = item.leaf.name
-            yield name if number is None else name.replace(EACH, str(number), 1), np.asarray(value)
+            yield name if number is None else name.replace(EACH, str(number), 1), value
         return
     if item.container == "dict":
         if not isinstance(value, Mapping) or any(part.name not in value for part in item.parts):

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Sequence
+import os
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from bpttcheck import trees
+from bpttcheck.adapt.arguments import name_of
+from bpttcheck.adapt.jax_functions import (
+    JaxPass,
+    check_forward_value,
+    is_small,
+    require_conduct,
+)
 from bpttcheck.adapt.programs import Programs, compiled, precision
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
+
+_LIBRARY = f"{os.sep}jax{os.sep}_src{os.sep}"
+_CLOSED_OVER = (
+    "a function with a rule closes over a value that depends on the inputs, to which JAX cannot "
+    "pull a gradient back; expected all that it is a function of among its arguments: pass the "
+    "value in, or hoist it with jax.closure_convert"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +41,7 @@ class JaxRule:
         programs: the compiled programs.
         nested: names of the custom rules met inside ``primal``.
         zeros: whether ``rule`` asks for symbolic zeros, once that has been looked up.
+        remarks: what the rule does not support, once it has been asked in other ways.
     """
 
     rule: Callable[..., Any]
@@ -37,6 +51,7 @@ class JaxRule:
     programs: Programs = field(default_factory=Programs)
     nested: set[str] = field(default_factory=set[str])
     zeros: dict[str, bool] = field(default_factory=dict[str, bool])
+    remarks: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     def forward(self, *arguments: Any) -> tuple[Any, Any, Any]:
         """The two results of the primal and, as the cache, the arguments and the results."""
@@ -70,6 +85,7 @@ class JaxRule:
                 used = [True] * len(slopes)
             program = self._pull_back(leaves, slopes, tree, used)
             values, gradients = jax.tree.map(_own, program(leaves, slopes))
+            self._ask_otherwise(arguments, leaves, slopes, tree, results)
         check_forward_value(
             values,
             self._floats(results),
@@ -80,6 +96,11 @@ class JaxRule:
         source = iter(gradients)
         whole = [next(source) if is_float(leaf) else np.zeros_like(leaf) for leaf in leaves]
         return _in_line(arguments, jax.tree.unflatten(tree, whole))
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What the rule does not support, as far as it has been asked."""
+        return tuple(itertools.chain.from_iterable(self.remarks.values()))
 
     def nested_rules(self) -> tuple[str, ...]:
         """Names of the custom rules met inside the primal so far."""
@@ -121,7 +142,7 @@ class JaxRule:
         """True if a rule tells a result that takes no part in the loss from one with zeros."""
         if "asked" not in self.zeros:
             rules = _rule_calls(self._traced(leaves, tree))
-            asked = any(rule.params.get("symbolic_zeros", False) for rule in rules)
+            asked = any(rule.params.get("symbolic_zeros", False) for rule, _ in rules)
             self.zeros["asked"] = asked
         return self.zeros["asked"]
 
@@ -155,38 +176,84 @@ class JaxRule:
         self, leaves: list[Array], slopes: list[Array], tree: Any, used: list[bool]
     ) -> Any:
         import jax
-        import jax.numpy as jnp
 
-        rule, sequence = self.rule, self.sequence
         differentiated = [is_float(leaf) for leaf in leaves]
 
         def pull_back(leaves: list[Any], slopes: list[Any]) -> tuple[Any, Any]:
+            results_of = self._of_floats(leaves, differentiated, tree)
+
             def of_floats(floats: list[Any]) -> tuple[list[Any], list[Any]]:
-                source = iter(floats)
-                whole = [
-                    next(source) if is_diff else leaf
-                    for leaf, is_diff in zip(leaves, differentiated, strict=True)
-                ]
-                results = _pair(rule(*jax.tree.unflatten(tree, whole)), sequence)
-                flat = [jnp.asarray(leaf) for leaf in jax.tree.leaves(results)]
-                values = [leaf for leaf in flat if jnp.issubdtype(leaf.dtype, jnp.floating)]
+                values = results_of(floats)
                 return list(itertools.compress(values, used)), values
 
-            floats = [x for x, is_diff in zip(leaves, differentiated, strict=True) if is_diff]
+            floats = list(itertools.compress(leaves, differentiated))
             _, pull, values = jax.vjp(of_floats, floats, has_aux=True)
             cast = [d.astype(value.dtype) for d, value in zip(slopes, values, strict=True)]
             return values, pull(list(itertools.compress(cast, used)))[0]
 
-        traced = jax.jit(pull_back).trace(leaves, slopes)
+        try:
+            traced = jax.jit(pull_back).trace(leaves, slopes)
+        except jax.errors.UnexpectedTracerError as error:
+            raise ContractError(_CLOSED_OVER, method="bwd") from error
+        # What escapes from a trace becomes an input that nobody gives.
+        if len(traced.jaxpr.in_avals) > len(leaves) + len(slopes):
+            raise ContractError(_CLOSED_OVER, method="bwd")
         if self.wrapped:
             self._require_rule(leaves, tree)
         return compiled(traced)
 
+    def _ask_otherwise(
+        self,
+        arguments: tuple[Any, ...],
+        leaves: list[Array],
+        slopes: list[Array],
+        tree: Any,
+        results: tuple[Any, Any],
+    ) -> None:
+        """The first small case in the ways of training code."""
+        import jax
+
+        differentiated = [is_float(leaf) for leaf in leaves]
+        floats = list(itertools.compress(leaves, differentiated))
+        if "said" in self.remarks or not is_small(floats, slopes):
+            return
+        heads = ("params", "xs", "state0") if self.sequence else ("params", "state", "x")
+        labels = [
+            f"d_{head}{jax.tree_util.keystr(path)}"
+            for head, part in zip(heads, arguments, strict=True)
+            for path, leaf in jax.tree_util.tree_flatten_with_path(part)[0]
+            if is_float(leaf)
+        ]
+        function = self._of_floats(leaves, differentiated, tree)
+        one = JaxPass(function, labels, self._labels(results))
+        told = self._asks_for_zeros(leaves, tree)
+        self.remarks["said"] = require_conduct(one, floats, slopes, told)
+
+    def _of_floats(
+        self, leaves: list[Any], differentiated: list[bool], tree: Any
+    ) -> Callable[[list[Any]], list[Any]]:
+        """The rule from its float leaves, the others as they are, to its float results."""
+        import jax
+        import jax.numpy as jnp
+
+        def of_floats(floats: list[Any]) -> list[Any]:
+            source = iter(floats)
+            whole = [
+                next(source) if is_diff else leaf
+                for leaf, is_diff in zip(leaves, differentiated, strict=True)
+            ]
+            results = _pair(self.rule(*jax.tree.unflatten(tree, whole)), self.sequence)
+            flat = [jnp.asarray(leaf) for leaf in jax.tree.leaves(results)]
+            return [leaf for leaf in flat if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+        return of_floats
+
     def _require_rule(self, leaves: list[Array], tree: Any) -> None:
         if not custom_rules(self._traced(leaves, tree)):
             raise ContractError(
-                f"f={self.rule!r} calls no jax.custom_vjp function, so that no hand-derived rule "
-                "would be tested; expected a jax.custom_vjp function or code that calls one",
+                f"f={name_of(None, self.rule)} calls no jax.custom_vjp function, so that no "
+                "hand-derived rule would be tested; expected a function with a rule, or code that "
+                "calls one",
                 item="f",
             )
 
@@ -226,19 +293,20 @@ class JaxRule:
 
 
 def custom_rules(jaxpr: Any) -> set[str]:
-    """Names of the ``jax.custom_vjp`` functions called anywhere inside a jaxpr."""
-    found: set[str] = set()
-    for equation in _rule_calls(jaxpr):
-        debug_info = getattr(getattr(_inside(equation)[0], "jaxpr", None), "debug_info", None)
-        found.add(getattr(debug_info, "func_name", None) or "custom_vjp")
-    return found
+    """Names of the functions with a custom rule called anywhere inside a jaxpr, JAX's left out."""
+    return {name for _, name in _rule_calls(jaxpr)}
 
 
-def _rule_calls(jaxpr: Any) -> Generator[Any]:
+def _rule_calls(jaxpr: Any) -> Generator[tuple[Any, str]]:
+    """Every call of a function with a rule, and the name of that function."""
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        if equation.primitive.name.startswith("custom_vjp_call"):
-            yield equation
-        for part in _inside(equation):
+        inside = _inside(equation)
+        if equation.primitive.name.startswith(("custom_vjp_call", "custom_jvp_call")):
+            told = getattr(getattr(inside[0], "jaxpr", None), "debug_info", None)
+            name, _, place = getattr(told, "func_src_info", "").partition(" at ")
+            if _LIBRARY not in place:
+                yield equation, name or "custom rule"
+        for part in inside:
             yield from _rule_calls(part)
 
 
@@ -303,77 +371,3 @@ def _in_line(template: Any, tree: Any) -> Any:
         return new.astype(old.dtype) if kinds in (["i", "i"], ["u", "u"]) else new
 
     return trees.map_leaves(as_wide, template, tree)
-
-
-# A nudged input may move a result by up to this many times what rounding alone does, since it
-# stands for the rounding of every operation in between.
-_ROUNDING = 1e3
-_NUDGES = 4
-
-
-def check_forward_value(
-    found: Sequence[Array],
-    expected: Sequence[Array],
-    labels: Sequence[str],
-    leaves: Sequence[Array],
-    primal: Callable[[list[Array]], Sequence[Array]],
-) -> None:
-    """Compare the values of a rule's forward pass with the primal's.
-
-    A value departs if it is further away than half the digits of its dtype; then the primal runs
-    again on inputs nudged by rounding, and what that moves is forgiven (chaos, kinks,
-    cancellation). Entries that are not finite on either side are not compared.
-
-    Args:
-        found: the rule's floating results.
-        expected: the primal's floating results.
-        labels: what each of them is called.
-        leaves: the inputs.
-        primal: the primal's floating results at other inputs.
-
-    Raises:
-        ContractError: a value departs.
-    """
-    import numpy as np
-
-    excess = [_excess(f, e) for f, e in zip(found, expected, strict=True)]
-    if not any((e > 0).any() for e in excess):
-        return
-    rng = np.random.default_rng(0)
-    for _ in range(_NUDGES):
-        moved = primal([_nudge(leaf, rng) for leaf in leaves])
-        for e, m, value in zip(excess, moved, expected, strict=True):
-            with np.errstate(all="ignore"):
-                spread = np.nan_to_num(np.abs(m - value), nan=np.inf)
-            e -= _ROUNDING * spread
-    for f, e, label, x in zip(found, expected, labels, excess, strict=True):
-        if (x > 0).any():
-            entry = tuple(int(i) for i in np.unravel_index(int(x.argmax()), x.shape))
-            raise ContractError(
-                f"the rule's fwd returns {label}{list(entry)} = {float(f[entry])!r}, expected "
-                f"{float(e[entry])!r}, the value of the undecorated function; make fwd compute the "
-                "same function, or give the function that it does compute as primal=",
-                method="fwd",
-                item=label,
-            )
-
-
-def _excess(found: Array, expected: Array) -> Array:
-    import numpy as np
-
-    info = np.finfo(expected.dtype)
-    finite = np.isfinite(found) & np.isfinite(expected)
-    with np.errstate(all="ignore"):
-        gap = np.where(finite, np.abs(found - expected), 0.0)
-        size = np.max(np.where(finite, np.abs(expected), 0.0), initial=0.0)
-        return gap - (float(info.eps) ** 0.5 * size + float(info.tiny) ** 0.5)
-
-
-def _nudge(leaf: Array, rng: np.random.Generator) -> Array:
-    import numpy as np
-
-    if not is_float(leaf):
-        return leaf
-    eps = float(np.finfo(leaf.dtype).eps)
-    factor = 1 + 4 * eps * rng.uniform(-1, 1, leaf.shape)
-    return (leaf * factor).astype(leaf.dtype)

@@ -36,6 +36,7 @@ class AdaptedCell:
             reference; none is known before the first call of ``step``.
         state_gradient: a function that returns False once a call of ``step`` has shown that the
             state is marked as not differentiable.
+        adapter_notes: a function that returns what the report is to say of it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class AdaptedCell:
     fixed_sizes: bool = False
     rules_inside: Callable[[], tuple[str, ...]] = tuple
     state_gradient: Callable[[], bool] = _always
+    adapter_notes: Callable[[], tuple[str, ...]] = tuple
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:
         """Fresh parameters for the given sizes."""
@@ -101,6 +103,7 @@ class AdaptedLayer:
             reference; none is known before the first call of ``forward``.
         state_gradient: a function that returns False once a call of ``forward`` has shown that the
             state is marked as not differentiable.
+        adapter_notes: a function that returns what the report is to say of it.
     """
 
     name: str
@@ -114,6 +117,7 @@ class AdaptedLayer:
     fixed_sizes: bool = False
     rules_inside: Callable[[], tuple[str, ...]] = tuple
     state_gradient: Callable[[], bool] = _always
+    adapter_notes: Callable[[], tuple[str, ...]] = tuple
 
     def init(self, rng: np.random.Generator, n_in: int, n_hidden: int) -> Params:
         """Fresh parameters for the given sizes."""

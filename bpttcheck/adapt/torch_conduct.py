@@ -70,7 +70,7 @@ def _with_ones(graph: AutogradGraph, expanded: bool) -> AutogradGraph:
     import torch
 
     graph.slopes[:] = [
-        torch.ones(one.shape[1:], dtype=one.dtype).expand(one.shape)
+        torch.ones(one.shape[1:], dtype=one.dtype, device=one.device).expand(one.shape)
         if expanded
         else torch.ones_like(one)
         for one in graph.results

@@ -20,8 +20,16 @@ from bpttcheck.adapt.autograd_function import to_tensor
 from bpttcheck.adapt.function import Function, flat_inputs, letters_of
 from bpttcheck.adapt.functions import from_vjp
 from bpttcheck.adapt.received import ALL, CACHE
+from bpttcheck.adapt.second_order import Backward, of_second_order, require_order
 from bpttcheck.adapt.torch_conduct import require_conduct
-from bpttcheck.adapt.torch_gradients import AutogradGraph, pulled_back, to_array
+from bpttcheck.adapt.torch_gradients import (
+    AutogradGraph,
+    pulled_back,
+    pulled_to_differentiate,
+    require_differentiable,
+    require_plain,
+    to_array,
+)
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined
 from bpttcheck.signature import Signature
@@ -72,11 +80,13 @@ def from_torch(
     time: str | None = None,
     domain: Mapping[str, Any] | None = None,
     deterministic: bool = False,
+    order: int = 1,
+    device: Any = "cpu",
     name: str | None = None,
 ) -> Function:
     """A differentiable torch function or module with a hand-written ``autograd.Function`` inside.
 
-    It runs on the CPU as in training. A result whose cotangent is exactly zero is left out of the
+    It runs as in training. A result whose cotangent is exactly zero is left out of the
     loss; every backward pass runs twice over its graph; and in small cases the gradients must be
     the same where only one input requires a gradient, where one output alone takes part in the
     loss, and where a cotangent is expanded, as that of ``sum(0)`` is. A gradient that is None is
@@ -96,14 +106,19 @@ def from_torch(
         time: the letter of the time axis; ``""``: there is none; None: ``T``.
         domain: input -> the values that it may have.
         deterministic: the results must be equal bit by bit in every call.
+        order: 2 checks the gradient of the gradient instead, as ``create_graph=True`` makes it: see
+            ``docs/how-to/your-code.md``.
+        device: where the function runs, such as ``"cuda:1"``. Arrays go there and back; the
+            reference runs on the CPU.
         name: how reports call it; None: the name of the function or of the module's class.
 
     Returns:
         A subject for :func:`bpttcheck.check`, ``parametrize_with_checks`` and the rest.
 
     Raises:
-        ContractError: torch is missing, or an argument is malformed.
+        ContractError: torch or the device is missing, or an argument is malformed.
     """
+    require_order(order)
     try:
         from torch.nn import Module
     except ImportError as error:
@@ -123,21 +138,47 @@ def from_torch(
     text = _with_parameters(signature, function) if isinstance(function, Module) else signature
     names = [item.name for item in Signature.parse(text).inputs]
     outputs = [item.name for item in Signature.parse(text).outputs]
-    program = _program(function, names, outputs)
+    program = _program(function, names, outputs, _require_device(device))
     title = name or name_of(None, function)
     forward, backward = partial(_forward, program), partial(_backward, program, title)
     made = from_vjp(
-        forward, backward, text, at=at, receives=(CACHE, ALL), batch=batch, time=time,
-        domain=domain, deterministic=deterministic, name=title,
+        forward, backward, text, at=at if order == 1 else None, receives=(CACHE, ALL), batch=batch,
+        time=time, domain=domain, deterministic=deterministic, name=title,
     )  # fmt: skip
     own: dict[str, Any] = {one.name: getattr(made, one.name) for one in fields(made)}
     own["methods"] = (title, f"{title}.backward")
-    bound = TorchFunction(
-        **own,
-        reference_function=None if reference is None else _program(reference, names, outputs),
-    )
+    other = None if reference is None else _program(reference, names, outputs)
+    bound = TorchFunction(**own, reference_function=other)
     program.subject = bound
-    return bound
+    if order == 1:
+        return bound
+    twice = Backward(program, bound, partial(pulled_to_differentiate, require_differentiable))
+    of_other = (
+        None
+        if other is None
+        else Backward(other, bound, partial(pulled_to_differentiate, require_plain))
+    )
+    return from_torch(
+        twice, of_second_order(bound.signature), of_other, at=at, batch="",
+        time=bound.signature.time, domain=domain, deterministic=deterministic, device=device,
+    )  # fmt: skip
+
+
+def _require_device(device: Any) -> Any:
+    """The device, where torch can compute and read results back."""
+    import torch
+
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ContractError(
+            f"{given('device', device)} is none that torch can use here ({reason}), expected 'cpu' "
+            "or the name of an accelerator that this machine has",
+            item="device",
+        ) from error
+    return found
 
 
 @dataclass(eq=False)
@@ -149,6 +190,7 @@ class _Program:
         names: of the inputs.
         outputs: what it returns, by name.
         aliases: the inputs that are parameters of a module -> their names there.
+        device: where it runs.
         copies: the module by dtype.
         subject: what is made of it, which knows its outputs.
     """
@@ -157,6 +199,7 @@ class _Program:
     names: Sequence[str]
     outputs: Sequence[str]
     aliases: Mapping[str, str]
+    device: Any = "cpu"
     copies: dict[Any, Any] = field(default_factory=dict[Any, Any])
     subject: Any = None
 
@@ -165,6 +208,10 @@ class _Program:
         if isinstance(found, Mapping) and self.outputs:
             return tuple(found[name] for name in self.outputs)
         return found
+
+    def tensor(self, array: Any) -> Any:
+        """An array on the device."""
+        return to_tensor(array).to(self.device)
 
     def _called(self, arguments: Sequence[Any]) -> Any:
         if not self.aliases:
@@ -175,7 +222,7 @@ class _Program:
         parameters = {self.aliases[n]: a for n, a in pairs if n in self.aliases}
         dtype = next(iter(parameters.values())).dtype
         if dtype not in self.copies:
-            self.copies[dtype] = copy.deepcopy(self.function).to(dtype)
+            self.copies[dtype] = copy.deepcopy(self.function).to(self.device, dtype)
         module = self.copies[dtype]
         # What a pass writes into a buffer is gone with it.
         kept = {key: buffer.clone() for key, buffer in module.named_buffers()}
@@ -183,7 +230,9 @@ class _Program:
         return functional_call(module, {**parameters, **kept}, tuple(handed))
 
 
-def _program(function: Any, names: Sequence[str], outputs: Sequence[str]) -> _Program:
+def _program(
+    function: Any, names: Sequence[str], outputs: Sequence[str], device: Any = "cpu"
+) -> _Program:
     aliases = _aliases(function) if hasattr(function, "named_parameters") else {}
     unknown = [alias for alias in aliases if alias not in names]
     if unknown:
@@ -192,7 +241,7 @@ def _program(function: Any, names: Sequence[str], outputs: Sequence[str]) -> _Pr
             f"{', '.join(names)}: a reference must have the parameters of what it is compared with",
             item="reference",
         )
-    return _Program(function, names, outputs, aliases)
+    return _Program(function, names, outputs, aliases, device)
 
 
 def _aliases(module: Any) -> dict[str, str]:
@@ -236,7 +285,7 @@ def _forward(program: _Program, *arguments: Any) -> tuple[Any, ...]:
     import torch
 
     with torch.enable_grad():
-        found = program(*_mapped(to_tensor, arguments))
+        found = program(*_mapped(program.tensor, arguments))
     found = _mapped_result(found)
     # What it is given is the caller's business: it is handed on unseen.
     kept = lambda: arguments  # noqa: E731
@@ -276,7 +325,7 @@ def _graph(
     counted = iter(range(len(labels)))
 
     def leaf(array: Any) -> Any:
-        tensor = to_tensor(array)
+        tensor = program.tensor(array)
         if is_float(array):
             i = next(counted)
             if wanted is None or i in wanted:
@@ -295,7 +344,7 @@ def _graph(
     for (name, out), slope in zip(outputs.items(), cotangents, strict=True):
         if out.requires_grad:
             graph.results.append(out)
-            graph.slopes.append(to_tensor(slope).to(out.dtype))
+            graph.slopes.append(program.tensor(slope).to(out.dtype))
             graph.names.append(name)
     if not graph.results and wanted is None:
         raise ContractError(

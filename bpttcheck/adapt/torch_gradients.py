@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bpttcheck.contract import Array
-from bpttcheck.errors import ContractError
+from bpttcheck.errors import ContractError, Declined
 
 Gradients = list[Array | None]
 
@@ -118,6 +118,81 @@ def to_array(tensor: Any) -> Array:
     import numpy as np
 
     return np.array(tensor.detach().cpu().numpy())
+
+
+def pulled_to_differentiate(
+    require: Callable[[Sequence[Any], Sequence[Any]], None],
+    function: Callable[..., Any],
+    floats: list[Any],
+    slopes: list[Any],
+) -> list[Any]:
+    """The gradients of float inputs, in a graph that can be differentiated once more.
+
+    Args:
+        require: refuses a graph by its results and its gradients.
+        function: the forward pass.
+        floats: its float inputs.
+        slopes: the cotangents of its results.
+    """
+    import torch
+
+    with torch.enable_grad():
+        wanted = [x if x.requires_grad else x.detach().requires_grad_() for x in floats]
+        pairs = zip(function(wanted), slopes, strict=True)
+        reached = [(result, slope) for result, slope in pairs if result.requires_grad]
+        if not reached:
+            return [torch.zeros_like(x) for x in wanted]
+        results, cotangents = zip(*reached, strict=True)
+        found: Any = torch.autograd.grad(
+            results, wanted, cotangents, create_graph=True, allow_unused=True
+        )
+        require(results, found)
+        pairs = zip(found, wanted, strict=True)
+        return [torch.zeros_like(x) if g is None else g for g, x in pairs]
+
+
+def require_differentiable(results: Sequence[Any], gradients: Sequence[Any]) -> None:
+    """Refuse gradients in whose graph torch has marked that nothing flows back through them.
+
+    Raises:
+        ContractError: a backward pass is marked ``@once_differentiable``.
+    """
+    if any(type(node).__name__ == "Error" for node in _graph_of(gradients)):
+        written = [node for node in _graph_of(results) if hasattr(type(node), "_forward_cls")]
+        names = sorted({type(node)._forward_cls.__name__ for node in written})
+        raise ContractError(
+            f"a backward pass ({', '.join(names) or 'of an autograd.Function'}) is marked "
+            "@once_differentiable, expected one that autograd can differentiate: take the mark "
+            "away and write it in operations of torch, or check order=1 alone",
+            method="backward",
+        )
+
+
+def require_plain(results: Sequence[Any], gradients: Sequence[Any]) -> None:
+    """Decline a reference with a backward pass that somebody wrote: it would judge itself.
+
+    Raises:
+        Declined: the graph of the results has one.
+    """
+    for node in _graph_of(results):
+        if hasattr(type(node), "_forward_cls"):
+            raise Declined(
+                "the reference contains the hand-written backward pass of "
+                f"{type(node)._forward_cls.__name__}, which would be compared with itself",
+                remedy="the same in operations of torch alone",
+            )
+
+
+def _graph_of(tensors: Sequence[Any]) -> set[Any]:
+    """Every node of the graph behind some tensors."""
+    waiting = [one.grad_fn for one in tensors if one is not None and one.grad_fn is not None]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting += [after for after, _ in node.next_functions if after is not None]
+    return seen
 
 
 def _succeeds(build: Callable[[], AutogradGraph]) -> bool:

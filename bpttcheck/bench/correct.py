@@ -51,11 +51,15 @@ class Right:
 
         Error and limit are relative to the largest entry of the block.
         """
-        return max((self._one(name, found[name]) for name in self.gradient), key=_excess)
+        return max((self._one(name, found[name]) for name in self._shared(found)), key=_excess)
 
     def error(self, found: Blocks) -> float:
         """The largest relative error of all blocks."""
-        return max(self._one(name, found[name])[1] for name in self.gradient)
+        return max(self._one(name, found[name])[1] for name in self._shared(found))
+
+    def _shared(self, found: Blocks) -> list[str]:
+        """All blocks, but for gradients that the code of a function does not return."""
+        return [name for name in self.gradient if name in found]
 
     def _one(self, name: str, given: Any) -> tuple[str, float, float]:
         right = self.gradient[name]

@@ -37,8 +37,12 @@ class PreparedRun:
 
 
 def by_name(problem: Problem, d_params: Mapping[str, Any], d_xs: Any, d_state0: Any) -> Blocks:
-    """Gradients as blocks, without the leaves of the state that are only carried."""
-    found = {f"d_params[{key!r}]": np.asarray(d_params[key]) for key in problem.params}
+    """Gradients as blocks, without leaves that are only carried and what has no gradient."""
+    found = {
+        f"d_params[{key!r}]": np.asarray(d_params[key])
+        for key, value in problem.params.items()
+        if is_float(value) and d_params.get(key) is not None
+    }
     found["d_xs"] = np.asarray(d_xs)
     paths = trees.structure(problem.state0).paths
     given = trees.leaves(trees.map_leaves(lambda _, leaf: leaf, problem.state0, d_state0))

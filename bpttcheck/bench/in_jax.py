@@ -12,6 +12,7 @@ all ``T B`` rows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,17 +72,19 @@ def not_jitted(subject: Subject, problem: Problem) -> PreparedRun:
 
 
 def by_hand(subject: Subject, problem: Problem) -> PreparedRun:
-    """The rule derived by hand, written in JAX and jitted.
+    """The rule derived by hand, on JAX and jitted: written there, or traced of the cell.
 
     Raises:
-        Declined: there is none for this cell: a callback to the host would time something else.
+        Declined: it cannot be traced: a callback to the host would time something else.
     """
-    from bpttcheck.on_jax import layer
-    from bpttcheck.on_jax.native import form_of
+    from bpttcheck.on_jax import HostCallbackWarning, layer
 
-    if form_of(subject.target) is None:
-        raise Declined("this package has no hand-written form of it on JAX")
-    function = layer(subject.target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", HostCallbackWarning)
+        try:
+            function = layer(subject.target)
+        except HostCallbackWarning as warning:
+            raise Declined(str(warning).partition(". ")[0]) from None
     forward: Forward = lambda params, xs, state0: function(params, xs, state0)  # noqa: E731
     return _ready(forward, problem, jax.jit)
 
@@ -133,13 +136,18 @@ def _ready(forward: Forward, problem: Problem, compile_: Callable[..., Any]) -> 
     """
     structure = trees.structure(problem.state0)
     floats = [is_float(leaf) for leaf in trees.leaves(problem.state0)]
-    names = list(problem.params)
+    # Tokens and masks among the inputs of a function are handed on.
+    names = [name for name, value in problem.params.items() if is_float(value)]
+    others = [name for name in problem.params if name not in names]
 
-    def program(params: Any, xs: Any, moving: Any, carried: Any, d_ys: Any, d_state: Any) -> Any:
+    def program(
+        params: Any, xs: Any, moving: Any, carried: Any, d_ys: Any, d_state: Any, fixed: Any
+    ) -> Any:
         def outputs(params: Any, xs: Any, moving: Any) -> Any:
             a, b = iter(moving), iter(carried)
             state0 = structure.unflatten([next(a) if f else next(b) for f in floats])
-            ys, state = forward(dict(zip(names, params, strict=True)), xs, state0)
+            named = dict(zip(names + others, [*params, *fixed], strict=True))
+            ys, state = forward({name: named[name] for name in problem.params}, xs, state0)
             ends = trees.leaves(trees.map_leaves(lambda _, leaf: leaf, state0, state))
             return ys, [leaf for leaf, f in zip(ends, floats, strict=True) if f]
 
@@ -153,7 +161,8 @@ def _ready(forward: Forward, problem: Problem, compile_: Callable[..., Any]) -> 
         moving = [leaf for leaf, f in zip(state, floats, strict=True) if f]
         carried = [leaf for leaf, f in zip(state, floats, strict=True) if not f]
         d_moving = [leaf for leaf, f in zip(d_state, floats, strict=True) if f]
-        given = ([at.params[n] for n in names], at.xs, moving, carried, at.d_ys, d_moving)
+        fixed = [at.params[n] for n in others]
+        given = ([at.params[n] for n in names], at.xs, moving, carried, at.d_ys, d_moving, fixed)
         return jax.block_until_ready(jax.tree.map(jax.numpy.asarray, given))
 
     def blocks(result: Any) -> Blocks:

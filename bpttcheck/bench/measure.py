@@ -74,18 +74,12 @@ def measure(
         progress: called as ``progress(done, total, what)``.
 
     Raises:
-        ContractError: it is neither cell nor layer (functions are not timed), or breaks it.
+        ContractError: it is neither cell nor layer nor function, or breaks its contract.
         GradientMismatch: a hand-written gradient is wrong; nothing of that point was timed.
     """
     import jax
 
     subject = Subject.of(candidate)
-    if subject.traits.signature is not None:
-        raise ContractError(
-            f"{subject.name} is a function, but what is timed at T, B, n_in and n_hidden is a cell "
-            "or a layer: wrap it as a layer to time it, bpttcheck.adapt.from_callables",
-            item="subject",
-        )
     chosen = sizes.fitting(subject, plan.sizes, plan.given)
     smallest = min(chosen, key=sizes.work)
     todo = [(size, dtype) for dtype in plan.dtypes for size in chosen]
@@ -96,7 +90,8 @@ def measure(
             progress(done, len(todo), f"{size} {dtype}")
             case = _case(size, dtype, plan.seed)
             _validate(subject, case)
-            point, curve = _point(subject, build(subject, case), size, size == smallest, plan.count)
+            problem = _problem(subject, case)
+            point, curve = _point(subject, problem, size_of(problem), size == smallest, plan.count)
             points.append(point)
             curves += [] if curve is None else [curve]
     found, name = summaries(points), subject.name.removesuffix("()")
@@ -114,6 +109,16 @@ def measure(
 
 def _case(size: Size, dtype: str, seed: int) -> Case:
     return Case(seed, 0, size.T, size.B, size.n_in, size.n_hidden, dtype, "none", "ordinary")
+
+
+def _problem(subject: Subject, case: Case) -> Problem:
+    """The point; T, B, n_in and n_hidden are sizes of the letters of a function."""
+    if subject.traits.signature is None:
+        return build(subject, case)
+    from bpttcheck.problems.function_cases import build_function
+    from bpttcheck.problems.values import FREE
+
+    return build_function(subject, case, 0, FREE)
 
 
 def _validate(subject: Subject, case: Case) -> None:
@@ -187,7 +192,8 @@ def _ready(
 def size_of(problem: Problem) -> Size:
     """The size of a problem."""
     case = problem.case
-    return Size(case.T, case.B, case.n_in, case.n_hidden)
+    letters = " ".join(f"{letter}={size}" for letter, size in case.letters)
+    return Size(case.T, case.B, case.n_in, case.n_hidden, letters)
 
 
 def _right(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bpttcheck.cli.functions import function_options, told
 from bpttcheck.cli.terminal import Progress, stdout_kept_clean
 from bpttcheck.config import DTYPES
 from bpttcheck.errors import ContractError, GradientMismatch
@@ -47,6 +48,7 @@ Exit codes:
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(".bpttcheck/bench"),
     metavar="DIR", help="Where to write (default .bpttcheck/bench).",
 )  # fmt: skip
+@function_options
 @click.option("--json", "as_json", is_flag=True, help="Print report.json and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the headlines only.")
 @click.pass_context
@@ -60,12 +62,16 @@ def bench(
     out: Path,
     as_json: bool,
     quiet: bool,
+    **given: Any,
 ) -> None:
     """Time the gradients of each TARGET, hand-written and by autodiff.
 
     A TARGET is what `bpttcheck verify` takes; without any: elman, lstm and gru_reset_after.
     Gradients are compared first: a wrong one is not timed. report.json, summary.md, index.html and
     plots are written to DIR. Nothing else should run on the machine meanwhile.
+
+    Of functions (FILE.py:FORWARD+BACKWARD with --signature), T and B are the sizes of its time and
+    batch axes, N and H those of its first two other letters.
     """
     from bpttcheck.bench.machine import load_average
     from bpttcheck.bench.measure import Plan
@@ -78,7 +84,9 @@ def bench(
     plan = Plan(chosen, tuple(dict.fromkeys(dtypes)) or ("float64",), count, bool(sizes))
     started, load = time.perf_counter(), load_average()
     with stdout_kept_clean(as_json):
-        code, found, failures = _measure(targets or _DEFAULT, plan, silent=as_json, quiet=quiet)
+        code, found, failures = _measure(
+            targets or _DEFAULT, plan, told(given), silent=as_json, quiet=quiet
+        )
     if not found:
         ctx.exit(code)
     benchmark = _benchmark(plan, time.perf_counter() - started, load, found, failures)
@@ -96,7 +104,7 @@ def bench(
 
 
 def _measure(
-    targets: Sequence[str], plan: Plan, *, silent: bool, quiet: bool
+    targets: Sequence[str], plan: Plan, function: dict[str, str], *, silent: bool, quiet: bool
 ) -> tuple[int, list[SubjectBenchmark], list[Failure]]:
     """The exit code, what was measured, and what was not."""
     from bpttcheck.bench.measure import measure
@@ -109,7 +117,7 @@ def _measure(
     failures: list[Failure] = []
     for text in dict.fromkeys(targets):
         try:
-            target = load(text)
+            target = load(text, function)
             if target.note and not quiet:
                 click.echo(f"note: {target.note}", err=True)
             with Progress(text, enabled=not quiet) as progress:

@@ -18,6 +18,7 @@ _HELP = {
     "returns": ("NAMES", "What a loss with gradients returns: 'loss, dW, _'."),
     "batch": ("LETTER", "The batch axis of the signature (default: B or N; '': none)."),
     "time": ("LETTER", "The time axis of the signature (default: T; '': none)."),
+    "globals": ("TEXT", "Inputs that are globals of the file: 'Wx: D 4H, b: 4H'."),
     "at": ("FILE.npz", "Judge a function at these arguments alone, saved by name."),
 }
 NAMES = tuple(_HELP)
@@ -40,17 +41,18 @@ def told(given: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def function_of(functions: list[Any], options: Mapping[str, str]) -> Any:
+def function_of(functions: list[Any], options: Mapping[str, str], module: Any) -> Any:
     """The subject made of one function or of two.
 
     Args:
         functions: a loss with gradients, or a forward and a backward function.
         options: what :func:`told` found.
+        module: the module whose globals may be inputs.
 
     Raises:
         ContractError: options are missing, or do not go together.
     """
-    from bpttcheck.adapt import from_grad, from_vjp
+    from bpttcheck.adapt import from_grad, from_vjp, in_module
 
     if "signature" not in options and "at" not in options:
         raise ContractError(
@@ -65,9 +67,25 @@ def function_of(functions: list[Any], options: Mapping[str, str]) -> Any:
         given, other = (one, two) if len(functions) == 1 else (two, one)
         raise ContractError(f"it is {given}, but {unfit[0]} belongs to {other}")
     own: dict[str, Any] = dict(options)
+    if "globals" in own:
+        own["params"] = in_module(module, **_axes(own.pop("globals")))
     if len(functions) == 2:
         return from_vjp(functions[0], functions[1], **own)
     return from_grad(functions[0], **own)
+
+
+def _axes(text: str) -> dict[str, str]:
+    """The axes of each of the globals: ``{"Wx": "D 4H", "b": "4H"}``."""
+    pairs = [part.partition(":") for part in text.split(",")]
+    wrong = [
+        name.strip() for name, colon, _ in pairs if not (colon and name.strip().isidentifier())
+    ]
+    if wrong:
+        raise ContractError(
+            f"--globals {text!r}: {wrong[0]!r} should be a name and its axes, as in "
+            "'Wx: D 4H, b: 4H'"
+        )
+    return {name.strip(): axes.strip() for name, _, axes in pairs}
 
 
 def for_subject(subject: Any, options: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

@@ -25,6 +25,7 @@ class Order:
         annotate: whether to make GitHub annotations.
         function: what the options say of functions, such as their signature.
         reference: what ``--reference`` names, or ``""``.
+        page: whether its part of the HTML page is wanted.
     """
 
     target: str
@@ -35,6 +36,7 @@ class Order:
     annotate: bool
     function: Mapping[str, str] = field(default_factory=dict)
     reference: str = ""
+    page: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON-ready values."""
@@ -63,6 +65,7 @@ class JudgedTarget:
         annotations: GitHub's lines.
         note: a remark on how the subject was loaded, or ``""``.
         error: why it was not checked, or ``""``.
+        page: its part of the HTML page, if that was wanted.
     """
 
     target: str
@@ -75,6 +78,7 @@ class JudgedTarget:
     annotations: tuple[str, ...] = ()
     note: str = ""
     error: str = ""
+    page: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON-ready values."""
@@ -146,6 +150,11 @@ def of_report(
     """A report in serialisable form."""
     from bpttcheck.results.text import brief, render
 
+    page = ""
+    if order.page:
+        from bpttcheck.results.page import section
+
+        page = section(report)
     full = order.alone or not report.passed
     text = render(report, order.width) if full else brief(report, order.width)
     return JudgedTarget(
@@ -158,6 +167,7 @@ def of_report(
         lines,
         annotations,
         note,
+        page=page,
     )
 
 

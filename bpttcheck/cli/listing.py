@@ -68,21 +68,23 @@ def _about(activation: Any) -> str:
 
 
 @click.command()
-@click.argument("name")
-def explain(name: str) -> None:
-    """Print what the check NAME finds, or what the diagnosis NAME means."""
-    pages = _pages()
-    if name not in pages:
+@click.argument("name", nargs=-1, required=True)
+def explain(name: tuple[str, ...]) -> None:
+    """Print what NAME means: a check, a diagnosis, a regime, or a word of a report."""
+    asked, pages = " ".join(name), _pages()
+    word = asked if asked in pages else asked.lower().replace(" ", "-")
+    if word not in pages:
         raise click.UsageError(
-            f"nothing is called {name!r}{near(name, pages)} (known: {', '.join(pages)})"
+            f"nothing is called {asked!r}{near(word, pages)} (known: {', '.join(pages)})"
         )
-    click.echo(pages[name].replace("``", "`"))
+    click.echo(pages[word].replace("``", "`"))
 
 
 def _pages() -> dict[str, str]:
-    """Every name that can be explained and its page; a check comes before a diagnosis."""
+    """Every name that can be explained and its page; a check outweighs a diagnosis, that a word."""
     from bpttcheck import diagnose
+    from bpttcheck.cli.glossary import words
     from bpttcheck.verify.checks import CHECKS
 
     pages = {name: check.text for name, check in CHECKS.items()}
-    return {**diagnose.PAGES, **pages}
+    return {**words(), **diagnose.PAGES, **pages}

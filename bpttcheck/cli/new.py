@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import shlex
 import sys
 from pathlib import Path
 from string import Template
@@ -63,8 +64,8 @@ def new(
     }
     _write(files, force)
     cell, test = files
-    click.echo(f"check it with: bpttcheck verify {cell}:{cls}")
-    click.echo(f"or with:       pytest {test}")
+    click.echo(f"check it with: bpttcheck verify {shlex.quote(f'{cell}:{cls}')}")
+    click.echo(f"or with:       pytest {shlex.quote(str(test))}")
 
 
 def _write(files: dict[Path, str], force: bool) -> None:

@@ -13,6 +13,7 @@ from bpttcheck.cli.stored import command
 from bpttcheck.cli.terminal import columns, paint, stdout_kept_clean
 from bpttcheck.config import FAILURES, failures, find, read
 from bpttcheck.errors import ContractError
+from bpttcheck.results.words import plural
 
 _WORDS = {"passed": "passes now", "failed": "still fails", "inconclusive": "undecided"}
 _CODES = {"passed": 0, "failed": 1, "inconclusive": 3}
@@ -37,6 +38,7 @@ Exit codes:
     type=click.Path(file_okay=False, path_type=Path),
     help=f"Where the failures are (default {FAILURES}, beside pyproject.toml).",
 )
+@click.option("--clear", is_flag=True, help="Without ID: delete what would be listed.")
 @click.option("--example", "as_example", is_flag=True, help="Print it as Hypothesis's @example.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @click.pass_context
@@ -45,22 +47,29 @@ def replay(
     name: str | None,
     target: str | None,
     folder: Path | None,
+    clear: bool,
     as_example: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
     """Run the stored failure ID again, on exactly the numbers on which it was found.
 
-    ID may be the path of its JSON file. Without ID, list what is stored. A built-in cell is found
-    by the name in the file; pass --target for your own, which is imported only then. The signature
-    of a function is stored with its failure, if it was given with an option.
+    ID may be the path of its JSON file. Without ID, list what is stored, with --target its failures
+    alone; --clear deletes what would be listed. A built-in cell is found by the name in the file;
+    pass --target for your own, which is imported only then. The signature of a function is stored
+    with its failure, if it was given with an option.
     """
     folder = _folder() if folder is None else folder
     if name is None:
-        if target is not None or as_example:
+        if as_example:
             raise click.UsageError("which failure? `bpttcheck replay` lists them")
-        _list(folder, as_json)
+        if clear:
+            _clear(folder, target)
+        else:
+            _list(folder, target, as_json)
         return
+    if clear:
+        raise click.UsageError(f"--clear goes without ID; to delete this one: rm {folder}/{name}.*")
     if as_example and (as_json or target is not None):
         raise click.UsageError("--example goes with neither --json nor --target")
     from bpttcheck.replay import example, load
@@ -118,16 +127,33 @@ def _say(stored: Any, report: Any, as_json: bool) -> None:
     click.echo(paint(text))
 
 
-def _list(folder: Path, as_json: bool) -> None:
+def _rows(folder: Path, target: str | None) -> list[dict[str, Any]]:
+    """What is stored, newest first; of one target, or of one subject's name."""
     from bpttcheck.replay import listed
 
     rows = [_row(path, content, age) for path, content, age in listed(folder)]
+    return [row for row in rows if target in (None, row.get("target"), row.get("subject"))]
+
+
+def _clear(folder: Path, target: str | None) -> None:
+    """Delete the failures that would be listed, with their scripts."""
+    from bpttcheck.replay import delete
+
+    rows = _rows(folder, target)
+    for row in rows:
+        delete(row["id"], folder)
+    click.echo(f"deleted {plural(len(rows), 'failure')} from {folder}")
+
+
+def _list(folder: Path, target: str | None, as_json: bool) -> None:
+    rows = _rows(folder, target)
     if as_json:
         document = {"schema_version": 1, "directory": str(folder), "failures": rows}
         click.echo(json.dumps(document, indent=2))
         return
     if not rows:
-        click.echo(f"no failure is stored in {folder}")
+        of = f" of {target}" if target else ""
+        click.echo(f"no failure{of} is stored in {folder}")
         return
     for row in rows:
         words = row["error"] or f"{row['subject']}: {row['block']} ({row['check']})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,14 +47,25 @@ def report(
 
     RESULT.json is the report.json of `bpttcheck bench`; nothing is measured. benchmark.json is what
     github-action-benchmark reads as customSmallerIsBetter. In a GitHub workflow the summary is
-    added to the page of the job. The page and the plots need the extra `report`.
+    added to the page of the job. The page and the plots need the extra `report`. The file of
+    `pytest --benchmark-json` is read too: of that, summary.md is written.
     """
     from bpttcheck.bench.report.compare import compare, parse_gate
+    from bpttcheck.bench.report.pytest_json import is_pytests, table
     from bpttcheck.bench.report.records import load
     from bpttcheck.bench.report.summary import markdown
 
     if fail_if is not None and older is None:
         raise click.UsageError("--fail-if needs --compare OLD.json")
+    if is_pytests(result):
+        if older is not None:
+            raise click.UsageError("to compare files of pytest: pytest --benchmark-compare")
+        headlines, text = table(result)
+        files, folder = {"summary.md": text}, out or result.parent
+        click.echo("\n".join(headlines))
+        _write_files(files, folder)
+        _add_to_job(text)
+        return
     factor = None if fail_if is None else parse_gate(fail_if)
     benchmark = load(result)
     comparison = None if older is None else compare(load(older), benchmark)
@@ -97,15 +109,19 @@ def write(benchmark: Benchmark, out: Path, comparison: Comparison | None = None)
         files.update({f"{one.name}.svg": one.svg for one in drawn})
     except ContractError as error:
         click.echo(f"note: no page and no plots: {error}", err=True)
+    _write_files(files, out)
+    plain = [name for name in files if not name.endswith(".svg")]
+    pictures = len(files) - len(plain)
+    return f"{out}: {', '.join(plain)}" + (f" and {pictures} plots" if pictures else "")
+
+
+def _write_files(files: Mapping[str, str], out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (out / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ContractError(f"cannot write to {out}: {error.strerror or error}") from error
-    plain = [name for name in files if not name.endswith(".svg")]
-    pictures = len(files) - len(plain)
-    return f"{out}: {', '.join(plain)}" + (f" and {pictures} plots" if pictures else "")
 
 
 def _add_to_job(text: str) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bpttcheck.selftest import Planted, SelfTest
 
 _SHOWN = 20
+EACH = 1
+"""How many bugs of each family are planted by default: under half a minute for a small cell."""
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -28,6 +30,7 @@ Exit codes:
 @click.argument("target")
 @function_options
 @click.option("--family", "families", multiple=True, metavar="NAME", help="Only this; repeatable.")
+@click.option("--all", "whole", is_flag=True, help="The whole catalogue, not a few of each family.")
 @click.option("--examples", type=click.IntRange(1), default=100, help="Cases (default 100).")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the cases (default 0).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
@@ -37,6 +40,7 @@ def selftest(
     ctx: click.Context,
     target: str,
     families: Sequence[str],
+    whole: bool,
     examples: int,
     seed: int,
     as_json: bool,
@@ -46,8 +50,10 @@ def selftest(
     """Plant known bugs in TARGET, a right cell, and say how many are caught.
 
     TARGET is what `bpttcheck verify` takes; of a pair of functions, the source of the backward one
-    is changed. A bug is missed if no check fails although a case could have shown it; it is
-    invisible if none could, and the reason is given.
+    is changed, and of a loss with gradients what does not change the loss. A bug is missed if no
+    check fails although a case could have shown it; it is invisible if none could, and the reason
+    is given. By default a few bugs of each family are planted; --all plants the whole catalogue,
+    which takes minutes, and so does --family, of one.
     """
     from bpttcheck.cli.targets import load
     from bpttcheck.selftest import selftest as plant_all
@@ -56,8 +62,9 @@ def selftest(
         subject = load(target, told(given)).subject
         with Progress(f"{target}: planting", enabled=not as_json) as progress:
             found = plant_all(
-                subject, families=families or None, seed=seed, examples=examples, progress=progress
-            )
+                subject, families=families or None, each=None if whole or families else EACH,
+                seed=seed, examples=examples, progress=progress,
+            )  # fmt: skip
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:

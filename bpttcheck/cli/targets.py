@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 import itertools
 import linecache
+import re
 import sys
 import traceback
 import types
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,9 @@ def load(text: str, function: Mapping[str, str] | None = None) -> Target:
     if "+" not in path and not function:
         return _made(text, _attribute(text, module, path))
     _, functions = _functions(text, module, path, function or {})
-    return Target(text, _guarded(text, None, lambda: function_of(functions, function or {})))
+    return Target(
+        text, _guarded(text, None, lambda: function_of(functions, function or {}, module))
+    )
 
 
 def load_functions(text: str) -> tuple[ModuleType, list[str], list[Any]]:
@@ -140,10 +143,21 @@ def _builtin(text: str) -> Any:
     name = text.partition("[")[0]
     if name not in cells.BUILTINS:
         raise ContractError(
-            f"no built-in cell is called {text!r}{near(name, cells.BUILTINS)} "
+            f"no built-in cell is called {text!r}{_meant(name, cells.BUILTINS)} "
             f"(known: {', '.join(cells.BUILTINS)}; your own: module:object or path/file.py:object)"
         )
     return cells.builtin(text)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """What may have been meant: a class of a file here, or a built-in of a similar name."""
+    defined = re.compile(rf"^(?:class|def) {re.escape(name)}\b|^{re.escape(name)} *=", re.MULTILINE)
+    for path in sorted(Path.cwd().glob("*.py")):
+        if defined.search(path.read_text(encoding="utf-8", errors="replace")):
+            return f"; did you mean {path.name}:{name}?"
+    small = name.lower()
+    alike = [other for other in known if small and small in (other, other.partition("_")[0])]
+    return f"; did you mean {' or '.join(map(repr, alike))}?" if alike else near(small, known)
 
 
 def _file(text: str, place: str) -> ModuleType:
@@ -153,7 +167,10 @@ def _file(text: str, place: str) -> ModuleType:
     for module in list(sys.modules.values()):
         if getattr(module, "__bpttcheck_file__", None) == str(path):
             return module  # two targets in one file share its definitions
+    root, package = _package(path.parent)
     name = f"bpttcheck_target_{next(_numbers)}_{path.stem}"
+    if package:  # so that its relative imports work
+        name = f"{package}.{name}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ContractError(f"target {text!r}: {place} cannot be imported")
@@ -162,12 +179,33 @@ def _file(text: str, place: str) -> ModuleType:
     sys.modules[name] = module
     loader = spec.loader
     try:
-        with _on_path(path.parent):
+        with _on_path(root), _on_path(path.parent):
+            if package:
+                _require_package(text, package, path.parent)
             _guarded(text, path, lambda: loader.exec_module(module))
     except ContractError:
         del sys.modules[name]
         raise
     return module
+
+
+def _package(folder: Path) -> tuple[Path, str]:
+    """The folder above the package that a folder belongs to, and the package's name, or ``""``."""
+    names: list[str] = []
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return folder, ".".join(names)
+
+
+def _require_package(text: str, package: str, folder: Path) -> None:
+    """Import the package of a file, which its relative imports need."""
+    found = _guarded(text, None, lambda: importlib.import_module(package))
+    if folder not in [Path(place).resolve() for place in found.__path__]:
+        raise ContractError(
+            f"target {text!r} belongs to a package {package!r}, but another one of this name is "
+            f"imported, from {found.__file__}"
+        )
 
 
 def _module(text: str, place: str) -> ModuleType:

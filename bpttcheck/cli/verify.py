@@ -87,7 +87,7 @@ class _Outcome:
     "--require",
     multiple=True,
     metavar="ORACLE",
-    help="Without this oracle (jax) nothing is decided; repeatable.",
+    help="Without this oracle (jax, torch, differences) nothing is decided; repeatable.",
 )
 @click.option("--lengths", metavar="1,16,300", help="Values of T to try in any case.")
 @click.option("--batches", metavar="1,2,8", help="Values of B to try in any case.")
@@ -116,6 +116,12 @@ class _Outcome:
     type=click.IntRange(1),
     metavar="N",
     help="Isolated targets checked at a time (default: one for each processor).",
+)
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the reports as one offline page, with maps of what is wrong.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="Report nothing that passed.")
@@ -158,6 +164,7 @@ def verify(
             github.wanted() and not as_json,
             function,
             given["reference"] or "",
+            given["page"] is not None,
         )
         for target in targets
     ]
@@ -167,8 +174,10 @@ def verify(
             _all(orders, settings, given, outcome, silent=as_json, quiet=quiet)
     except KeyboardInterrupt:
         _conclude(outcome, options["seed"], as_json, len(targets), 130)
+        _write_page(given["page"], outcome)
         raise
     _conclude(outcome, options["seed"], as_json, len(targets), outcome.exit_code)
+    _write_page(given["page"], outcome)
     ctx.exit(outcome.exit_code)
 
 
@@ -251,6 +260,20 @@ def _conclude(outcome: _Outcome, seed: int, as_json: bool, asked: int, code: int
         click.echo(json.dumps(_document(outcome, seed, code), indent=2))
     elif asked > 1:
         _tally(outcome, seed, asked)
+
+
+def _write_page(path: Path | None, outcome: _Outcome) -> None:
+    if path is None:
+        return
+    from bpttcheck.results.page import page
+
+    sections = [(one.target, one.verdict, one.page) for one in outcome.reports]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(sections), encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"--html: {path} cannot be written: {error}") from error
+    click.echo(f"page: {path}", err=True)
 
 
 def _tally(outcome: _Outcome, seed: int, asked: int) -> None:

@@ -171,7 +171,7 @@ def _mention_jumps(evidence: Evidence) -> None:
     if where:
         evidence.run.code.notes.add(
             f"`step` has a jump at {where[0]}, whose derivative is zero; if its backward pass puts "
-            "a soft slope there on purpose, declare it (surrogate_step, see docs/layers.md)"
+            "a soft slope there on purpose, declare it (surrogate_step, see docs/how-to/layers.md)"
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import Block
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import BpttcheckError, ContractError
 from bpttcheck.judge.directions import Vote
@@ -15,7 +17,7 @@ from bpttcheck.judge.run import Run
 from bpttcheck.judge.tally import Seen, Tally
 from bpttcheck.judge.verdict import Judged
 from bpttcheck.problems.problem import Problem
-from bpttcheck.results.records import Case, Finding, Measured
+from bpttcheck.results.records import Case, Finding, Measured, Sides
 
 
 def exception_finding(
@@ -103,6 +105,15 @@ def plain_finding(run: Run, name: str, j: Judged, case: Case, by: str) -> Findin
         relative_error=j.relative,
         counted=True,
     )
+
+
+def with_sides(finding: Finding, tally: Tally) -> Finding:
+    """The finding with its whole block, in the case in which it was worst."""
+    judged, case, _ = tally.worst.get(finding.block, (None, None, ""))
+    if judged is None or judged.sides is None or case is None:
+        return finding
+    over_time = Block(finding.block).kind == "x" and judged.sides[0].ndim == 3
+    return replace(finding, sides=Sides(*judged.sides, case, over_time))
 
 
 def _contradiction(run: Run, block: str, outcome: CaseOutcome) -> str:

@@ -44,6 +44,7 @@ class Tally:
         judged: the cases of which a block could be judged.
         conduct: what is wrong with how the code behaves, where its gradient does not depend on it;
             told as remarks, and failures only where they were asked for.
+        confirmed: blocks of which it is settled that they break a law, and not by rounding.
         null_counts: True if a gradient of exactly zero is evidence too. A law compares the code
             with itself, so it is; beside an oracle only an additive error could be seen.
     """
@@ -63,6 +64,7 @@ class Tally:
     doubtful: int = 0
     accepted: Counter[str] = field(default_factory=Counter)
     worst: dict[str, tuple[Judged, Case, str]] = field(default_factory=dict)
+    confirmed: set[str] = field(default_factory=set)
     _seen: dict[tuple[str, str], list[Judged]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, judged: Sequence[Judged], case: Case) -> None:

@@ -10,7 +10,7 @@ For each entry, with ``g`` the hand-derived value, ``r`` JAX's and ``c_k`` its n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from bpttcheck.calibration import BLIND, BLOCK_FLOOR, LIMIT
 from bpttcheck.oracles.estimate import rms
 
 Array = NDArray[Any]
+
+_DRAWN = 2**14
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Judged:
         blind: the block's own noise hides it: no evidence.
         null: the reference is exactly zero: nothing but an additive error could be seen.
         usable: the reference and its copies are finite.
+        sides: of a block that is wrong and not large, the hand-derived gradient, the reference and
+            the widths, to be drawn.
     """
 
     block: str
@@ -51,6 +55,7 @@ class Judged:
     blind: bool = False
     null: bool = False
     usable: bool = True
+    sides: tuple[Array, Array, Array] | None = field(default=None, repr=False, compare=False)
 
     @property
     def wrong(self) -> bool:
@@ -103,4 +108,5 @@ def judge(block: str, hand: Any, value: Array, copies: Array, unit: float, tiny:
         float(LIMIT * seen),
         blind=bool(largest > 0 and s.max() > BLIND * largest),
         null=largest == 0,
+        sides=(g, r, s) if ratios[entry] > LIMIT and g.size <= _DRAWN else None,
     )

@@ -1,7 +1,7 @@
 """A cell or a layer as a JAX function whose backward pass is the hand-derived one.
 
-A native form runs in compiled loops, forward and backward, without sums over time inside; any other
-subject runs in NumPy through host callbacks.
+A native form runs in compiled loops, forward and backward, without sums over time inside; so does
+any cell whose code can be traced. Any other subject runs in NumPy through host callbacks.
 """
 
 from __future__ import annotations
@@ -23,15 +23,20 @@ from bpttcheck.errors import ContractError
 from bpttcheck.on_jax.form import JaxArray, JaxCell, is_float, require_form, require_sequence
 from bpttcheck.on_jax.native import form_of
 from bpttcheck.on_jax.products import in_all_steps, is_few
+from bpttcheck.on_jax.traced import FORMS, TracedLoops, forms_of
 from bpttcheck.traits import trait
 
 
-def layer(subject: Any) -> Callable[..., tuple[Any, Any]]:
+def layer(subject: Any, *, form: str | None = None) -> Callable[..., tuple[Any, Any]]:
     """The JAX function ``f(params, xs, state0, mask=None) -> (ys, state_T)`` of a cell or a layer.
 
     ``jax.grad`` of it runs a hand-derived backward pass, under ``jax.jit``, ``jax.vmap`` and
     ``lax.scan`` as well. The built-in cells, and the built-in layers that fuse them, have a form
-    in ``jax.numpy``. Any other subject is called back on the host, in NumPy.
+    in ``jax.numpy``. The ``step`` and ``step_vjp`` of any other cell are traced as they are, NumPy
+    unmodified, and compiled: each form of the two loops is compared with the cell in NumPy, values
+    and gradients, and the fastest for the shapes at hand is measured once
+    (:class:`bpttcheck.on_jax.traced.TracedLoops`). What cannot be traced, and a layer, is called
+    back on the host, in NumPy.
 
     >>> import jax, jax.numpy as jnp, numpy as np
     >>> from bpttcheck.cells import LSTM
@@ -55,37 +60,61 @@ def layer(subject: Any) -> Callable[..., tuple[Any, Any]]:
 
     Args:
         subject: a :class:`bpttcheck.Cell` or a :class:`bpttcheck.Layer`.
+        form: None: the fastest. ``"host"``: callbacks. ``"in the loop"``, ``"deferred"``,
+            ``"kept"`` or ``"kept, deferred"``: this form of the traced loops.
 
     Returns:
         ``f``. It raises ``ContractError`` if a shape or a dtype is wrong, or if a gradient comes
         back from the host in another shape than what it is the gradient of.
 
     Raises:
-        ContractError: ``subject`` is neither a cell nor a layer, or runs JAX itself.
+        ContractError: ``subject`` is neither a cell nor a layer, or runs JAX itself; or ``form``
+            is none that it has, for the reason given.
 
     Warns:
-        HostCallbackWarning: ``subject`` has no native form.
+        HostCallbackWarning: ``subject`` cannot be traced, for the reason given, or is a layer.
     """
     _require_subject(subject)
-    form = form_of(subject)
-    if form is None:
-        warn_of_the_cost(subject)
-        loops = HostLoops(CellLayer(subject) if is_cell(subject) else subject)
+    native = form_of(subject) if form is None else None
+    if native is not None:
+        sequence = with_rule(NativeLoops(native))
+        chosen: Callable[..., Any] = lambda *_: sequence  # noqa: E731
     else:
-        loops = NativeLoops(form)
-    sequence = with_rule(loops)
+        chosen = _foreign(subject, form)
 
     def f(params: Any, xs: Any, state0: Any, mask: Any = None) -> tuple[Any, Any]:
         params, xs, state0, mask = require_sequence(params, xs, state0, mask)
-        if form is not None:
-            require_form(form, params, xs, state0)
-        return sequence(params, xs, state0, mask)
+        if native is not None:
+            require_form(native, params, xs, state0)
+        return chosen(params, xs, state0, mask)(params, xs, state0, mask)
 
     f.__name__ = f.__qualname__ = f"{type(subject).__name__}_on_jax"
     return f
 
 
-def with_rule(loops: NativeLoops | HostLoops) -> Callable[..., tuple[Any, Any]]:
+def _foreign(subject: Any, form: str | None) -> Callable[..., Callable[..., Any]]:
+    """From arguments to the function that runs a subject without a native form."""
+    reason = "a layer is not traced, a cell is"
+    if form != "host" and is_cell(subject):
+        forms, reason = forms_of(subject, with_rule)
+        if forms is not None and form is None:
+            return forms.function
+        if forms is not None and form in forms.functions:
+            return lambda *_: forms.functions[form]
+    if form not in (None, "host"):
+        raise ContractError(
+            f"form={form!r}, expected None, 'host' or, where the cell has it, one of"
+            f" {', '.join(FORMS)}" + (f" ({reason})" if reason else ""),
+            item="form",
+        )
+    if form is None:
+        warn_of_the_cost(subject, reason)
+    loops = HostLoops(CellLayer(subject) if is_cell(subject) else subject)
+    sequence = with_rule(loops)
+    return lambda *_: sequence
+
+
+def with_rule(loops: NativeLoops | HostLoops | TracedLoops) -> Callable[..., tuple[Any, Any]]:
     """``f(params, xs, state0, mask) -> (ys, state_T)``, differentiated by ``loops.backward``."""
 
     @jax.custom_vjp
@@ -213,18 +242,18 @@ def _shifted(first: JaxArray, memories: JaxArray) -> JaxArray:
 
 
 class HostCallbackWarning(UserWarning):
-    """A subject has no native form in JAX and is called back on the host."""
+    """A subject cannot be compiled and is called back on the host."""
 
 
-def warn_of_the_cost(subject: Any) -> None:
+def warn_of_the_cost(subject: Any, reason: str) -> None:
     """Warn once about the cost of a host callback."""
     warnings.warn(
-        f"{type(subject).__name__} has no native form in JAX. It runs in NumPy on the host: nothing"
-        " is compiled, the backward pass runs the forward pass again, arrays are copied from and to"
-        " the device, and jax.vmap runs its batch one by one. To silence:"
+        f"{type(subject).__name__} has no form in JAX ({reason}). It runs in NumPy on the host:"
+        " nothing is compiled, the backward pass runs the forward pass again, arrays are copied"
+        " from and to the device, and jax.vmap runs its batch one by one. To silence:"
         " warnings.simplefilter('ignore', bpttcheck.on_jax.HostCallbackWarning)",
         HostCallbackWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

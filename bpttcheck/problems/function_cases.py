@@ -86,6 +86,7 @@ class FunctionCases(Cases):
         if self._is_given(index):
             return Scheduled(self.case(index), None, False)
         free = scheduled_regime(index) == "long" or index % FREE_CASES == FREE_CASES - 1
+        free = free and not self.subject.traits.fixed_sizes
         return Scheduled(self.case(index, free=free), None, free)
 
     def template(self, index: int) -> Template:
@@ -98,7 +99,7 @@ class FunctionCases(Cases):
         if self._is_given(index):
             dtype = self.dtypes[index % len(self.dtypes)]
             return Case(self.seed, index, 1, 1, 1, 1, dtype, "none", GIVEN)
-        if free:
+        if free and not self.subject.traits.fixed_sizes:
             case = super().case(index, free=True)
             T = _LONG if case.regime == "long" else min(case.T, 12)
         else:

@@ -8,13 +8,14 @@ from bpttcheck.lazy import index
 
 if TYPE_CHECKING:
     from bpttcheck.replay.record import Stored
-    from bpttcheck.replay.stored import DIRECTORY, example, listed, load, rerun, store
+    from bpttcheck.replay.stored import DIRECTORY, delete, example, listed, load, rerun, store
 
-__all__ = ["DIRECTORY", "Stored", "example", "listed", "load", "rerun", "store"]
+__all__ = ["DIRECTORY", "Stored", "delete", "example", "listed", "load", "rerun", "store"]
 
 _HOMES = {
     "DIRECTORY": "stored",
     "Stored": "record",
+    "delete": "stored",
     "example": "stored",
     "listed": "stored",
     "load": "stored",

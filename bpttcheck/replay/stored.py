@@ -41,7 +41,7 @@ from bpttcheck.verify.check import check
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import NotApplicable
 
-__all__ = ["DIRECTORY", "KEPT", "Stored", "example", "listed", "load", "rerun", "store"]
+__all__ = ["DIRECTORY", "KEPT", "Stored", "delete", "example", "listed", "load", "rerun", "store"]
 
 
 DIRECTORY = ".bpttcheck"
@@ -122,6 +122,16 @@ def load(name: str | Path, directory: Path | str = DIRECTORY) -> Stored:
             item="id",
         ) from error
     return replace(stored, path=path)
+
+
+def delete(name: str, directory: Path | str = DIRECTORY) -> None:
+    """Delete one stored failure: its record, its arrays and its script.
+
+    Args:
+        name: its id.
+        directory: the folder it is in.
+    """
+    remove(Path(directory) / f"{name}.json", _SUFFIXES)
 
 
 def listed(directory: Path | str = DIRECTORY) -> list[tuple[Path, Stored | ContractError, float]]:

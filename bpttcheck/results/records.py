@@ -81,6 +81,25 @@ class Diagnosis:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """A whole block of one case: by hand and as it should be, to be drawn.
+
+    Args:
+        hand: the hand-derived gradient.
+        value: the reference.
+        width: the width of its error bar, entry by entry.
+        case: where.
+        over_time: whether the first axis is time.
+    """
+
+    hand: Any
+    value: Any
+    width: Any
+    case: Case
+    over_time: bool = False
+
+
 @dataclass(frozen=True)
 class Finding:
     """One mismatch: what was compared, where, and the values side by side.
@@ -106,6 +125,7 @@ class Finding:
             probably as a consequence of another block that was.
         problem: the smallest case with its arrays (:class:`bpttcheck.problems.problem.Problem`),
             for a replay; None where there is none.
+        sides: the block in the worst case, for a picture; None where nothing was compared.
     """
 
     check: str
@@ -126,10 +146,12 @@ class Finding:
     comparison: Measured | None = None
     counted: bool = False
     problem: Any = field(default=None, repr=False, compare=False)
+    sides: Sides | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as plain JSON-ready values, without the arrays of its problem."""
-        return plain(asdict(replace(self, problem=None), dict_factory=_without_problem))
+        bare = replace(self, problem=None, sides=None)
+        return plain(asdict(bare, dict_factory=_without_arrays))
 
 
 @dataclass(frozen=True)
@@ -190,8 +212,8 @@ class CheckResult:
     seconds: float = 0.0
 
 
-def _without_problem(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in items if key != "problem"}
+def _without_arrays(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in items if key not in ("problem", "sides")}
 
 
 def plain(value: Any) -> Any:

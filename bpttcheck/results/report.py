@@ -34,6 +34,7 @@ class Report:
         judged: the judged gradient cases, and all of them.
         lines: the lines of the backward pass that judged cases ran, and all of them; None: unknown.
         unreached: lines of the backward pass that no judged case ran, and what guards them.
+        sources: method -> its file's name, first line and text, where a gradient is wrong.
         letters: of a function, letter -> its smallest and largest size in judged gradient cases.
         unchecked: what nothing checked, by name.
         hidden: kinds of bugs that none of the cases could have shown, a sentence each.
@@ -62,6 +63,7 @@ class Report:
     lines: tuple[int, int] | None = None
     unreached: tuple[str, ...] = ()
     letters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    sources: Mapping[str, tuple[str, int, str]] = field(default_factory=dict, repr=False)
 
     @property
     def verdict(self) -> Verdict:
@@ -81,6 +83,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON-ready values, with a ``schema_version``."""
         rest = asdict(replace(self, findings=(), remarks=()))
+        del rest["sources"]  # for the page alone
         return {
             "schema_version": SCHEMA_VERSION,
             "verdict": self.verdict.value,
@@ -94,5 +97,16 @@ class Report:
         """The report as text for a terminal, without colours."""
         return render(self)
 
+    def to_html(self) -> str:
+        """The report as one offline HTML page, with maps of what is wrong beside the code."""
+        from bpttcheck.results.page import page, section
+
+        return page([(self.subject, self.verdict.value, section(self))])
+
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        """The page in a frame of its own, so that it changes nothing else in a notebook."""
+        height = 720 if self.findings else 420
+        return (
+            f'<iframe srcdoc="{html.escape(self.to_html())}" sandbox title="bpttcheck" '
+            f'style="width:100%;height:{height}px;border:1px solid #8884"></iframe>'
+        )

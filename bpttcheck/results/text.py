@@ -213,16 +213,21 @@ def _unexpected(report: Report) -> list[Finding]:
     return [finding for finding in report.findings if finding.check not in expected]
 
 
-def _findings(report: Report, width: int) -> list[str]:
-    """The findings that add information in full, the others by name."""
+def told_apart(report: Report) -> tuple[list[Finding], list[Finding]]:
+    """The findings that are told in full, and those that are probably their consequences."""
     shown: list[Finding] = []
     others: list[Finding] = []
     for finding in _unexpected(report):
         (shown if _is_new(finding, shown) else others).append(finding)
-    others = [*shown[FINDINGS_SHOWN:], *others]
+    return shown[:FINDINGS_SHOWN], [*shown[FINDINGS_SHOWN:], *others]
+
+
+def _findings(report: Report, width: int) -> list[str]:
+    """The findings that add information in full, the others by name."""
+    shown, others = told_apart(report)
     lines: list[str] = []
     reported: set[str] = set()
-    for number, finding in enumerate(shown[:FINDINGS_SHOWN], 1):
+    for number, finding in enumerate(shown, 1):
         new = tuple(d for d in finding.diagnoses if d.sentence not in reported)
         reported.update(d.sentence for d in new)
         unknown = finding.jax is not None and not finding.diagnoses

@@ -67,8 +67,8 @@ def check(
         expected_failures: check name -> reason; such a check must fail, and is then no failure.
         strict: remarks on conduct (a dtype that does not stay, T = 0 refused, ...) are failures;
             None: in checks that were asked for by name.
-        require: ``"jax"`` or ``"differences"``: a gradient check in which that oracle did not judge
-            is inconclusive.
+        require: ``"jax"``, ``"torch"`` (of a subject with a reference in torch) or
+            ``"differences"``: a gradient check in which that oracle did not judge is inconclusive.
         lengths: the only T to be used, each of them tried; None: any.
         batches: the only B to be used, each of them tried; None: any.
         accept: gradient -> ``(relative error, reason)``: how far it may be off, for a constant that

@@ -13,6 +13,7 @@ from typing import Any
 from bpttcheck.adapt.function import Function
 from bpttcheck.adapt.functions import from_grad, from_vjp
 from bpttcheck.adapt.objects import from_object
+from bpttcheck.errors import ContractError
 from bpttcheck.results.report import Report
 from bpttcheck.verify.check import check
 
@@ -103,7 +104,16 @@ def check_object(
 
 def _divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of an adapter, and those of :func:`bpttcheck.check`."""
-    own = {name: value for name, value in options.items() if name not in _OPTIONS}
+    order = options.get("order", 1)
+    if order != 1:
+        raise ContractError(
+            f"order={order!r}, but nothing says what the derivative of a NumPy backward "
+            "pass is; check one that was written by hand as a pair, check_vjp(backward, "
+            "double_backward, ...), and code of torch or JAX by adapt.from_torch(..., order=2) or "
+            "adapt.from_jax(..., order=2)",
+            item="order",
+        )
+    own = {name: v for name, v in options.items() if name not in {*_OPTIONS, "order"}}
     return own, {name: value for name, value in options.items() if name in _OPTIONS}
 
 

@@ -14,6 +14,7 @@ from bpttcheck.judge.gradient_finding import (
     finding_of,
     forward_finding,
     plain_finding,
+    with_sides,
 )
 from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.run import STEP, Run
@@ -115,6 +116,7 @@ def _with_all_blocks(run: Run, name: str, tally: Tally) -> Tally:
     for block, (judged, case, by) in tally.worst.items():
         if block not in told:
             tally.findings.append(plain_finding(run, name, judged, case, by))
+    tally.findings = [with_sides(finding, tally) for finding in tally.findings]
     return tally
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,9 +71,26 @@ def report_of(run: Run, options: Options, outcomes: Sequence[Outcome], seconds: 
         unchecked=_unchecked(run, checks),
         hidden=coverage.hidden if asked else (),
         notes=_notes(run),
+        sources=_sources(run, findings),
         seconds=seconds,
     )
     return renamed(report, run.names)
+
+
+def _sources(run: Run, findings: Sequence[Finding]) -> dict[str, tuple[str, int, str]]:
+    """Where a gradient is wrong, the source of the methods: file, first line, text."""
+    target, found = run.subject.target, dict[str, tuple[str, int, str]]()
+    methods = dict.fromkeys((*run.code.methods, *(finding.method for finding in findings)))
+    for method in methods if findings else ():
+        kind = "forward_function" if method == run.code.methods[0] else "backward_function"
+        code: Any = getattr(target, kind, None) or getattr(type(target), method, None)
+        try:
+            lines, first = inspect.getsourcelines(inspect.unwrap(code))
+            name = Path(inspect.getsourcefile(inspect.unwrap(code)) or "").name
+        except (OSError, TypeError, AttributeError):
+            continue
+        found[method] = name, first, textwrap.dedent("".join(lines))
+    return found
 
 
 def _range(sizes: Sequence[int]) -> tuple[int, int] | None:
@@ -135,6 +156,8 @@ def _notes(run: Run) -> tuple[str, ...]:
         if distances:
             told = ", ".join(f"{block} {value:.2g}" for block, value in distances.items())
             notes.insert(1, f"relative distance from the full gradient, median at T = 12: {told}")
+    own = run.subject.traits.adapter_notes
+    notes += () if own is None else own()
     if run.jax.declined:
         notes.append(f"JAX autodiff was not used: {run.jax.declined}")
     return tuple(notes)

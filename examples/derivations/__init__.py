@@ -1,6 +1,7 @@
 """Five published derivations of backpropagation through time, executed and judged.
 
-``python docs/make_derivations.py`` judges them all and writes ``docs/derivations.md``.
+``python docs/_make/make_derivations.py`` judges them all and writes
+``docs/explanation/derivations.md``.
 
 - ``a.py`` to ``e.py``: the formulas of one text each, in its notation, every reading as code;
   ``bounds.py``, ``remedies.py``, ``stack.py`` and ``machines.py`` hold what they say beyond

@@ -32,7 +32,7 @@ the simplest ones under which a reading is never wrong, and which together cover
 of problem on which it is right. Counterexamples are the smallest kind, in round numbers. "By
 eye" is a first reading without the search.
 
-`python docs/make_derivations.py` writes this page from `examples/derivations/`.
+`python docs/_make/make_derivations.py` writes this page from `examples/derivations/`.
 """
 
 

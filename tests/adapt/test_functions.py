@@ -327,3 +327,21 @@ def test_code_that_does_not_fit_its_signature_is_an_error_that_shows_both(subjec
 def test_a_function_of_integers_alone_has_no_gradient():
     with pytest.raises(ContractError, match="no input is a float array, so there is no gradient"):
         bpttcheck.check_vjp(lambda t: t, lambda d: d, "tokens: T < V -> y: T")
+
+
+def test_the_derivative_of_a_numpy_backward_pass_is_not_guessed():
+    forward, backward = (lambda x: x**2), (lambda dy, x: 2 * x * dy)
+    for check, code in (
+        (bpttcheck.check_vjp, (forward, backward)),
+        (bpttcheck.check_grad, (forward,)),
+    ):
+        with pytest.raises(ContractError, match=r"order=2, but .* check_vjp\(backward, double"):
+            check(*code, "x: N -> y: N", order=2)
+    assert bpttcheck.check_vjp(forward, backward, "x: N -> y: N", order=1, examples=2).passed
+    # One that was written by hand is a pair of its own.
+    twice = lambda d_dx, x, dy: (2 * dy * d_dx, 2 * x * d_dx)  # noqa: E731
+    report = bpttcheck.check_vjp(
+        lambda x, dy: 2 * x * dy, twice, "x: N, dy: N -> dx: N", grads="d_x, d_dy", examples=3,
+        receives="d_dx, x, dy", dtypes=["float64"], checks=["vjp"],
+    )  # fmt: skip
+    assert report.passed

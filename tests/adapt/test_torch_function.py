@@ -109,6 +109,12 @@ def test_torch_judges_where_a_reference_is_given():
     assert any("it traces no code of torch" in note for note in notes)
 
 
+def test_torch_that_is_required_and_has_nothing_to_compare_with_is_inconclusive():
+    report = checked(from_torch(Right.apply, SIGNATURE), require=["torch"], examples=2)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert "torch required" in report.checks[0].reason
+
+
 @pytest.mark.parametrize("reference", [None, plain])
 def test_a_wrong_gradient_is_found(reference):
     report = checked(from_torch(Transposed.apply, SIGNATURE, reference, name="wrong"))
@@ -218,3 +224,144 @@ def test_without_torch_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.nn", None)
     with pytest.raises(ContractError, match=r"from_torch needs torch.*pip install torch"):
         from_torch(Right.apply, SIGNATURE)
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ("meta", "device='meta' .* is none that torch can use here"),
+        ("abacus", "device='abacus'"),
+        (None, "device=None"),
+    ],
+)
+def test_a_device_that_cannot_be_used_is_refused(device, says):
+    with pytest.raises(ContractError, match=says) as info:
+        from_torch(Right.apply, SIGNATURE, device=device)
+    assert info.value.item == "device"
+
+
+def test_an_accelerator_that_is_not_there_is_refused(monkeypatch):
+    def absent(*sizes, device):
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr(torch, "zeros", absent)
+    with pytest.raises(ContractError, match=r"device='cuda' .*not compiled with CUDA"):
+        from_torch(Right.apply, SIGNATURE, device="cuda")
+
+
+def test_every_array_and_module_goes_to_the_device(monkeypatch):
+    asked = []
+    own = torch.Tensor.to
+
+    def to(self, *arguments, **options):
+        asked.append(arguments[0])
+        return own(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    text = "x: T N D, h: N H, W: H D -> y: T N H, last: N H where T in 2|3"
+    report = checked(from_torch(Owner(Right.apply), text, device="cpu"), examples=2)
+    assert report.passed
+    assert asked.count(torch.device("cpu")) > 8
+
+
+SMALL = "x: N D, W: H D -> y: N H"
+
+
+class TwiceRight(Function):
+    """tanh(x W), whose backward reads what autograd connects: inputs, and its own output."""
+
+    @staticmethod
+    def forward(ctx, x, W):
+        y = torch.tanh(x @ W.T)
+        ctx.save_for_backward(x, W, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, d_y):
+        x, W, y = ctx.saved_tensors
+        d_pre = d_y * (1 - y**2)
+        return d_pre @ W, d_pre.T @ x
+
+
+class SavesAnIntermediate(TwiceRight):
+    """Right once: to whoever differentiates again, what forward computes on the way is constant."""
+
+    @staticmethod
+    def forward(ctx, x, W):
+        pre = x @ W.T
+        y = torch.tanh(pre)
+        ctx.save_for_backward(x, W, pre)
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx, d_y):
+        x, W, pre = ctx.saved_tensors
+        d_pre = d_y * (1 - torch.tanh(pre) ** 2)
+        return d_pre @ W, d_pre.T @ x
+
+
+class Once(TwiceRight):
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_y):
+        return TwiceRight.backward(ctx, d_y)
+
+
+def in_torch(x, W):
+    return torch.tanh(x @ W.T)
+
+
+def test_a_double_backward_that_is_right_passes():
+    subject = from_torch(TwiceRight.apply, SMALL, in_torch, order=2)
+    assert str(subject.signature) == "x: N D, W: H D, d_y: N H -> grad_x: N D, grad_W: H D"
+    report = checked(subject, ("vjp", "linearity"), dtypes=["float64"], require=["torch"])
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("reference", [None, in_torch])
+def test_a_double_backward_that_reads_a_constant_is_found(reference):
+    few = {"examples": 2, "dtypes": ["float64"]}
+    once = checked(from_torch(SavesAnIntermediate.apply, SMALL, reference), **few)
+    assert once.passed, str(once)
+    twice = checked(from_torch(SavesAnIntermediate.apply, SMALL, reference, order=2), **few)
+    assert twice.verdict is Verdict.FAILED
+    assert {f.block for f in twice.findings} <= {"d_x", "d_W"}
+
+
+def test_a_backward_for_one_derivative_says_so():
+    report = checked(from_torch(Once.apply, SMALL, in_torch, order=2))
+    assert report.verdict is Verdict.FAILED
+    assert "marked @once_differentiable" in report.findings[0].message
+
+
+def test_a_hand_written_double_backward_is_not_its_own_reference():
+    class KeepsInputs(SavesAnIntermediate):
+        """Nothing of it stands in the graph of its gradients."""
+
+        @staticmethod
+        def forward(ctx, x, W):
+            ctx.save_for_backward(x, W, (x @ W.T).detach())
+            return torch.tanh(x @ W.T)
+
+    subject = from_torch(KeepsInputs.apply, SMALL, KeepsInputs.apply, order=2)
+    report = checked(subject, examples=1, dtypes=["float64"])
+    assert report.verdict is Verdict.FAILED
+    notes = [*report.notes, *report.checks[0].notes]
+    assert any("hand-written backward pass of KeepsInputs" in note for note in notes), notes
+
+
+def test_the_parameters_of_a_module_have_second_derivatives():
+    text = "x: T N D, h: N H, W: H D -> y: T N H, last: N H where T in 2"
+    subject = from_torch(Owner(plain), text, Owner(plain), order=2)
+    assert [item.name for item in subject.signature.outputs] == [
+        "grad_x", "grad_h", "grad_W", "grad_inner_weight",
+    ]  # fmt: skip
+    report = checked(subject, examples=1, dtypes=["float64"], require=["torch"])
+    assert report.passed, str(report)
+
+
+def test_lists_of_arrays_have_no_second_order():
+    with pytest.raises(ContractError, match="order=2 takes no lists of T arrays"):
+        from_torch(lambda xs: sum(xs), "xs: T * [N D] -> y: N D", order=2)
+    with pytest.raises(ContractError, match="order='2'"):
+        from_torch(in_torch, SMALL, order="2")

@@ -14,7 +14,7 @@ from benchmarks.wild.page import Row, page
 from bpttcheck import adapt
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "wild.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "evidence" / "wild.md").read_text(encoding="utf-8")
 
 
 def test_adapters_import_their_package_when_they_are_called():

@@ -16,6 +16,7 @@ import bpttcheck
 from bpttcheck import cells
 from bpttcheck.activations import ACTIVATIONS
 from bpttcheck.cells import BUILTINS
+from bpttcheck.problems.problem import MASKS, REGIMES
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks import CHECKS, names_for
 
@@ -187,3 +188,64 @@ def test_a_diagnosis_can_be_explained_by_its_code(cli: Cli) -> None:
     assert "the usual mistake" in page
     assert "d_h = d_z @ W" in page
     assert "did you mean 'transposed'" in cli("explain", "transpose").stderr
+
+
+@pytest.mark.parametrize(
+    "word", [*REGIMES, *MASKS, "worst", "sees", "blind", "covered", "could not show", "Kinks"]
+)
+def test_the_words_of_a_report_can_be_explained(cli: Cli, word: str) -> None:
+    assert cli("explain", *word.split()).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("LSTM", "did you mean 'lstm'?"),
+        ("gru", "did you mean 'gru_reset_before' or 'gru_reset_after'?"),
+        ("Leaky", "did you mean leaky.py:Leaky?"),
+    ],
+)
+def test_a_name_that_is_no_target_gets_what_is_meant(
+    cli: Cli, here: Path, name: str, meant: str
+) -> None:
+    (here / "leaky.py").write_text("class Leaky:\n    pass\n")
+    assert meant in " ".join(cli("verify", name).stderr.split())
+
+
+PACKAGE = {
+    "pkg/__init__.py": "",
+    "pkg/base.py": "from bpttcheck.cells import Elman as Base\n",
+    "pkg/deep/__init__.py": "",
+    "pkg/deep/cell.py": "from ..base import Base\n\nclass Cell(Base):\n    pass\n",
+}
+
+
+def test_a_file_of_a_package_may_import_its_neighbours(cli: Cli, here: Path) -> None:
+    for name, text in PACKAGE.items():
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text(text)
+    options = ("--examples", "2", "--check", "contract")
+    done = cli("verify", "pkg/deep/cell.py:Cell", *options)
+    assert done.exit_code == 0, done.stderr
+    assert "pkg.base" in sys.modules
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pkg"]:
+        del sys.modules[name]
+
+
+def test_another_package_of_the_name_is_not_taken_for_it(cli: Cli, here: Path) -> None:
+    (here / "json").mkdir()
+    (here / "json/__init__.py").write_text("")
+    (here / "json/cell.py").write_text("Cell = 1\n")
+    done = cli("verify", "json/cell.py:Cell")
+    assert done.exit_code == 2
+    assert "another one of this name is imported" in " ".join(done.stderr.split())
+
+
+def test_the_commands_that_new_prints_are_quoted(cli: Cli, here: Path) -> None:
+    text = cli("new", "MyCell", "--dir", "with a space").stdout
+    assert "bpttcheck verify 'with a space/my_cell.py:MyCell'" in text
+
+
+def test_public_names_alone_are_listed() -> None:
+    assert set(dir(bpttcheck)) >= set(bpttcheck.__all__)
+    assert not {"Any", "TYPE_CHECKING", "importlib"} & set(dir(bpttcheck))

@@ -125,3 +125,40 @@ def test_without_targets_three_built_ins_are_measured(
     monkeypatch.setattr(measure, "measure", refuse)
     assert cli("bench").exit_code == 2
     assert asked == ["elman", "lstm", "gru_reset_after"]
+
+
+FUNCTIONS = """
+import numpy as np
+
+def embedded(tokens, E, scale):
+    return E[tokens] * scale, (tokens, E, scale)
+
+def embedded_vjp(d, cache):
+    tokens, E, scale = cache
+    d_E = np.zeros_like(E)
+    np.add.at(d_E, tokens, d * scale)
+    return {"d_E": d_E}
+
+def loss(x, W):
+    y = x @ W
+    return 0.5 * (y * y).sum(), x.T @ y
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("embedded+embedded_vjp", ["--signature", "tokens: T < V, E: V D, scale: D -> y: T D"]),
+        ("loss", ["--signature", "x: N D, W: D H", "--returns", "loss, dW"]),
+    ],
+)
+def test_functions_are_timed_by_their_letters(cli, tmp_path, monkeypatch, target, options):
+    monkeypatch.chdir(tmp_path)
+    Path("code.py").write_text(FUNCTIONS)
+    done = cli(
+        "bench", f"code.py:{target}", *options, "--sizes", "4,2,3,5", "--rounds", "3", "--json"
+    )
+    assert done.exit_code == 0, done.stderr
+    (point,) = json.loads(done.stdout)["subjects"][0]["points"]
+    assert {one["form"] for one in point["timings"]} >= {"numpy", "jax"}
+    assert point["size"]["letters"].split() in (["T=4", "V=3", "D=5"], ["N=3", "D=5", "H=7"])

@@ -238,7 +238,7 @@ def test_without_matplotlib_the_message_says_what_to_install(
     assert 'pip install "bpttcheck[report]"' in result.stderr
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "flow.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "flow.md").read_text()
 
 
 def test_what_the_page_shows_is_what_is_printed(cli: Cli) -> None:

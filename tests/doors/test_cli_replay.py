@@ -182,6 +182,16 @@ def test_without_an_id_everything_stored_is_listed(cli: Cli, name: str) -> None:
     assert "cannot be replayed" in document["failures"][0]["error"]
 
 
+def test_failures_of_one_target_are_listed_and_deleted(cli: Cli, name: str) -> None:
+    said = cli("replay", "--target", "lstm").stdout
+    assert said == f"no failure of lstm is stored in {FAILURES}\n"
+    assert cli("replay", "--target", "lstm", "--clear").stdout.startswith("deleted 0 failures")
+    assert cli("replay", "--target", "wrong.py:Averaged").stdout.split()[0] == name
+    done = cli("replay", "--target", "wrong.py:Averaged", "--clear")
+    assert done.stdout == f"deleted 1 failure from {FAILURES}\n"
+    assert list(Path(FAILURES).glob(f"{name}.*")) == []
+
+
 @pytest.mark.usefixtures("here")
 def test_json_is_one_document_and_nothing_else(cli: Cli) -> None:
     verified = cli(*VERIFY, "--json", "wrong.py:make")
@@ -223,7 +233,7 @@ def test_the_example_is_printed_alone(cli: Cli, name: str) -> None:
     [
         (["../wrong"], "id='../wrong', expected one such as"),
         (["lstm-step_vjp-b-123456"], "no failure is stored as"),
-        (["--target", "lstm"], "which failure?"),
+        (["x", "--clear"], "--clear goes without ID"),
         (["--example"], "which failure?"),
         (["x", "--example", "--json"], "--example goes with neither"),
         (["nowhere/x-y-123456.json"], "no failure is stored as"),

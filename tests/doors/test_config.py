@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bpttcheck.config import (
+    ORACLES,
     Settings,
     check_names,
     draw_seed,
@@ -21,6 +22,7 @@ from bpttcheck.config import (
     read,
 )
 from bpttcheck.errors import ContractError
+from bpttcheck.subject import options
 
 
 def write(folder: Path, table: str) -> Path:
@@ -93,6 +95,7 @@ def test_a_table_that_is_none_is_told_with_its_file(tmp_path: Path, text: str, w
         (parse_sizes, "3x4,8X32", ((3, 4), (8, 32))),
         (parse_sizes, [[3, 4]], ((3, 4),)),
         (parse_require, ("jax",), ("jax",)),
+        (parse_require, ["torch", "differences"], ("torch", "differences")),
     ],
 )
 def test_numbers_and_names_are_read_as_they_are_typed(parse: Any, good: Any, value: Any) -> None:
@@ -175,3 +178,7 @@ def test_a_wrong_check_is_named_with_its_likeness() -> None:
         check_names(["puriti"], ["contract", "purity"])
     assert check_names(None, ["contract", "purity"]) == ("contract", "purity")
     assert near("zzz", ["contract"]) == ""
+
+
+def test_the_oracles_that_can_be_required_are_those_of_check() -> None:
+    assert options.ORACLES == ORACLES

@@ -24,7 +24,7 @@ from examples.derivations.stack import Stack
 from examples.derivations.systems import SYSTEMS
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "derivations.md").read_text()
+PAGE = (ROOT / "docs" / "explanation" / "derivations.md").read_text()
 FEW = [k for k in kinds() if k.T <= 3 and (k.n, k.H) in ((1, 1), (2, 1), (1, 3))]
 CODES = [f"{text}{i + 1}" for text, count in zip("ABCDE", (5, 6, 7, 3, 8), strict=True)
          for i in range(count)]  # fmt: skip
@@ -101,7 +101,7 @@ def readings_that_are_stale(section, judged, formula):
 def test_the_page_is_current_every_planted_change_noticed_and_every_correction_right():
     judged = judge_all(page.FORMULAS, FEW)  # dear: once for all three
     every_correction_is_right(judged)
-    assert stale(PAGE, judged) == [], "python docs/make_derivations.py"
+    assert stale(PAGE, judged) == [], "python docs/_make/make_derivations.py"
     for code in CODES:
         for reading in judged[code]:
             section = PAGE.partition(f"### {code}\n")[2]

@@ -107,7 +107,7 @@ def logistic(z):
 
 def test_every_file_has_a_row_here_and_its_command_on_the_page():
     assert {path.stem for path in GALLERY.glob("*.py")} == set(CELLS)
-    page = (ROOT / "docs" / "gallery.md").read_text()
+    page = (ROOT / "docs" / "reference" / "gallery.md").read_text()
     for name, class_name in CELLS.items():
         command = f"bpttcheck verify examples/gallery/{name}.py:{class_name}"
         assert f"`{command}`" in page

@@ -208,7 +208,7 @@ def test_an_example_imports_nothing_private(path):
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_page_has_the_command_and_the_plot(name):
-    page = (ROOT / "docs" / "training.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "training.md").read_text()
     assert f"python examples/training/{name}.py" in page
     assert f"](training/{name}.svg)" in page
-    assert (ROOT / "docs" / "training" / f"{name}.svg").is_file()
+    assert (ROOT / "docs" / "how-to" / "training" / f"{name}.svg").is_file()

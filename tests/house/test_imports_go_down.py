@@ -29,7 +29,7 @@ FLOORS = [
     ["activations", "losses"],
     # two wings: the zoo of subjects, and the oracles
     ["cells", "adapt"],
-    ["bptt", "networks", "on_jax", "oracles"],
+    ["bptt", "networks", "oracles"],
     # the checker, from what it is given to what it says
     ["subject"],
     ["results"],
@@ -38,13 +38,13 @@ FLOORS = [
     ["diagnose"],
     ["verify"],
     # instruments
-    ["replay", "mutants"],
+    ["replay", "mutants", "on_jax"],
     ["selftest", "bench"],
     # entry points
     ["config", "cli", "pytest_plugin", "__init__", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
-ZOO = {"cells", "bptt", "networks", "on_jax"}
+ZOO = {"cells", "bptt", "networks"}
 MOST_MODULES = 20
 """In one folder, its index not counted."""
 

@@ -15,7 +15,7 @@ import pytest
 import bpttcheck
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # The derivations are judged by the parts of the checker, one by one: no example of its use.
 EXAMPLES = [p for p in sorted((ROOT / "examples").rglob("*.py")) if "derivations" not in p.parts]
 

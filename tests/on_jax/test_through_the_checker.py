@@ -1,10 +1,11 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bpttcheck
 from bpttcheck import cells
-from bpttcheck.adapt import from_custom_vjp
+from bpttcheck.adapt import from_custom_vjp, from_jax
 from bpttcheck.on_jax import layer
 from bpttcheck.on_jax.function import NativeLoops, with_rule
 from bpttcheck.on_jax.gru_reset_before import GRUResetBeforeForm
@@ -79,3 +80,27 @@ def test_no_mask_is_a_mask_of_true(kit):
     f = kit.layer(cell)
     plain = f.forward(*problem.arguments)[0]
     np.testing.assert_array_equal(plain, f.forward(*problem.arguments, np.ones((5, 3), bool))[0])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("order", [1, 2])
+def test_gradients_and_their_gradients_of_a_native_form_are_right(order):
+    f = layer(cells.Elman())
+
+    def by_hand(x, h, U, W, b):
+        return f({"U": U, "W": W, "b": b}, x, h)
+
+    def plain(x, h, U, W, b):
+        def step(h, x):
+            h = jnp.tanh(x @ U.T + h @ W.T + b)
+            return h, h
+
+        last, ys = jax.lax.scan(step, h, x)
+        return ys, last
+
+    text = "x: T B D, h: B H, U: H D, W: H H, b: H -> y: T B H, last: B H"
+    subject = from_jax(by_hand, text, plain, order=order)
+    report = bpttcheck.check(
+        subject, examples=4, dtypes=["float64"], checks=["vjp"], require=["jax"]
+    )
+    assert report.passed

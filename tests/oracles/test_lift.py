@@ -300,7 +300,7 @@ def test_at_least_a_hundred_idioms_trace_and_most_view_traps_do():
 
 
 def test_the_page_of_idioms_is_current():
-    maker = load(ROOT / "docs" / "make_idioms.py", "make_idioms")
+    maker = load(ROOT / "docs" / "_make" / "make_idioms.py", "make_idioms")
     assert maker.PAGE.read_text(encoding="utf-8") == maker.page()
 
 

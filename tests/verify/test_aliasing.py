@@ -47,6 +47,18 @@ class SharedZeros(Backward):
         return {**results[0], "unused": self.zeros}, *results[1:]
 
 
+class MemoOfTheLastCall(Backward):
+    """The same array objects get the same results, which somebody may have changed meanwhile."""
+
+    last = ()
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        given = params, cache, d_state, d_y
+        if not self.last or any(a is not b for a, b in zip(self.last[0], given, strict=True)):
+            self.last = given, super().step_vjp(*given)
+        return self.last[1]
+
+
 class SharedStart(Plain):
     def __init__(self):
         self.zeros = {}
@@ -232,6 +244,7 @@ class LaterFails(Counts):
 
 FOUND = {
     "one array of zeros": (SharedZeros, "step_vjp", "d_params['unused']", "writes to what"),
+    "a memo": (MemoOfTheLastCall, "step_vjp", "d_params['U']", "from the same cache"),
     "one initial state": (SharedStart, "initial_state", "state", "writes to what"),
     "a parameter as its gradient": (ParameterItself, "step_vjp", "params['b']", "itself"),
     "a part of the cache": (PartOfTheCache, "step_vjp", "d_params['U']", "from the same cache"),

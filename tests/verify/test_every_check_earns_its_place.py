@@ -248,3 +248,20 @@ def test_the_check_finds_its_bug_and_passes_the_code_without_it(row):
 
 def test_every_check_has_a_bug_of_its_own():
     assert {row.check for row in TABLE} == set(NAMES)
+
+
+def test_a_law_that_is_broken_everywhere_asks_jax_a_few_times(monkeypatch, as_found):
+    """JAX needs a program for each new shape; a block that is settled is asked for no more."""
+    from bpttcheck.verify import law
+
+    asked = []
+    ask = law._beside_jax
+    monkeypatch.setattr(law, "_beside_jax", lambda *given: asked.append(given) or ask(*given))
+    report = bpttcheck.check(
+        WithoutTheFirstStep(), checks=["time_splitting"], examples=60, raises=False
+    )
+    assert report.checks[-1].cases >= 15
+    assert 1 <= len(asked) <= 4
+    asked.clear()
+    bpttcheck.check(UnmaskedOutput(), checks=["masking"], examples=60, raises=False)
+    assert asked == []  # JAX says nothing of what a masked step outputs

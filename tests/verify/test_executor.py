@@ -1,6 +1,8 @@
 """Any executor: the same report, whoever does the work."""
 
 import multiprocessing
+import os
+import signal
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
@@ -174,12 +176,32 @@ def test_a_forked_worker_says_how_to_make_the_pool(monkeypatch):
         report(Elman(), Counts())
 
 
-def test_a_dask_cluster_gives_the_report_that_none_gives():
+@pytest.fixture(scope="module")
+def dask():
+    """A client of a real cluster of two processes."""
     distributed = pytest.importorskip("distributed", reason="dask is not installed: extra `dask`")
     cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
     with cluster, distributed.Client(cluster) as client:
-        for cell in (Warns, NegativeInput):
-            assert report(cell(), client.get_executor()) == report(cell(), None)
+        yield client
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("cell", [Warns, NegativeInput])
+def test_a_dask_cluster_gives_the_report_that_none_gives(dask, cell):
+    assert report(cell(), dask.get_executor()) == report(cell(), None)
+
+
+def test_a_dask_worker_that_is_killed_in_mid_run_changes_nothing(dask, alone):
+    workers = dask.run(os.getpid)
+    killed = []
+
+    def kill_one(done, total, name):
+        if done and not killed:
+            killed.append(min(workers.values()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    assert report(Elman(), dask.get_executor(), progress=kill_one) == alone
+    assert killed
 
 
 XDIST = """

@@ -46,16 +46,18 @@ class Size:
         B: rows.
         n_in: width of ``x``.
         n_hidden: width of the state.
+        letters: of a function, the sizes of the letters of its signature: ``"N=8 T=50 D=32"``.
     """
 
     T: int
     B: int
     n_in: int
     n_hidden: int
+    letters: str = ""
 
     def __str__(self) -> str:
         """For a table: ``T=50 B=8 N=32 H=32``."""
-        return f"T={self.T} B={self.B} N={self.n_in} H={self.n_hidden}"
+        return self.letters or f"T={self.T} B={self.B} N={self.n_in} H={self.n_hidden}"
 
 
 @dataclass(frozen=True)

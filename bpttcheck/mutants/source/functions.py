@@ -1,4 +1,8 @@
-"""Makes mutants of the source of a backward function, and classifies each on a few problems."""
+"""Makes mutants of the source of a backward function, and classifies each on a few problems.
+
+Of a function that returns its loss and the gradients, those changes count that leave the loss as it
+is: a function of another loss may well have the right gradient of that.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.adapt.function import Function
+from bpttcheck.adapt.function import ForwardPass, Function
 from bpttcheck.errors import BpttcheckError, ContractError, Declined
 from bpttcheck.mutants.base import Mutant
 from bpttcheck.mutants.source.edits import Edit, edits, numbered
@@ -33,24 +37,20 @@ def function_mutants(function: Function) -> tuple[Mutant, ...]:
     """Every mutant of the source of a function's backward pass.
 
     Args:
-        function: a right function with a backward pass of its own.
+        function: a right function with a backward pass, or with gradients beside its loss.
 
     Raises:
-        ContractError: it has none, or its source cannot be changed; the message says why.
+        ContractError: its source cannot be changed; the message says why.
     """
-    if function.backward_function is None:
-        raise ContractError(
-            f"{function.name} returns its loss and the gradients in one function, but bugs are "
-            "planted in a backward pass of its own: give a pair, FORWARD+BACKWARD",
-            item="subject",
-        )
     try:
-        method = read_function(function.backward_function)
+        method = read_function(function.backward_function or function.forward_function)
         with quiet():
             problems = [_FunctionProblem(_problem(function, *sizes)) for sizes in _SIZES]
             right = [one.run(function, method.function) for one in problems]
             # More variables have one shape where sizes are equal.
             found = list(edits(method.tree, _observe(method, function, problems[1])))
+            if function.backward_function is None:
+                found = _of_the_gradients(function, method, found, problems)
             names = numbered(found)
             return tuple(
                 _mutant(function, method, edit, name, list(zip(right, problems, strict=True)))
@@ -80,10 +80,52 @@ class _FunctionProblem:
         self, function: Function, backward: Callable[..., Any], scale: float = 1.0
     ) -> dict[str, Any]:
         """The same as they are, for cotangents times ``scale``."""
-        one = replace(function, backward_function=backward)
-        params = {name: np.copy(value) for name, value in self.problem.params.items()}
-        _, _, tape = one.forward(params, self.problem.xs, ())
+        one, tape = self._forward(function, backward)
         return one.gradients(tape, self.problem.d_ys * scale)[0]
+
+    def loss(self, function: Function, code: Callable[..., Any]) -> Any:
+        """The loss that the code returns beside its gradients; None where it raises."""
+        try:
+            return self._forward(function, code)[1].outputs["loss"]
+        except Exception:
+            return None
+
+    def _forward(
+        self, function: Function, backward: Callable[..., Any]
+    ) -> tuple[Function, ForwardPass]:
+        one = _with(function, backward)
+        params = {name: np.copy(value) for name, value in self.problem.params.items()}
+        return one, one.forward(params, self.problem.xs, ())[2]
+
+
+def _with(function: Function, code: Callable[..., Any]) -> Function:
+    """The function with other code in the place of its backward pass."""
+    if function.backward_function is None:
+        return replace(function, forward_function=code)
+    return replace(function, backward_function=code)
+
+
+def _of_the_gradients(
+    function: Function, method: Method, found: list[Edit], problems: list[_FunctionProblem]
+) -> list[Edit]:
+    """The edits that leave the loss as it is; of those that raise, the ones in other lines."""
+    right = [one.loss(function, method.function) for one in problems]
+    losses = [_losses(function, method.compile(edit.tree), problems) for edit in found]
+    changed = [any(a is not None and a != b for a, b in zip(one, right, strict=True))
+               for one in losses]  # fmt: skip
+    of_loss = {edit.line for edit, is_other in zip(found, changed, strict=True) if is_other}
+    raises = [any(value is None for value in one) for one in losses]
+    return [
+        edit
+        for edit, is_other, fails in zip(found, changed, raises, strict=True)
+        if not is_other and not (fails and edit.line in of_loss)
+    ]
+
+
+def _losses(
+    function: Function, code: Callable[..., Any], problems: list[_FunctionProblem]
+) -> list[Any]:
+    return [one.loss(function, code) for one in problems]
 
 
 def _problem(function: Function, T: int, B: int, n_in: int, n_hidden: int) -> Problem:
@@ -149,8 +191,8 @@ def _mutant(
 
 def _plant(wrong: FunctionType) -> Callable[[Any], Any]:
     def plant(target: Any) -> Function:
-        if not isinstance(target, Function) or target.backward_function is None:
+        if not isinstance(target, Function):
             raise BpttcheckError(f"target={target!r}, but should be the function that was changed")
-        return replace(target, backward_function=wrong)
+        return _with(target, wrong)
 
     return plant

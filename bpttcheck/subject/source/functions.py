@@ -27,7 +27,10 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 # Wrappers around somebody's code: followed, and never part of that code.
 _WRAPPERS = ("bpttcheck.adapt.", "bpttcheck.activations")
 # Functions passed to these run when JAX traces them, not whenever the backward pass runs.
-_TRACING = ("bpttcheck.adapt.jax_rule", "bpttcheck.adapt.custom_vjp")
+_TRACING = (
+    "bpttcheck.adapt.jax_rule", "bpttcheck.adapt.custom_vjp",
+    "bpttcheck.adapt.jax_functions.function", "bpttcheck.adapt.second_order",
+)  # fmt: skip
 # The attributes in which wrappers keep a Python function: JAX and functools, Numba,
 # jax.custom_vjp.
 _INSIDE = ("__wrapped__", "py_func", "fun", "fwd", "bwd")
@@ -129,7 +132,7 @@ def _read_code(target: Any) -> UserCode:
     found = [entry for entry in search.found.values() if entry is not None]
     own = [entry for entry in found if not _is_ours(entry.function)]
     if not own and not type(target).__module__.startswith(_WRAPPERS):  # a built-in
-        own = found
+        own = [e for e in found if not str(e.function.__module__).startswith(_WRAPPERS)]
     return UserCode(tuple(sorted(own, key=lambda entry: not entry.backward)))
 
 

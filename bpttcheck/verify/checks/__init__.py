@@ -43,7 +43,8 @@ def names_for(target: Any) -> tuple[str, ...]:
     signature = trait(target, "signature")
     if signature is not None:
         padded = any(leaf.kind == "within" for leaf in signature.leaves)
-        return (*_OF_FUNCTIONS, "masking") if padded else _OF_FUNCTIONS
+        more = {"jvp": trait(target, "jvp") is not None, "masking": padded}
+        return tuple(n for n in NAMES if n in _OF_FUNCTIONS or more.get(n))
     forward_mode = trait(target, "step_jvp") or trait(target, "jvp")
     others = ("vjp",) if forward_mode else ("vjp", "jvp")
     return tuple(name for name in NAMES if name not in others)

@@ -1,0 +1,134 @@
+"""Cells that nobody wrote a form for: their own NumPy code, traced and compiled."""
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bpttcheck import activations, cells
+from bpttcheck.errors import ContractError
+from bpttcheck.on_jax import HostCallbackWarning, layer
+from bpttcheck.on_jax.function import with_rule
+from bpttcheck.on_jax.traced import FORMS, forms_of
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(path, name):
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_traced", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return getattr(module, name)()
+
+
+OWN = {
+    "leaky": lambda: load(EXAMPLES / "leaky.py", "Leaky"),
+    "clockwork": lambda: load(EXAMPLES / "gallery/clockwork.py", "Clockwork"),
+    "slstm": lambda: load(EXAMPLES / "gallery/slstm.py", "SLSTM"),
+    "lru_complex": lambda: load(EXAMPLES / "gallery/lru_complex.py", "ComplexLRU"),
+    "teacher forced": lambda: cells.Jordan(teacher_forced=True),
+    "own activation": lambda: cells.Elman(
+        activations.Activation("mine", np.tanh, lambda z: 1 - np.tanh(z) ** 2)
+    ),
+    "subclass": type("Mine", (cells.LSTM,), {}),
+}
+# The periods of a clockwork and the vectors of an LRU have no row for each row of the batch.
+ALL_FOUR = {"leaky", "slstm", "own activation", "subclass"}
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("name", OWN)
+def test_gradients_are_those_of_the_code_in_numpy(kit, x64, name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        f = layer(OWN[name]())
+    for masked in (False, True):
+        problem = kit.problem(OWN[name](), masked=masked)
+        kit.assert_equal(
+            kit.pull_back(f, problem), kit.pull_back(layer(OWN[name](), form="host"), problem)
+        )
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", OWN)
+def test_the_forms_that_a_cell_has(name):
+    forms, _ = forms_of(OWN[name](), with_rule)
+    assert set(forms.functions) >= {"in the loop", "deferred"}
+    assert (set(forms.functions) == set(FORMS)) == (name in ALL_FOUR)
+
+
+def test_float32_jit_vmap_and_no_steps_without_64_bits(kit):
+    cell = OWN["leaky"]()
+    params, xs, state0 = kit.problem(cell, dtype=np.float32).arguments
+    f = layer(cell, form="deferred")
+
+    def loss(params, xs):
+        ys, state = f(params, xs, state0)
+        return jnp.sum(ys**2) + jnp.sum(state)
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    one, two = gradient(params, xs), gradient(params, 2 * xs)
+    many = jax.jit(jax.vmap(jax.grad(loss, (0, 1)), (None, 0)))(params, np.stack([xs, 2 * xs]))
+    for both, *apart in zip(*map(jax.tree.leaves, (many, one, two)), strict=True):
+        assert both.dtype == np.float32
+        np.testing.assert_allclose(both, np.stack(apart), rtol=2e-5, atol=1e-6)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient(params, xs[:0])[0]))
+
+
+def test_a_counter_keeps_its_dtype_and_gets_no_gradient(kit):
+    cell = OWN["clockwork"]()
+    params, xs, (h, t) = kit.problem(cell, dtype=np.float32).arguments
+    f = layer(cell, form="in the loop")
+    (_, (_, last)), pull = jax.vjp(f, params, xs, (h, np.asarray(t, np.int32)))
+    assert last.dtype == np.int32
+    zeros = np.zeros(last.shape, jax.dtypes.float0)
+    _, _, (_, d_t) = pull((np.ones_like(xs, shape=(len(xs), *h.shape)), (h, zeros)))
+    assert d_t.dtype == jax.dtypes.float0
+
+
+class MeanOverTheBatch(cells.Elman):
+    """Its gradient of b is a mean: over the rows of all steps it would be another."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        return {**d_params, "b": d_params["b"] / len(d_y)}, d_h, d_x
+
+
+def test_a_cell_that_breaks_the_law_of_the_batch_is_refused_by_name():
+    forms, reason = forms_of(MeanOverTheBatch(), with_rule)
+    assert forms is None
+    assert reason == "traced, d_params['b'] is not that of the code in NumPy"
+    with pytest.raises(ContractError, match="form='deferred', expected"):
+        layer(MeanOverTheBatch(), form="deferred")
+
+
+class ReadsItself(cells.Elman):
+    """What is traced is not what runs: the tracer's arrays are told apart."""
+
+    def step(self, params, state, x):
+        new, y, cache = super().step(params, state, x)
+        return (new * 1.5, y, cache) if hasattr(x, "shadow") else (new, y, cache)
+
+
+def test_code_that_is_another_when_it_is_traced_is_called_back():
+    with pytest.warns(HostCallbackWarning, match="is not that of the code in NumPy"):
+        layer(ReadsItself())
+
+
+def test_the_fastest_form_is_measured_once_for_each_shape(kit, monkeypatch):
+    cell = OWN["leaky"]()
+    forms, _ = forms_of(cell, with_rule)
+    asked = []
+    monkeypatch.setattr(
+        type(forms), "_fastest", lambda self, shapes, mode: asked.append(shapes) or "kept"
+    )
+    arguments = (*kit.problem(cell, dtype=np.float32).arguments, None)
+    assert forms.function(*arguments) is forms.functions["kept"]
+    assert forms.function(*arguments) is forms.functions["kept"]
+    assert len(asked) == 1
