@@ -29,6 +29,8 @@ _HOMES = {
     "batch-reduction": "axes",
     "time-reduction": "steps",
     "one-size": "axes",
+    "time-order": "order",
+    "off-by-one": "order",
     "saturated": "values",
     "truncated": "steps",
     "missing-term": "steps",
@@ -36,12 +38,15 @@ _HOMES = {
     "scale": "values",
     "zeroed-entry": "values",
     "broadcast-row": "axes",
+    "permuted": "order",
+    "overwritten": "order",
     "missing-path": "paths",
     "doubled-path": "paths",
     "wrong-derivative": "paths",
     "wrong-operand": "paths",
     "precision": "paths",
-    "wrong-cotangent": "paths",
+    "wrong-cotangent": "cotangent",
+    "mixed-rows": "order",
 }
 
 CODES = tuple(_HOMES)

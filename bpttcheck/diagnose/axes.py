@@ -12,6 +12,7 @@ from bpttcheck import trees
 from bpttcheck.blocks import Block
 from bpttcheck.diagnose import graph_edits
 from bpttcheck.diagnose.base import Array, Evidence, FailingExample, Page, Rule, diagnosis
+from bpttcheck.problems import function_rows
 from bpttcheck.results.records import Case, Diagnosis, Finding
 
 _TRANSPOSED_PAGE = Page(
@@ -74,9 +75,9 @@ def _fit_swapped_gates(evidence: Evidence) -> Diagnosis | None:
     block = evidence.block
     if not evidence.examples:
         return None
-    for axis, i, j in _pairs(evidence.examples[0], block):
+    for axis, i, j, letter in _pairs(evidence.examples[0], block):
         residual = evidence.fits_block(
-            lambda right, s, at=(axis, i, j): _exchanged(right, s.problem.case.n_hidden, *at)
+            lambda right, s, at=(axis, i, j), x=letter: _exchanged(right, s.sizes[x], *at)
         )
         if residual is not None:
             return diagnosis(
@@ -94,12 +95,15 @@ def _fit_swapped_gates(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _pairs(example: FailingExample, block: str) -> Iterator[tuple[int, int, int]]:
-    """Axis and two parts of it that are ``n_hidden`` wide."""
-    H = example.problem.case.n_hidden
+def _pairs(example: FailingExample, block: str) -> Iterator[tuple[int, int, int, str]]:
+    """Axis, two parts of it, and the size that is their width, ``n_hidden`` first."""
+    sizes = example.sizes
+    order = ["n_hidden"] if "n_hidden" in sizes else list(sizes)
     for axis, size in enumerate(example.right[block].shape):
-        if size % H == 0 and size > H:
-            yield from ((axis, i, j) for i, j in combinations(range(size // H), 2))
+        for letter in order:
+            if size % sizes[letter] == 0 and size > sizes[letter] > 1:
+                for i, j in combinations(range(size // sizes[letter]), 2):
+                    yield axis, i, j, letter
 
 
 def _exchanged(right: Array, H: int, axis: int, i: int, j: int) -> Array | None:
@@ -128,7 +132,8 @@ _BATCH_REDUCTION_PAGE = Page(
 def _fit_batch_reduction(evidence: Evidence) -> Diagnosis | None:
     """A mean over the batch, or one row of it."""
     examples = [s for s in evidence.examples if s.problem.case.B > 1]
-    if not examples:
+    signature = evidence.run.subject.traits.signature
+    if not examples or (signature is not None and not signature.batch):
         return None
     few = replace(evidence, examples=examples)
     block = evidence.block
@@ -150,7 +155,9 @@ def _fit_batch_reduction(evidence: Evidence) -> Diagnosis | None:
 
 def _of_row(example: FailingExample, row: int, block: str) -> Array:
     """The right block if only one row has a cotangent."""
-    p = example.problem
+    p, signature = example.problem, example.run.subject.traits.signature
+    if signature is not None:
+        return example.right_for(function_rows.only_row(signature, p, row))[block]
 
     def only(leaf: Array, axis: int) -> Array:
         keep = np.zeros(leaf.shape[axis], leaf.dtype)

@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 
 from bpttcheck import trees
 from bpttcheck.calibration import LIMIT
+from bpttcheck.diagnose.right import right_gradient
 from bpttcheck.judge.run import SEQUENCE, STEP, Hand, Reference, Run
 from bpttcheck.judge.tally import Seen
 from bpttcheck.judge.verdict import rounding, width
 from bpttcheck.oracles.autodiff.autodiff import Untied
 from bpttcheck.problems.problem import Problem, Template
 from bpttcheck.results.records import Case, Diagnosis
+
+ASSUMED = "assumed"
+"""Among the notes: the gradients of mistakes that were found in other blocks."""
 
 Array = NDArray[Any]
 Blocks = Mapping[str, Any]
@@ -85,7 +89,7 @@ class FailingExample:
         problem: the problem.
         template: the compiled shape it fits; None: its own.
         hand: the hand-derived gradient.
-        reference: JAX's gradient.
+        reference: the right gradient, JAX's where there is one.
         wrong: the blocks that are wrong.
     """
 
@@ -99,8 +103,14 @@ class FailingExample:
 
     @cached_property
     def right(self) -> dict[str, Array]:
-        """JAX's gradient, block by block."""
+        """The right gradient, block by block."""
         return {block: spread.value for block, spread in self.reference.gradients.items()}
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """The sizes by which a factor may be wrong: of a function every letter, else T, B, H."""
+        case = self.problem.case
+        return dict(case.letters) or {"T": case.T, "B": case.B, "n_hidden": case.n_hidden}
 
     def given(self, block: str) -> Array:
         """The hand-derived block, float64."""
@@ -112,21 +122,38 @@ class FailingExample:
         Args:
             candidate: block -> the wrong gradient that a diagnosis predicts.
         """
-        unit, tiny = rounding(self.problem.dtype)
         worst = 0.0
         for block, predicted in candidate.items():
-            g, c = self.given(block), np.asarray(predicted, np.float64)
-            if g.shape != c.shape or not np.isfinite(g).all():
+            c = np.asarray(predicted, np.float64)
+            if self.given(block).shape != c.shape:
                 return np.inf
-            spread = self.reference.gradients[block]
-            s = width(spread.value, spread.copies, unit, tiny)
-            # A candidate larger than the gradient is proportionally less precise.
-            largest = np.abs(spread.value).max(initial=0.0)
-            scale = np.abs(c).max(initial=0.0) / largest if largest else 1.0
-            bar = s.max(initial=tiny) * max(1.0, scale) + unit * np.abs(c)
-            with np.errstate(all="ignore"):
-                worst = max(worst, float(np.max(np.abs(g - c) / bar, initial=0.0)))
+            worst = max(worst, float(self.residuals(block, c[None])[0]))
         return worst
+
+    def residuals(self, block: str, candidates: Array) -> Array:
+        """The same for many predictions ``(E, ...)`` of one block."""
+        unit, tiny = rounding(self.problem.dtype)
+        g, right = self.given(block), self.right[block]
+        if not np.isfinite(g).all():
+            return np.full(len(candidates), np.inf)
+        if not g.size:
+            return np.zeros(len(candidates))
+        g, c = g.reshape(1, -1), candidates.reshape(len(candidates), -1)
+        spread = self.reference.gradients[block]
+        s = width(spread.value, spread.copies, unit, tiny).max(initial=tiny)
+        # A candidate larger than the gradient is proportionally less precise.
+        largest = np.abs(right).max(initial=0.0)
+        with np.errstate(all="ignore"):
+            scale = np.abs(c).max(axis=1, keepdims=True) / largest if largest else 1.0
+            bar = s * np.maximum(1.0, scale) + unit * np.abs(c)
+            found = np.max(np.abs(g - c) / bar, axis=1)
+        return np.where(np.isnan(found), np.inf, found)
+
+    def is_told(self, block: str, candidate: Array) -> bool:
+        """False if a prediction of a block is the right gradient itself."""
+        gap = np.abs(np.asarray(candidate, np.float64) - self.right[block])
+        error = np.abs(self.given(block) - self.right[block])
+        return not gap.max(initial=0.0) < 0.5 * error.max(initial=0.0)
 
     @cached_property
     def parts(self) -> dict[str, dict[str, Array]]:
@@ -144,12 +171,11 @@ class FailingExample:
 
     def _with(self, d_ys: Array, d_state: Any) -> dict[str, Array]:
         changed = replace(self.problem, d_ys=d_ys, d_state=d_state)
-        found = self.run.jax.gradient(self.mode, changed, self.template)
-        return {block: spread.value for block, spread in found.gradients.items()}
+        return self.right_for(changed)
 
     def right_for(self, changed: Problem) -> dict[str, Array]:
-        """JAX's gradient of another problem of the same shape."""
-        found = self.run.jax.gradient(self.mode, changed, self.template)
+        """The right gradient of another problem of the same shape."""
+        found = right_gradient(self.run, self.mode, changed, self.template)
         return {block: spread.value for block, spread in found.gradients.items()}
 
     @cached_property
@@ -180,6 +206,14 @@ class Evidence:
     seen: Sequence[Seen]
     notes: dict[str, Any] = field(default_factory=dict)
 
+    def assume(self, gradients: Mapping[int, Blocks]) -> None:
+        """Remember what a mistake that was found gives: what is left may be another one beside it.
+
+        Args:
+            gradients: by the identity of each example, every block.
+        """
+        self.notes.setdefault(ASSUMED, []).append(gradients)
+
     @property
     def sequence(self) -> bool:
         """True if whole sequences are compared."""
@@ -204,9 +238,7 @@ class Evidence:
         own = candidate.get(self.block)
         if own is None:
             return False
-        gap = np.abs(np.asarray(own, np.float64) - example.right[self.block])
-        error = np.abs(example.given(self.block) - example.right[self.block])
-        return bool(gap.max(initial=0.0) < 0.5 * error.max(initial=0.0))
+        return not example.is_told(self.block, own)
 
     def fits_block(self, predict: Callable[[Array, FailingExample], Array | None]) -> float | None:
         """As :meth:`fits_all`, for this block alone: ``predict(right, example)``."""
@@ -241,6 +273,7 @@ def diagnosis(code: str, sentence: str, residual: float, **more: Any) -> Diagnos
 
 
 __all__ = [
+    "ASSUMED",
     "SEQUENCE",
     "STEP",
     "Array",

@@ -59,6 +59,8 @@ def best_edit(evidence: Evidence, kind: str) -> tuple[GraphEdit, float] | None:
                 fitting.append((residual, key))
         if fitting:
             residual, key = min(fitting, key=lambda pair: pair[0])
+            by_example = zip(evidence.examples, tables, strict=True)
+            evidence.assume({id(s): table[key] for s, table in by_example})
             return GraphEdit(*key[:1], *key[2:]), residual
     return None
 
@@ -152,18 +154,19 @@ def _derivatives(paths: Paths, point: Any) -> Iterator[tuple[EditSite, Array, st
     """Common wrong local derivatives, at each function of the step."""
     for site, (z, v) in zip(paths.sites("function"), paths.values(*point), strict=True):
         with np.errstate(all="ignore"):
-            made = [*_mistakes(z, v), *_mixed(v, paths.like(site.index, *point))]
+            made = [*mistakes(z, v), *_mixed(v, paths.like(site.index, *point))]
             for factor, instead in made:
                 if np.isfinite(factor).all():
                     yield site, factor, instead
 
 
-def _mistakes(z: Array, v: Array) -> Iterator[tuple[Array, str]]:
+def mistakes(z: Array, v: Array) -> Iterator[tuple[Array, str]]:
     yield np.ones_like(v), "missing (a factor of 1)"
     for u, name in ((v, "h"), (z, "z")):
         yield 1 - u**2, f"1 - {name}**2"
         yield u * (1 - u), f"{name} * (1 - {name})"
         yield 1 - u, f"1 - {name}"
+        yield (1 - u) ** 2, f"(1 - {name})**2"
         yield u, f"{name}"
         yield u**2, f"{name}**2"
         yield -(u**2), f"-{name}**2"

@@ -12,10 +12,10 @@ from bpttcheck.calibration import LIMIT
 from bpttcheck.contract import is_float
 from bpttcheck.diagnose import graph_edits
 from bpttcheck.diagnose.base import Array, Evidence, FailingExample, Page, Rule, diagnosis
+from bpttcheck.diagnose.cotangent import WRONG_COTANGENT
 from bpttcheck.diagnose.graph_edits import blocks_of
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.oracles.step_graph.operands import GradientShift, OperandSwap
-from bpttcheck.oracles.step_graph.paths import EditSite, Paths
 from bpttcheck.results.records import Diagnosis
 
 _MISSING_PATH_PAGE = Page(
@@ -281,93 +281,6 @@ WRONG_OPERAND = Rule(_WRONG_OPERAND_PAGE, _fit_wrong_operand)
 """The backward pass uses one quantity of the step where another of its shape belongs."""
 
 
-_WRONG_COTANGENT_PAGE = Page(
-    "wrong-cotangent",
-    "The mistake lies at one nonlinear function of the step, or between it and the output; all "
-    "that follows from its cotangent is right.",
-    "d_z = d_h * f'(z), and then d_W = d_z.T @ x, d_b = sum of d_z, d_x = d_z @ W",
-    "d_z = (anything else)        # with d_W, d_b and d_x rightly made from it",
-    "derive d_z again: the cotangent of h first, then the factor f'(z)",
-    "All blocks together equal JAX's gradient with one other array in the place of that local "
-    "derivative, which the gradients themselves overdetermine.",
-)
-
-# The minimum excess of equations over unknowns: with fewer, any gradient could be explained.
-_SPARE = 2.0
-
-
-def _fit_wrong_cotangent(evidence: Evidence) -> Diagnosis | None:
-    """One function whose local factor, whatever it is, explains every block."""
-    if evidence.sequence or not evidence.examples:
-        return None
-    try:
-        tables = [_residuals(s) for s in evidence.examples]
-    except BpttcheckError:
-        return None
-    fitting = {
-        place: max(table[place][0] for table in tables)
-        for place in tables[0]
-        if all(place in table for table in tables)
-    }
-    good = {place: r for place, r in fitting.items() if r <= LIMIT}
-    if len(good) != 1:
-        return None  # nowhere, or not told apart
-    place, residual = next(iter(good.items()))
-    site = tables[0][place][1]
-    return diagnosis(
-        "wrong-cotangent",
-        f"the mistake is at or after {site.text}, at {site.where}: what follows from the cotangent "
-        "of its argument is right",
-        residual, where=site.where,
-    )  # fmt: skip
-
-
-def _residuals(example: FailingExample) -> dict[tuple[int, int], tuple[float, EditSite]]:
-    """For each function the best fit over its local factor."""
-    p = example.problem
-    paths = example.run.jax.paths(p)
-    point = (p.params, p.state0, p.xs[0])
-    shapes = [v.shape for _, v in paths.values(*point)]
-    found: dict[tuple[int, int], tuple[float, EditSite]] = {}
-    for site, shape in zip(paths.sites("function"), shapes, strict=True):
-        residual = _best(example, paths, point, site, shape)
-        if residual is not None:
-            found[site.place] = (residual, site)
-    return found
-
-
-def _best(
-    example: FailingExample, paths: Paths, point: tuple, site: EditSite, shape: tuple[int, ...]
-) -> float | None:
-    p = example.problem
-    size = int(np.prod(shape))
-    units = np.eye(size).reshape(size, *shape)
-    changes = [(site, np.zeros(shape)), *((site, unit) for unit in units)]
-    gradients = [
-        blocks_of(example, one) for one in paths.gradients(point, (p.d_state, p.d_ys[0]), changes)
-    ]
-    names = list(example.right)
-    hand = np.concatenate([example.given(name).reshape(-1) for name in names])
-    rows = [np.concatenate([g[name].reshape(-1) for name in names]) for g in gradients]
-    base, basis = rows[0], np.stack([row - rows[0] for row in rows[1:]], axis=1)
-    touched = np.abs(basis).max(axis=1) > 0
-    if touched.sum() < _SPARE * size or not np.isfinite(hand).all():
-        return None
-    scale = np.abs(basis).max(axis=0)
-    scale[scale == 0] = 1.0
-    factor = np.linalg.lstsq(basis / scale, hand - base, rcond=None)[0] / scale
-    fitted = base + basis @ factor
-    cuts = np.cumsum([example.right[name].size for name in names])[:-1]
-    parts = np.split(fitted, cuts)
-    return example.residual(
-        {n: part.reshape(example.right[n].shape) for n, part in zip(names, parts, strict=True)}
-    )
-
-
-WRONG_COTANGENT = Rule(_WRONG_COTANGENT_PAGE, _fit_wrong_cotangent)
-"""All blocks are consistent with one wrong cotangent inside the step, which is located."""
-
-
 _PRECISION_PAGE = Page(
     "precision",
     "The gradient has fewer right digits than its dtype holds.",
@@ -430,7 +343,7 @@ def _cancels(evidence: Evidence) -> Diagnosis | None:
     unit = float(np.finfo(np.float32).eps)
     double = all(s.problem.dtype == np.float64 for s in evidence.examples)
     if double and all(1e-3 * unit < e < 1e2 * unit for e in errors):
-        if _fit_wrong_cotangent(evidence) is not None:
+        if WRONG_COTANGENT.fit(evidence) is not None:
             return None  # which says where
         return diagnosis(
             "precision", f"{evidence.block} has about the digits of float32, and no pattern",

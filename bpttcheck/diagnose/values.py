@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -23,26 +25,70 @@ _SCALE_PAGE = Page(
     "d_W = 2 * d_z.T @ x          # a factor of the loss that is in d_y already\n"
     "d_W = 0.999 * d_z.T @ x      # a decay or learning rate left in the gradient",
     "d_W = d_z.T @ x",
-    "One factor, the same in every problem whatever T and B are, makes the block right.",
+    "One factor, the same in every problem whatever T and B are, makes the block right; or one "
+    "that is the same function of a size (B, 1/(B - 1), sqrt(H)) in problems of different sizes.",
 )
 
 
 def _fit_scale(evidence: Evidence) -> Diagnosis | None:
-    """The same factor in every problem."""
-    factors = [_factor(s.given(evidence.block), s.right[evidence.block])
-               for s in evidence.examples]  # fmt: skip
+    """The same factor in every problem, or the same function of a size."""
+    block = evidence.block
+    factors = [_factor(s.given(block), s.right[block]) for s in evidence.examples]
     if not factors or any(f is None or f == 0 for f in factors):
         return None
-    if sum(np.count_nonzero(s.right[evidence.block]) for s in evidence.examples) < 2:
+    if sum(np.count_nonzero(s.right[block]) for s in evidence.examples) < 2:
         return None  # one number is a multiple of any other
     factor = float(np.median([f for f in factors if f is not None]))
     residual = evidence.fits_block(lambda right, _: factor * right)
-    if residual is None or evidence.fits_block(lambda right, _: np.zeros_like(right)) is not None:
-        return None  # the second: zero to rounding, which is a path that is missing
+    if residual is None:
+        return _of_a_size(evidence)
+    if evidence.fits_block(lambda right, _: np.zeros_like(right)) is not None:
+        return None  # zero to rounding, which is a path that is missing
     return diagnosis(
-        "scale", f"{evidence.block} is the right gradient times {_said(factor)}", residual,
-        factor=factor,
-    )  # fmt: skip
+        "scale", f"{block} is the right gradient times {_said(factor)}", residual, factor=factor
+    )
+
+
+def _of_a_size(evidence: Evidence) -> Diagnosis | None:
+    """A factor that is a function of sizes, told from examples of different sizes."""
+    sizes = [s.sizes for s in evidence.examples]
+    for text in _functions_of(list(sizes[0])):
+        named = [_FUNCTIONS[text[0]](*(one[letter] for letter in text[1:])) for one in sizes]
+        if len(set(named)) < 2 or not np.isfinite(named).all():
+            continue
+        by = dict(zip(map(id, evidence.examples), named, strict=True))
+        residual = evidence.fits_block(lambda right, s, by=by: by[id(s)] * right)
+        if residual is not None:
+            names = {"n": text[1], "m": text[-1]}
+            factor = re.sub(r"\b[nm]\b", lambda found, names=names: names[found[0]], text[0])
+            return diagnosis(
+                "scale", f"{evidence.block} is the right gradient times {factor}", residual,
+                factor=factor,
+            )  # fmt: skip
+    return None
+
+
+_FUNCTIONS: dict[str, Callable[..., float]] = {
+    "n": lambda n: float(n),
+    "1/n": lambda n: 1 / n,
+    "sqrt(n)": lambda n: float(np.sqrt(n)),
+    "1/sqrt(n)": lambda n: float(1 / np.sqrt(n)),
+    "(n - 1)": lambda n: n - 1.0,
+    "1/(n - 1)": lambda n: 1 / (n - 1) if n > 1 else np.nan,
+    "n/(n - 1)": lambda n: n / (n - 1) if n > 1 else np.nan,
+    "(n - 1)/n": lambda n: (n - 1) / n,
+    "n**2": lambda n: float(n**2),
+    "n*m": lambda n, m: float(n * m),
+    "1/(n*m)": lambda n, m: 1 / (n * m),
+    "n/m": lambda n, m: n / m,
+    "m/n": lambda n, m: m / n,
+}
+
+
+def _functions_of(letters: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for text in _FUNCTIONS:
+        for chosen in combinations(letters, 1 + ("m" in text)):
+            yield text, *chosen
 
 
 def _factor(hand: np.ndarray, right: np.ndarray) -> float | None:

@@ -20,6 +20,7 @@ from bpttcheck.oracles.autodiff.autodiff import Autodiff, Point, Spread, Untied
 from bpttcheck.oracles.autodiff.programs import WholeSequence
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.oracles.step_graph.paths import Paths
+from bpttcheck.oracles.step_graph.whole import Pullback, WholeGraph
 from bpttcheck.problems.cases import Cases
 from bpttcheck.problems.leaves import Leaves
 from bpttcheck.problems.problem import Problem, Template
@@ -285,6 +286,18 @@ class JaxReference:
             Declined: if JAX does not judge this subject.
         """
         return self._jax().paths(_point(problem))
+
+    def whole(self, problem: Problem) -> tuple[WholeGraph, Pullback]:
+        """The whole sequence as a graph, and its backward pass, to be changed at will.
+
+        Raises:
+            Declined: if JAX does not judge this subject, or the sequence has masked steps.
+        """
+        if problem.mask is not None or problem.case.T > MOST_TRACED:
+            raise Declined("paths are followed in short sequences without a mask alone")
+        graph = self._jax().whole(_point(problem))
+        p = problem
+        return graph, graph.at(p.params, p.state0, p.xs, p.d_state, p.d_ys)
 
     def _pad(self, template: Template | None) -> tuple[int, int] | None:
         """The room for T and B; a function is traced at its own sizes."""

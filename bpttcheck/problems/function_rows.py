@@ -149,6 +149,28 @@ def joined(
     return together(leaves[block], parts)
 
 
+def leaf_of(signature: Signature, problem: Problem, block: str) -> Leaf | None:
+    """The input of which a block is the gradient."""
+    leaves = signature.expanded(dict(problem.case.letters))
+    return next((leaf for name, leaf in leaves if d_param(name) == block), None)
+
+
+def only_row(signature: Signature, problem: Problem, row: int) -> Problem:
+    """The problem with cotangents in one row of the batch alone."""
+
+    def kept(leaf: Leaf, value: Array) -> Array:
+        axis = leaf.axis(signature.batch)
+        if axis is None:
+            return value
+        keep = np.zeros(value.shape[axis])
+        keep[row] = 1
+        return value * keep.reshape([-1 if a == axis else 1 for a in range(value.ndim)])
+
+    outputs = unpacked(signature, problem.d_ys, dict(problem.case.letters))
+    parts = [kept(leaf, value) for leaf, value in outputs]
+    return replace(problem, d_ys=_packed_row(parts, problem))
+
+
 def real_only(signature: Signature, problem: Problem) -> Problem:
     """The padded problem without cotangents in the padding of outputs."""
     sizes = dict(problem.case.letters)

@@ -47,10 +47,7 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
         finally:
             context.tick()
     wide_cases(run, mode, tally, origins, context.examples)
-    tally.findings = [
-        _diagnosed(run, mode, tally, finding, origins.get(finding.block))
-        for finding in tally.findings
-    ]
+    tally.findings = _all_diagnosed(run, mode, tally, origins)
     tally.findings = [_placed(run, mode, f, origins) for f in tally.findings]
     tally.findings += needless(run, tally)
     return _with_all_blocks(run, name, tally)
@@ -157,21 +154,24 @@ def _at_rest(run: Run, problem: Problem) -> Problem:
     return replace(problem, state0=own)
 
 
-def _diagnosed(
-    run: Run,
-    mode: str,
-    tally: Tally,
-    finding: Finding,
-    origin: Origin | None,
-) -> Finding:
-    """The finding with its diagnoses; none without JAX's gradient."""
-    if origin is None or finding.jax is None:
-        return finding
-    from bpttcheck.diagnose.evidence import explain
+def _all_diagnosed(
+    run: Run, mode: str, tally: Tally, origins: Mapping[str, Origin]
+) -> list[Finding]:
+    """The findings with their diagnoses; none where nobody gave the right gradient."""
+    if not tally.findings:
+        return []
+    from bpttcheck.diagnose.evidence import explain, explain_beside
+    from bpttcheck.diagnose.whole import EditSearch
 
-    failing = [origin, (finding.problem, None)]
-    found = explain(run, tally.name, mode, finding.block, tally.seen, failing)
-    return replace(finding, diagnoses=found)
+    search, found = EditSearch(), list(tally.findings)
+    for says in (explain, explain_beside):  # the second needs what the first found out
+        for i, finding in enumerate(found):
+            origin = origins.get(finding.block)
+            if origin is not None and not finding.diagnoses:
+                failing = [origin, (finding.problem, None)]
+                said = says(run, tally.name, mode, finding.block, tally.seen, failing, search)
+                found[i] = replace(finding, diagnoses=said)
+    return found
 
 
 def _explain(

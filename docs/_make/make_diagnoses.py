@@ -17,6 +17,13 @@ gradient was found wrong. JAX supplies the other gradients: with a cotangent lef
 untied in time, with the carry cut, with one path inside the step cut or one local derivative replaced.
 Several problems of different sizes must agree. If nothing fits, no diagnosis is reported.
 
+A function, or a layer, has no step of its own. Its forward pass is traced whole, and one mistake is made
+at every step of the loop alike: a path cut, a factor or a derivative replaced, a quantity of the step
+before or after used, a sum overwritten, the loop run forwards. A mistake that explains several wrong
+gradients and leaves the right ones right comes before one that fits a single gradient. What another
+mistake beside it has done to one gradient is told, too. Where JAX does not trace the code, the right
+gradient of small problems comes from finite differences, entry by entry.
+
 `bpttcheck explain CODE` prints the same pages.
 """
 

@@ -29,7 +29,7 @@ class Bug:
         name: what it is, in a few words.
         old: the text that is right, once in the module.
         new: what stands there instead.
-        diagnosis: what the first diagnosis says of it, or ``""`` if none is expected.
+        diagnosis: the code of the first diagnosis, or ``""`` if none is expected.
     """
 
     name: str
@@ -98,8 +98,15 @@ def entry(*bugs: Bug, no_jax: str = "") -> Callable[[Glue], Glue]:
 
 
 @entry(
-    Bug("the carry is lost", "dh[:, t, :] + dprev_h, cache[t]", "dh[:, t, :], cache[t]"),
-    Bug("the derivative of tanh is missing", "dnext_h * (1 - next_h**2)", "dnext_h"),
+    Bug(
+        "the carry is lost", "dh[:, t, :] + dprev_h, cache[t]", "dh[:, t, :], cache[t]", "truncated"
+    ),
+    Bug(
+        "the derivative of tanh is missing",
+        "dnext_h * (1 - next_h**2)",
+        "dnext_h",
+        "wrong-derivative",
+    ),
 )
 def cs231n_rnn(m):
     return from_vjp(m.rnn_forward, m.rnn_backward,
@@ -107,11 +114,17 @@ def cs231n_rnn(m):
 
 
 @entry(
-    Bug("the carry of the cell skips the forget gate", "da @ Wh.T, dc * f,", "da @ Wh.T, dc,"),
+    Bug(
+        "the carry of the cell skips the forget gate",
+        "da @ Wh.T, dc * f,",
+        "da @ Wh.T, dc,",
+        "wrong-operand",
+    ),
     Bug(
         "two gates are exchanged",
         "di, df, do, dg = dc * g, dc * prev_c,",
         "df, di, do, dg = dc * g, dc * prev_c,",
+        "swapped-gates",
     ),
 )
 def cs231n_lstm(m):
@@ -120,8 +133,15 @@ def cs231n_lstm(m):
 
 
 @entry(
-    Bug("transposed", 'np.dot(parameters["Waa"].T, dtanh)', 'np.dot(parameters["Waa"], dtanh)'),
-    Bug("only the last step", 'dWaa += gradients["dWaa"]', 'dWaa = gradients["dWaa"]'),
+    Bug(
+        "transposed",
+        'np.dot(parameters["Waa"].T, dtanh)',
+        'np.dot(parameters["Waa"], dtanh)',
+        "transposed",
+    ),
+    Bug(
+        "only the last step", 'dWaa += gradients["dWaa"]', 'dWaa = gradients["dWaa"]', "overwritten"
+    ),
 )
 def coursera_rnn(m):
     return from_vjp(
@@ -135,11 +155,13 @@ def coursera_rnn(m):
         "tanh of the cell is not differentiated",
         "ot * (1 - np.tanh(c_next) ** 2) * da_next",
         "ot * da_next",
+        "wrong-derivative",
     ),
     Bug(
         "the mean for the sum",
         "np.sum(dgate, axis=1, keepdims=True)",
         "np.mean(dgate, axis=1, keepdims=True)",
+        "batch-reduction",
     ),
 )
 def coursera_lstm(m):
@@ -151,8 +173,18 @@ def coursera_lstm(m):
 
 
 @entry(
-    Bug("the state of the same step", "np.dot(dhraw, hs[t - 1].T)", "np.dot(dhraw, hs[t].T)"),
-    Bug("the gradient of the target is not reduced", "dy[targets[t]] -= 1", "dy[targets[t]] -= 0"),
+    Bug(
+        "the state of the same step",
+        "np.dot(dhraw, hs[t - 1].T)",
+        "np.dot(dhraw, hs[t].T)",
+        "off-by-one",
+    ),
+    Bug(
+        "the gradient of the target is not reduced",
+        "dy[targets[t]] -= 1",
+        "dy[targets[t]] -= 0",
+        "missing-path",
+    ),
 )
 def min_char_rnn(m):
     return from_grad(
@@ -163,8 +195,13 @@ def min_char_rnn(m):
 
 
 @entry(
-    Bug("rows are overwritten", 'grads["E"][token] += params', 'grads["E"][token] = params'),
-    Bug("the cell's carry is lost", "dc_next = dc * f", "dc_next = 0 * dc"),
+    Bug(
+        "rows are overwritten",
+        'grads["E"][token] += params',
+        'grads["E"][token] = params',
+        "overwritten",
+    ),
+    Bug("the cell's carry is lost", "dc_next = dc * f", "dc_next = 0 * dc", "truncated"),
 )
 def lstm_loss_dicts(m):
     return from_grad(
@@ -176,15 +213,20 @@ def lstm_loss_dicts(m):
 
 @entry(
     Bug("the readout is added twice", "dh = W.T @ da\n", "dh = W.T @ da + error[t - 1] * v\n"),
-    Bug("columns for rows", "dW.ravel(), db", "dW.T.ravel(), db"),
+    Bug("columns for rows", "dW.ravel(), db", "dW.T.ravel(), db", "transposed"),
 )
 def flat_vector(m):
     return from_grad(m.objective, "theta: 21, x: T 2, target: T", returns="loss, dtheta")
 
 
 @entry(
-    Bug("the derivative is taken of the input", "(self.h[:, t + 1] > 0)", "(self.h[:, t] > 0)"),
-    Bug("the bias is a mean", "dz.sum(axis=0)", "dz.mean(axis=0)"),
+    Bug(
+        "the derivative is taken of the input",
+        "(self.h[:, t + 1] > 0)",
+        "(self.h[:, t] > 0)",
+        "wrong-derivative",
+    ),
+    Bug("the bias is a mean", "dz.sum(axis=0)", "dz.mean(axis=0)", "batch-reduction"),
 )
 def class_attributes(m):
     return from_object(lambda p: m.RecurrentLayer(**p), {"W": "D H", "U": "H H", "b": "H"},
@@ -193,12 +235,16 @@ def class_attributes(m):
 
 @entry(
     Bug(
-        "the carry of the cell is lost", "dx, dh, dc = layer.backward", "dx, dh, _ = layer.backward"
+        "the carry of the cell is lost",
+        "dx, dh, dc = layer.backward",
+        "dx, dh, _ = layer.backward",
+        "truncated",
     ),
     Bug(
         "the order of the gates",
         "            ds * c_prev * f * (1 - f),\n            ds * i * (1 - g**2),\n",
         "            ds * i * (1 - g**2),\n            ds * c_prev * f * (1 - f),\n",
+        "swapped-gates",
     ),
 )
 def params_lists(m):
@@ -211,8 +257,9 @@ def params_lists(m):
         "the step before",
         '["A"][t + 1], self.derived_variables["A"][t]',
         '["A"][t + 1], self.derived_variables["A"][t - 1]',
+        "off-by-one",
     ),
-    Bug("time is not reversed", "dLdX.insert(0, dX)", "dLdX.append(dX)"),
+    Bug("time is not reversed", "dLdX.insert(0, dX)", "dLdX.append(dX)", "time-order"),
 )
 def gradients_dict(m):
     return from_object(m.RNN, {"Waa": "H H", "Wax": "D H", "ba": "H", "bx": "H"},
@@ -224,8 +271,14 @@ def gradients_dict(m):
         "the derivative of the state before",
         "(1 - self.states[t + 1] ** 2)",
         "(1 - self.states[t] ** 2)",
+        "wrong-derivative",
     ),
-    Bug("one update for another", "self.U -= self.lr * grad_U", "self.U -= self.lr * grad_U.T"),
+    Bug(
+        "one update for another",
+        "self.U -= self.lr * grad_U",
+        "self.U -= self.lr * grad_U.T",
+        "transposed",
+    ),
 )
 def updating_layer(m):
     return from_object(lambda p: m.SGDLayer(**p), {"W": "D H", "U": "H H", "b": "H"},
@@ -233,11 +286,17 @@ def updating_layer(m):
 
 
 @entry(
-    Bug("a peephole sees the cell before", "(do * c[t + 1]).sum(0)", "(do * c[t]).sum(0)"),
+    Bug(
+        "a peephole sees the cell before",
+        "(do * c[t + 1]).sum(0)",
+        "(do * c[t]).sum(0)",
+        "off-by-one",
+    ),
     Bug(
         "a path through a peephole is missing",
         "dc * f + di * p[0] + df * p[1]",
         "dc * f + di * p[0]",
+        "missing-path",
     ),
 )
 def peephole_lstm(m):
@@ -248,8 +307,8 @@ def peephole_lstm(m):
 
 
 @entry(
-    Bug("the reset gate does not pass the state on", "drh * r + da", "drh + da"),
-    Bug("update and candidate", "dh * (n - h) * z", "dh * (h - n) * z"),
+    Bug("the reset gate does not pass the state on", "drh * r + da", "drh + da", "wrong-operand"),
+    Bug("update and candidate", "dh * (n - h) * z", "dh * (h - n) * z", "sign"),
 )
 def gru_reset_before(m):
     return from_vjp(
@@ -260,8 +319,15 @@ def gru_reset_before(m):
 
 
 @entry(
-    Bug("the second bias is taken for the first", "db_hh += dgh.sum(0)", "db_hh += dgi.sum(0)"),
-    Bug("the direct path is missing", "dh = dh * z + dgh @ w_hh", "dh = dgh @ w_hh"),
+    Bug(
+        "the second bias is taken for the first",
+        "db_hh += dgh.sum(0)",
+        "db_hh += dgi.sum(0)",
+        "swapped-gates",
+    ),
+    Bug(
+        "the direct path is missing", "dh = dh * z + dgh @ w_hh", "dh = dgh @ w_hh", "missing-path"
+    ),
 )
 def gru_two_biases(m):
     return from_vjp(
@@ -276,7 +342,7 @@ def gru_two_biases(m):
         "dy[:, :, H:], x, Wb, Ub, left,",
         "dy[:, :, H:], x, Wb, Ub, right,",
     ),
-    Bug("one direction forgotten", "return dxf + dxb,", "return dxf,"),
+    Bug("one direction forgotten", "return dxf + dxb,", "return dxf,", "missing-path"),
 )
 def bidirectional(m):
     return from_vjp(m.birnn_forward, m.birnn_backward,
@@ -284,11 +350,17 @@ def bidirectional(m):
 
 
 @entry(
-    Bug("a layer's carry is lost", "da = (dh[k] + d_above)", "da = (dh[k] * (k > 0) + d_above)"),
+    Bug(
+        "a layer's carry is lost",
+        "da = (dh[k] + d_above)",
+        "da = (dh[k] * (k > 0) + d_above)",
+        "truncated",
+    ),
     Bug(
         "the weights of another layer",
         'dh[k] = da @ layers[k]["U"].T',
         'dh[k] = da @ layers[0]["U"].T',
+        "wrong-operand",
     ),
 )
 def stacked(m):
@@ -300,8 +372,13 @@ def stacked(m):
 
 
 @entry(
-    Bug("memory is a constant for the scores", " + np.outer(dscores, s_new)", ""),
-    Bug("the softmax is not differentiated", "alpha * (dalpha - alpha @ dalpha)", "alpha * dalpha"),
+    Bug("memory is a constant for the scores", " + np.outer(dscores, s_new)", "", "missing-path"),
+    Bug(
+        "the softmax is not differentiated",
+        "alpha * (dalpha - alpha @ dalpha)",
+        "alpha * dalpha",
+        "missing-path",
+    ),
 )
 def seq2seq_attention(m):
     return from_grad(
@@ -312,7 +389,7 @@ def seq2seq_attention(m):
 
 
 @entry(
-    Bug("the scale is forgotten", "dscores, k) * scale", "dscores, k)"),
+    Bug("the scale is forgotten", "dscores, k) * scale", "dscores, k)", "scale"),
     Bug(
         "the sum of the softmax is taken over queries",
         "(dweights * weights).sum(axis=-1, keepdims=True)",
@@ -325,8 +402,10 @@ def attention_pair(m):
 
 
 @entry(
-    Bug("the memory after for the one before", "dM, memory[t])", "dM, memory[t + 1])"),
-    Bug("the decay is forgotten", "dM = decay[None, :, None] * dM", "dM = 1 * dM"),
+    Bug(
+        "the memory after for the one before", "dM, memory[t])", "dM, memory[t + 1])", "off-by-one"
+    ),
+    Bug("the decay is forgotten", "dM = decay[None, :, None] * dM", "dM = 1 * dM", "wrong-operand"),
 )
 def linear_attention(m):
     return from_vjp(m.forward, m.backward,
@@ -334,11 +413,12 @@ def linear_attention(m):
 
 
 @entry(
-    Bug("the key is a constant in what is held", " - S[t].T @ derror", ""),
+    Bug("the key is a constant in what is held", " - S[t].T @ derror", "", "missing-path"),
     Bug(
         "the correction is not taken back",
         "dS = dS - np.outer(derror, k[t])",
         "dS = dS - 0 * np.outer(derror, k[t])",
+        "missing-path",
     ),
 )
 def delta_rule(m):
@@ -351,11 +431,13 @@ def delta_rule(m):
         "from and to exchanged",
         "d_transitions[tags[t - 1], tags[t]] -= 1",
         "d_transitions[tags[t], tags[t - 1]] -= 1",
+        "transposed",
     ),
     Bug(
         "the first step is not reduced",
         "d_emissions[0, tags[0]] -= 1",
         "d_emissions[0, tags[0]] -= 0",
+        "missing-path",
     ),
 )
 def crf_loss(m):
@@ -373,15 +455,20 @@ def ctc_loss(m):
 
 
 @entry(
-    Bug("padding is not masked", "dx_flat *= mask_flat[:, None]", "dx_flat *= 1"),
-    Bug("the mean is over steps as well", "dx_flat /= N", "dx_flat /= N * T"),
+    Bug("padding is not masked", "dx_flat *= mask_flat[:, None]", "dx_flat *= 1", "wrong-operand"),
+    Bug("the mean is over steps as well", "dx_flat /= N", "dx_flat /= N * T", "time-reduction"),
 )
 def masked_cross_entropy(m):
     return from_grad(m.temporal_softmax_loss, "x: N T V, y: N T < V, mask: N T bool")
 
 
 @entry(
-    Bug("words that occur again are written once", "np.add.at(dW, x, dout)", "dW[x] += dout"),
+    Bug(
+        "words that occur again are written once",
+        "np.add.at(dW, x, dout)",
+        "dW[x] += dout",
+        "overwritten",
+    ),
 )
 def embedding(m):
     return from_vjp(m.word_embedding_forward, m.word_embedding_backward,
@@ -393,8 +480,9 @@ def embedding(m):
         "the mean's own gradient is missing",
         "dn - dn.mean(axis=-1, keepdims=True) - normal",
         "dn - normal",
+        "missing-path",
     ),
-    Bug("the gain is forgotten", "dn = dy * gain", "dn = dy * 1"),
+    Bug("the gain is forgotten", "dn = dy * gain", "dn = dy * 1", "wrong-operand"),
 )
 def layer_norm(m):
     return from_vjp(m.ln_rnn, m.ln_rnn_vjp, "x: T B D, W: D H, U: H H, gain: H -> ys: T B H")
@@ -402,9 +490,17 @@ def layer_norm(m):
 
 @entry(
     Bug(
-        "taps are overwritten", "d_padded[:, :, j : j + T] += np", "d_padded[:, :, j : j + T] = np"
+        "taps are overwritten",
+        "d_padded[:, :, j : j + T] += np",
+        "d_padded[:, :, j : j + T] = np",
+        "overwritten",
     ),
-    Bug("the wrong end is cut off", "return d_padded[:, :, k - 1 :]", "return d_padded[:, :, : T]"),
+    Bug(
+        "the wrong end is cut off",
+        "return d_padded[:, :, k - 1 :]",
+        "return d_padded[:, :, : T]",
+        "off-by-one",
+    ),
 )
 def causal_conv(m):
     return from_object(lambda p: m.CausalConv1d(**p), {"weight": "O C 3", "bias": "O"},
@@ -416,6 +512,7 @@ def causal_conv(m):
         "the sum runs forwards",
         "np.cumsum((ds * powers)[::-1], axis=0)[::-1]",
         "np.cumsum(ds * powers, axis=0)",
+        "time-order",
     ),
     Bug(
         "the state of the same step",
@@ -432,11 +529,13 @@ def scan_cumsum(m):
         "state and input are cut at the wrong place",
         "dX[t], dh = d_in[:, :n_in], d_in[:, n_in:]",
         "dX[t], dh = d_in[:, -n_in:], d_in[:, :-n_in]",
+        "swapped-gates",
     ),
     Bug(
         "the gradient of every step is doubled",
         "back_tanh(dY[t] + dh)",
         "back_tanh(dY[t] + dY[t] + dh)",
+        "doubled-path",
     ),
 )
 def closures(m):
@@ -445,11 +544,12 @@ def closures(m):
 
 
 @entry(
-    Bug("the gate is a constant", '+ dgate @ params["Ug"].T', "+ 0 * dgate"),
+    Bug("the gate is a constant", '+ dgate @ params["Ug"].T', "+ 0 * dgate", "missing-path"),
     Bug(
         "the step's own gradient comes too late",
         "dh = dh + dh_t\n        dgate",
         "dh = dh + 0 * dh_t\n        dgate",
+        "missing-path",
     ),
 )
 def cache_stack(m):
@@ -462,8 +562,9 @@ def cache_stack(m):
         "the last state at t = 0",
         "dW += np.outer(delta, states[t])",
         "dW += np.outer(delta, states[t - 1])",
+        "off-by-one",
     ),
-    Bug("truncated to one step", "ds = W.T @ delta", "ds = 0 * (W.T @ delta)"),
+    Bug("truncated to one step", "ds = W.T @ delta", "ds = 0 * (W.T @ delta)", "truncated"),
 )
 def lists_of_arrays(m):
     return from_vjp(m.forward, m.bptt,
@@ -471,8 +572,18 @@ def lists_of_arrays(m):
 
 
 @entry(
-    Bug("the gradient comes in at every step", "dh = Wh.T @ draw", "dh = Wh.T @ draw + Wo.T @ dy"),
-    Bug("rows are overwritten", "d_embed[tokens[t]] += draw", "d_embed[tokens[t]] = draw"),
+    Bug(
+        "the gradient comes in at every step",
+        "dh = Wh.T @ draw",
+        "dh = Wh.T @ draw + Wo.T @ dy",
+        "doubled-path",
+    ),
+    Bug(
+        "rows are overwritten",
+        "d_embed[tokens[t]] += draw",
+        "d_embed[tokens[t]] = draw",
+        "overwritten",
+    ),
 )
 def dicts_by_time(m):
     return from_vjp(m.forward, m.backward,
@@ -480,9 +591,12 @@ def dicts_by_time(m):
 
 
 @entry(
-    Bug("the state after for the one before", "H[t].T @ local", "H[t + 1].T @ local"),
+    Bug("the state after for the one before", "H[t].T @ local", "H[t + 1].T @ local", "off-by-one"),
     Bug(
-        "in the wrong order", "return g_bias, g_rec, g_in, g_X", "return g_bias, g_rec.T, g_in, g_X"
+        "in the wrong order",
+        "return g_bias, g_rec, g_in, g_X",
+        "return g_bias, g_rec.T, g_in, g_X",
+        "transposed",
     ),
 )
 def float32_buffers(m):
@@ -491,8 +605,18 @@ def float32_buffers(m):
 
 
 @entry(
-    Bug("the decay is doubled", "decay * Wxh, decay * Whh", "2 * decay * Wxh, decay * Whh"),
-    Bug("the batch is not averaged over", "error[t] @ Why.T / B + dh", "error[t] @ Why.T + dh"),
+    Bug(
+        "the decay is doubled",
+        "decay * Wxh, decay * Whh",
+        "2 * decay * Wxh, decay * Whh",
+        "doubled-path",
+    ),
+    Bug(
+        "the batch is not averaged over",
+        "error[t] @ Why.T / B + dh",
+        "error[t] @ Why.T + dh",
+        "scale",
+    ),
 )
 def only_weights(m):
     return from_grad(
@@ -506,11 +630,13 @@ def only_weights(m):
         "the gate's path through the product is missing",
         "(dh * (n - h) + dfh * h)",
         "(dh * (n - h))",
+        "missing-path",
     ),
     Bug(
         "the product is taken for the state",
         'grads["Uh"] += (f * h).T @ dn',
         'grads["Uh"] += h.T @ dn',
+        "wrong-operand",
     ),
 )
 def none_for_input(m):
@@ -524,6 +650,7 @@ def none_for_input(m):
         "the last state's gradient is dropped",
         "d_act = (d_state + d_out)",
         "d_act = (d_state * (len(d_inputs) > 0) + d_out)",
+        "missing-path",
     ),
     Bug(
         "the derivative at the state after",
@@ -537,8 +664,13 @@ def two_outputs(m):
 
 
 @entry(
-    Bug("the sum for the mean", "dlogits /= B", "dlogits /= 1"),
-    Bug("the first step is left out", "for t in range(T)[::-1]:", "for t in range(1, T)[::-1]:"),
+    Bug("the sum for the mean", "dlogits /= B", "dlogits /= 1", "scale"),
+    Bug(
+        "the first step is left out",
+        "for t in range(T)[::-1]:",
+        "for t in range(1, T)[::-1]:",
+        "missing-term",
+    ),
 )
 def last_step_classifier(m):
     return from_grad(

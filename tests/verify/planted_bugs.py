@@ -275,6 +275,27 @@ def other_d_c(self, params, cache, d_state, d_y):
     return d_params, (d_h, self.d_c_new(d_state, d_y, cache[-1]) * cache[4]), d_x
 
 
+def inputs(change):
+    """A layer whose ``d_xs`` is ``change(right d_xs)``."""
+
+    def vjp(self, *args):
+        d_params, d_xs, d_state = Loop.vjp(self, *args)
+        return d_params, np.ascontiguousarray(change(d_xs)), d_state
+
+    return method(Loop, vjp=vjp)
+
+
+def of_size(factor):
+    """A layer whose gradient of W is off by a function of T and B."""
+
+    def vjp(self, params, tape, d_ys, d_state_T):
+        d_params, d_xs, d_state = Loop.vjp(self, params, tape, d_ys, d_state_T)
+        by = d_xs.dtype.type(factor(*d_ys.shape[:2]))
+        return {**d_params, "W": d_params["W"] * by}, d_xs, d_state
+
+    return method(Loop, vjp=vjp)
+
+
 CELL_LINE = "c_new = f * c + (1 - f) * g"
 LOOP = "sequence_vjp"
 
@@ -317,6 +338,18 @@ GATES_AND_LOOPS = [
         evidence={"time_step": 0}),
     Row("doubled-term", "t = T-1", summed(lambda d_W, terms: d_W + terms[-1]), W, LOOP,
         evidence={"time_step": -1}),
+    Row("time-order", "d_xs[::-1]", inputs(lambda d_xs: d_xs[::-1]), "d_xs", LOOP),
+    Row("off-by-one", "d_xs[t - 1]", inputs(lambda d_xs: np.roll(d_xs, 1, 0)), "d_xs", LOOP,
+        says="the step before"),
+    Row("permuted", "reshape for swapaxes", inputs(lambda d_xs: d_xs.swapaxes(0, 1).reshape(
+        d_xs.shape)), "d_xs", LOOP, says="1, 0, 2"),
+    Row("overwritten", "= for +=", summed(lambda d_W, terms: sum(terms[:1], 0 * d_W)), W, LOOP),
+    Row("mixed-rows", "rows run on", inputs(lambda d_xs: d_xs + np.roll(d_xs, 1, 1) / 4 - d_xs / 4),
+        "d_xs", LOOP),
+    Row("scale", "times B", of_size(lambda T, B: B), W, LOOP, says="times B"),
+    Row("scale", "1 / (B - 1)", of_size(lambda T, B: 1 / max(B - 1, 1)), W, LOOP,
+        says="times 1/(B - 1)"),
+    Row("scale", "times 3", of_size(lambda T, B: 3), W, LOOP, says="times 3"),
 ]  # fmt: skip
 
 

@@ -96,16 +96,38 @@ def test_a_bug_of_one_step_is_told_alike_of_the_whole_sequence(run):
     assert found == {("step_vjp", "d_x"): ["sign"], (LOOP, "d_xs"): ["sign"]}
 
 
-def test_without_jax_nothing_is_guessed():
-    class Untraceable(Tanh):
-        def step(self, params, state, x):
-            float(x[0, 0])
-            return super().step(params, state, x)
+class Untraceable(Tanh):
+    def step(self, params, state, x):
+        float(x[0, 0])
+        return super().step(params, state, x)
 
+
+def test_without_jax_the_right_gradient_is_that_of_the_differences():
     wrong = output(Untraceable, "W", np.negative)
     report = bpttcheck.check(wrong, checks=["step_vjp"], examples=3, raises=False)
-    assert {f.block for f in report.findings} == {W}
-    assert report.findings[0].diagnoses == ()
+    assert {f.block: [d.code for d in f.diagnoses] for f in report.findings} == {W: ["sign"]}
+
+
+def test_without_jax_nothing_is_guessed():
+    wrong = output(Untraceable, "W", without_a_pattern)
+    report = bpttcheck.check(wrong, checks=["step_vjp"], examples=3, raises=False)
+    assert {f.block: f.diagnoses for f in report.findings} == {W: ()}
+
+
+def test_a_second_mistake_is_told_beside_the_one_that_explains_the_others(run):
+    class Two(Tanh):
+        def d_z(self, d_new, z, h_new):
+            return d_new * (1 - z**2)
+
+        def d_params(self, d_z, x, h):
+            return {"U": d_z.T @ x, "W": h.T @ d_z, "b": d_z.mean(axis=0)}
+
+    report = run(Two(), "step_vjp")
+    found = {f.block: [d.code for d in f.diagnoses] for f in report.findings}
+    assert found == {
+        W: ["transposed"], b: ["batch-reduction"], "d_params['U']": ["wrong-derivative"],
+        "d_x": ["wrong-derivative"], "d_previous_state": ["wrong-derivative"],
+    }  # fmt: skip
 
 
 @pytest.mark.nightly

@@ -12,6 +12,7 @@ from planted_bugs import Coupled, Loop, Tanh
 from bpttcheck.diagnose import CODES, rule
 from bpttcheck.diagnose.base import Evidence, FailingExample
 from bpttcheck.diagnose.evidence import explain
+from bpttcheck.diagnose.whole import EditSearch
 from bpttcheck.judge.run import SEQUENCE, STEP, Run
 from bpttcheck.judge.tally import Seen
 from bpttcheck.results.records import Case
@@ -95,7 +96,9 @@ def evidence(base, target, mode, dtype):
 def test_garbage_gets_no_diagnosis(name, runs, how, size, seed, dtype):
     right, mode = SUBJECTS[name]
     kind = GarbledCell if mode == STEP else GarbledLayer
+    search = EditSearch()
     for known in evidence(runs[name], kind(right, how, size, seed), mode, dtype):
+        assert search.best(known) is None
         assert {code: rule(code).fit(known) for code in CODES} == dict.fromkeys(CODES)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +35,7 @@ from bpttcheck.oracles.autodiff.programs import (
 )
 from bpttcheck.oracles.estimate import Estimate, rms
 from bpttcheck.oracles.step_graph.paths import Paths
+from bpttcheck.oracles.step_graph.whole import WholeGraph
 
 Array = NDArray[Any]
 
@@ -131,6 +133,7 @@ class Autodiff:
         self._refused: dict[Any, tuple[str, str, str]] = {}
         self._ways: dict[Any, set[Any]] = {}
         self._paths: dict[Any, Paths] = {}
+        self._wholes: dict[Any, WholeGraph] = {}
         self._lock = threading.Lock()
 
     @property
@@ -287,6 +290,30 @@ class Autodiff:
             x = np.asarray(point.xs[0], np.float64)
             self._paths[key] = Paths(self._one_step(), point.params, point.state0, x)
         return self._paths[key]
+
+    def whole(self, point: Point) -> WholeGraph:
+        """The whole sequence of ``point``, all of its steps real, as a graph.
+
+        Raises:
+            Declined: if it cannot be traced.
+        """
+        leaves = [*trees.leaves(point.params), *trees.leaves(point.state0), point.xs]
+        key = tuple((np.shape(leaf), np.asarray(leaf).dtype.kind) for leaf in leaves)
+        if key not in self._wholes:
+            xs = np.asarray(point.xs, np.float64)
+            self._wholes[key] = WholeGraph(self._unrolled, point.params, point.state0, xs)
+        return self._wholes[key]
+
+    def _unrolled(self, params: Any, state: Any, xs: Any) -> tuple[Any, Any]:
+        """``(state_T, ys)`` of the sequence, or of the step in a loop."""
+        if self._sequence is not None:
+            ys, last = self._sequence(params, xs, state, np.ones(np.shape(xs)[:2], bool))
+            return last, ys
+        step, ys = self._one_step(), []
+        for t in range(len(xs)):
+            state, y = step(params, state, xs[t])
+            ys.append(y)
+        return state, jnp.stack(ys)
 
     def _one_step(self) -> Step:
         if self._step is None:

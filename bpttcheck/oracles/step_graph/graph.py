@@ -6,7 +6,8 @@ import ast
 import linecache
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jax.extend.core import Literal
 from bpttcheck.oracles.autodiff.noise import inlined
 from bpttcheck.trees import Structure
 
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     "abs acos acosh add add_any asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type "
     "copy cos cosh digamma div erf erf_inv erfc eq exp exp2 expm1 floor ge gt integer_pow "
     "is_finite le lgamma log log1p logistic lt max min mul ne neg not or and pow reduce_precision "
@@ -34,6 +35,23 @@ _LIBRARIES = tuple(str(Path(m.__file__).resolve().parent) for m in (jax, np) if 
 
 
 @dataclass(frozen=True)
+class Stand:
+    """An instruction of user code.
+
+    Args:
+        file: its file.
+        first: the first line of its function.
+        instruction: its number in the function.
+        span: of the expression: first and last line, first and last column.
+    """
+
+    file: str
+    first: int
+    instruction: int
+    span: tuple[int | None, ...] = field(compare=False)
+
+
+@dataclass(frozen=True)
 class Op:
     """One operation.
 
@@ -43,6 +61,7 @@ class Op:
         ins: a number or a :class:`Fixed` for each operand.
         outs: the numbers of its results.
         line: file and number of the innermost line of user code, or None.
+        calls: where user code stood, innermost first: equal in every turn of a loop.
     """
 
     primitive: Any
@@ -50,6 +69,7 @@ class Op:
     ins: tuple[Any, ...]
     outs: tuple[int, ...]
     line: tuple[str, int] | None
+    calls: tuple[Stand, ...] = ()
 
     @property
     def where(self) -> str:
@@ -90,7 +110,7 @@ class Graph:
         self.still = {number for number in self.inputs if not self.floats[number]}
         env.update(zip(jaxpr.invars, self.inputs, strict=True))
         env.update(zip(jaxpr.constvars, map(Fixed, consts), strict=True))
-        self.outputs = self._inline(jaxpr, env, None)
+        self.outputs = self._inline(jaxpr, env, None, ())
 
     def _new(self, variable: Any) -> int:
         number = len(self.shapes)
@@ -98,23 +118,29 @@ class Graph:
         self.floats[number] = bool(jnp.issubdtype(variable.aval.dtype, jnp.floating))
         return number
 
-    def _inline(self, jaxpr: Any, env: dict[Any, Any], line: tuple[str, int] | None) -> list[Any]:
+    def _inline(
+        self,
+        jaxpr: Any,
+        env: dict[Any, Any],
+        line: tuple[str, int] | None,
+        calls: tuple[Stand, ...],
+    ) -> list[Any]:
         def read(variable: Any) -> Any:
             return Fixed(variable.val) if isinstance(variable, Literal) else env[variable]
 
         for eqn in jaxpr.eqns:
-            place = line or _line(eqn)
+            place, led = line or _line(eqn), calls or _calls(eqn)
             ins = tuple(read(v) for v in eqn.invars)
             inner = inlined(eqn)
             if inner is not None:
                 body, consts = inner
                 below = dict(zip(body.constvars, map(Fixed, consts), strict=True))
                 below.update(zip(body.invars, ins, strict=True))
-                outs = self._inline(body, below, place)
+                outs = self._inline(body, below, place, led)
                 env.update(zip(eqn.outvars, outs, strict=True))
                 continue
             numbers = tuple(self._new(v) for v in eqn.outvars)
-            op = Op(eqn.primitive, dict(eqn.params), ins, numbers, place)
+            op = Op(eqn.primitive, dict(eqn.params), ins, numbers, place, led)
             self.ops.append(op)
             moving = {op.ins[j] for j in self.moving(op)}
             if not moving:
@@ -186,7 +212,7 @@ def functions(graph: Graph) -> list[tuple[int, int, int]]:
         roots = {root.get(ref, ref) for ref in moving}
         name = op.primitive.name
         for out in op.outs:
-            one = len(roots) == 1 and name in _ELEMENTWISE and moving
+            one = len(roots) == 1 and name in ELEMENTWISE and moving
             start = next(iter(roots)) if one else out
             if one and graph.shapes[start] == graph.shapes[out]:
                 root[out] = start
@@ -226,13 +252,43 @@ def _line(eqn: Any) -> tuple[str, int] | None:
     # JAX's private API serves for the line only; without a line an edit is still found.
     traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
     for frame in getattr(traceback, "frames", ()):
-        path = Path(frame.file_name)
-        ours = _PACKAGE in path.parents and path.parent.name != "cells"
-        foreign = str(path).startswith(_LIBRARIES) or "site-packages" in path.parts
-        if ours or (foreign and _PACKAGE not in path.parents) or frame.file_name.startswith("<"):
-            continue
-        return frame.file_name, frame.line_num
+        if _is_the_user(frame.file_name):
+            return frame.file_name, frame.line_num
     return None
+
+
+def _calls(eqn: Any) -> tuple[Stand, ...]:
+    """Where user code stood when it made this equation: file and instruction, innermost first."""
+    traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
+    if traceback is None:
+        return ()
+    codes, instructions = traceback.raw_frames()
+    found: list[Stand] = []
+    for code, at in zip(codes, instructions, strict=True):
+        if _is_the_user(code.co_filename):
+            found.append(Stand(code.co_filename, code.co_firstlineno, at, _spans(code)[at // 2]))
+        elif found and _is_ours(code.co_filename):
+            break  # who asked for the trace
+    return tuple(found)
+
+
+@cache
+def _spans(code: Any) -> list[tuple[int | None, ...]]:
+    return list(code.co_positions())
+
+
+@cache
+def _is_the_user(file: str) -> bool:
+    path = Path(file)
+    foreign = file.startswith(_LIBRARIES) or "site-packages" in path.parts
+    outside = foreign and _PACKAGE not in path.parents
+    return not (_is_ours(file) or outside or file.startswith("<"))
+
+
+@cache
+def _is_ours(file: str) -> bool:
+    path = Path(file)
+    return _PACKAGE in path.parents and path.parent.name != "cells"
 
 
 _SIGNS = {"add": "+", "add_any": "+", "sub": "-", "mul": "*", "div": "/", "dot_general": "@"}
@@ -268,7 +324,8 @@ def spelled(graph: Graph, params: Structure, state: Structure) -> dict[int, str]
 
 def gradient_of(text: str) -> str:
     """The name of the gradient of a value."""
-    return f"d_{text}" if text.partition("[")[0].isidentifier() else f"the gradient of {text}"
+    plain = text.partition("[")[0].isidentifier()
+    return f"d_{text}" if plain else f"the gradient of {text}"
 
 
 def _inputs(graph: Graph, params: Structure, state: Structure) -> list[str]:

@@ -145,7 +145,7 @@ class OperandSwaps:
                 continue  # a literal constant
             d_v, b = totals[op.outs[0]], values[other]
             for q in _like(b, quantities):
-                by = _contribution(op, side, d_v, q.array - b, self._graph.shapes[op.ins[side]])
+                by = contribution(op, side, d_v, q.array - b, self._graph.shapes[op.ins[side]])
                 swap = self._swap((k, side, "factor", q.key), op, side, q, self._texts[other])
                 yield GradientShift(swap, op.ins[side], by)
 
@@ -158,7 +158,7 @@ class OperandSwaps:
             b = np.asarray(self._graph.read(values, other))
             for q in _like(totals[v], quantities):
                 shape = self._graph.shapes[op.ins[side]]
-                by = _contribution(op, side, q.array - totals[v], b, shape)
+                by = contribution(op, side, q.array - totals[v], b, shape)
                 key = (k, side, "incoming", q.key)
                 yield GradientShift(self._swap(key, op, side, q, self._called[v]), op.ins[side], by)
 
@@ -273,10 +273,10 @@ def _like(array: Array, quantities: list[_Quantity]) -> Iterator[_Quantity]:
             yield q
 
 
-def _contribution(op: Op, side: int, d_v: Array, other: Array, shape: tuple[int, ...]) -> Array:
+def contribution(op: Op, side: int, d_v: Array, other: Array, shape: tuple[int, ...]) -> Array:
     """The cotangent that a product passes to the operand on one side, of this shape."""
     if op.primitive.name == "dot_general":
-        a, b, v = _subscripts(op, len(shape), other.ndim, side)
+        a, b, v = subscripts(op, len(shape), other.ndim, side)
         return np.einsum(f"{v},{b}->{a}", d_v, other)
     passed = d_v * other
     if not shape:
@@ -285,7 +285,7 @@ def _contribution(op: Op, side: int, d_v: Array, other: Array, shape: tuple[int,
     return passed.sum(axis=spread, keepdims=True)
 
 
-def _subscripts(op: Op, own: int, other: int, side: int) -> tuple[str, str, str]:
+def subscripts(op: Op, own: int, other: int, side: int) -> tuple[str, str, str]:
     """The indices of the operand on one side, of the other operand, and of the product."""
     (contracted, batch) = op.params["dimension_numbers"]
     ranks = (own, other) if side == 0 else (other, own)

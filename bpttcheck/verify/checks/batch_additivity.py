@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck import trees
-from bpttcheck.blocks import D_XS, YS, Block
+from bpttcheck.blocks import YS
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems import function_rows
+from bpttcheck.problems import rows as batch
 from bpttcheck.problems.large import chunks
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case
@@ -89,11 +89,7 @@ def joined(
     run: Run, problem: Problem, rows: Sequence[Problem], block: str, parts: list[Any]
 ) -> Any:
     """One block of a batch from those of its rows."""
-    if run.subject.traits.signature is not None:
-        return function_rows.joined(run.subject.traits.signature, problem, rows, block, parts)
-    if Block(block).kind == "params":
-        return sum(parts)
-    return np.concatenate(parts, axis=1 if block in (D_XS, YS) else 0)
+    return batch.joined(run.subject.traits.signature, problem, rows, block, parts)
 
 
 def _parts(run: Run, problem: Problem) -> list[Problem]:
@@ -105,7 +101,7 @@ def _parts(run: Run, problem: Problem) -> list[Problem]:
         most = max((n for n in allowed if n < B and B % n == 0), default=1)
     else:
         most = _at_most(problem.case)
-    return [_rows(problem, rows) for rows in chunks(B, most)]
+    return [batch.some(problem, rows) for rows in chunks(B, most)]
 
 
 def _at_most(case: Case) -> int:
@@ -113,21 +109,6 @@ def _at_most(case: Case) -> int:
     if case.B <= _ROWS or case.n_hidden > _JUDGED:
         return 1
     return _ROWS if case.B <= _JUDGED + 1 else _JUDGED
-
-
-def _rows(problem: Problem, rows: slice) -> Problem:
-    def state(tree: Any) -> Any:
-        return trees.map_leaves(lambda leaf: np.asarray(leaf)[rows], tree)
-
-    return replace(
-        problem,
-        case=replace(problem.case, B=rows.stop - rows.start),
-        xs=problem.xs[:, rows],
-        state0=state(problem.state0),
-        mask=None if problem.mask is None else problem.mask[:, rows],
-        d_ys=problem.d_ys[:, rows],
-        d_state=state(problem.d_state),
-    )
 
 
 LAW = Law(

@@ -1,0 +1,369 @@
+"""Paths that are missing, doubled or of the wrong sign; gradients that are exchanged or turned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.diagnose.base import Array
+from bpttcheck.diagnose.whole.scene import LoopEdit, Scene
+from bpttcheck.oracles.step_graph.graph import gradient_of
+from bpttcheck.oracles.step_graph.pullback import (
+    BackwardChange,
+    Edge,
+    EdgeChange,
+    Lookup,
+    ValueChange,
+)
+from bpttcheck.oracles.step_graph.whole import Turns
+
+# A factor, its diagnosis, and what is said of a path.
+_FACTORS = (
+    (0.0, "missing-path", "is missing"),
+    (-1.0, "sign", "has the wrong sign"),
+    (2.0, "doubled-path", "counts twice"),
+)
+_WORDS = {
+    "dot_general": "the matrix product", "mul": "the product", "add": "the sum",
+    "sub": "the difference", "div": "the quotient", "gather": "the rows that are looked up",
+    "concatenate": "the arrays side by side", "slice": "the part", "dynamic_slice": "the part",
+    "reduce_sum": "the sum over an axis", "integer_pow": "the power", "neg": "the minus",
+}  # fmt: skip
+
+
+def edits(scene: Scene) -> Iterator[LoopEdit]:
+    """All of them, the simplest first."""
+    yield from _edges(scene)
+    yield from _values(scene)
+    yield from _overwritten(scene)
+    yield from _factors(scene)
+    yield from _turned(scene)
+    yield from _side_by_side(scene)
+    yield from _backwards(scene)
+
+
+def times(scene: Scene, edge: Edge, factor: float) -> EdgeChange:
+    """The right contribution of an edge, times a factor."""
+    return lambda adjoint, _: factor * scene.pull.pulled(edge, adjoint[None])[0]
+
+
+def total(parts: Sequence[Array]) -> Array:
+    """The sum of contributions."""
+    whole = parts[0].copy()
+    for part in parts[1:]:
+        whole += part
+    return whole
+
+
+def said(place: str) -> str:
+    """Where, if it is known."""
+    return f", at {place}" if place else ""
+
+
+def word(name: str) -> str:
+    """An operation in words."""
+    return _WORDS.get(name, name)
+
+
+def _edges(scene: Scene) -> Iterator[LoopEdit]:
+    """The path through one operand of an operation, in every turn."""
+    for turns in scene.turns:
+        where = scene.where(turns)
+        for j, edges in scene.sides(turns):
+            name = scene.read(turns, j)
+            for factor, code, what in _FACTORS:
+                change = BackwardChange({edge: times(scene, edge, factor) for edge in edges})
+                path = f"the path from {name} through {word(scene.op(turns).primitive.name)}"
+                if not scene.op(turns).calls:  # ours: it puts the outputs together
+                    path, what = f"the cotangent of {name}", what.replace("missing", "ignored")
+                key = ("edge", turns.key, j, factor)
+                evidence = (("where", where),)
+                yield LoopEdit(key, code, f"{path} {what}{said(where)}", change, evidence)
+        yield from _sized(scene, turns)
+
+
+def _sized(scene: Scene, turns: Turns) -> Iterator[LoopEdit]:
+    """A path times a size, or divided by one."""
+    sizes = scene.example.sizes
+    for j, edges in scene.sides(turns):
+        name, where = scene.read(turns, j), scene.where(turns)
+        for letter, size in sizes.items():
+            for factor, text in ((float(size), f"times {letter}"), (1 / size, f"over {letter}")):
+                if size < 2:
+                    continue
+                change = BackwardChange({edge: times(scene, edge, factor) for edge in edges})
+                path = f"the path from {name} through {word(scene.op(turns).primitive.name)}"
+                sentence = f"{path} counts {text}{said(where)}"
+                key = ("sized", turns.key, j, text)
+                evidence = (("where", where), ("factor", text))
+                yield LoopEdit(key, "scale", sentence, change, evidence)
+
+
+def _values(scene: Scene) -> Iterator[LoopEdit]:
+    """Every path through a value that several operations read."""
+    readers = scene.graph.uses()
+    for turns in scene.turns:
+        refs = scene.results(turns)
+        if refs is None or all(readers[ref] < 2 for ref in refs):
+            continue
+        name, where = scene.text(refs[-1]), scene.where(turns)
+        for factor, code, what in _FACTORS:
+            change = BackwardChange(values=dict.fromkeys(refs, _scaled(factor)))
+            sentence = f"the gradient of {name} {what}{said(where)}"
+            yield LoopEdit(
+                ("value", turns.key, factor), code, sentence, change, (("where", where),)
+            )
+
+
+def _scaled(factor: float) -> ValueChange:
+    return lambda parts, _: factor * total(parts)
+
+
+def _overwritten(scene: Scene) -> Iterator[LoopEdit]:
+    """``=`` for ``+=``: of several contributions to an entry only the one written last counts."""
+    places: list[tuple[Any, str, list[int]]] = [
+        (("input", i), scene.text(ref), [ref]) for i, ref in enumerate(scene.graph.inputs)
+        if scene.graph.floats[ref]
+    ]  # fmt: skip
+    places += [
+        (turns.key, scene.text(refs[-1]), refs)
+        for turns in scene.turns
+        if (refs := scene.results(turns)) is not None
+    ]
+    readers = scene.graph.uses()
+    gathers = {
+        edge: scene.operand(edge) for edge in scene.edges
+        if scene.graph.ops[edge[0]].primitive.name == "gather"
+    }  # fmt: skip
+    for key, name, refs in places:
+        looked_up = [edge for edge, ref in gathers.items() if ref in refs]
+        if all(readers[ref] < 2 for ref in refs) and not looked_up:
+            continue
+        if key[0] != "input" and not _read_in_parts(scene, refs):
+            continue
+        if looked_up:
+            change = BackwardChange({edge: _rows(scene, edge, False) for edge in looked_up})
+            sentence = (
+                f"{gradient_of(name)} lacks terms: a row that is looked up twice at once gets "
+                "that of the last time alone (np.add.at adds them all)"
+            )
+            yield LoopEdit(("overwritten", key, "rows"), "overwritten", sentence, change)
+        for first in (True, False):
+            change = BackwardChange(
+                {edge: _rows(scene, edge, first) for edge in looked_up},
+                dict.fromkeys(refs, _last_written(first)),
+            )
+            which = "first" if first else "last"
+            sentence = (
+                f"{gradient_of(name)} is overwritten: of the terms that belong in an entry only "
+                f"that of the {which} step remains (= for +=)"
+            )
+            yield LoopEdit(("overwritten", key, first), "overwritten", sentence, change)
+
+
+def _read_in_parts(scene: Scene, refs: list[int]) -> bool:
+    """True if values are read a part at a time, as an array of all steps is."""
+    readers = [op for op in scene.graph.ops if any(ref in refs for ref in op.ins)]
+    parts = ("slice", "dynamic_slice", "gather")
+    return all(op.primitive.name in parts for op in readers)
+
+
+def _last_written(first: bool) -> ValueChange:
+    """Contributions come in from the last reader to the first."""
+
+    def of(parts: list[Array], _: Lookup) -> Array:
+        found = np.zeros_like(parts[0])
+        for part in parts if first else reversed(parts):
+            found = np.where(part != 0, part, found)
+        return found
+
+    return of
+
+
+def _rows(scene: Scene, edge: Edge, first: bool) -> EdgeChange:
+    """Rows that are looked up again, written and not added."""
+    matrix, shape = scene.pull.local[edge], scene.shape(edge)
+
+    def of(adjoint: Array, _: Lookup) -> Array:
+        terms = adjoint.reshape(-1, 1) * matrix
+        found = np.zeros(matrix.shape[1])
+        for i in reversed(range(len(terms))) if first else range(len(terms)):
+            found = np.where(matrix[i] != 0, terms[i], found)
+        return found.reshape(shape)
+
+    return of
+
+
+def _factors(scene: Scene) -> Iterator[LoopEdit]:
+    """A factor of a product that is left out on the way back."""
+    for turns in scene.turns:
+        op = scene.op(turns)
+        if op.primitive.name not in ("mul", "div"):
+            continue
+        for j, edges in scene.sides(turns):
+            if op.primitive.name == "div" and j:
+                continue
+            factor, name = scene.read(turns, 1 - j), scene.read(turns, j)
+            what = f"divided by {factor}" if op.primitive.name == "div" else f"times {factor}"
+            change = BackwardChange({edge: _as_it_is(scene, edge) for edge in edges})
+            sentence = (
+                f"{gradient_of(name)} lacks a factor: it is not {what}{said(scene.where(turns))}"
+            )
+            evidence = (("where", scene.where(turns)), ("factor", factor))
+            yield LoopEdit(("factor", turns.key, j), "wrong-operand", sentence, change, evidence)
+
+
+def _as_it_is(scene: Scene, edge: Edge) -> EdgeChange:
+    shape = scene.shape(edge)
+
+    def of(adjoint: Array, _: Lookup) -> Array:
+        if not shape:
+            return adjoint.sum()
+        spread = tuple(i for i, n in enumerate(shape) if n != adjoint.shape[i])
+        return adjoint.sum(axis=spread, keepdims=True)
+
+    return of
+
+
+def _turned(scene: Scene) -> Iterator[LoopEdit]:
+    """A square gradient, or one contribution to it, that is transposed; or a weight."""
+    weights = _weights(scene)
+    for turns in scene.turns:
+        op = scene.op(turns)
+        for j, edges in scene.sides(turns):
+            name = scene.read(turns, j)
+            evidence = (("where", scene.where(turns)),)
+            if all(_square(scene.shape(edge)) for edge in edges):
+                change = BackwardChange({edge: _transposed(scene, edge) for edge in edges})
+                sentence = f"what flows to {name} is transposed{said(scene.where(turns))}"
+                yield LoopEdit(("turned", turns.key, j), "transposed", sentence, change, evidence)
+            other = op.ins[1 - j] if op.primitive.name == "dot_general" else None
+            square = all(_square(scene.pull.local[edge].shape) for edge in edges)
+            if isinstance(other, int) and other in weights and square:
+                change = BackwardChange({edge: _through(scene, edge) for edge in edges})
+                sentence = (
+                    f"{gradient_of(name)} is computed with a transposed {scene.read(turns, 1 - j)}"
+                    f"{said(scene.where(turns))}"
+                )
+                yield LoopEdit(("weight", turns.key, j), "transposed", sentence, change, evidence)
+    for turns in scene.turns:
+        refs = scene.results(turns)
+        if refs is not None and _square(scene.graph.shapes[refs[0]]):
+            change = BackwardChange(values=dict.fromkeys(refs, _whole_transposed))
+            sentence = f"the gradient of {scene.text(refs[-1])} is transposed"
+            yield LoopEdit(("turned", turns.key), "transposed", sentence, change)
+
+
+def _weights(scene: Scene) -> set[int]:
+    """Square matrices of parameters, and what is only moved of them."""
+    graph = scene.graph
+    found = {ref for ref in graph.inputs if _square(graph.shapes[ref]) and graph.floats[ref]}
+    for op in graph.ops:
+        moved = op.primitive.name in ("transpose", "copy", "convert_element_type")
+        if moved and op.ins[0] in found:
+            found.update(op.outs)
+    return found
+
+
+def _square(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] == shape[1] > 1
+
+
+def _transposed(scene: Scene, edge: Edge) -> EdgeChange:
+    return lambda adjoint, _: scene.pull.pulled(edge, adjoint[None])[0].T
+
+
+def _through(scene: Scene, edge: Edge) -> EdgeChange:
+    other = scene.pull.local[edge].T
+    return lambda adjoint, _: scene.pull.with_other(edge, adjoint, other)
+
+
+def _whole_transposed(parts: list[Array], _: Lookup) -> Array:
+    return total(parts).T
+
+
+def _side_by_side(scene: Scene) -> Iterator[LoopEdit]:
+    """Arrays that were joined, and are cut apart in another order."""
+    for turns in scene.turns:
+        op = scene.op(turns)
+        if op.primitive.name != "concatenate" or not 2 <= len(op.ins) <= 4:
+            continue
+        axis: int = op.params["dimension"]
+        changes: dict[Edge, EdgeChange] = {}
+        for k in turns.ops:
+            widths = [_width(scene, ref, axis) for ref in scene.graph.ops[k].ins]
+            for j in range(len(widths)):
+                if (k, j) in scene.edges:
+                    start = sum(widths[j + 1 :])  # from the other end
+                    changes[k, j] = _cut(axis, start, widths[j])
+        if changes:
+            names = " and ".join(scene.text(ref) for ref in op.ins)
+            where = scene.where(turns)
+            sentence = f"the gradients of {names} are cut apart in the wrong order{said(where)}"
+            evidence = (("where", where),)
+            yield LoopEdit(
+                ("order", turns.key), "swapped-gates", sentence, BackwardChange(changes), evidence
+            )
+
+
+def _backwards(scene: Scene) -> Iterator[LoopEdit]:
+    """A cumulative sum that runs the same way back; padding that is cut off at the other end."""
+    for turns in scene.turns:
+        name, where = scene.op(turns).primitive.name, scene.where(turns)
+        for j, edges in scene.sides(turns):
+            text, evidence = scene.read(turns, j), (("where", where),)
+            if name == "cumsum":
+                change = BackwardChange({edge: _along(scene, edge) for edge in edges})
+                sentence = f"the cumulative sum of {text} is not reversed{said(where)}"
+                yield LoopEdit(("cumsum", turns.key), "time-order", sentence, change, evidence)
+            elif name == "pad" and j == 0:
+                change = BackwardChange({edge: _other_end(scene, edge) for edge in edges})
+                sentence = f"the padding of {text} is cut off at the wrong end{said(where)}"
+                yield LoopEdit(("pad", turns.key), "off-by-one", sentence, change, evidence)
+
+
+def _along(scene: Scene, edge: Edge) -> EdgeChange:
+    matrix, shape = scene.pull.local[edge], scene.shape(edge)
+    return lambda adjoint, _: (matrix @ adjoint.reshape(-1)).reshape(shape)
+
+
+def _other_end(scene: Scene, edge: Edge) -> EdgeChange:
+    shape = scene.shape(edge)
+    ends = [high for _, high, _ in scene.graph.ops[edge[0]].params["padding_config"]]
+    parts = tuple(slice(max(end, 0), max(end, 0) + n) for end, n in zip(ends, shape, strict=True))
+    return lambda adjoint, _: adjoint[parts]
+
+
+def _width(scene: Scene, ref: Any, axis: int) -> int:
+    shape = scene.graph.shapes[ref] if isinstance(ref, int) else np.shape(ref.value)
+    return shape[axis]
+
+
+def _cut(axis: int, start: int, width: int) -> EdgeChange:
+    return lambda adjoint, _: np.take(adjoint, range(start, start + width), axis)
+
+
+def exchanged(scene: Scene) -> Iterator[LoopEdit]:
+    """The gradients of two values of one shape, exchanged."""
+    known: list[tuple[Any, str, list[int]]] = []
+    for turns in scene.loops:
+        refs = scene.results(turns)
+        if refs is not None and "block" not in turns.key:
+            known.append((turns.key, scene.text(refs[-1]), refs))
+    shapes = scene.graph.shapes
+    for (one, a, mine), (two, b, other) in combinations(known, 2):
+        if len(mine) != len(other) or shapes[mine[0]] != shapes[other[0]]:
+            continue
+        swapped: dict[int, ValueChange] = {}
+        for x, y in zip(mine, other, strict=True):
+            swapped |= {x: _that_of(y), y: _that_of(x)}
+        sentence = f"the gradients of {a} and {b} are exchanged"
+        change = BackwardChange(values=swapped, reads=True)
+        yield LoopEdit(("exchanged", one, two), "swapped-gates", sentence, change)
+
+
+def _that_of(ref: int) -> Callable[[list[Array], Lookup], Array]:
+    return lambda _, adjoint: adjoint(ref)

@@ -1,0 +1,255 @@
+"""Another quantity than the right one: of another line, of another step, of another function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import activations
+from bpttcheck.diagnose.base import Array
+from bpttcheck.diagnose.graph_edits import mistakes
+from bpttcheck.diagnose.whole.paths import exchanged, said, total
+from bpttcheck.diagnose.whole.scene import LoopEdit, Quantity, Scene
+from bpttcheck.oracles.step_graph.graph import ELEMENTWISE, functions, gradient_of
+from bpttcheck.oracles.step_graph.pullback import (
+    BackwardChange,
+    Edge,
+    EdgeChange,
+    Lookup,
+    ValueChange,
+)
+from bpttcheck.oracles.step_graph.whole import Turns
+
+_PRODUCTS = ("mul", "dot_general")
+_SHIFTS = ((0, False), (-1, False), (-1, True), (1, False), (1, True))
+
+Formula = Callable[[Array], Array]
+
+
+def edits(scene: Scene) -> Iterator[LoopEdit]:
+    """All of them, those of the same step first."""
+    yield from _derivatives(scene)
+    yield from _factors(scene)
+    yield from _cotangents(scene)
+    yield from _added(scene)
+    yield from exchanged(scene)
+
+
+def _derivatives(scene: Scene) -> Iterator[LoopEdit]:
+    """The local derivative of a function of one variable: of another one, or of another value."""
+    found = [*functions(scene.graph), *_chains(scene)]
+    for spans in ({k: (z, v) for k, z, v in found[::-1]}, {k: (z, v) for k, z, v in found}):
+        yield from _of_spans(scene, spans)
+
+
+def _chains(scene: Scene) -> Iterator[tuple[int, int, int]]:
+    """Operation, argument and value of each function of one operand, though others share it."""
+    graph, uses = scene.graph, scene.graph.uses()
+    root: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    for k, op in enumerate(graph.ops):
+        moving: list[int] = [op.ins[j] for j in graph.moving(op) if graph.floats[op.ins[j]]]
+        out = scene.result(k)
+        if out is None or len(moving) != 1 or op.primitive.name not in ELEMENTWISE:
+            continue
+        if graph.shapes[out] == graph.shapes[moving[0]]:
+            root[out] = root.get(moving[0], moving[0])
+            if uses[moving[0]] == 1:
+                ends.pop(moving[0], None)
+            ends[out] = k
+    for out, k in ends.items():
+        yield k, root[out], out
+
+
+def _of_spans(scene: Scene, spans: Mapping[int, tuple[int, int]]) -> Iterator[LoopEdit]:
+    for turns in scene.turns:
+        if "block" in turns.key or any(k not in spans for k in turns.ops):
+            continue
+        pairs = [spans[k] for k in turns.ops]
+        values = scene.pull.values
+        named = [list(mistakes(values[z], values[v])) for z, v in pairs]
+        where, name = scene.where(turns), scene.op(turns).primitive.name
+        of = scene.text(pairs[-1][1])
+        made = [(one[0][1], tuple(f for f, _ in one)) for one in zip(*named, strict=True)]
+        made += list(_of_others(scene, turns, pairs))
+        for formula, slopes in made:
+            if not all(np.isfinite(slope).all() for slope in slopes):
+                continue
+            extra = {v: (z, slope) for (z, v), slope in zip(pairs, slopes, strict=True)}
+            sentence = (
+                f"the derivative of {name}, whose value is {of}{said(where)}, is {formula} "
+                "(h its value, z its argument)"
+            )
+            evidence = (("where", where), ("instead", formula))
+            key = ("derivative", turns.key, formula, scene.text(pairs[-1][0]))
+            yield LoopEdit(key, "wrong-derivative", sentence, BackwardChange(extra=extra), evidence)
+
+
+_FORMULAS: tuple[tuple[str, Formula], ...] = (
+    ("1 - u**2", lambda u: 1 - u**2),
+    ("u * (1 - u)", lambda u: u * (1 - u)),
+    ("(u > 0)", lambda u: (u > 0).astype(float)),
+    ("cos(u)", np.cos),
+    *((f"that of {name} at u", activations.ACTIVATIONS[name].derivative)
+      for name in ("tanh", "sigmoid")),
+)  # fmt: skip
+
+
+def _of_others(
+    scene: Scene, turns: Turns, pairs: list[tuple[int, int]]
+) -> Iterator[tuple[str, tuple[Array, ...]]]:
+    """Formulas of the right form at another quantity."""
+    own = [scene.pull.values[v] for _, v in pairs]
+    for q, shift, wrap, arrays in _alike(scene, turns, own):
+        called = f"u = {q.text}{_when(shift, wrap)}"
+        for formula, slope in _FORMULAS:
+            with np.errstate(all="ignore"):
+                yield f"{formula}, {called}", tuple(slope(u) for u in arrays)
+
+
+def _alike(
+    scene: Scene, turns: Turns, own: list[Array]
+) -> Iterator[tuple[Quantity, int, bool, list[Array]]]:
+    """Other quantities of the same shape, at this step and at those beside it."""
+    shape, n = own[0].shape, len(own)
+    like = [q for q in scene.quantities if q.arrays[0].shape == shape and len(q.arrays) >= n]
+    for shift, wrap in _SHIFTS if turns.steps else ():
+        for q in like:
+            arrays = [q.at(t, shift, wrap) for t in range(n)]
+            if not all(map(np.array_equal, arrays, own)):
+                yield q, shift, wrap, arrays
+    for key, text, value in scene.constants:
+        if value.shape == shape and not all(np.array_equal(value, a) for a in own):
+            yield Quantity(key, text, (value,) * n, ()), 0, False, [value] * n
+
+
+def _when(shift: int, wrap: bool) -> str:
+    if not shift:
+        return ""
+    end = "" if not wrap else " (at the end of the sequence from its other end)"
+    return f" of the step {'before' if shift < 0 else 'after'}{end}"
+
+
+def _factors(scene: Scene) -> Iterator[LoopEdit]:
+    """``d_v q`` for ``d_v b`` at a product ``v = a b``."""
+    for turns in scene.turns:
+        op = scene.op(turns)
+        if op.primitive.name not in _PRODUCTS:
+            continue
+        for j, edges in scene.sides(turns):
+            if len(edges) != len(turns.ops):
+                continue
+            graph, values = scene.graph, scene.pull.values
+            own = [np.asarray(graph.read(values, graph.ops[k].ins[1 - j])) for k, _ in edges]
+            if len({array.shape for array in own}) > 1:
+                continue
+            made, belongs = gradient_of(scene.read(turns, j)), scene.read(turns, 1 - j)
+            for q, shift, wrap, arrays in _alike(scene, turns, own):
+                moved = shift or q.text == belongs
+                moved = moved or scene.is_beside(own, arrays)
+                used = f"{q.text}{_when(shift, wrap)}"
+                if q.text == belongs and not shift:
+                    used = f"{q.text} of another step"
+                sentence = (
+                    f"{made} is made with {used} where {belongs} belongs{said(scene.where(turns))}"
+                )
+                change = BackwardChange({
+                    edge: _with(scene, edge, array)
+                    for edge, array in zip(edges, arrays, strict=True)
+                })  # fmt: skip
+                key = ("other", turns.key, j, q.key, shift, wrap)
+                evidence = (("where", scene.where(turns)), ("used", used), ("belongs", belongs))
+                code = "off-by-one" if moved else "wrong-operand"
+                yield LoopEdit(key, code, sentence, change, evidence)
+
+
+def _with(scene: Scene, edge: Edge, other: Array) -> EdgeChange:
+    return lambda adjoint, _: scene.pull.with_other(edge, adjoint, other)
+
+
+def _cotangents(scene: Scene) -> Iterator[LoopEdit]:
+    """``q b`` for ``d_v b``: the gradient of another value of the same shape, or of its step."""
+    shapes = scene.graph.shapes
+    made = [
+        (turns, refs)
+        for turns in scene.loops
+        if "block" not in turns.key and (refs := scene.results(turns)) is not None
+    ]
+    for turns in scene.loops:
+        mine = scene.results(turns)
+        if mine is None or "block" in turns.key:
+            continue
+        op = scene.op(turns)
+        for j, edges in scene.sides(turns):
+            if len(edges) != len(turns.ops):
+                continue
+            product = op.primitive.name in _PRODUCTS or _is_shared(scene, edges)
+            for other, refs in made:
+                if len(refs) != len(mine) or shapes[refs[0]] != shapes[mine[0]]:
+                    continue
+                for shift in (-1, 1) if other is turns else (0,):
+                    if not (product or shift):
+                        continue
+                    yield _incoming(scene, turns, j, edges, other, refs, shift)
+
+
+def _is_shared(scene: Scene, edges: list[Edge]) -> bool:
+    """True if every turn reads the same value: a parameter."""
+    return len({scene.operand(edge) for edge in edges}) == 1
+
+
+def _incoming(
+    scene: Scene, turns: Turns, j: int, edges: list[Edge], other: Turns, refs: list[int], shift: int
+) -> LoopEdit:
+    op = scene.op(turns)
+    made = gradient_of(scene.read(turns, j))
+    belongs, used = (gradient_of(scene.text(x)) for x in (op.outs[0], refs[-1]))
+    if shift:
+        used = f"{used}{_when(shift, False)}"
+    changes = {
+        edge: _from(scene, edge, refs[t + shift] if 0 <= t + shift < len(refs) else None)
+        for t, edge in enumerate(edges)
+    }
+    sentence = f"{made} is made with {used} where {belongs} belongs{said(scene.where(turns))}"
+    evidence = (("where", scene.where(turns)), ("used", used), ("belongs", belongs))
+    key = ("incoming", turns.key, j, other.key, shift)
+    code = "off-by-one" if shift else "wrong-operand"
+    return LoopEdit(key, code, sentence, BackwardChange(changes, reads=True), evidence)
+
+
+def _from(scene: Scene, edge: Edge, ref: int | None) -> EdgeChange:
+    if ref is None:
+        return lambda adjoint, _: np.zeros(scene.shape(edge))
+    return lambda _, adjoint: scene.pull.pulled(edge, adjoint(ref)[None])[0]
+
+
+def _added(scene: Scene) -> Iterator[LoopEdit]:
+    """What belongs to the last step alone comes in at every step."""
+    once = [turns for turns in scene.turns if len(turns.ops) == 1]
+    readers: dict[int, list[tuple[Any, Edge]]] = {}
+    for turns in once:
+        for j, edges in scene.sides(turns):
+            readers.setdefault(scene.operand(edges[0]), []).append(((turns.key, j), edges[0]))
+    for turns in scene.loops:
+        refs = scene.results(turns)
+        for key, edge in readers.get(refs[-1], []) if refs else ():
+            assert refs is not None
+            op = scene.graph.ops[edge[0]]
+            adjoint = scene.pull.adjoint(op.outs[0])
+            share = scene.pull.pulled(edge, adjoint[None])[0]
+            change = BackwardChange(values=dict.fromkeys(refs[:-1], _plus(share)))
+            sentence = (
+                f"what {scene.text(op.outs[0])} sends to the last {scene.text(refs[-1])} is added "
+                f"at every step{said(scene.where(turns))}"
+            )
+            evidence = (("where", scene.where(turns)),)
+            yield LoopEdit(("added", turns.key, key), "doubled-path", sentence, change, evidence)
+
+
+def _plus(share: Array) -> ValueChange:
+    def more(parts: list[Array], _: Lookup) -> Array:
+        return total(parts) + share
+
+    return more
