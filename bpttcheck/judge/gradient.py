@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bpttcheck import trees
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import Declined
 from bpttcheck.judge.by_slopes import judged_by_slopes
@@ -26,7 +27,7 @@ from bpttcheck.judge.oracle import Oracle, Reference
 from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.own_noise import within_own_noise
 from bpttcheck.judge.run import Run
-from bpttcheck.judge.verdict import Judged, judge, rounding
+from bpttcheck.judge.verdict import Judged, judge, rounding, width
 from bpttcheck.problems.problem import Problem, Template
 
 # Regimes in which noise turns branches.
@@ -166,20 +167,38 @@ def _compared(case: GradientCase, oracle: Oracle, reference: Reference) -> list[
         judge(block, case.hand.gradients[block], spread.value, spread.copies, unit, tiny)
         for block, spread in reference.gradients.items()
     ]
-    return [_unblinded(case, oracle, j) for j in judged]
+    chaotic = _is_chaotic(case, reference)
+    return [_unblinded(case, oracle, j, chaotic) for j in judged]
 
 
-def _unblinded(case: GradientCase, oracle: Oracle, j: Judged) -> Judged:
+def _is_chaotic(case: GradientCase, reference: Reference) -> bool:
+    """True if rounding moves a gradient by more than all sizes in sight over the rounding unit.
+
+    Then it may as well make zero of what is divided by, and a gradient that is not finite is its
+    doing.
+    """
+    unit, tiny = rounding(case.problem.dtype)
+    cotangents = (case.problem.d_ys, *trees.leaves(case.problem.d_state))
+    size = max(float(np.abs(np.asarray(d)).max(initial=0.0)) for d in cotangents)
+    for spread in reference.gradients.values():
+        noise = width(spread.value, spread.copies, unit, tiny).max(initial=0.0)
+        if noise > max(size, np.abs(spread.value).max(initial=0.0)) / unit:
+            return True
+    return False
+
+
+def _unblinded(case: GradientCase, oracle: Oracle, j: Judged, chaotic: bool) -> Judged:
     """A blind block is no evidence, with two exceptions that no rounding explains.
 
-    A value that is not finite where the reference and all its copies are; and, exactly at a kink, a
-    value outside the hull of what the branches allow, where the oracle can follow them all.
+    A value that is not finite where the reference and all its copies are, unless rounding decides
+    everything there; and, exactly at a kink, a value outside the hull of what the branches allow,
+    where the oracle can follow them all.
     """
     if not j.blind or not j.ratio > 1:
         return j
     hand = np.asarray(case.hand.gradients[j.block], np.float64)
     if not np.isfinite(hand).all():
-        return replace(j, blind=False)
+        return replace(j, blind=chaotic)
     if case.problem.case.regime != "at_kinks" or oracle is not case.run.jax:
         return j
     low, high = case.run.jax.hull(case.mode, case.problem, case.template, j.block)

@@ -106,3 +106,26 @@ def test_a_gradient_that_overflows_where_the_forward_pass_nearly_does_is_not_jud
 def test_right_code_passes_with_weights_that_overflow():
     report = bpttcheck.check(TextbookSigmoid(), seed=2, checks=("sequence_vjp",), raises=False)
     assert report.passed, str(report)
+
+
+def test_no_number_is_no_evidence_where_rounding_decides_what_is_divided_by():
+    """A Kalman filter in float32 whose covariance cancels: JAX says -2e-5 ± 3e19."""
+    from benchmarks.right_cells.filters import KalmanTrack
+
+    run = Run(Subject(KalmanTrack()), 0, ("float32",))
+    case = replace(
+        run.cases.case(0, free=True), T=4, B=1, n_in=2, n_hidden=1, dtype="float32",
+        regime="saturated", mask="none", index=-1,
+    )  # fmt: skip
+    problem = run.cases.problem(case)
+    params = {"A": [[35.0]], "C": [[86.0], [17.0]], "q": [-25.0], "r": [-4.0, -2.0]}
+    state0 = type(problem.state0)(np.ones((1, 1), "f4"), np.full((1, 1, 1), 133575, "f4"))
+    ones = np.ones((4, 1, 1), np.float32)
+    problem = replace(
+        problem, params={k: np.array(v, np.float32) for k, v in params.items()}, state0=state0,
+        xs=np.array([[[4, -1]], [[1, -1]], [[1, 1]], [[1, 1]]], np.float32), d_ys=ones,
+        d_state=type(state0)(-ones[0], -ones[:1]),
+    )  # fmt: skip
+    hand = run.code.run("sequence", problem)
+    assert any(np.isnan(gradient).any() for gradient in hand.gradients.values())
+    assert not examine(run, "sequence", problem, None).wrong
