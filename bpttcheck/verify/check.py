@@ -22,9 +22,11 @@ from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks import CHECKS, names_for
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
 from bpttcheck.verify.parallel.distribute import spread
-from bpttcheck.verify.progress import CallersError, Progress, ProgressCounter
 from bpttcheck.verify.reporting import Outcome, report_of
 from bpttcheck.verify.session import Session
+
+Progress = Callable[[int, int, str], None]
+"""``progress(done, total, what)``."""
 
 
 def check(
@@ -135,7 +137,7 @@ def _run_all(
         run = session.run(subject, options)
     try:
         outcomes = _outcomes(run, options, executor, progress)
-    except CallersError as error:
+    except _CallersError as error:
         raise error.__cause__ or error from None
     return report_of(run, options, outcomes, time.perf_counter() - started)
 
@@ -145,7 +147,7 @@ def _outcomes(
 ) -> list[Outcome]:
     known = names_for(run.subject.target)
     wanted = [name for name in known if name in (options.checks or known)]
-    counter = ProgressCounter(run, options, wanted, progress)
+    counter = _ProgressCounter(run, options, wanted, progress)
     first = check_one(run, options, "contract", counter)
     if first[0].verdict is Verdict.FAILED:
         skipped = [
@@ -174,7 +176,7 @@ def check_one(
     run: Run,
     options: Options,
     name: str,
-    counter: ProgressCounter | None = None,
+    counter: _ProgressCounter | None = None,
     spread_out: Callable[[Context], Tally] | None = None,
 ) -> Outcome:
     """One named check of a run, or its spread-out form: its result and its findings."""
@@ -190,7 +192,7 @@ def check_one(
         tally = Tally(name, cases=1, failures=1, findings=[exception_finding(name, error)])
     except InternalError as error:
         return _broken_off(name, error, started), ()
-    except (BpttcheckError, CallersError):
+    except (BpttcheckError, _CallersError):
         raise
     except Exception as error:  # no user code is called but through guard.call: a defect of ours
         if os.environ.get("BPTTCHECK_DEBUG"):
@@ -251,3 +253,38 @@ def _raise(report: Report) -> None:
         first = broken[0]
         raise ContractError(first.message, method=first.method, item=first.block)
     raise GradientMismatch(str(report), report)
+
+
+class _ProgressCounter:
+    """Turns ticks of single cases into progress of the whole run."""
+
+    def __init__(
+        self, run: Run, options: Options, names: list[str], progress: Progress | None
+    ) -> None:
+        laws = Context(run, options.examples).laws
+        self._share = {n: options.examples if CHECKS[n].mode else laws for n in names}
+        self._progress, self._done = progress, 0
+        self._name, self._in_check = "", 0
+        self.total = sum(self._share.values())
+
+    def start(self, name: str) -> Callable[[], None]:
+        """The tick of one check."""
+        self._done += self._share.get(self._name, 0)
+        self._name, self._in_check = name, 0
+        self._tell()
+        return self._tick
+
+    def _tick(self) -> None:
+        self._in_check = min(self._in_check + 1, self._share.get(self._name, 0))
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            try:
+                self._progress(self._done + self._in_check, self.total, self._name)
+            except Exception as error:
+                raise _CallersError from error
+
+
+class _CallersError(Exception):
+    """The caller's own ``progress`` raised; ``__cause__`` is what."""

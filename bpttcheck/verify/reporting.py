@@ -6,6 +6,7 @@ import inspect
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import numpy as np
 
 from bpttcheck.blocks import D_XS, Block, d_param
 from bpttcheck.judge.coverage import covered
-from bpttcheck.judge.distance import distance_from_full
-from bpttcheck.judge.run import Run
+from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.large import FIRST
+from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.renamed import renamed
 from bpttcheck.results.report import Report
 from bpttcheck.subject.options import Options
+from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks import CHECKS
 
 _SURROGATE = "judged against the declared surrogate, which is not the gradient"
@@ -152,7 +154,7 @@ def _notes(run: Run) -> tuple[str, ...]:
     notes = list(run.code.notes.texts)
     if run.subject.surrogate:
         notes.insert(0, f"{_SURROGATE}: {run.subject.surrogate}")
-        distances = distance_from_full(run)
+        distances = _distance_from_full(run)
         if distances:
             told = ", ".join(f"{block} {value:.2g}" for block, value in distances.items())
             notes.insert(1, f"relative distance from the full gradient, median at T = 12: {told}")
@@ -161,3 +163,32 @@ def _notes(run: Run) -> tuple[str, ...]:
     if run.jax.declined:
         notes.append(f"JAX autodiff was not used: {run.jax.declined}")
     return tuple(notes)
+
+
+_OF_DISTANCE = 9
+"""Cases over which the distance from the full gradient is measured."""
+
+
+def _distance_from_full(run: Run) -> dict[str, float]:
+    """Block -> median relative distance of the subject's gradient from that of its ``full`` layer.
+
+    The distance of a block is ``|surrogate - full| / |full|``, 2-norms, on ordinary cases in
+    float64; blocks whose full gradient is zero are left out.
+    """
+    full = run.subject.traits.full
+    if full is None or not run.subject.surrogate:
+        return {}
+    whole = Run(Subject(full, sizes=run.subject.sizes), run.seed, run.dtypes)
+    found: dict[str, list[float]] = {}
+    for index in range(_OF_DISTANCE):
+        case = replace(
+            run.cases.case(index, free=True, steps=12), dtype="float64", regime="ordinary"
+        )
+        problem: Problem = run.cases.problem(case)
+        mine, its = (r.code.run(SEQUENCE, problem).gradients for r in (run, whole))
+        for block, value in its.items():
+            size = float(np.linalg.norm(value))
+            if size:
+                gap = float(np.linalg.norm(mine[block] - value))
+                found.setdefault(block, []).append(gap / size)
+    return {block: float(np.median(values)) for block, values in found.items()}

@@ -88,7 +88,7 @@ def test_a_report_is_json_ready_and_readable(failed):
     assert data["schema_version"] == 1
     assert data["verdict"] == "failed"
     assert "d_x" in str(failed)
-    assert "<pre>" in failed._repr_html_()
+    assert "&lt;pre&gt;" in failed._repr_html_()
 
 
 def test_equal_seeds_give_equal_reports():
