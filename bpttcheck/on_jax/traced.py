@@ -217,8 +217,8 @@ class FastestLoops:
         times: dict[str, list[float]] = {}
         runs: dict[str, Callable[[], Any]] = {}
         with jax.enable_x64(mode):
-            for name, function in self.functions.items():
-                compiled = jax.jit(partial(_everything, function))
+            for name, loops in self.loops.items():
+                compiled = jax.jit(partial(_everything, loops))
                 one = partial(_finished, compiled, arguments[:3], arguments[3], None, arguments[2])
                 try:
                     one()
@@ -266,10 +266,9 @@ def forms_of(
     reason = ""
     for name in FORMS:
         one = TracedLoops(cell, name)
-        function = with_rule(one)
         try:
             # What is done with masked rows is the same in all forms.
-            wrong = _differs(run, function, ("none", "lengths") if name == FORMS[0] else ("none",))
+            wrong = _differs(run, one, ("none", "lengths") if name == FORMS[0] else ("none",))
         except Declined as refusal:
             reason = reason or str(refusal)
             continue
@@ -279,13 +278,13 @@ def forms_of(
         if wrong:
             reason = reason or wrong
         else:
-            loops[name], functions[name] = one, function
+            loops[name], functions[name] = one, with_rule(one)
     if "in the loop" not in loops and loops:  # a law of the batch is broken, or rounding explodes
         return None, reason
     return (FastestLoops(loops, functions) if loops else None), reason
 
 
-def _differs(run: Run, function: Callable[..., Any], masks: Sequence[str]) -> str:
+def _differs(run: Run, loops: TracedLoops, masks: Sequence[str]) -> str:
     """What differs from the cell in NumPy by more than rounding, or an empty text."""
     for mask in masks:
         case = run.cases.case(0, free=True, steps=5)
@@ -293,7 +292,7 @@ def _differs(run: Run, function: Callable[..., Any], masks: Sequence[str]) -> st
         problem = run.cases.problem(case)
         given = problem.params, problem.xs, problem.state0
         with enable_x64():
-            run_all = jax.jit(partial(_everything, function))
+            run_all = jax.jit(partial(_everything, loops))
             (ys, state_T), found = run_all(given, problem.mask, problem.d_ys, problem.d_state)
         d_params, d_xs, d_state0 = found
         found = {
@@ -329,18 +328,13 @@ def _unlike(run: Run, problem: Problem, found: dict[str, Any]) -> str:
 
 
 def _everything(
-    function: Callable[..., Any], given: Any, mask: Any, d_ys: Any, d_state: Any
-) -> Any:
+    loops: TracedLoops, given: Any, mask: Any, d_ys: Any, d_state: Any
+) -> tuple[Any, Any]:
     """Both results and the three gradients; the gradient of an integer leaf is zero."""
-    (ys, state_T), pull = jax.vjp(lambda *arguments: function(*arguments, mask), *given)
+    ys, state_T, tape = loops.forward(*given, mask)
     d_ys = jnp.ones_like(ys) if d_ys is None else d_ys
-    cotangent = trees.map_leaves(
-        lambda leaf, d: jnp.asarray(d, leaf.dtype)
-        if is_float(leaf)
-        else np.zeros(leaf.shape, jax.dtypes.float0),
-        state_T, d_state,
-    )  # fmt: skip
-    d_params, d_xs, d_state0 = pull((d_ys, cotangent))
+    d_state = trees.map_leaves(lambda leaf, d: jnp.asarray(d, d_ys.dtype), state_T, d_state)
+    d_params, d_xs, d_state0 = loops.backward(tape, d_ys, d_state)
     d_state0 = trees.map_leaves(
         lambda leaf, d: d if is_float(leaf) else jnp.zeros(leaf.shape), given[2], d_state0
     )

@@ -318,7 +318,8 @@ def test_a_double_backward_that_is_right_passes():
     assert report.passed, str(report)
 
 
-@pytest.mark.parametrize("reference", [None, in_torch])
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("reference", [in_torch, None])
 def test_a_double_backward_that_reads_a_constant_is_found(reference):
     few = {"examples": 2, "dtypes": ["float64"]}
     once = checked(from_torch(SavesAnIntermediate.apply, SMALL, reference), **few)
@@ -334,6 +335,7 @@ def test_a_backward_for_one_derivative_says_so():
     assert "marked @once_differentiable" in report.findings[0].message
 
 
+@pytest.mark.nightly
 def test_a_hand_written_double_backward_is_not_its_own_reference():
     class KeepsInputs(SavesAnIntermediate):
         """Nothing of it stands in the graph of its gradients."""

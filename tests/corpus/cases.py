@@ -448,7 +448,6 @@ def crf_loss(m):
     Bug(
         "the class is counted twice", "beta[t][s] - logp[t, path[s]] - total", "beta[t][s] - total"
     ),
-    no_jax="labels are read with int(), and max() compares values",
 )
 def ctc_loss(m):
     return from_grad(m.ctc_loss, "logits: T V+1, labels: L < V where T in 5|6|7, L in 1|2|3")

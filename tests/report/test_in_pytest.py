@@ -28,7 +28,8 @@ def test_speed(benchmark, form):
 """
 
 
-def test_forms_are_grouped_wrong_ones_fail_and_report_reads_the_file(pytester):
+def test_forms_are_grouped_wrong_ones_fail_and_report_reads_the_file(pytester, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # beside others it times nothing
     forms = '("numpy", "fused", "jax")'
     pytester.makepyfile(TEST.replace("FORMS", forms))
     result = pytester.runpytest_subprocess(

@@ -42,6 +42,9 @@ Array = NDArray[Any]
 MOST_WAYS = 8
 """Ways through the `if`s of a whole function that are compiled for equal shapes."""
 
+MOST_OPERATIONS = 2000
+"""Operations of all these programs together, beyond which no further one is compiled."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -132,6 +135,7 @@ class Autodiff:
         self._programs: dict[Any, Waiting] = {}
         self._refused: dict[Any, tuple[str, str, str]] = {}
         self._ways: dict[Any, set[Any]] = {}
+        self._operations = 0
         self._paths: dict[Any, Paths] = {}
         self._wholes: dict[Any, WholeGraph] = {}
         self._lock = threading.Lock()
@@ -359,6 +363,8 @@ class Autodiff:
         ways = self._ways[key]
         if found not in ways and len(ways) >= MOST_WAYS:
             raise Declined(f"its `if`s take more than {MOST_WAYS} ways at equal shapes")
+        if found not in ways and self._operations >= MOST_OPERATIONS:
+            raise Declined("its `if`s take many ways, each a program that takes long to compile")
         ways.add(found)
         return found
 
@@ -376,6 +382,7 @@ class Autodiff:
             traced = programs.trace_sequence(
                 self._sequence, point.params, state, inputs.xs, decisions
             )
+            self._operations += 0 if decisions is None else len(traced.jaxpr.eqns)
         else:
             traced = programs.trace(self._one_step(), point.params, state, inputs.xs[0])
         return programs.CACHE.get(maker, traced, *args)
