@@ -1,0 +1,200 @@
+"""What a wrong node may have to become: the catalogue of planted bugs, read backwards.
+
+Each rule undoes an operator of :mod:`bpttcheck.mutants.source`: where that one leaves a factor out,
+the rule puts one in. Operators that undo themselves (a sign, a swap) are taken as they are.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.mutants.source.edits import OPERATORS
+from bpttcheck.mutants.source.expressions import called, is_product, is_sum, negated
+from bpttcheck.mutants.source.operators import Site
+from bpttcheck.remedy.vocabulary import Vocabulary, Word
+
+Node = ast.expr | ast.stmt | None
+_LEAVES = (ast.Name, ast.Attribute, ast.Subscript)
+
+
+def of_the_catalogue(site: Site, _: Vocabulary) -> Iterator[Node]:
+    """What an operator of the catalogue makes of it: most undo themselves."""
+    for operator in OPERATORS:
+        for change in operator.changes(site):
+            new: Any = change.new
+            yield new
+
+
+def small(site: Site, words: Vocabulary) -> Iterator[Node]:
+    """Another name, a sign, a power, a constant, an axis, a transposition, a function."""
+    node = site.node
+    if isinstance(node, ast.Assign):
+        yield from _added_up(node, site)
+    if not isinstance(node, ast.expr) or _written(site):
+        return
+    if isinstance(node, ast.Constant):
+        yield from _constants(node, words)
+    if isinstance(node, _LEAVES):
+        yield from (word.node for word in words.words)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        yield from _products(node)
+    if isinstance(node, ast.Call) and called(node) == "mean" and isinstance(node.func, ast.Attribute):
+        function = ast.Attribute(node.func.value, "sum", ast.Load())
+        yield ast.Call(function, node.args, node.keywords)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield ast.BinOp(ast.Constant(1.0), ast.Sub(), node.operand)
+    if isinstance(node, ast.Name) and any(isinstance(a, ast.Subscript) for a in site.path[:-1]):
+        for sign in (ast.Add(), ast.Sub()):
+            yield ast.BinOp(node, sign, ast.Constant(1))
+    known = words.evaluated(node)
+    if known is None or not known.shape:
+        return
+    yield negated(node)
+    rows = ast.Attribute(node, "sum", ast.Load())
+    if len(known.shape) >= 2:
+        yield ast.Call(rows, [], [ast.keyword("axis", ast.Constant(0))])
+        yield ast.Attribute(node, "T", ast.Load())
+    if isinstance(node, ast.Subscript):
+        whole = ast.Attribute(node.value, "sum", ast.Load())
+        yield ast.Call(whole, [], [ast.keyword("axis", ast.Constant(0))])
+    if not known.cotangent:
+        yield ast.BinOp(node, ast.Pow(), ast.Constant(2))
+        yield ast.BinOp(ast.Constant(1.0), ast.Sub(), node)
+        yield from (ast.Call(function, [node], []) for function in words.functions())
+
+
+def factors(site: Site, words: Vocabulary) -> Iterator[Node]:
+    """One more factor."""
+    known = None if is_product(site.parent) else _host(site, words)
+    if known is None:
+        return
+    node = known.node
+    shape, linear = known.shape, known.cotangent
+    for word in (*words.values, *words.slopes, *(() if linear else words.cotangents)):
+        if word.shape and _fits(word.shape, shape):
+            yield ast.BinOp(node, ast.Mult(), word.node)
+    for number in (2.0, 0.5):
+        yield ast.BinOp(node, ast.Mult(), ast.Constant(number))
+
+
+def terms(site: Site, words: Vocabulary) -> Iterator[Node]:
+    """One more term: a cotangent, times an array, times a slope; or a matrix product."""
+    known = None if is_sum(site.parent) else _host(site, words)
+    if known is None or not known.cotangent:
+        return
+    shape = known.shape
+    for added in _terms(shape, words):
+        yield ast.BinOp(known.node, ast.Add(), added)
+        yield ast.BinOp(known.node, ast.Sub(), added)
+
+
+def _terms(shape: tuple[int, ...], words: Vocabulary) -> Iterator[ast.expr]:
+    alike = [w for w in words.cotangents if w.shape == shape]
+    yield from (w.node for w in alike)
+    values = [w for w in words.values if w.shape and _fits(w.shape, shape)]
+    slopes = [w for w in words.slopes if _fits(w.shape, shape)]
+    for c, v in product(alike, [*values, *slopes]):
+        yield ast.BinOp(c.node, ast.Mult(), v.node)
+    yield from _matrix_terms(shape, words)
+    for c, v, s in product(alike, values, slopes):
+        yield ast.BinOp(ast.BinOp(c.node, ast.Mult(), v.node), ast.Mult(), s.node)
+
+
+def _matrix_terms(shape: tuple[int, ...], words: Vocabulary) -> Iterator[ast.expr]:
+    def transposed(word: Word) -> tuple[ast.expr, tuple[int, ...]]:
+        return ast.Attribute(word.node, "T", ast.Load()), word.shape[::-1]
+
+    flat = [w for w in words.cotangents if len(w.shape) == 2]
+    matrices = [w for w in words.values if len(w.shape) == 2]
+    for c, m in product(flat, matrices):
+        pairs = product(((c.node, c.shape), transposed(c)), ((m.node, m.shape), transposed(m)))
+        for (a, rows), (b, columns) in pairs:
+            for left, right in (((a, rows), (b, columns)), ((b, columns), (a, rows))):
+                if left[1][1] == right[1][0] and (left[1][0], right[1][1]) == shape:
+                    yield ast.BinOp(left[0], ast.MatMult(), right[0])
+    for c in words.cotangents:
+        if len(c.shape) >= 2 and c.shape[1:] == shape:
+            yield _over_rows(c.node)
+            for v in words.values:
+                if v.shape == c.shape:
+                    yield _over_rows(ast.BinOp(c.node, ast.Mult(), v.node))
+
+
+def _over_rows(node: ast.expr) -> ast.expr:
+    function = ast.Attribute(node, "sum", ast.Load())
+    return ast.Call(function, [], [ast.keyword("axis", ast.Constant(0))])
+
+
+def _host(site: Site, words: Vocabulary) -> Word | None:
+    """The expression that gets one more factor or term, if it is an array and stands for itself."""
+    node = site.node
+    if not isinstance(node, ast.expr) or _written(site) or isinstance(node, ast.Starred):
+        return None
+    if is_product(node) and not site.on_top:
+        return None
+    if isinstance(site.parent, ast.Attribute) and site.parent.value is node:
+        if isinstance(node, _LEAVES) and not isinstance(node, ast.Name):
+            return None
+    if isinstance(site.parent, ast.Subscript) and site.parent.value is node:
+        return None
+    known = words.evaluated(node)
+    return known if known is not None and isinstance(known.value, np.ndarray) else None
+
+
+def _fits(one: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """True if an array of shape ``one`` can be a factor in an array of this shape."""
+    if len(one) > len(shape):
+        return False
+    return all(a in (1, b) for a, b in zip(one[::-1], shape[::-1], strict=False))
+
+
+def _written(site: Site) -> bool:
+    return any(isinstance(getattr(above, "ctx", None), ast.Store) for above in site.path)
+
+
+def _added_up(node: ast.Assign, site: Site) -> Iterator[Node]:
+    """``=`` where ``+=`` is meant."""
+    if len(node.targets) != 1:
+        return
+    target = node.targets[0]
+    known = isinstance(target, ast.Subscript) or (
+        isinstance(target, ast.Name) and target.id in site.scene.values
+    )
+    if known and isinstance(target, ast.Name | ast.Subscript):
+        yield ast.AugAssign(target, ast.Add(), node.value)
+
+
+def _constants(node: ast.Constant, words: Vocabulary) -> Iterator[Node]:
+    value = node.value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if isinstance(value, int):
+        yield from (ast.Constant(other) for other in (value - 1, value + 1))
+        yield ast.UnaryOp(ast.USub(), ast.Constant(1))
+    yield from (ast.Constant(other) for other in (value / 2, 2.0 * value, -value))
+    if value == 1:
+        for word in words.slopes:
+            yield word.node
+
+
+def _products(node: ast.BinOp) -> Iterator[Node]:
+    """The matrix product with its factors in either order, each transposed or not."""
+    sides = [_either_way(node.left), _either_way(node.right)]
+    for a, b in product(*sides):
+        yield ast.BinOp(a, ast.MatMult(), b)
+        yield ast.BinOp(b, ast.MatMult(), a)
+
+
+def _either_way(node: ast.expr) -> tuple[ast.expr, ast.expr]:
+    if isinstance(node, ast.Attribute) and node.attr == "T":
+        return node, node.value
+    return node, ast.Attribute(node, "T", ast.Load())
+
+
+RULES = (of_the_catalogue, small, factors, terms)
+"""From what changes a node to what adds something new; the first that finds an edit suffices."""

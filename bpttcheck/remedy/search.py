@@ -1,0 +1,315 @@
+"""The search for an edit: every rule at every place, tried on problems with known gradients."""
+
+from __future__ import annotations
+
+import ast
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import trees
+from bpttcheck.mutants.source.operators import Site
+from bpttcheck.mutants.source.planting import quiet
+from bpttcheck.mutants.source.scene import LocalsSnapshot
+from bpttcheck.mutants.source.sites import definitions, probed, replaced, sites, statements
+from bpttcheck.problems.problem import Problem
+from bpttcheck.remedy.backward import BackwardSource
+from bpttcheck.remedy.patch import patched, size
+from bpttcheck.remedy.repairs import RULES, Node
+from bpttcheck.remedy.trials import Trial
+from bpttcheck.remedy.vocabulary import Vocabulary
+
+_PROBE, _CHOICE = "_bpttcheck_probe_", "_bpttcheck_choice_"
+_MOST_SURVIVORS = 12
+_TRIED_IN_PAIRS = 6
+_FUNCTIONS = {"tanh", "expit", "sigmoid", "relu", "exp", "log", "sqrt", "square", "sin", "cos",
+              "cosh", "sinh", "softplus", "abs", "sign"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A source that passes every trial.
+
+    Args:
+        source: the edited backward pass.
+        line: the first line that was edited, in the original file.
+        edits: how many places were edited.
+        tokens: how many tokens differ from the original.
+    """
+
+    source: BackwardSource
+    line: int
+    edits: int
+    tokens: int
+
+
+class Choice:
+    """Stands in compiled code for one of several expressions."""
+
+    def __init__(self) -> None:
+        self.which = 0
+        self.nudged = False
+
+    def __call__(self, *alternatives: Callable[[], Any]) -> Any:
+        """The value of the chosen one."""
+        value = alternatives[self.which]()
+        if not self.nudged:
+            return value
+        shape = np.shape(value)
+        return value * np.random.default_rng(0).uniform(0.5, 1.5, shape)
+
+
+def search(
+    source: BackwardSource, trials: Sequence[Trial], until: float, depth: int = 2
+) -> list[Mended]:
+    """Edits after which every trial passes, the smallest first.
+
+    Args:
+        source: the wrong backward pass.
+        trials: problems, of which it fails the first.
+        until: when to give up, by :func:`time.monotonic`.
+        depth: at most so many edits.
+    """
+    with quiet():
+        attempt = _Attempt(source, trials, until)
+        found = attempt.survivors()
+        if not found and depth > 1:
+            found = _in_pairs(attempt, trials, until, depth)
+    return sorted(found, key=lambda one: (one.edits, one.tokens))
+
+
+def _in_pairs(
+    attempt: _Attempt, trials: Sequence[Trial], until: float, depth: int
+) -> list[Mended]:
+    """Two blocks that are wrong independently: one is mended first, then the other."""
+    for half in attempt.halves():
+        rest = [t for t in trials if _fails(t, half.source)] + [
+            t for t in trials if not _fails(t, half.source)
+        ]
+        found = search(half.source, rest, until, depth - 1)
+        if found:
+            return [
+                replace(
+                    one,
+                    line=min(one.line, half.line),
+                    edits=one.edits + 1,
+                    tokens=size(ast.unparse(attempt.source.method.tree),
+                                ast.unparse(one.source.method.tree)),
+                )
+                for one in found
+            ]  # fmt: skip
+    return []
+
+
+def _fails(trial: Trial, source: BackwardSource) -> bool:
+    return not trial.passes(source, source.planted(source.compiled(source.method.tree)))
+
+
+class _Attempt:
+    """One round: every single edit of one source."""
+
+    def __init__(self, source: BackwardSource, trials: Sequence[Trial], until: float) -> None:
+        self.source, self._trials, self._until = source, trials, until
+        self._known: dict[int, Vocabulary] = {}
+        self._reached: dict[int, frozenset[str] | None] = {}
+        self._halves: list[tuple[int, Site, Node]] = []
+        first = trials[0]
+        self._wrong = first.wrong(source, source.planted(source.compiled(source.method.tree)))
+        self._right = None if self._wrong is None else frozenset(first.known) - self._wrong
+
+    @cached_property
+    def _sites(self) -> list[Site]:
+        return list(sites(self.source.method.tree, _scenes(self.source, self._trials[0])))
+
+    def survivors(self) -> list[Mended]:
+        """The single edits that pass every trial, by the first rule that has any."""
+        found: dict[str, Mended] = {}
+        for rule in RULES:
+            for site in self._sites:
+                if time.monotonic() > self._until or len(found) >= _MOST_SURVIVORS:
+                    break
+                if not site.scene.values or not self._may_matter(site):
+                    continue
+                for new in self._passing(site, rule(site, self._words(site))):
+                    mended = self._mended(site, new)
+                    if mended is not None:
+                        found.setdefault(mended.source.text, mended)
+            if found:
+                break
+        return list(found.values())
+
+    def halves(self) -> Iterator[Mended]:
+        """Edits that mend some blocks and spoil none, those that mend most first."""
+        self._halves.sort(key=lambda half: half[0])
+        seen: set[str] = set()
+        for _, site, new in self._halves:
+            mended = self._mended(site, new)
+            if mended is None or mended.source.text in seen:
+                continue
+            seen.add(mended.source.text)
+            if len(seen) > _TRIED_IN_PAIRS:
+                return
+            yield mended
+
+    def _words(self, site: Site) -> Vocabulary:
+        key = id(site.scene)
+        if key not in self._known:
+            variables = self.source.method.function.__globals__
+            self._known[key] = Vocabulary(site.scene, variables, self._functions)
+        return self._known[key]
+
+    @cached_property
+    def _functions(self) -> tuple[str, ...]:
+        """Activations that the file calls, as they are written there."""
+        variables = self.source.method.function.__globals__
+        found: dict[str, None] = {}
+        for node in ast.walk(ast.parse(self.source.text)):
+            if isinstance(node, ast.Call) and len(node.args) == 1:
+                name = ast.unparse(node.func)
+                head, last = name.partition(".")[0], name.rpartition(".")[2]
+                if last in _FUNCTIONS and head in variables and name.count(".") < 2:
+                    found.setdefault(name)
+        return tuple(found)
+
+    def _may_matter(self, site: Site) -> bool:
+        """False if the value of the place reaches no wrong block, or one that is right."""
+        if self._wrong is None or self._right is None or not isinstance(site.node, ast.expr):
+            return True
+        key = id(site.node)
+        if key not in self._reached:
+            self._reached[key] = self._reach(site)
+        reached = self._reached[key]
+        return reached is None or (bool(reached & self._wrong) and not reached & self._right)
+
+    def _reach(self, site: Site) -> frozenset[str] | None:
+        """The blocks that change when the value of the place does; None: unknown."""
+        node = site.node
+        if not isinstance(node, ast.expr) or isinstance(getattr(node, "ctx", None), ast.Store):
+            return None
+        known = self._words(site).evaluated(node)
+        if known is None or not isinstance(known.value, np.ndarray):
+            return None
+        first = self._trials[0]
+        target, choice = self._compiled(site, [node])
+        if target is None:
+            return None
+        before = first.gradients(self.source, target)
+        choice.nudged = True
+        after = first.gradients(self.source, target)
+        if before is None or after is None:
+            return None
+        try:
+            return frozenset(
+                b for b in first.known if not np.array_equal(before[b], after[b], equal_nan=True)
+            )
+        except Exception:
+            return None
+
+    def _compiled(self, site: Site, alternatives: Sequence[ast.expr]) -> tuple[Any, Choice]:
+        """The target with one of the alternatives in the place, by what the choice says."""
+        choice = Choice()
+        none = ast.arguments([], [], None, [], [], None, [])
+        call = ast.Call(
+            ast.Name(_CHOICE, ast.Load()), [ast.Lambda(none, one) for one in alternatives], []
+        )
+        tree = replaced(site.path, ast.copy_location(call, site.node))
+        return self._planted(tree, **{_CHOICE: choice}), choice
+
+    def _planted(self, tree: ast.AST, **more: Any) -> Any:
+        assert isinstance(tree, ast.FunctionDef)
+        try:
+            return self.source.planted(self.source.compiled(tree, **more))
+        except (SyntaxError, ValueError, TypeError, RecursionError, KeyError):
+            return None
+
+    def _passing(self, site: Site, news: Iterator[Node]) -> Iterator[Node]:
+        """Those that pass every trial; those that mend a part are kept."""
+        own = ast.dump(site.node)
+        distinct = {_key(new): new for new in news}
+        distinct.pop(own, None)
+        in_place = isinstance(site.node, ast.expr) and not isinstance(
+            getattr(site.node, "ctx", None), ast.Store
+        )
+        chosen = [new for new in distinct.values() if isinstance(new, ast.expr) and in_place]
+        if chosen:
+            target, choice = self._compiled(site, chosen)
+            for number, new in enumerate(chosen):
+                choice.which = number
+                if target is not None and self._passes(site, new, target):
+                    yield new
+        for new in distinct.values():
+            if isinstance(new, ast.expr) and in_place:
+                continue
+            tree = replaced(site.path, _located(ast.Pass() if new is None else new, site.node))
+            target = self._planted(tree)
+            if target is not None and self._passes(site, new, target):
+                yield new
+
+    def _passes(self, site: Site, new: Node, target: Any) -> bool:
+        first, *others = self._trials
+        wrong = first.wrong(self.source, target)
+        if wrong is None:
+            return False
+        if not wrong:
+            return all(other.passes(self.source, target) for other in others)
+        if self._wrong is not None and wrong < self._wrong:
+            self._halves.append((len(wrong), site, new))
+        return False
+
+    def _mended(self, site: Site, new: Node) -> Mended | None:
+        done = patched(self.source.text, site.path, new)
+        if done is None:
+            return None
+        text, tree = done
+        source = self.source.edited(text, tree)
+        tokens = size(ast.unparse(self.source.method.tree), ast.unparse(tree))
+        return Mended(source, int(getattr(site.node, "lineno", 0)), 1, tokens)
+
+
+def _key(new: Node) -> str:
+    return "" if new is None else ast.dump(new)
+
+
+def _located(new: ast.AST, old: ast.AST) -> ast.AST:
+    return ast.fix_missing_locations(ast.copy_location(new, old))
+
+
+def _scenes(source: BackwardSource, trial: Trial) -> dict[int, LocalsSnapshot]:
+    """The locals at the last visit of each statement that was reached, by the statement's ``id``."""
+    now = _locals(source, trial.problem)
+    rest = _locals(source, _at_rest(trial.problem))
+    known = definitions(source.method.tree)
+    return {
+        id(path[-1]): LocalsSnapshot(
+            now[k], rest.get(k, {}), trial.problem.params, frozenset(), known
+        )
+        for k, path in enumerate(statements((source.method.tree,)))
+        if k in now
+    }
+
+
+def _locals(source: BackwardSource, problem: Problem) -> dict[int, dict[str, Any]]:
+    seen: dict[int, dict[str, Any]] = {}
+
+    def probe(number: int, variables: dict[str, Any]) -> None:
+        seen[number] = dict(variables)
+
+    tree = probed(source.method.tree, _PROBE)
+    try:
+        target = source.planted(source.compiled(tree, **{_PROBE: probe}))
+        source.gradients(target, problem, source.forward(target, problem))
+    except Exception:
+        return seen  # up to where it raises
+    return seen
+
+
+def _at_rest(problem: Problem) -> Problem:
+    return replace(
+        problem,
+        d_ys=np.zeros_like(problem.d_ys),
+        d_state=trees.map_leaves(np.zeros_like, problem.d_state),
+    )

@@ -1,0 +1,182 @@
+"""What could be written at a place of a backward pass: its arrays, slopes of them, products."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.contract import is_cell
+from bpttcheck.mutants.source.expressions import text
+from bpttcheck.mutants.source.scene import MISSING, LocalsSnapshot
+
+_SLOPE_WORDS = ("deriv", "slope", "prime", "grad", "backward", "d_")
+_MOST_NAMES = 40
+
+
+@dataclass(frozen=True)
+class Word:
+    """An expression, its value, and whether it vanishes with the cotangents.
+
+    Args:
+        node: the expression.
+        value: an array, or a number.
+        cotangent: whether it is a cotangent.
+    """
+
+    node: ast.expr
+    value: Any
+    cotangent: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of its value."""
+        return np.shape(self.value)
+
+
+class Vocabulary:
+    """The expressions at one statement.
+
+    Args:
+        scene: the local variables there.
+        variables: the globals of the function.
+        functions: functions of one argument that the code calls, such as ``np.tanh``.
+    """
+
+    def __init__(
+        self, scene: LocalsSnapshot, variables: Mapping[str, Any], functions: tuple[str, ...]
+    ) -> None:
+        self._scene, self._globals, self._functions = scene, variables, functions
+
+    def evaluated(self, node: ast.expr) -> Word | None:
+        """The expression with its value, if it is an array or a number there."""
+        values = self._scene.values
+        if not values:
+            return None
+        try:
+            code = compile(ast.Expression(node), "<expression>", "eval", dont_inherit=True)
+            now = eval(code, {**self._globals, **values})
+            if not _is_number(now):
+                return None
+            rest = eval(code, {**self._globals, **self._scene.at_rest})
+        except Exception:
+            return None
+        return Word(node, now, _vanishes(now, rest))
+
+    @cached_property
+    def words(self) -> tuple[Word, ...]:
+        """The arrays that have a name: variables, fields, items by key."""
+        seen: set[int] = set()
+        found: list[Word] = []
+        for name, value in self._scene.values.items():
+            rest = self._scene.at_rest.get(name, MISSING)
+            for node, now, then in _opened(ast.Name(name, ast.Load()), value, rest):
+                if id(now) not in seen:
+                    seen.add(id(now))
+                    found.append(Word(node, now, _vanishes(now, then)))
+        found.sort(key=lambda word: len(text(word.node)))
+        return tuple(found[:_MOST_NAMES])
+
+    @cached_property
+    def values(self) -> tuple[Word, ...]:
+        """Those that are no cotangents."""
+        return tuple(word for word in self.words if not word.cotangent)
+
+    @cached_property
+    def cotangents(self) -> tuple[Word, ...]:
+        """Those that are."""
+        return tuple(word for word in self.words if word.cotangent)
+
+    @cached_property
+    def slopes(self) -> tuple[Word, ...]:
+        """Derivatives of activations at the arrays that are no cotangents."""
+        found: list[Word] = []
+        for word in self.values:
+            if not word.shape:
+                continue
+            v, one = word.node, ast.Constant(1.0)
+            for node in (
+                ast.BinOp(one, ast.Sub(), ast.BinOp(v, ast.Pow(), ast.Constant(2))),
+                ast.BinOp(one, ast.Sub(), v),
+            ):
+                found.append(Word(node, word.value, False))
+            for function in self.derivatives:
+                node = ast.Call(function, [v], [])
+                known = self.evaluated(_located(node))
+                if known is not None:
+                    found.append(known)
+        return tuple(found)
+
+    @cached_property
+    def derivatives(self) -> tuple[ast.expr, ...]:
+        """Functions whose name speaks of a derivative: methods of objects, and globals."""
+        found: list[ast.expr] = []
+        for name, value in self._scene.values.items():
+            if isinstance(value, np.ndarray | int | float | tuple | dict | list | str):
+                continue
+            if is_cell(value):
+                found += [
+                    ast.Attribute(ast.Name(name, ast.Load()), a, ast.Load())
+                    for a in dir(type(value))
+                    if _of_slope(a) and a not in ("step_vjp", "vjp")
+                ]
+                continue
+            found += [
+                ast.Attribute(ast.Name(name, ast.Load()), a, ast.Load())
+                for a in dir(value)
+                if _of_slope(a) and callable(getattr(value, a, None))
+            ]
+        for name, value in self._globals.items():
+            if _of_slope(name) and callable(value) and not isinstance(value, type):
+                found.append(ast.Name(name, ast.Load()))
+        return tuple(found[:8])
+
+    def functions(self) -> Iterator[ast.expr]:
+        """The functions of one argument that the code calls elsewhere."""
+        for name in self._functions:
+            yield ast.parse(name, mode="eval").body
+
+
+def _opened(node: ast.expr, value: Any, rest: Any) -> Iterator[tuple[ast.expr, Any, Any]]:
+    """An array, or those inside a record or a dict."""
+    if isinstance(value, np.ndarray):
+        yield node, value, rest
+    elif isinstance(value, dict):
+        for key, one in value.items():  # type: ignore[misc]
+            if isinstance(key, str) and isinstance(one, np.ndarray):
+                item = ast.Subscript(node, ast.Constant(key), ast.Load())
+                yield item, one, rest.get(key, MISSING) if isinstance(rest, dict) else MISSING
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        for name in value._fields:
+            field = ast.Attribute(node, name, ast.Load())
+            yield field, getattr(value, name), getattr(rest, name, MISSING)
+    elif isinstance(value, tuple | list) and len(value) <= 12:  # type: ignore[arg-type]
+        for k, one in enumerate(value):  # type: ignore[arg-type]
+            if isinstance(one, np.ndarray):
+                item = ast.Subscript(node, ast.Constant(k), ast.Load())
+                both = isinstance(rest, tuple | list) and len(rest) > k  # type: ignore[arg-type]
+                yield item, one, rest[k] if both else MISSING
+
+
+def _vanishes(now: Any, rest: Any) -> bool:
+    if rest is MISSING or np.shape(now) != np.shape(rest):
+        return False
+    return bool(np.any(now)) and not np.any(rest)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "fiu"
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _of_slope(name: str) -> bool:
+    return not name.startswith("__") and any(word in name.lower() for word in _SLOPE_WORDS)
+
+
+def _located(node: ast.expr) -> ast.expr:
+    return ast.fix_missing_locations(node)
