@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import io
+import re
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from bpttcheck.mutants.source.expressions import text
 from bpttcheck.mutants.source.sites import Path as Way
 from bpttcheck.mutants.source.sites import replaced
 
+_POWER = re.compile(r"(?<=\w) \*\* (?=\d)")
 _ATOMS = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Constant, ast.Tuple, ast.List)
 
 
@@ -47,6 +49,8 @@ def _spellings(
         return
     for bracketed in (False, True):
         words = _in_words(source, way[0], new, bracketed)
+        if isinstance(new, ast.Tuple):
+            yield way[-1], words.removeprefix("(").removesuffix(")")
         yield way[-1], words
         yield way[-1], f"({words})"
     if len(way) - 1 > statement:
@@ -71,7 +75,7 @@ def _in_words(source: str, function: ast.AST, new: ast.AST, bracketed: bool) -> 
             setattr(fresh, name, _each(value, rebuilt))
         return fresh
 
-    written = text(rebuilt(new))
+    written = _POWER.sub("**", text(rebuilt(new)))
     for number, words in enumerate(kept):
         written = written.replace(f"_kept_{number}_", words)
     return written

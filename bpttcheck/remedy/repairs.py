@@ -16,13 +16,14 @@ import numpy as np
 from bpttcheck.mutants.source.edits import OPERATORS
 from bpttcheck.mutants.source.expressions import called, is_product, is_sum, negated
 from bpttcheck.mutants.source.operators import Site
+from bpttcheck.remedy.fit import Fit
 from bpttcheck.remedy.vocabulary import Vocabulary, Word
 
 Node = ast.expr | ast.stmt | None
 _LEAVES = (ast.Name, ast.Attribute, ast.Subscript)
 
 
-def of_the_catalogue(site: Site, _: Vocabulary) -> Iterator[Node]:
+def of_the_catalogue(site: Site, _: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
     """What an operator of the catalogue makes of it: most undo themselves."""
     for operator in OPERATORS:
         for change in operator.changes(site):
@@ -30,7 +31,7 @@ def of_the_catalogue(site: Site, _: Vocabulary) -> Iterator[Node]:
             yield new
 
 
-def small(site: Site, words: Vocabulary) -> Iterator[Node]:
+def small(site: Site, words: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
     """Another name, a sign, a power, a constant, an axis, a transposition, a function."""
     node = site.node
     if isinstance(node, ast.Assign):
@@ -68,7 +69,7 @@ def small(site: Site, words: Vocabulary) -> Iterator[Node]:
         yield from (ast.Call(function, [node], []) for function in words.functions())
 
 
-def factors(site: Site, words: Vocabulary) -> Iterator[Node]:
+def factors(site: Site, words: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
     """One more factor."""
     known = None if is_product(site.parent) else _host(site, words)
     if known is None:
@@ -82,47 +83,60 @@ def factors(site: Site, words: Vocabulary) -> Iterator[Node]:
         yield ast.BinOp(node, ast.Mult(), ast.Constant(number))
 
 
-def terms(site: Site, words: Vocabulary) -> Iterator[Node]:
+def terms(site: Site, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
     """One more term: a cotangent, times an array, times a slope; or a matrix product."""
     known = None if is_sum(site.parent) else _host(site, words)
     if known is None or not known.cotangent:
         return
-    shape = known.shape
-    for added in _terms(shape, words):
-        yield ast.BinOp(known.node, ast.Add(), added)
-        yield ast.BinOp(known.node, ast.Sub(), added)
+    for added, value in _terms(known.shape, words, deep=fit is not None):
+        sign = 0 if fit is None else fit.sign_of(value)
+        if fit is None or sign > 0:
+            yield ast.BinOp(known.node, ast.Add(), added)
+        if fit is None or sign < 0:
+            yield ast.BinOp(known.node, ast.Sub(), added)
 
 
-def _terms(shape: tuple[int, ...], words: Vocabulary) -> Iterator[ast.expr]:
+Term = tuple[ast.expr, Any]
+"""An expression and its value."""
+
+
+def _terms(shape: tuple[int, ...], words: Vocabulary, deep: bool) -> Iterator[Term]:
     alike = [w for w in words.cotangents if w.shape == shape]
-    yield from (w.node for w in alike)
+    yield from ((w.node, w.value) for w in alike)
     values = [w for w in words.values if w.shape and _fits(w.shape, shape)]
     slopes = [w for w in words.slopes if _fits(w.shape, shape)]
     for c, v in product(alike, [*values, *slopes]):
-        yield ast.BinOp(c.node, ast.Mult(), v.node)
+        yield ast.BinOp(c.node, ast.Mult(), v.node), c.value * v.value
     yield from _matrix_terms(shape, words)
-    for c, v, s in product(alike, values, slopes):
-        yield ast.BinOp(ast.BinOp(c.node, ast.Mult(), v.node), ast.Mult(), s.node)
+    for c, v, s in product(alike, values, slopes) if deep else ():
+        node = ast.BinOp(ast.BinOp(c.node, ast.Mult(), v.node), ast.Mult(), s.node)
+        yield node, c.value * v.value * s.value
 
 
-def _matrix_terms(shape: tuple[int, ...], words: Vocabulary) -> Iterator[ast.expr]:
-    def transposed(word: Word) -> tuple[ast.expr, tuple[int, ...]]:
-        return ast.Attribute(word.node, "T", ast.Load()), word.shape[::-1]
-
+def _matrix_terms(shape: tuple[int, ...], words: Vocabulary) -> Iterator[Term]:
     flat = [w for w in words.cotangents if len(w.shape) == 2]
     matrices = [w for w in words.values if len(w.shape) == 2]
     for c, m in product(flat, matrices):
-        pairs = product(((c.node, c.shape), transposed(c)), ((m.node, m.shape), transposed(m)))
-        for (a, rows), (b, columns) in pairs:
-            for left, right in (((a, rows), (b, columns)), ((b, columns), (a, rows))):
-                if left[1][1] == right[1][0] and (left[1][0], right[1][1]) == shape:
-                    yield ast.BinOp(left[0], ast.MatMult(), right[0])
+        for a, b in product((_plain(c), _transposed(c)), (_plain(m), _transposed(m))):
+            for left, right in ((a, b), (b, a)):
+                rows, columns = left[1].shape, right[1].shape
+                if rows[1] == columns[0] and (rows[0], columns[1]) == shape:
+                    yield ast.BinOp(left[0], ast.MatMult(), right[0]), left[1] @ right[1]
     for c in words.cotangents:
         if len(c.shape) >= 2 and c.shape[1:] == shape:
-            yield _over_rows(c.node)
+            yield _over_rows(c.node), c.value.sum(axis=0)
             for v in words.values:
                 if v.shape == c.shape:
-                    yield _over_rows(ast.BinOp(c.node, ast.Mult(), v.node))
+                    product_of_both = ast.BinOp(c.node, ast.Mult(), v.node)
+                    yield _over_rows(product_of_both), (c.value * v.value).sum(axis=0)
+
+
+def _plain(word: Word) -> Term:
+    return word.node, word.value
+
+
+def _transposed(word: Word) -> Term:
+    return ast.Attribute(word.node, "T", ast.Load()), word.value.T
 
 
 def _over_rows(node: ast.expr) -> ast.expr:

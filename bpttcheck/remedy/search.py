@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,12 +18,13 @@ from bpttcheck.mutants.source.scene import LocalsSnapshot
 from bpttcheck.mutants.source.sites import definitions, probed, replaced, sites, statements
 from bpttcheck.problems.problem import Problem
 from bpttcheck.remedy.backward import BackwardSource
+from bpttcheck.remedy.fit import Fit, measured
 from bpttcheck.remedy.patch import patched, size
 from bpttcheck.remedy.repairs import RULES, Node
 from bpttcheck.remedy.trials import Trial
 from bpttcheck.remedy.vocabulary import Vocabulary
 
-_PROBE, _CHOICE = "_bpttcheck_probe_", "_bpttcheck_choice_"
+_PROBE, _VISIT, _WHICH = "_bpttcheck_probe_", "_bpttcheck_visit_", "_bpttcheck_which_"
 _MOST_SURVIVORS = 12
 _TRIED_IN_PAIRS = 6
 _FUNCTIONS = {"tanh", "expit", "sigmoid", "relu", "exp", "log", "sqrt", "square", "sin", "cos",
@@ -47,20 +48,17 @@ class Mended:
     tokens: int
 
 
-class Choice:
-    """Stands in compiled code for one of several expressions."""
+class Visit:
+    """Stands in compiled code around the value of one place, and adds a change to it."""
 
     def __init__(self) -> None:
-        self.which = 0
-        self.nudged = False
+        self.change: Any = 0.0
+        self.count = 0
 
-    def __call__(self, *alternatives: Callable[[], Any]) -> Any:
-        """The value of the chosen one."""
-        value = alternatives[self.which]()
-        if not self.nudged:
-            return value
-        shape = np.shape(value)
-        return value * np.random.default_rng(0).uniform(0.5, 1.5, shape)
+    def __call__(self, value: Any) -> Any:
+        """The value with the change."""
+        self.count += 1
+        return value + np.asarray(self.change, np.asarray(value).dtype)
 
 
 def search(
@@ -115,11 +113,10 @@ class _Attempt:
     def __init__(self, source: BackwardSource, trials: Sequence[Trial], until: float) -> None:
         self.source, self._trials, self._until = source, trials, until
         self._known: dict[int, Vocabulary] = {}
-        self._reached: dict[int, frozenset[str] | None] = {}
+        self._fits: dict[int, Fit | None] = {}
         self._halves: list[tuple[int, Site, Node]] = []
         first = trials[0]
         self._wrong = first.wrong(source, source.planted(source.compiled(source.method.tree)))
-        self._right = None if self._wrong is None else frozenset(first.known) - self._wrong
 
     @cached_property
     def _sites(self) -> list[Site]:
@@ -132,9 +129,12 @@ class _Attempt:
             for site in self._sites:
                 if time.monotonic() > self._until or len(found) >= _MOST_SURVIVORS:
                     break
-                if not site.scene.values or not self._may_matter(site):
+                if not site.scene.values:
                     continue
-                for new in self._passing(site, rule(site, self._words(site))):
+                fit = self._fit(site)
+                if fit is not None and not fit.possible:
+                    continue
+                for new in self._passing(site, rule(site, self._words(site), fit)):
                     mended = self._mended(site, new)
                     if mended is not None:
                         found.setdefault(mended.source.text, mended)
@@ -175,49 +175,38 @@ class _Attempt:
                     found.setdefault(name)
         return tuple(found)
 
-    def _may_matter(self, site: Site) -> bool:
-        """False if the value of the place reaches no wrong block, or one that is right."""
-        if self._wrong is None or self._right is None or not isinstance(site.node, ast.expr):
-            return True
+    def _fit(self, site: Site) -> Fit | None:
+        """How every gradient depends on the value of the place; None: unknown."""
         key = id(site.node)
-        if key not in self._reached:
-            self._reached[key] = self._reach(site)
-        reached = self._reached[key]
-        return reached is None or (bool(reached & self._wrong) and not reached & self._right)
+        if key not in self._fits:
+            self._fits[key] = self._measured(site)
+        return self._fits[key]
 
-    def _reach(self, site: Site) -> frozenset[str] | None:
-        """The blocks that change when the value of the place does; None: unknown."""
+    def _measured(self, site: Site) -> Fit | None:
         node = site.node
-        if not isinstance(node, ast.expr) or isinstance(getattr(node, "ctx", None), ast.Store):
+        if self._wrong is None or not isinstance(node, ast.expr) or _written(node):
             return None
         known = self._words(site).evaluated(node)
         if known is None or not isinstance(known.value, np.ndarray):
             return None
-        first = self._trials[0]
-        target, choice = self._compiled(site, [node])
-        if target is None:
-            return None
-        before = first.gradients(self.source, target)
-        choice.nudged = True
-        after = first.gradients(self.source, target)
-        if before is None or after is None:
-            return None
-        try:
-            return frozenset(
-                b for b in first.known if not np.array_equal(before[b], after[b], equal_nan=True)
-            )
-        except Exception:
-            return None
+        first, visit = self._trials[0], Visit()
+        call = ast.Call(ast.Name(_VISIT, ast.Load()), [node], [])
+        tree = replaced(site.path, ast.copy_location(call, node))
+        target = self._planted(tree, **{_VISIT: visit})
 
-    def _compiled(self, site: Site, alternatives: Sequence[ast.expr]) -> tuple[Any, Choice]:
-        """The target with one of the alternatives in the place, by what the choice says."""
-        choice = Choice()
-        none = ast.arguments([], [], None, [], [], None, [])
-        call = ast.Call(
-            ast.Name(_CHOICE, ast.Load()), [ast.Lambda(none, one) for one in alternatives], []
-        )
-        tree = replaced(site.path, ast.copy_location(call, site.node))
-        return self._planted(tree, **{_CHOICE: choice}), choice
+        def run(change: Any) -> Any:
+            visit.change, visit.count = change, 0
+            found = first.gradients(self.source, target)
+            return found if visit.count == 1 else None
+
+        return None if target is None else measured(first, run, known.value)
+
+    def _compiled(self, site: Site, alternatives: Sequence[ast.expr]) -> tuple[Any, list[int]]:
+        """The target with one of the alternatives in the place, by the number in the list."""
+        which = [0]
+        chosen = _one_of(alternatives, 0)
+        tree = replaced(site.path, ast.copy_location(chosen, site.node))
+        return self._planted(tree, **{_WHICH: which}), which
 
     def _planted(self, tree: ast.AST, **more: Any) -> Any:
         assert isinstance(tree, ast.FunctionDef)
@@ -231,14 +220,12 @@ class _Attempt:
         own = ast.dump(site.node)
         distinct = {_key(new): new for new in news}
         distinct.pop(own, None)
-        in_place = isinstance(site.node, ast.expr) and not isinstance(
-            getattr(site.node, "ctx", None), ast.Store
-        )
+        in_place = isinstance(site.node, ast.expr) and not _written(site.node)
         chosen = [new for new in distinct.values() if isinstance(new, ast.expr) and in_place]
         if chosen:
-            target, choice = self._compiled(site, chosen)
+            target, which = self._compiled(site, chosen)
             for number, new in enumerate(chosen):
-                choice.which = number
+                which[0] = number
                 if target is not None and self._passes(site, new, target):
                     yield new
         for new in distinct.values():
@@ -268,6 +255,21 @@ class _Attempt:
         source = self.source.edited(text, tree)
         tokens = size(ast.unparse(self.source.method.tree), ast.unparse(tree))
         return Mended(source, int(getattr(site.node, "lineno", 0)), 1, tokens)
+
+
+def _one_of(alternatives: Sequence[ast.expr], first: int) -> ast.expr:
+    """The alternative of the number ``_WHICH[0]``, found by bisection."""
+    if len(alternatives) == 1:
+        return alternatives[0]
+    half = len(alternatives) // 2
+    number = ast.Subscript(ast.Name(_WHICH, ast.Load()), ast.Constant(0), ast.Load())
+    is_left = ast.Compare(number, [ast.Lt()], [ast.Constant(first + half)])
+    left, right = alternatives[:half], alternatives[half:]
+    return ast.IfExp(is_left, _one_of(left, first), _one_of(right, first + half))
+
+
+def _written(node: ast.AST) -> bool:
+    return isinstance(getattr(node, "ctx", None), ast.Store)
 
 
 def _key(new: Node) -> str:

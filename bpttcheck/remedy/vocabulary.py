@@ -70,16 +70,15 @@ class Vocabulary:
     @cached_property
     def words(self) -> tuple[Word, ...]:
         """The arrays that have a name: variables, fields, items by key."""
-        seen: set[int] = set()
-        found: list[Word] = []
+        found: list[tuple[ast.expr, Any, Any]] = []
         for name, value in self._scene.values.items():
             rest = self._scene.at_rest.get(name, MISSING)
-            for node, now, then in _opened(ast.Name(name, ast.Load()), value, rest):
-                if id(now) not in seen:
-                    seen.add(id(now))
-                    found.append(Word(node, now, _vanishes(now, then)))
-        found.sort(key=lambda word: len(text(word.node)))
-        return tuple(found[:_MOST_NAMES])
+            found += _opened(ast.Name(name, ast.Load()), value, rest)
+        found.sort(key=lambda one: (not isinstance(one[0], ast.Name), len(text(one[0]))))
+        distinct: dict[int, Word] = {}  # of two names of one array the plainer
+        for node, now, then in found:
+            distinct.setdefault(id(now), Word(node, now, _vanishes(now, then)))
+        return tuple(distinct.values())[:_MOST_NAMES]
 
     @cached_property
     def values(self) -> tuple[Word, ...]:
@@ -99,11 +98,9 @@ class Vocabulary:
             if not word.shape:
                 continue
             v, one = word.node, ast.Constant(1.0)
-            for node in (
-                ast.BinOp(one, ast.Sub(), ast.BinOp(v, ast.Pow(), ast.Constant(2))),
-                ast.BinOp(one, ast.Sub(), v),
-            ):
-                found.append(Word(node, word.value, False))
+            square = ast.BinOp(v, ast.Pow(), ast.Constant(2))
+            found.append(Word(ast.BinOp(one, ast.Sub(), square), 1.0 - word.value**2, False))
+            found.append(Word(ast.BinOp(one, ast.Sub(), v), 1.0 - word.value, False))
             for function in self.derivatives:
                 node = ast.Call(function, [v], [])
                 known = self.evaluated(_located(node))

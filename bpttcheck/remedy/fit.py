@@ -1,0 +1,104 @@
+"""Which change of the value at one place would mend every gradient.
+
+A backward pass is linear in its cotangents. So its result is, for most places, an affine function of
+the value ``v`` there: ``g(v + d) = g(v) + L d``. With ``L`` measured, a change ``d`` mends the code
+if ``L d = r - g(v)``, with ``r`` the known gradient. Where no ``d`` does, no edit of that place does;
+where one does, terms are compared with it and need not be run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpttcheck.contract import Array
+from bpttcheck.remedy.trials import Trial
+
+MOST_ENTRIES = 80
+"""Of a value: so many runs are needed to measure ``L``."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The affine function of one value.
+
+    Args:
+        slope: ``L``, of all blocks by the entries of the value.
+        missing: ``r - g(v)``.
+        close: how small a difference is none, relative to ``missing``.
+    """
+
+    slope: Array
+    missing: Array
+    close: float
+
+    @property
+    def possible(self) -> bool:
+        """True if some change of the value mends every block."""
+        solved = np.linalg.lstsq(self.slope, self.missing, rcond=None)[0]
+        return self._is_it(self.slope @ solved)
+
+    def sign_of(self, change: Array) -> int:
+        """1 if adding ``change`` to the value mends every block, -1 if subtracting does, else 0."""
+        moved = self.slope @ np.ravel(change)
+        return 1 if self._is_it(moved) else -1 if self._is_it(-moved) else 0
+
+    def _is_it(self, moved: Array) -> bool:
+        gap = np.abs(moved - self.missing).max(initial=0.0)
+        return bool(gap <= self.close * np.abs(self.missing).max(initial=0.0))
+
+
+def measured(
+    trial: Trial, run: Callable[[Any], Mapping[str, Any] | None], value: Array
+) -> Fit | None:
+    """The affine function of the value at one place.
+
+    Args:
+        trial: the problem with its gradients.
+        run: gives the gradients when a change is added to the value at its single visit; None where
+            it raises, or where there are several visits.
+        value: the value.
+
+    Returns:
+        None if the result is not affine in it, or if it has too many entries.
+    """
+    if not 0 < value.size <= MOST_ENTRIES:
+        return None
+    blocks = list(trial.known)
+    weights = {b: 1.0 / (np.abs(trial.known[b].value).max(initial=0.0) or 1.0) for b in blocks}
+
+    def flat(found: Mapping[str, Any] | None) -> Array | None:
+        if found is None:
+            return None
+        parts = [np.asarray(found[b], np.float64) * weights[b] for b in blocks]
+        if any(p.shape != trial.known[b].value.shape for p, b in zip(parts, blocks, strict=True)):
+            return None
+        whole = np.concatenate([np.ravel(part) for part in parts])
+        return whole if np.isfinite(whole).all() else None
+
+    right = np.concatenate([np.ravel(trial.known[b].value) * weights[b] for b in blocks])
+    step = float(np.abs(value).max()) or 1.0
+    start = flat(run(np.zeros(value.shape)))
+    if start is None:
+        return None
+    columns: list[Array] = []
+    for entry in np.ndindex(value.shape):
+        change = np.zeros(value.shape)
+        change[entry] = step
+        moved = flat(run(change))
+        if moved is None:
+            return None
+        columns.append((moved - start) / step)
+    slope = np.stack(columns, axis=1)
+    close = 1e-7 if trial.problem.dtype == np.float64 else 1e-2
+    anywhere = step * np.random.default_rng(0).uniform(-2.0, 2.0, value.shape)
+    moved = flat(run(anywhere))
+    if moved is None:
+        return None
+    expected = slope @ np.ravel(anywhere)
+    if np.abs(moved - start - expected).max() > close * (np.abs(expected).max() + 1.0):
+        return None
+    return Fit(slope, right - start, close)
