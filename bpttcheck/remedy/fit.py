@@ -41,10 +41,18 @@ class Fit:
         solved = np.linalg.lstsq(self.slope, self.missing, rcond=None)[0]
         return self._is_it(self.slope @ solved)
 
-    def sign_of(self, change: Array) -> int:
-        """1 if adding ``change`` to the value mends every block, -1 if subtracting does, else 0."""
+    def is_mended_by(self, change: Array) -> bool:
+        """True if adding ``change`` to the value mends every block."""
+        return self._is_it(self.slope @ np.ravel(change))
+
+    def times(self, change: Array) -> float | None:
+        """How many times ``change`` must be added to mend every block; None: no number does."""
         moved = self.slope @ np.ravel(change)
-        return 1 if self._is_it(moved) else -1 if self._is_it(-moved) else 0
+        size = float(moved @ moved)
+        if not size > 0:
+            return None
+        number = float(moved @ self.missing) / size
+        return number if self._is_it(number * moved) else None
 
     def _is_it(self, moved: Array) -> bool:
         gap = np.abs(moved - self.missing).max(initial=0.0)

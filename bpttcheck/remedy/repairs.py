@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from bpttcheck.remedy.fit import Fit
 from bpttcheck.remedy.vocabulary import Vocabulary, Word
 
 Node = ast.expr | ast.stmt | None
+_CLOSE = 1e-6
 _LEAVES = (ast.Name, ast.Attribute, ast.Subscript)
 
 
@@ -42,6 +43,11 @@ def small(site: Site, words: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
         yield from _constants(node, words)
     if isinstance(node, _LEAVES):
         yield from (word.node for word in words.words)
+    if isinstance(node, ast.Dict):
+        for j, k in combinations(range(len(node.values)), 2):
+            values = list(node.values)
+            values[j], values[k] = values[k], values[j]
+            yield ast.Dict(node.keys, values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         yield from _products(node)
     if isinstance(node, ast.Call) and called(node) == "mean" and isinstance(node.func, ast.Attribute):
@@ -69,18 +75,20 @@ def small(site: Site, words: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
         yield from (ast.Call(function, [node], []) for function in words.functions())
 
 
-def factors(site: Site, words: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
-    """One more factor."""
+def factors(site: Site, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
+    """One more factor: an array, a slope, a difference, a number."""
     known = None if is_product(site.parent) else _host(site, words)
     if known is None:
         return
-    node = known.node
-    shape, linear = known.shape, known.cotangent
-    for word in (*words.values, *words.slopes, *(() if linear else words.cotangents)):
-        if word.shape and _fits(word.shape, shape):
-            yield ast.BinOp(node, ast.Mult(), word.node)
-    for number in (2.0, 0.5):
-        yield ast.BinOp(node, ast.Mult(), ast.Constant(number))
+    cotangents = () if known.cotangent else words.cotangents
+    for word in (*words.values, *words.slopes, *cotangents, *words.differences):
+        if not _fits(word.shape, known.shape):
+            continue
+        if fit is None or fit.is_mended_by(known.value * word.value - known.value):
+            yield ast.BinOp(known.node, ast.Mult(), word.node)
+    more = 1.0 if fit is None else fit.times(known.value)
+    if more is not None:
+        yield from _multiplied(known.node, more + 1.0, words)
 
 
 def terms(site: Site, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
@@ -89,11 +97,34 @@ def terms(site: Site, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
     if known is None or not known.cotangent:
         return
     for added, value in _terms(known.shape, words, deep=fit is not None):
-        sign = 0 if fit is None else fit.sign_of(value)
-        if fit is None or sign > 0:
+        if fit is None:
             yield ast.BinOp(known.node, ast.Add(), added)
-        if fit is None or sign < 0:
             yield ast.BinOp(known.node, ast.Sub(), added)
+            continue
+        number = fit.times(value)
+        if number is None:
+            continue
+        sign = ast.Add() if number > 0 else ast.Sub()
+        if abs(abs(number) - 1.0) < _CLOSE:
+            yield ast.BinOp(known.node, sign, added)
+            continue
+        for new in _multiplied(added, abs(number), words):
+            yield ast.BinOp(known.node, sign, new)
+
+
+def _multiplied(node: ast.expr, number: float, words: Vocabulary) -> Iterator[ast.expr]:
+    """A value times a number: a variable or a size, one minus it, one over it, or a short decimal."""
+    for word in words.scalars:
+        value = float(word.value)
+        if abs(value - number) < _CLOSE * abs(number):
+            yield ast.BinOp(word.node, ast.Mult(), node)
+        if value and abs(1.0 / value - number) < _CLOSE * abs(number):
+            yield ast.BinOp(node, ast.Div(), word.node)
+        if abs(1.0 - value - number) < _CLOSE * abs(number):
+            yield ast.BinOp(ast.BinOp(ast.Constant(1.0), ast.Sub(), word.node), ast.Mult(), node)
+    short = float(f"{number:.4g}")
+    if abs(short - number) < _CLOSE * abs(number) and abs(short - 1.0) > _CLOSE:
+        yield ast.BinOp(ast.Constant(short), ast.Mult(), node)
 
 
 Term = tuple[ast.expr, Any]

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,36 @@ class Vocabulary:
         return tuple(found)
 
     @cached_property
+    def scalars(self) -> tuple[Word, ...]:
+        """Numbers that have a name: variables, options of the cell, the sizes of arrays."""
+        found: list[Word] = []
+        for name, value in self._scene.values.items():
+            node = ast.Name(name, ast.Load())
+            if _is_scalar(value):
+                found.append(Word(node, value, False))
+            elif isinstance(value, np.ndarray):
+                for axis, size in enumerate(value.shape):
+                    shape = ast.Attribute(node, "shape", ast.Load())
+                    item = ast.Subscript(shape, ast.Constant(axis), ast.Load())
+                    found.append(Word(item, size, False))
+            elif is_cell(value):
+                for key, one in getattr(value, "__dict__", {}).items():
+                    if _is_scalar(one):
+                        found.append(Word(ast.Attribute(node, key, ast.Load()), one, False))
+        distinct = {float(word.value): word for word in reversed(found)}
+        return tuple(distinct.values())
+
+    @cached_property
+    def differences(self) -> tuple[Word, ...]:
+        """Differences of two arrays of one shape."""
+        arrays = [word for word in self.values if word.shape]
+        return tuple(
+            Word(ast.BinOp(a.node, ast.Sub(), b.node), a.value - b.value, False)
+            for a, b in permutations(arrays, 2)
+            if a.shape == b.shape
+        )
+
+    @cached_property
     def derivatives(self) -> tuple[ast.expr, ...]:
         """Functions whose name speaks of a derivative: methods of objects, and globals."""
         found: list[ast.expr] = []
@@ -168,6 +199,10 @@ def _vanishes(now: Any, rest: Any) -> bool:
 def _is_number(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "fiu"
+    return _is_scalar(value)
+
+
+def _is_scalar(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
