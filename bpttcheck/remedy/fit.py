@@ -8,7 +8,7 @@ where one does, terms are compared with it and need not be run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,35 @@ class Fit:
         slope: ``L``, of all blocks by the entries of the value.
         missing: ``r - g(v)``.
         close: how small a difference is none, relative to ``missing``.
+        parts: which rows belong to which block.
     """
 
     slope: Array
     missing: Array
     close: float
+    parts: Mapping[str, slice]
+
+    def halves(self, right: Iterable[str]) -> Iterator[Fit]:
+        """For each block, what would mend the entries that the value reaches and leave right blocks.
+
+        Args:
+            right: the blocks that are right.
+        """
+        kept = [name for name in right if name in self.parts]
+        for block in self.parts:
+            some = None if block in kept else self._on(block, kept)
+            if some is not None and some.possible:
+                yield some
+
+    def _on(self, block: str, right: Sequence[str]) -> Fit | None:
+        part = self.parts[block]
+        reached = np.abs(self.slope[part]).max(axis=1) > 1e-12 * np.abs(self.slope).max()
+        rows = [part.start + int(k) for k in np.flatnonzero(reached)]
+        if not np.abs(self.missing[rows]).max(initial=0.0) > self.close:
+            return None
+        for name in right:
+            rows += range(self.parts[name].start, self.parts[name].stop)
+        return Fit(self.slope[rows], self.missing[rows], self.close, {})
 
     @property
     def possible(self) -> bool:
@@ -75,8 +99,12 @@ def measured(
     """
     if not 0 < value.size <= MOST_ENTRIES:
         return None
-    blocks = list(trial.known)
-    weights = {b: 1.0 / (np.abs(trial.known[b].value).max(initial=0.0) or 1.0) for b in blocks}
+    first = run(np.zeros(value.shape))
+    if first is None:
+        return None
+    shaped = [b for b, one in trial.known.items() if np.shape(first[b]) == one.value.shape]
+    blocks = [b for b in shaped if trial.known[b].value.size]
+    weights = {b: 1.0 / (np.abs(trial.known[b].value).max() or 1.0) for b in blocks}
 
     def flat(found: Mapping[str, Any] | None) -> Array | None:
         if found is None:
@@ -89,7 +117,7 @@ def measured(
 
     right = np.concatenate([np.ravel(trial.known[b].value) * weights[b] for b in blocks])
     step = float(np.abs(value).max()) or 1.0
-    start = flat(run(np.zeros(value.shape)))
+    start = flat(first) if blocks else None
     if start is None:
         return None
     columns: list[Array] = []
@@ -109,4 +137,6 @@ def measured(
     expected = slope @ np.ravel(anywhere)
     if np.abs(moved - start - expected).max() > close * (np.abs(expected).max() + 1.0):
         return None
-    return Fit(slope, right - start, close)
+    ends = np.cumsum([0, *(trial.known[b].value.size for b in blocks)])
+    parts = {b: slice(int(ends[k]), int(ends[k + 1])) for k, b in enumerate(blocks)}
+    return Fit(slope, right - start, close, parts)

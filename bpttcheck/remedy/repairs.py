@@ -7,7 +7,7 @@ the rule puts one in. Operators that undo themselves (a sign, a swap) are taken 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations, product
 from typing import Any
 
@@ -241,5 +241,6 @@ def _either_way(node: ast.expr) -> tuple[ast.expr, ast.expr]:
     return node, ast.Attribute(node, "T", ast.Load())
 
 
-RULES = (of_the_catalogue, small, factors, terms)
+Rule = Callable[[Site, Vocabulary, Fit | None], Iterator[Node]]
+RULES: tuple[Rule, ...] = (of_the_catalogue, small, factors, terms)
 """From what changes a node to what adds something new; the first that finds an edit suffices."""

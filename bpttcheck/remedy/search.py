@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ from bpttcheck.problems.problem import Problem
 from bpttcheck.remedy.backward import BackwardSource
 from bpttcheck.remedy.fit import Fit, measured
 from bpttcheck.remedy.patch import patched, size
-from bpttcheck.remedy.repairs import RULES, Node
+from bpttcheck.remedy.repairs import RULES, Node, Rule
 from bpttcheck.remedy.trials import Trial
 from bpttcheck.remedy.vocabulary import Vocabulary
 
@@ -118,6 +118,11 @@ class _Attempt:
         first = trials[0]
         self._wrong = first.wrong(source, source.planted(source.compiled(source.method.tree)))
 
+    @property
+    def _rules(self) -> Sequence[Rule]:
+        """Where the code raises, nothing is missing: something is what it should not be."""
+        return RULES[:2] if self._wrong is None else RULES
+
     @cached_property
     def _sites(self) -> list[Site]:
         return list(sites(self.source.method.tree, _scenes(self.source, self._trials[0])))
@@ -125,7 +130,7 @@ class _Attempt:
     def survivors(self) -> list[Mended]:
         """The single edits that pass every trial, by the first rule that has any."""
         found: dict[str, Mended] = {}
-        for rule in RULES:
+        for rule in self._rules:
             for site in self._sites:
                 if time.monotonic() > self._until or len(found) >= _MOST_SURVIVORS:
                     break
@@ -134,7 +139,10 @@ class _Attempt:
                 fit = self._fit(site)
                 if fit is not None and not fit.possible:
                     continue
-                for new in self._passing(site, rule(site, self._words(site), fit)):
+                news = {_key(new): new for new in rule(site, self._words(site), fit)}
+                for new, target in self._each(site, news):
+                    if not all(trial.passes(self.source, target) for trial in self._trials):
+                        continue
                     mended = self._mended(site, new)
                     if mended is not None:
                         found.setdefault(mended.source.text, mended)
@@ -143,7 +151,8 @@ class _Attempt:
         return list(found.values())
 
     def halves(self) -> Iterator[Mended]:
-        """Edits that mend some blocks and spoil none, those that mend most first."""
+        """Edits that mend some entries and spoil none, those that mend most first."""
+        self._find_halves()
         self._halves.sort(key=lambda half: half[0])
         seen: set[str] = set()
         for _, site, new in self._halves:
@@ -154,6 +163,27 @@ class _Attempt:
             if len(seen) > _TRIED_IN_PAIRS:
                 return
             yield mended
+
+    def _find_halves(self) -> None:
+        first = self._trials[0]
+        before = first.wrong_entries(self.source, self._planted(self.source.method.tree))
+        right = frozenset() if self._wrong is None else frozenset(first.known) - self._wrong
+        for rule in self._rules:
+            for site in self._sites:
+                if time.monotonic() > self._until:
+                    return
+                fit = self._fit(site)
+                words, tried = self._words(site), dict[str, Node]()
+                if fit is None:
+                    if rule in RULES[:2]:
+                        tried = {_key(new): new for new in rule(site, words, None)}
+                else:
+                    for some in fit.halves(right):
+                        tried |= {_key(new): new for new in rule(site, words, some)}
+                for new, target in self._each(site, tried):
+                    after = first.wrong_entries(self.source, target)
+                    if not np.any(after & ~before) and after.sum() < before.sum():
+                        self._halves.append((int(after.sum()), site, new))
 
     def _words(self, site: Site) -> Vocabulary:
         key = id(site.scene)
@@ -215,37 +245,25 @@ class _Attempt:
         except (SyntaxError, ValueError, TypeError, RecursionError, KeyError):
             return None
 
-    def _passing(self, site: Site, news: Iterator[Node]) -> Iterator[Node]:
-        """Those that pass every trial; those that mend a part are kept."""
-        own = ast.dump(site.node)
-        distinct = {_key(new): new for new in news}
-        distinct.pop(own, None)
+    def _each(self, site: Site, news: Mapping[str, Node]) -> Iterator[tuple[Node, Any]]:
+        """Each new node, with the target in which it stands."""
+        own = _key(site.node)
+        distinct = [new for key, new in news.items() if key != own]
         in_place = isinstance(site.node, ast.expr) and not _written(site.node)
-        chosen = [new for new in distinct.values() if isinstance(new, ast.expr) and in_place]
+        chosen = [new for new in distinct if isinstance(new, ast.expr) and in_place]
         if chosen:
             target, which = self._compiled(site, chosen)
             for number, new in enumerate(chosen):
                 which[0] = number
-                if target is not None and self._passes(site, new, target):
-                    yield new
-        for new in distinct.values():
+                if target is not None:
+                    yield new, target
+        for new in distinct:
             if isinstance(new, ast.expr) and in_place:
                 continue
             tree = replaced(site.path, _located(ast.Pass() if new is None else new, site.node))
             target = self._planted(tree)
-            if target is not None and self._passes(site, new, target):
-                yield new
-
-    def _passes(self, site: Site, new: Node, target: Any) -> bool:
-        first, *others = self._trials
-        wrong = first.wrong(self.source, target)
-        if wrong is None:
-            return False
-        if not wrong:
-            return all(other.passes(self.source, target) for other in others)
-        if self._wrong is not None and wrong < self._wrong:
-            self._halves.append((len(wrong), site, new))
-        return False
+            if target is not None:
+                yield new, target
 
     def _mended(self, site: Site, new: Node) -> Mended | None:
         done = patched(self.source.text, site.path, new)
@@ -272,7 +290,7 @@ def _written(node: ast.AST) -> bool:
     return isinstance(getattr(node, "ctx", None), ast.Store)
 
 
-def _key(new: Node) -> str:
+def _key(new: ast.AST | None) -> str:
     return "" if new is None else ast.dump(new)
 
 

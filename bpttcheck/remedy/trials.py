@@ -33,6 +33,16 @@ class Known:
     value: Array
     most: Array
 
+    def wrong_entries(self, gradient: Any) -> Array:
+        """Which entries of ``gradient`` rounding does not explain, and at the end if it has others.
+
+        All of them, where it is None or has another shape.
+        """
+        if gradient is None or np.shape(gradient) != self.value.shape:
+            return np.ones(self.value.size + 1, bool)
+        wrong = ~(np.abs(np.asarray(gradient) - self.value) <= self.most)
+        return np.append(np.ravel(wrong), False)
+
     def allows(self, gradient: Any) -> bool:
         """True if ``gradient`` may be it."""
         found = np.asarray(gradient)
@@ -74,6 +84,15 @@ class Trial:
             return frozenset(b for b, one in self.known.items() if not one.allows(found[b]))
         except Exception:
             return None
+
+    def wrong_entries(self, source: BackwardSource, target: Any) -> Array:
+        """Which entries of all blocks a planted target has wrong, and at the end if it raises."""
+        found = self.gradients(source, target)
+        parts = [
+            one.wrong_entries(None if found is None else found[block])
+            for block, one in self.known.items()
+        ]
+        return np.concatenate([*parts, [found is None]])
 
     def passes(self, source: BackwardSource, target: Any) -> bool:
         """True if every block may be right."""
