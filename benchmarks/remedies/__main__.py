@@ -4,8 +4,8 @@
 
 Every bug is a file of its own, which is checked and mended as a user's file would be. A patch is
 wrong if all checks pass with it and it does not give the right cell's gradients on fresh seeds and
-sizes. With ``--search`` the check before and the proof after are left out: the search alone, for all
-bugs. With ``--pairs`` two bugs are planted at a time.
+sizes. With ``--search`` the check before and the proof after are left out; with ``--pairs`` two
+bugs are planted at a time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MENDED, NOTHING, WRONG, HIDDEN = "mended", "nothing found", "wrong patch", "not 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What became of one bug: the outcome, and the seconds of the check before and of the remedy."""
+    """What became of one bug, and the seconds of the check before and of the remedy."""
 
     cell: str
     title: str

@@ -42,7 +42,8 @@ def in_a_file(cell: Any, text: str, path: Path) -> Any:
     """The same cell, of a module with this text."""
     path.write_text(text)
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
@@ -52,7 +53,7 @@ def in_a_file(cell: Any, text: str, path: Path) -> Any:
 
 
 def is_right(cell: Any, other: Any) -> bool:
-    """Whether the backward pass of ``other`` gives what that of ``cell`` gives, on fresh problems."""
+    """Whether both backward passes give the same on fresh problems."""
     with quiet():
         for seed in range(1000, 1004):
             for k, size in enumerate(_SIZES):

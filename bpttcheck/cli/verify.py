@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from bpttcheck.cli import github
-from bpttcheck.cli.functions import function_options, told
 from bpttcheck.cli.fixed import write_patches
+from bpttcheck.cli.functions import function_options, told
 from bpttcheck.cli.judged import JudgedTarget, Order, judge
 from bpttcheck.cli.terminal import Progress, columns, paint, stdout_kept_clean
 from bpttcheck.config import (

@@ -1,4 +1,4 @@
-"""The user's backward pass: its source, the same with other code in its place, and its gradients."""
+"""The user's backward pass: its source, other code in its place, its gradients."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Which change of the value at one place would mend every gradient.
 
-A backward pass is linear in its cotangents. So its result is, for most places, an affine function of
-the value ``v`` there: ``g(v + d) = g(v) + L d``. With ``L`` measured, a change ``d`` mends the code
-if ``L d = r - g(v)``, with ``r`` the known gradient. Where no ``d`` does, no edit of that place does;
-where one does, terms are compared with it and need not be run.
+A backward pass is linear in its cotangents. So its result is, for most places, an affine function
+of the value ``v`` there: ``g(v + d) = g(v) + L d``. With ``L`` measured, a change ``d`` mends the
+code if ``L d = r - g(v)``, with ``r`` the known gradient. Where no ``d`` does, no edit of that
+place does; where one does, terms are compared with it and need not be run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Fit:
     parts: Mapping[str, slice]
 
     def halves(self, right: Iterable[str]) -> Iterator[Fit]:
-        """For each block, what would mend the entries that the value reaches and leave right blocks.
+        """For each block, what mends the entries that the value reaches, and no right block.
 
         Args:
             right: the blocks that are right.

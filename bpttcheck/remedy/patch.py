@@ -1,4 +1,4 @@
-"""An edit of a syntax tree as an edit of the file: only the text of the changed node is replaced."""
+"""An edit of a syntax tree as an edit of the file, of which it changes one node's text."""
 
 from __future__ import annotations
 
@@ -104,9 +104,10 @@ def _function(source: str, like: ast.AST) -> ast.FunctionDef | None:
     except (SyntaxError, ValueError):
         return None
     for node in ast.walk(module):
-        if isinstance(node, ast.FunctionDef) and node.name == like.name:
-            if node.lineno == like.lineno:
-                return node
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        if (node.name, node.lineno) == (like.name, like.lineno):
+            return node
     return None
 
 
@@ -119,9 +120,7 @@ def size(before: str, after: str) -> int:
     a, b = _tokens(before), _tokens(after)
     matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
     return sum(
-        max(i2 - i1, j2 - j1)
-        for tag, i1, i2, j1, j2 in matcher.get_opcodes()
-        if tag != "equal"
+        max(i2 - i1, j2 - j1) for tag, i1, i2, j1, j2 in matcher.get_opcodes() if tag != "equal"
     )
 
 

@@ -50,9 +50,8 @@ def small(site: Site, words: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
             yield ast.Dict(node.keys, values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         yield from _products(node)
-    if isinstance(node, ast.Call) and called(node) == "mean" and isinstance(node.func, ast.Attribute):
-        function = ast.Attribute(node.func.value, "sum", ast.Load())
-        yield ast.Call(function, node.args, node.keywords)
+    if isinstance(node, ast.Call) and called(node) == "mean":
+        yield from _summed(node)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         yield ast.BinOp(ast.Constant(1.0), ast.Sub(), node.operand)
     if isinstance(node, ast.Name) and any(isinstance(a, ast.Subscript) for a in site.path[:-1]):
@@ -113,7 +112,7 @@ def terms(site: Site, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
 
 
 def _multiplied(node: ast.expr, number: float, words: Vocabulary) -> Iterator[ast.expr]:
-    """A value times a number: a variable or a size, one minus it, one over it, or a short decimal."""
+    """A value times a number: a variable, a size, one minus or one over it, a short decimal."""
     for word in words.scalars:
         value = float(word.value)
         if abs(value - number) < _CLOSE * abs(number):
@@ -170,6 +169,12 @@ def _transposed(word: Word) -> Term:
     return ast.Attribute(word.node, "T", ast.Load()), word.value.T
 
 
+def _summed(call: ast.Call) -> Iterator[Node]:
+    if isinstance(call.func, ast.Attribute):
+        function = ast.Attribute(call.func.value, "sum", ast.Load())
+        yield ast.Call(function, call.args, call.keywords)
+
+
 def _over_rows(node: ast.expr) -> ast.expr:
     function = ast.Attribute(node, "sum", ast.Load())
     return ast.Call(function, [], [ast.keyword("axis", ast.Constant(0))])
@@ -182,10 +187,8 @@ def _host(site: Site, words: Vocabulary) -> Word | None:
         return None
     if is_product(node) and not site.on_top:
         return None
-    if isinstance(site.parent, ast.Attribute) and site.parent.value is node:
-        if isinstance(node, _LEAVES) and not isinstance(node, ast.Name):
-            return None
-    if isinstance(site.parent, ast.Subscript) and site.parent.value is node:
+    part = isinstance(site.parent, ast.Attribute | ast.Subscript) and site.parent.value is node
+    if part and (isinstance(site.parent, ast.Subscript) or isinstance(node, ast.Attribute)):
         return None
     known = words.evaluated(node)
     return known if known is not None and isinstance(known.value, np.ndarray) else None

@@ -55,6 +55,10 @@ class Visit:
         self.change: Any = 0.0
         self.count = 0
 
+    def was_single(self) -> bool:
+        """True if the place was passed once."""
+        return self.count == 1
+
     def __call__(self, value: Any) -> Any:
         """The value with the change."""
         self.count += 1
@@ -80,9 +84,7 @@ def search(
     return sorted(found, key=lambda one: (one.edits, one.tokens))
 
 
-def _in_pairs(
-    attempt: _Attempt, trials: Sequence[Trial], until: float, depth: int
-) -> list[Mended]:
+def _in_pairs(attempt: _Attempt, trials: Sequence[Trial], until: float, depth: int) -> list[Mended]:
     """Two blocks that are wrong independently: one is mended first, then the other."""
     for half in attempt.halves():
         rest = [t for t in trials if _fails(t, half.source)] + [
@@ -227,7 +229,7 @@ class _Attempt:
         def run(change: Any) -> Any:
             visit.change, visit.count = change, 0
             found = first.gradients(self.source, target)
-            return found if visit.count == 1 else None
+            return found if visit.was_single() else None
 
         return None if target is None else measured(first, run, known.value)
 
@@ -299,7 +301,7 @@ def _located(new: ast.AST, old: ast.AST) -> ast.AST:
 
 
 def _scenes(source: BackwardSource, trial: Trial) -> dict[int, LocalsSnapshot]:
-    """The locals at the last visit of each statement that was reached, by the statement's ``id``."""
+    """The locals at the last visit of each statement that was reached, by its ``id``."""
     now = _locals(source, trial.problem)
     rest = _locals(source, _at_rest(trial.problem))
     known = definitions(source.method.tree)

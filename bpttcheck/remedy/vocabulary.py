@@ -17,6 +17,7 @@ from bpttcheck.mutants.source.scene import MISSING, LocalsSnapshot
 
 _SLOPE_WORDS = ("deriv", "slope", "prime", "grad", "backward", "d_")
 _MOST_NAMES = 40
+_LONGEST = 12
 
 
 @dataclass(frozen=True)
@@ -170,24 +171,30 @@ class Vocabulary:
 
 
 def _opened(node: ast.expr, value: Any, rest: Any) -> Iterator[tuple[ast.expr, Any, Any]]:
-    """An array, or those inside a record or a dict."""
+    """An array, or those inside a record, a list or a dict."""
+    items: dict[Any, Any] = {}
     if isinstance(value, np.ndarray):
         yield node, value, rest
     elif isinstance(value, dict):
-        for key, one in value.items():  # type: ignore[misc]
-            if isinstance(key, str) and isinstance(one, np.ndarray):
-                item = ast.Subscript(node, ast.Constant(key), ast.Load())
-                yield item, one, rest.get(key, MISSING) if isinstance(rest, dict) else MISSING
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        for name in value._fields:
+        known: dict[Any, Any] = value
+        items = {key: one for key, one in known.items() if isinstance(key, str)}
+    elif isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        row: list[Any] = [*value]
+        items = dict(enumerate(row)) if len(row) <= _LONGEST else {}
+    for key, one in items.items():
+        if isinstance(one, np.ndarray):
+            yield ast.Subscript(node, ast.Constant(key), ast.Load()), one, _item(rest, key)
+    for name in getattr(value, "_fields", ()):
+        if isinstance(getattr(value, name), np.ndarray):
             field = ast.Attribute(node, name, ast.Load())
             yield field, getattr(value, name), getattr(rest, name, MISSING)
-    elif isinstance(value, tuple | list) and len(value) <= 12:  # type: ignore[arg-type]
-        for k, one in enumerate(value):  # type: ignore[arg-type]
-            if isinstance(one, np.ndarray):
-                item = ast.Subscript(node, ast.Constant(k), ast.Load())
-                both = isinstance(rest, tuple | list) and len(rest) > k  # type: ignore[arg-type]
-                yield item, one, rest[k] if both else MISSING
+
+
+def _item(owner: Any, key: Any) -> Any:
+    try:
+        return owner[key]
+    except (TypeError, KeyError, IndexError):
+        return MISSING
 
 
 def _vanishes(now: Any, rest: Any) -> bool:
