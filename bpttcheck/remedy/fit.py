@@ -19,6 +19,8 @@ from bpttcheck.remedy.trials import Trial
 
 MOST_ENTRIES = 80
 """Of a value: so many runs are needed to measure ``L``."""
+_ROUNDING = 1e-12
+"""Relative to the largest entry of a block, to which gradients are scaled here."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Fit:
 
     def _is_it(self, moved: Array) -> bool:
         gap = np.abs(moved - self.missing).max(initial=0.0)
-        return bool(gap <= self.close * np.abs(self.missing).max(initial=0.0))
+        return bool(gap <= self.close * np.abs(self.missing).max(initial=0.0) + _ROUNDING)
 
 
 def measured(
