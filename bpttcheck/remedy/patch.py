@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
 import io
 import re
@@ -30,7 +31,7 @@ def patched(source: str, way: Way, new: ast.AST | None) -> tuple[str, ast.Functi
     Returns:
         None if no text could be found that means just this.
     """
-    wanted = replaced(way, ast.Pass() if new is None else new)
+    wanted = rewritten(way, new)
     statement = max(k for k, node in enumerate(way) if isinstance(node, ast.stmt))
     for old, words in _spellings(source, way, new, statement):
         changed = _with(source, old, words)
@@ -40,12 +41,43 @@ def patched(source: str, way: Way, new: ast.AST | None) -> tuple[str, ast.Functi
     return None
 
 
+def two(first: ast.stmt, second: ast.stmt) -> ast.Module:
+    """Two statements, to stand in the place of the first."""
+    second = ast.fix_missing_locations(ast.copy_location(second, first))
+    return ast.Module([first, second], [])
+
+
+def rewritten(way: Way, new: ast.AST | None) -> ast.FunctionDef:
+    """The function with one node replaced.
+
+    Args:
+        way: from the function down to the node.
+        new: the node in its place; None: the statement is left out; :func:`two` statements.
+    """
+    if isinstance(new, ast.Module):
+        around = copy.copy(way[-2])
+        for name, body in ast.iter_fields(around):
+            if isinstance(body, list) and way[-1] in body:
+                at = body.index(way[-1])
+                setattr(around, name, [*body[:at], *new.body, *body[at + 1 :]])
+        tree = replaced(way[:-1], around)
+    else:
+        tree = replaced(way, ast.Pass() if new is None else new)
+    assert isinstance(tree, ast.FunctionDef)
+    return tree
+
+
 def _spellings(
     source: str, way: Way, new: ast.AST | None, statement: int
 ) -> Iterator[tuple[ast.AST, str]]:
     """What to replace and by what, the least change first."""
     if new is None:
         yield way[-1], "pass"
+        return
+    if isinstance(new, ast.Module):
+        own = ast.get_source_segment(source, way[-1]) or text(way[-1])
+        added = _POWER.sub("**", text(new.body[1]))
+        yield way[-1], f"{own}\n{' ' * new.body[0].col_offset}{added}"
         return
     for bracketed in (False, True):
         words = _in_words(source, way[0], new, bracketed)
@@ -73,7 +105,7 @@ def _in_words(source: str, function: ast.AST, new: ast.AST, bracketed: bool) -> 
         fresh = type(node)()
         for name, value in ast.iter_fields(node):
             setattr(fresh, name, _each(value, rebuilt))
-        return fresh
+        return ast.copy_location(fresh, function)  # an assignment without a line has no text
 
     written = _POWER.sub("**", text(rebuilt(new)))
     for number, words in enumerate(kept):

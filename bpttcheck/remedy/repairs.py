@@ -14,12 +14,21 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.mutants.source.edits import OPERATORS
-from bpttcheck.mutants.source.expressions import called, is_product, is_sum, negated
+from bpttcheck.mutants.source.expressions import (
+    Part,
+    called,
+    is_product,
+    is_sum,
+    negated,
+    summed,
+)
+from bpttcheck.mutants.source.expressions import terms as parts_of
 from bpttcheck.mutants.source.operators import Site
 from bpttcheck.remedy.fit import Fit
+from bpttcheck.remedy.patch import two
 from bpttcheck.remedy.vocabulary import Vocabulary, Word
 
-Node = ast.expr | ast.stmt | None
+Node = ast.expr | ast.stmt | ast.Module | None
 _CLOSE = 1e-6
 _LEAVES = (ast.Name, ast.Attribute, ast.Subscript)
 
@@ -85,9 +94,27 @@ def factors(site: Site, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
             continue
         if fit is None or fit.is_mended_by(known.value * word.value - known.value):
             yield ast.BinOp(known.node, ast.Mult(), word.node)
+    if is_sum(known.node):
+        yield from _in_a_term(known, words, fit)
     more = 1.0 if fit is None else fit.times(known.value)
     if more is not None:
         yield from _multiplied(known.node, more + 1.0, words)
+
+
+def _in_a_term(known: Word, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
+    """A cotangent as a factor of one term of a sum, which may have fewer axes than the sum."""
+    parts = parts_of(known.node)
+    for k, part in enumerate(parts):
+        own = words.evaluated(part.node)
+        if own is None or own.cotangent or own.shape == known.shape:
+            continue
+        for word in words.cotangents:
+            if word.shape != known.shape or not _fits(own.shape, word.shape):
+                continue
+            sign = -1.0 if part.inverse else 1.0
+            if fit is None or fit.is_mended_by(sign * (own.value * word.value - own.value)):
+                product_of_both = ast.BinOp(word.node, ast.Mult(), part.node)
+                yield summed([*parts[:k], Part(product_of_both, part.inverse), *parts[k + 1 :]])
 
 
 def terms(site: Site, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
@@ -175,6 +202,34 @@ def _summed(call: ast.Call) -> Iterator[Node]:
         yield ast.Call(function, call.args, call.keywords)
 
 
+def statements(site: Site, words: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
+    """A statement that is missing at the end of a loop: a sum that goes on, or the carry."""
+    node, loop = site.node, site.parent
+    if not isinstance(node, ast.stmt) or not isinstance(loop, ast.For) or loop.body[-1] is not node:
+        return
+    for word in words.words:
+        target = _target(word.node)
+        if target is None or word.value.dtype.kind != "f":
+            continue
+        for value, _ in _terms(word.shape, words, deep=False):
+            if isinstance(target, ast.Name):
+                yield two(node, ast.Assign([target], value))
+                yield two(node, ast.Assign([target], ast.BinOp(word.node, ast.Add(), value)))
+            else:
+                yield two(node, ast.AugAssign(target, ast.Add(), value))
+                yield two(node, ast.Assign([target], value))
+
+
+def _target(node: ast.expr) -> ast.Name | ast.Subscript | None:
+    """The variable, or the item by key or by step, as something to write to."""
+    if isinstance(node, ast.Name):
+        return ast.Name(node.id, ast.Store())
+    if not isinstance(node, ast.Subscript):
+        return None
+    by_number = isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, int)
+    return None if by_number else ast.Subscript(node.value, node.slice, ast.Store())
+
+
 def _over_rows(node: ast.expr) -> ast.expr:
     function = ast.Attribute(node, "sum", ast.Load())
     return ast.Call(function, [], [ast.keyword("axis", ast.Constant(0))])
@@ -210,11 +265,12 @@ def _added_up(node: ast.Assign, site: Site) -> Iterator[Node]:
     if len(node.targets) != 1:
         return
     target = node.targets[0]
-    known = isinstance(target, ast.Subscript) or (
-        isinstance(target, ast.Name) and target.id in site.scene.values
-    )
-    if known and isinstance(target, ast.Name | ast.Subscript):
+    if isinstance(target, ast.Subscript):
         yield ast.AugAssign(target, ast.Add(), node.value)
+    if isinstance(target, ast.Name) and target.id in site.scene.values:
+        # Not in place: the array may be an argument.
+        before = ast.Name(target.id, ast.Load())
+        yield ast.Assign([target], ast.BinOp(before, ast.Add(), node.value))
 
 
 def _constants(node: ast.Constant, words: Vocabulary) -> Iterator[Node]:
@@ -245,5 +301,5 @@ def _either_way(node: ast.expr) -> tuple[ast.expr, ast.expr]:
 
 
 Rule = Callable[[Site, Vocabulary, Fit | None], Iterator[Node]]
-RULES: tuple[Rule, ...] = (of_the_catalogue, small, factors, terms)
+RULES: tuple[Rule, ...] = (of_the_catalogue, small, factors, terms, statements)
 """From what changes a node to what adds something new; the first that finds an edit suffices."""

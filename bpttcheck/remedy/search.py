@@ -19,7 +19,7 @@ from bpttcheck.mutants.source.sites import definitions, probed, replaced, sites,
 from bpttcheck.problems.problem import Problem
 from bpttcheck.remedy.backward import BackwardSource
 from bpttcheck.remedy.fit import Fit, measured
-from bpttcheck.remedy.patch import patched, size
+from bpttcheck.remedy.patch import patched, rewritten, size
 from bpttcheck.remedy.repairs import RULES, Node, Rule
 from bpttcheck.remedy.trials import Trial
 from bpttcheck.remedy.vocabulary import Vocabulary
@@ -262,8 +262,7 @@ class _Attempt:
         for new in distinct:
             if isinstance(new, ast.expr) and in_place:
                 continue
-            tree = replaced(site.path, _located(ast.Pass() if new is None else new, site.node))
-            target = self._planted(tree)
+            target = self._planted(rewritten(site.path, new))
             if target is not None:
                 yield new, target
 
@@ -294,10 +293,6 @@ def _written(node: ast.AST) -> bool:
 
 def _key(new: ast.AST | None) -> str:
     return "" if new is None else ast.dump(new)
-
-
-def _located(new: ast.AST, old: ast.AST) -> ast.AST:
-    return ast.fix_missing_locations(ast.copy_location(new, old))
 
 
 def _scenes(source: BackwardSource, trial: Trial) -> dict[int, LocalsSnapshot]:

@@ -14,7 +14,7 @@ from bpttcheck.errors import BpttcheckError
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.verdict import rounding, width
 from bpttcheck.mutants.source.planting import quiet
-from bpttcheck.problems.problem import Problem, Template
+from bpttcheck.problems.problem import Problem, Template, each_leaf
 from bpttcheck.remedy.backward import BackwardSource
 
 _DRAWN = 36
@@ -192,6 +192,7 @@ def _solved(
         known[block] = Known(value, LIMIT * bar)
     if not known:
         return None
+    problem = each_leaf(problem, _read_only)  # an edit may write into them
     record = None
     if not source.makes_anew:
         try:
@@ -199,3 +200,9 @@ def _solved(
         except Exception:
             return None
     return Trial(problem, known, record)
+
+
+def _read_only(leaf: Any) -> Any:
+    kept = np.array(leaf)
+    kept.flags.writeable = False
+    return kept

@@ -76,11 +76,25 @@ class Vocabulary:
         for name, value in self._scene.values.items():
             rest = self._scene.at_rest.get(name, MISSING)
             found += _opened(ast.Name(name, ast.Load()), value, rest)
+            if isinstance(value, np.ndarray) and value.ndim > 2:
+                found += self._steps(name, value, rest)
         found.sort(key=lambda one: (not isinstance(one[0], ast.Name), len(text(one[0]))))
         distinct: dict[int, Word] = {}  # of two names of one array the plainer
         for node, now, then in found:
             distinct.setdefault(id(now), Word(node, now, _vanishes(now, then)))
         return tuple(distinct.values())[:_MOST_NAMES]
+
+    def _steps(self, name: str, value: Any, rest: Any) -> Iterator[tuple[ast.expr, Any, Any]]:
+        """The steps of an array over time that an index of the loop points to."""
+        for index, t in self._scene.values.items():
+            if type(t) is not int or not 0 <= t < len(value):
+                continue
+            at = ast.Name(index, ast.Load())
+            after = ast.BinOp(at, ast.Add(), ast.Constant(1))
+            for node, k in ((at, t), (after, t + 1)):
+                if k < len(value):
+                    step = ast.Subscript(ast.Name(name, ast.Load()), node, ast.Load())
+                    yield step, value[k], _item(rest, k)
 
     @cached_property
     def values(self) -> tuple[Word, ...]:
