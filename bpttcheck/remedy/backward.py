@@ -113,10 +113,11 @@ class BackwardSource:
 
     def forward(self, target: Any, problem: Problem) -> Any:
         """The record of a forward pass, for :meth:`gradients`."""
+        params = dict(problem.params)
         if self.mode == STEP:
-            return target.step(problem.params, problem.state0, problem.xs[0])[2]
+            return target.step(params, problem.state0, problem.xs[0])[2]
         mask = () if problem.mask is None else (problem.mask,)
-        return target.forward(problem.params, problem.xs, problem.state0, *mask)[2]
+        return target.forward(params, problem.xs, problem.state0, *mask)[2]
 
     def gradients(self, target: Any, problem: Problem, record: Any) -> Gradients:
         """What the backward pass of a planted target gives, by block.
@@ -125,10 +126,11 @@ class BackwardSource:
             Exception: whatever it raises.
         """
         d_ys, d_state = np.array(problem.d_ys), trees.map_leaves(np.array, problem.d_state)
+        params = dict(problem.params)  # an edit may put something into it
         if self.mode == STEP:
-            d_params, d_before, d_x = target.step_vjp(problem.params, record, d_state, d_ys[0])
+            d_params, d_before, d_x = target.step_vjp(params, record, d_state, d_ys[0])
         else:
-            d_params, d_x, d_before = target.vjp(problem.params, record, d_ys, d_state)
+            d_params, d_x, d_before = target.vjp(params, record, d_ys, d_state)
         state_name, x_name, _, _ = NAMES[self.mode]
         found = params_blocks(d_params, problem.params)
         found.update(of_state(state_name, d_before, problem.state0))

@@ -236,8 +236,7 @@ class _Attempt:
     def _compiled(self, site: Site, alternatives: Sequence[ast.expr]) -> tuple[Any, list[int]]:
         """The target with one of the alternatives in the place, by the number in the list."""
         which = [0]
-        chosen = _one_of(alternatives, 0)
-        tree = replaced(site.path, ast.copy_location(chosen, site.node))
+        tree = replaced(site.path, _one_of(alternatives, 0))
         return self._planted(tree, **{_WHICH: which}), which
 
     def _planted(self, tree: ast.AST, **more: Any) -> Any:
