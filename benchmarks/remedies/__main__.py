@@ -23,7 +23,8 @@ import numpy as np
 import bpttcheck
 from benchmarks.common import environment, table
 from benchmarks.remedies.plant import in_a_file, is_right, planted
-from bpttcheck.cells import BUILTINS, builtin
+from bpttcheck.cells import BUILTINS
+from bpttcheck.cli.targets import load
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.judge.run import Run
 from bpttcheck.remedy import remedies
@@ -56,12 +57,13 @@ def main() -> None:
     parser.add_argument("--search", action="store_true", help="the search alone")
     parser.add_argument("--pairs", type=int, default=0, help="so many pairs of bugs in each cell")
     parser.add_argument("--examples", type=int, default=100)
-    parser.add_argument("names", nargs="*", help="built-ins; none: all and elman[relu]")
+    parser.add_argument("names", nargs="*", help="targets; none: all built-ins and elman[relu]")
     options = parser.parse_args()
     found: list[Attempt] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.names or NAMES:
-            cell = builtin(name)
+            cell: Any = load(name).subject
+            cell = getattr(cell, "target", cell)
             bugs = pairs(cell, options.pairs) if options.pairs else list(planted(cell))
             count = min(options.each or len(bugs), len(bugs))
             bugs = [bugs[(2 * i + 1) * len(bugs) // (2 * count)] for i in range(count)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bpttcheck.errors import ContractError
+from bpttcheck.errors import ContractError, InternalError
 
 Progress = Callable[[int, int, str], None]
 
@@ -120,7 +121,8 @@ def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
         note = "; ".join(filter(None, (note, left_out)))
         options |= _reference(order, target.subject)
         report = bpttcheck.check(target.subject, raises=False, progress=progress, **options)
-        report = _mended(order, target.subject, report, options)
+        report, trouble = _mended(order, target.subject, report, options)
+        note = "; ".join(filter(None, (note, trouble)))
     except ContractError as error:
         return JudgedTarget(order.target, note=note, error=str(error))
     folder = None if order.folder is None else Path(order.folder)
@@ -133,16 +135,21 @@ def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
     return of_report(order, report, tuple(ids), tuple(lines), tuple(annotations), note)
 
 
-def _mended(order: Order, subject: Any, report: Any, options: Mapping[str, Any]) -> Any:
-    """The report with a remedy, if one is asked for and found."""
+def _mended(order: Order, subject: Any, report: Any, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """The report with a remedy, if one is asked for and found; and what went wrong with that."""
     if not order.fix or report.passed:
-        return report
+        return report, ""
     from bpttcheck.remedy import remedies, with_remedies
     from bpttcheck.subject.subject import Subject
 
     own = ("reference", "sizes", "lengths", "batches", "accept")
     known = Subject.of(subject, **{key: options[key] for key in own if key in options})
-    return with_remedies(report, remedies(known, report))
+    try:
+        return with_remedies(report, remedies(known, report)), ""
+    except Exception as error:  # a defect of ours: the report stays what it is
+        if os.environ.get("BPTTCHECK_DEBUG"):
+            raise
+        return report, str(InternalError("looking for a remedy", error))
 
 
 def _reference(order: Order, subject: Any) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class BackwardSource:
         """The target with this source for its backward pass, whose lines can be read."""
         name = f"<{self.method.function.__qualname__} as mended {id(self):x}>"
         linecache.cache[name] = (len(self.text), None, self.text.splitlines(True), name)
-        return self.planted(self.method.compile(self.method.tree, filename=name))
+        return self.planted(self.method.compile(self.method.tree, name))
 
     def _planted(self, code: Callable[..., Any]) -> Any:
         target = self.target
@@ -139,7 +139,7 @@ class BackwardSource:
 
     def compiled(self, tree: ast.FunctionDef, **more: Any) -> FunctionType:
         """A changed copy of the source as a function; ``more`` are further globals."""
-        return self.method.compile(tree, **more)
+        return self.method.compile(tree, "", **more)
 
 
 _IN_PLACE = ("pop", "append", "fill", "put", "copyto", "at", "sort", "popitem", "clear", "update")

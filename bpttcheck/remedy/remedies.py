@@ -20,6 +20,7 @@ from bpttcheck.verify.check import check
 _PROVED = 3
 """So many edits that pass the trials are put to all checks before it is given up."""
 _NAMED = 3
+_DTYPES = ("float64", "float32")
 
 
 def remedies(subject: Any, report: Report, *, seconds: float = 10.0) -> tuple[Remedy, ...]:
@@ -44,7 +45,7 @@ def remedies(subject: Any, report: Report, *, seconds: float = 10.0) -> tuple[Re
         return ()
     known = Subject.of(subject)
     try:
-        run = Run(known, report.seed, report.dtypes)
+        run = Run(known, report.seed, report.dtypes or _DTYPES)
         source = BackwardSource.of(run.subject.target, bool(run.code.absent))
         kept = [f.problem for f in report.findings if f.problem is not None and _fits(f, source)]
         tried = trials(run, source, kept)
@@ -77,11 +78,10 @@ def _fits(finding: Finding, source: BackwardSource) -> bool:
 
 def _proof(subject: Subject, mended: Mended, report: Report) -> int | None:
     """How many checks pass with the edit; None if any does not."""
+    target, dtypes = mended.source.proved_as(), report.dtypes or _DTYPES
+    options: dict[str, Any] = {"seed": report.seed, "examples": report.examples, "dtypes": dtypes}
     try:
-        again = check(
-            replace(subject, target=mended.source.proved_as()),
-            seed=report.seed, examples=report.examples, dtypes=report.dtypes or None, raises=False,
-        )  # fmt: skip
+        again = check(replace(subject, target=target), raises=False, **options)
     except BpttcheckError:
         return None
     if not again.passed:

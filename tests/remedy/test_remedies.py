@@ -274,3 +274,13 @@ def test_the_command_line_writes_a_patch_and_edits_the_file_only_if_asked(module
     result = CliRunner().invoke(main, [*plain, "--write"])
     assert Path("mine.py").read_text() == CELL
     assert CliRunner().invoke(main, ["verify", "mine.py:Gated", "--write"]).exit_code == 2
+
+
+def test_a_defect_of_the_search_leaves_the_report_and_is_said(module, monkeypatch):
+    Path("mine.py").write_text(CELL.replace("d_z.sum(axis=0)", "d_z.mean(axis=0)"))
+    monkeypatch.setattr(bpttcheck.remedy, "remedies", lambda *_: 1 / 0)
+    options = ["--examples", "4", "--check", "step_vjp", "--fix", "--no-isolate"]
+    result = CliRunner().invoke(main, ["verify", "mine.py:Gated", *options])
+    assert result.exit_code == 1
+    assert "note: internal error" in result.stderr
+    assert "FAILED" in result.stdout

@@ -35,7 +35,7 @@ class Method:
     tree: ast.FunctionDef
     wrapper: Callable[[Any], Any] | None
 
-    def compile(self, tree: ast.FunctionDef, *, filename: str = "", **more: Any) -> FunctionType:
+    def compile(self, tree: ast.FunctionDef, filename: str = "", /, **more: Any) -> FunctionType:
         """``tree`` as a function with the globals, the closure and the defaults of the original.
 
         Neither defaults nor decorators nor annotations are run again.
