@@ -117,6 +117,8 @@ class Vocabulary:
             square = ast.BinOp(v, ast.Pow(), ast.Constant(2))
             found.append(Word(ast.BinOp(one, ast.Sub(), square), 1.0 - word.value**2, False))
             found.append(Word(ast.BinOp(one, ast.Sub(), v), 1.0 - word.value, False))
+            side = ast.Compare(v, [ast.Gt()], [ast.Constant(0)])
+            found.append(Word(side, 1.0 * (word.value > 0), False))
             for function in self.derivatives:
                 node = ast.Call(function, [v], [])
                 known = self.evaluated(_located(node))
