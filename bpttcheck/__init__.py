@@ -69,7 +69,7 @@ _HOMES = {
 
 _MODULES = (
     "activations", "adapt", "bench", "bptt", "cells", "losses", "mutants", "networks", "on_jax",
-    "oracles", "replay", "selftest", "strategies",
+    "oracles", "remedy", "replay", "selftest", "strategies",
 )  # fmt: skip
 
 

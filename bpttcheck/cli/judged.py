@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bpttcheck.errors import ContractError
+from bpttcheck.errors import ContractError, InternalError
 
 Progress = Callable[[int, int, str], None]
 
@@ -26,6 +27,7 @@ class Order:
         function: what the options say of functions, such as their signature.
         reference: what ``--reference`` names, or ``""``.
         page: whether its part of the HTML page is wanted.
+        fix: whether to look for an edit that mends it.
     """
 
     target: str
@@ -37,6 +39,7 @@ class Order:
     function: Mapping[str, str] = field(default_factory=dict)
     reference: str = ""
     page: bool = False
+    fix: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON-ready values."""
@@ -66,6 +69,9 @@ class JudgedTarget:
         note: a remark on how the subject was loaded, or ``""``.
         error: why it was not checked, or ``""``.
         page: its part of the HTML page, if that was wanted.
+        patch: the edit that mends it, as a diff; or ``""``.
+        mends: the file of that edit.
+        mended: that file's whole text with the edit.
     """
 
     target: str
@@ -79,6 +85,9 @@ class JudgedTarget:
     note: str = ""
     error: str = ""
     page: str = ""
+    patch: str = ""
+    mends: str = ""
+    mended: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON-ready values."""
@@ -112,6 +121,8 @@ def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
         note = "; ".join(filter(None, (note, left_out)))
         options |= _reference(order, target.subject)
         report = bpttcheck.check(target.subject, raises=False, progress=progress, **options)
+        report, trouble = _mended(order, target.subject, report, options)
+        note = "; ".join(filter(None, (note, trouble)))
     except ContractError as error:
         return JudgedTarget(order.target, note=note, error=str(error))
     folder = None if order.folder is None else Path(order.folder)
@@ -122,6 +133,23 @@ def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
     ids, lines = keep(report, folder, order.target, subject=target.subject, function=needed)
     annotations = github.annotate(target.subject, report) if order.annotate else []
     return of_report(order, report, tuple(ids), tuple(lines), tuple(annotations), note)
+
+
+def _mended(order: Order, subject: Any, report: Any, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """The report with a remedy, if one is asked for and found; and what went wrong with that."""
+    if not order.fix or report.passed:
+        return report, ""
+    from bpttcheck.remedy import remedies, with_remedies
+    from bpttcheck.subject.subject import Subject
+
+    own = ("reference", "sizes", "lengths", "batches", "accept")
+    known = Subject.of(subject, **{key: options[key] for key in own if key in options})
+    try:
+        return with_remedies(report, remedies(known, report)), ""
+    except Exception as error:  # a defect of ours: the report stays what it is
+        if os.environ.get("BPTTCHECK_DEBUG"):
+            raise
+        return report, str(InternalError("looking for a remedy", error))
 
 
 def _reference(order: Order, subject: Any) -> dict[str, Any]:
@@ -148,9 +176,11 @@ def of_report(
     note: str = "",
 ) -> JudgedTarget:
     """A report in serialisable form."""
+    from bpttcheck.results.remedies import remedies_of
     from bpttcheck.results.text import brief, render
 
     page = ""
+    remedy = next(iter(remedies_of(report)), None)
     if order.page:
         from bpttcheck.results.page import section
 
@@ -168,6 +198,9 @@ def of_report(
         annotations,
         note,
         page=page,
+        patch="" if remedy is None else remedy.diff,
+        mends="" if remedy is None else remedy.file,
+        mended="" if remedy is None else remedy.patched,
     )
 
 

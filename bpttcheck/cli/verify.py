@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from bpttcheck.cli import github
+from bpttcheck.cli.fixed import write_patches
 from bpttcheck.cli.functions import function_options, told
 from bpttcheck.cli.judged import JudgedTarget, Order, judge
 from bpttcheck.cli.terminal import Progress, columns, paint, stdout_kept_clean
@@ -123,6 +124,10 @@ class _Outcome:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the reports as one offline page, with maps of what is wrong.",
 )
+@click.option(
+    "--fix", is_flag=True, help="Look for an edit that mends it: print it, write NAME.patch."
+)
+@click.option("--write", is_flag=True, help="With --fix: edit the source file itself.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="Report nothing that passed.")
 @click.pass_context
@@ -138,6 +143,9 @@ def verify(
     Functions are checked as they are: path/file.py:forward+backward, or one function that returns
     its loss and the gradients, with --signature or --at.
 
+    With --fix, a failed target's own source is searched for the edit after which all checks pass.
+    It is printed and written to NAME.patch in the working directory; the source stays as it is.
+
     In a process of its own (--isolate), a target that crashes or hangs is inconclusive, the case is
     named, and the other targets are still checked.
     """
@@ -145,6 +153,8 @@ def verify(
         raise click.UsageError("--quick and --examples exclude each other")
     if given["isolate"] is False and given["timeout"] is not None:
         raise click.UsageError("--timeout needs a process of its own: leave --no-isolate out")
+    if given["write"] and not given["fix"]:
+        raise click.UsageError("--write edits the source as --fix found: give both")
     place = find(Path.cwd())
     settings = read(place)
     options = _options(settings, given)
@@ -165,6 +175,7 @@ def verify(
             function,
             given["reference"] or "",
             given["page"] is not None,
+            given["fix"],
         )
         for target in targets
     ]
@@ -178,6 +189,7 @@ def verify(
         raise
     _conclude(outcome, options["seed"], as_json, len(targets), outcome.exit_code)
     _write_page(given["page"], outcome)
+    write_patches(outcome.reports, in_place=given["write"])
     ctx.exit(outcome.exit_code)
 
 

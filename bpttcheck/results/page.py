@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpttcheck.results.records import CheckResult, Finding, Verdict
+from bpttcheck.results.remedies import as_html
 from bpttcheck.results.text import counts, describe, first_lines, headline, outcome, told_apart
 from bpttcheck.results.words import short
 
@@ -94,6 +95,7 @@ def section(report: Report) -> str:
     parts += [f"<p>{escape(line)}</p>" for line in (_meaning(report), *first_lines(report)) if line]
     full, others = told_apart(report)
     parts += [_finding(number, one, report) for number, one in enumerate(full, 1)]
+    parts.append(as_html(report))
     if others:
         parts.append("<h2>Also wrong, probably in consequence</h2>")
     parts += [

@@ -101,6 +101,27 @@ class Sides:
 
 
 @dataclass(frozen=True)
+class Remedy:
+    """An edit of the user's own source after which every check passes.
+
+    Args:
+        diff: the edit as a unified diff.
+        sentence: what was proved.
+        file: the file that it edits.
+        line: the first line that it changes.
+        others: further edits that give the same numbers on the problems tried, in short.
+        patched: the whole file as it would be.
+    """
+
+    diff: str
+    sentence: str
+    file: str
+    line: int
+    others: tuple[str, ...] = ()
+    patched: str = field(default="", repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class Finding:
     """One mismatch: what was compared, where, and the values side by side.
 
@@ -126,6 +147,7 @@ class Finding:
         problem: the smallest case with its arrays (:class:`bpttcheck.problems.problem.Problem`),
             for a replay; None where there is none.
         sides: the block in the worst case, for a picture; None where nothing was compared.
+        remedy: an edit that mends it, where one was asked for and found; else None.
     """
 
     check: str
@@ -147,6 +169,7 @@ class Finding:
     counted: bool = False
     problem: Any = field(default=None, repr=False, compare=False)
     sides: Sides | None = field(default=None, repr=False, compare=False)
+    remedy: Remedy | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as plain JSON-ready values, without the arrays of its problem."""
@@ -213,7 +236,7 @@ class CheckResult:
 
 
 def _without_arrays(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in items if key not in ("problem", "sides")}
+    return {key: value for key, value in items if key not in ("problem", "sides", "patched")}
 
 
 def plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ from bpttcheck.results.records import (
     Finding,
     Verdict,
 )
+from bpttcheck.results.remedies import as_text
 from bpttcheck.results.words import WIDTH, aligned, cut, joined, last_lines, plural, short, wrapped
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def render(report: Report, width: int = WIDTH) -> str:
     """
     lines = wrapped(headline(report), "", width, hang="  ")
     lines += [line for text in first_lines(report) for line in wrapped(text, "  ", width, "    ")]
-    lines += ["", *_table(report, width), *_findings(report, width), ""]
+    lines += ["", *_table(report, width), *_findings(report, width), *as_text(report, width), ""]
     for remark in _remarks(report):
         lines += wrapped(remark, "", width, hang="  ")
     return "\n".join([*lines, counts(report)])

@@ -39,7 +39,7 @@ FLOORS = [
     ["verify"],
     # instruments
     ["replay", "mutants", "on_jax"],
-    ["selftest", "bench"],
+    ["selftest", "bench", "remedy"],
     # entry points
     ["config", "cli", "pytest_plugin", "__init__", "__main__"],
 ]

@@ -35,17 +35,19 @@ class Method:
     tree: ast.FunctionDef
     wrapper: Callable[[Any], Any] | None
 
-    def compile(self, tree: ast.FunctionDef, **more: Any) -> FunctionType:
+    def compile(self, tree: ast.FunctionDef, filename: str = "", /, **more: Any) -> FunctionType:
         """``tree`` as a function with the globals, the closure and the defaults of the original.
 
         Neither defaults nor decorators nor annotations are run again.
 
         Args:
             tree: a changed copy of the source.
+            filename: where a traceback says that it stands; empty: that it was changed.
             **more: further globals.
         """
         original: FunctionType = self.function
-        code = _compiled(tree, self.owner, original, f"<changed {original.__qualname__}>")
+        name = filename or f"<changed {original.__qualname__}>"
+        code = _compiled(tree, self.owner, original, name)
         cells = _cells(original)
         function = FunctionType(
             code,
@@ -63,16 +65,17 @@ class Method:
         return descriptor.__get__(target, type(target))
 
 
-def read(target: Any) -> Method:
-    """The source of ``target.step_vjp``.
+def read(target: Any, name: str = "step_vjp") -> Method:
+    """The source of ``target.step_vjp``, or of another method.
 
     Args:
-        target: a cell.
+        target: a cell; or a layer, whose ``vjp`` is asked for.
+        name: which method.
 
     Raises:
         Declined: there is no source, or it is not what runs, or it must not be changed.
     """
-    function, wrapper = _function(target)
+    function, wrapper = _function(target, name)
     return _method(function, wrapper)
 
 
@@ -110,31 +113,31 @@ def _method(function: FunctionType, wrapper: Callable[[Any], Any] | None) -> Met
     return Method(owner, function, tree, wrapper)
 
 
-def _function(target: Any) -> tuple[FunctionType, Callable[[Any], Any] | None]:
-    """The function behind ``target.step_vjp``, and what the class wraps around it."""
-    if not is_cell(target):
+def _function(target: Any, method: str) -> tuple[FunctionType, Callable[[Any], Any] | None]:
+    """The function behind the method of ``target``, and what the class wraps around it."""
+    if method == "step_vjp" and not is_cell(target):
         raise Declined("no cell: only a step_vjp is changed in its source")
-    if "step_vjp" in getattr(target, "__dict__", {}):
+    if method in getattr(target, "__dict__", {}):
         raise Declined(
-            "step_vjp is an attribute of the instance", remedy="a method of the cell's class"
+            f"{method} is an attribute of the instance", remedy="a method of the cell's class"
         )
-    found = inspect.getattr_static(type(target), "step_vjp")
+    found = inspect.getattr_static(type(target), method)
     wrapper = type(found) if isinstance(found, staticmethod | classmethod) else None
     function = found.__func__ if isinstance(found, staticmethod | classmethod) else found
     if not isinstance(function, FunctionType):
         raise Declined(
-            f"step_vjp is a {type(function).__name__}, which has no Python source",
+            f"{method} is a {type(function).__name__}, which has no Python source",
             remedy="a plain method",
         )
     name = function.__code__.co_name
-    if name != "step_vjp" or hasattr(function, "__wrapped__"):
+    if name != method or hasattr(function, "__wrapped__"):
         raise Declined(
-            f"step_vjp is the function {name!r}, which a decorator or another name brought there",
-            remedy="`def step_vjp` in the class, without a decorator",
+            f"{method} is the function {name!r}, which a decorator or another name brought there",
+            remedy=f"`def {method}` in the class, without a decorator",
         )
     if str(function.__module__).startswith(_WRAPPERS):
         raise Declined(
-            "step_vjp delegates to another function", remedy="a cell whose class has the formulas"
+            f"{method} delegates to another function", remedy="a cell whose class has the formulas"
         )
     return function, wrapper
 

@@ -1,0 +1,1 @@
+"""The share of planted bugs for which the edit that mends them is found and proved."""

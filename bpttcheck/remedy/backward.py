@@ -1,0 +1,152 @@
+"""The user's backward pass: its source, other code in its place, its gradients."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import linecache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+from bpttcheck import trees
+from bpttcheck.adapt.function import Function
+from bpttcheck.blocks import of_state
+from bpttcheck.contract import is_cell
+from bpttcheck.judge.handwritten import NAMES, SEQUENCE, STEP, params_blocks
+from bpttcheck.mutants.source.reading import Method, read, read_function
+from bpttcheck.problems.problem import Problem
+from bpttcheck.subject.filled import filled, unfilled
+
+Gradients = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BackwardSource:
+    """A backward pass whose source may be edited.
+
+    Args:
+        target: the cell, layer or function.
+        method: its backward pass, with the tree of ``text``.
+        text: the file in which it stands.
+        fills: whether it returns None for some gradients.
+    """
+
+    target: Any
+    method: Method
+    text: str
+    fills: bool = False
+
+    @classmethod
+    def of(cls, target: Any, fills: bool = False) -> BackwardSource:
+        """The backward pass of a cell, a layer or a function.
+
+        Raises:
+            Declined: there is no source, or it must not be changed.
+        """
+        bare = unfilled(target)
+        if isinstance(bare, Function):
+            method = read_function(bare.backward_function or bare.forward_function)
+        else:
+            method = read(bare, "step_vjp" if is_cell(bare) else "vjp")
+        return cls(bare, method, "".join(inspect.findsource(method.function)[0]), fills)
+
+    @property
+    def file(self) -> str:
+        """The file in which it stands."""
+        return str(self.method.function.__code__.co_filename)
+
+    @property
+    def mode(self) -> str:
+        """``"step"`` or ``"sequence"``: what one call of it is about."""
+        return STEP if is_cell(self.target) else SEQUENCE
+
+    @cached_property
+    def makes_anew(self) -> bool:
+        """True if the forward pass must run before every call.
+
+        It writes into arrays, which may be those of its record, or it is the forward pass itself.
+        """
+        if isinstance(self.target, Function):
+            return True
+        return any(
+            isinstance(node, ast.AugAssign | ast.Delete)
+            or (isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store))
+            or (isinstance(node, ast.Call) and not _is_plain(node))
+            for node in ast.walk(self.method.tree)
+        )
+
+    def edited(self, text: str, tree: ast.FunctionDef) -> BackwardSource:
+        """The same with another text of its file, in which it is ``tree``."""
+        return replace(self, text=text, method=replace(self.method, tree=tree))
+
+    def planted(self, code: Callable[..., Any]) -> Any:
+        """The target with other code for its backward pass; everything else is the target's own."""
+        found = self._planted(code)
+        return filled(found, "cell" if self.mode == STEP else "layer") if self.fills else found
+
+    def proved_as(self) -> Any:
+        """The target with this source for its backward pass, whose lines can be read."""
+        name = f"<{self.method.function.__qualname__} as mended {id(self):x}>"
+        linecache.cache[name] = (len(self.text), None, self.text.splitlines(True), name)
+        return self.planted(self.method.compile(self.method.tree, name))
+
+    def _planted(self, code: Callable[..., Any]) -> Any:
+        target = self.target
+        if isinstance(target, Function):
+            if target.backward_function is None:
+                return replace(target, forward_function=code)
+            return replace(target, backward_function=code)
+        owner = type(target)
+        name = "step_vjp" if self.mode == STEP else "vjp"
+        method: Any = self.method.wrapper(code) if self.method.wrapper else code
+        own = {name: method, "__module__": owner.__module__, "__slots__": (),
+               "__doc__": owner.__doc__, "__qualname__": owner.__qualname__}  # fmt: skip
+        mended = copy.copy(target)
+        object.__setattr__(mended, "__class__", type(owner.__name__, (owner,), own))
+        return mended
+
+    def forward(self, target: Any, problem: Problem) -> Any:
+        """The record of a forward pass, for :meth:`gradients`."""
+        params = dict(problem.params)
+        if self.mode == STEP:
+            return target.step(params, problem.state0, problem.xs[0])[2]
+        mask = () if problem.mask is None else (problem.mask,)
+        return target.forward(params, problem.xs, problem.state0, *mask)[2]
+
+    def gradients(self, target: Any, problem: Problem, record: Any) -> Gradients:
+        """What the backward pass of a planted target gives, by block.
+
+        Raises:
+            Exception: whatever it raises.
+        """
+        d_ys, d_state = np.array(problem.d_ys), trees.map_leaves(np.array, problem.d_state)
+        params = dict(problem.params)  # an edit may put something into it
+        if self.mode == STEP:
+            d_params, d_before, d_x = target.step_vjp(params, record, d_state, d_ys[0])
+        else:
+            d_params, d_x, d_before = target.vjp(params, record, d_ys, d_state)
+        state_name, x_name, _, _ = NAMES[self.mode]
+        found = params_blocks(d_params, problem.params)
+        found.update(of_state(state_name, d_before, problem.state0))
+        found[x_name] = d_x
+        return found
+
+    def compiled(self, tree: ast.FunctionDef, **more: Any) -> FunctionType:
+        """A changed copy of the source as a function; ``more`` are further globals."""
+        return self.method.compile(tree, "", **more)
+
+
+_IN_PLACE = ("pop", "append", "fill", "put", "copyto", "at", "sort", "popitem", "clear", "update")
+
+
+def _is_plain(call: ast.Call) -> bool:
+    """False for a call that may write into an array, or take something from a record."""
+    if any(keyword.arg == "out" for keyword in call.keywords):
+        return False
+    return not (isinstance(call.func, ast.Attribute) and call.func.attr in _IN_PLACE)

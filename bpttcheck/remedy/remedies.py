@@ -1,0 +1,107 @@
+"""The edits that mend a failed subject: found on its failing problems, proved by all checks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from bpttcheck.errors import BpttcheckError
+from bpttcheck.judge.run import STEP, Run
+from bpttcheck.remedy.backward import BackwardSource
+from bpttcheck.remedy.patch import diff
+from bpttcheck.remedy.search import Mended, search
+from bpttcheck.remedy.trials import trials
+from bpttcheck.results.records import Finding, Remedy, Verdict
+from bpttcheck.results.report import Report
+from bpttcheck.subject.subject import Subject
+from bpttcheck.verify.check import check
+
+_PROVED = 3
+"""So many edits that pass the trials are put to all checks before it is given up."""
+_NAMED = 3
+_DTYPES = ("float64", "float32")
+
+
+def remedies(subject: Any, report: Report, *, seconds: float = 10.0) -> tuple[Remedy, ...]:
+    """The smallest edit of the user's own source after which every check passes.
+
+    The source of ``step_vjp``, of ``vjp`` or of a backward function is edited as a planted bug
+    would be undone (a sign, a factor, a term, a name, a transposition, an order, an axis, ...), in
+    one place, or in two where blocks are wrong independently. Every edit is tried on problems whose
+    gradient is known; what passes these is put to all checks.
+
+    Args:
+        subject: what was checked, with the options that belong to it.
+        report: what :func:`bpttcheck.check` said of it.
+        seconds: how long to search; the proof takes as long as a check, and comes on top.
+
+    Returns:
+        One remedy, or none: the code has no source that may be edited, or no edit was found. A
+        remedy is proved on the problems tried; no more than any other pass does it say that the
+        code is right everywhere.
+    """
+    if report.verdict is not Verdict.FAILED or not report.findings:
+        return ()
+    known = Subject.of(subject)
+    try:
+        run = Run(known, report.seed, report.dtypes or _DTYPES)
+        source = BackwardSource.of(run.subject.target, bool(run.code.absent))
+        kept = [f.problem for f in report.findings if f.problem is not None and _fits(f, source)]
+        tried = trials(run, source, kept)
+    except BpttcheckError:
+        return ()
+    if not tried:
+        return ()
+    found = search(source, tried, time.monotonic() + seconds)
+    for k, one in enumerate(found[:_PROVED]):
+        passed = _proof(known, one, report)
+        if passed is not None:
+            others = [_short(source, other) for other in found if other is not found[k]]
+            return (_remedy(source, one, passed, others),)
+    return ()
+
+
+def with_remedies(report: Report, found: tuple[Remedy, ...]) -> Report:
+    """The report with the remedy beside each finding that it mends."""
+    if not found:
+        return report
+    findings = tuple(replace(finding, remedy=found[0]) for finding in report.findings)
+    return replace(report, findings=findings)
+
+
+def _fits(finding: Finding, source: BackwardSource) -> bool:
+    """Whether the problem of a finding can be tried: of a cell, one of a single step."""
+    case = finding.case
+    return case is not None and (source.mode != STEP or (case.T == 1 and case.mask == "none"))
+
+
+def _proof(subject: Subject, mended: Mended, report: Report) -> int | None:
+    """How many checks pass with the edit; None if any does not."""
+    target, dtypes = mended.source.proved_as(), report.dtypes or _DTYPES
+    options: dict[str, Any] = {"seed": report.seed, "examples": report.examples, "dtypes": dtypes}
+    try:
+        again = check(replace(subject, target=target), raises=False, **options)
+    except BpttcheckError:
+        return None
+    if not again.passed:
+        return None
+    return sum(one.verdict is Verdict.PASSED for one in again.checks)
+
+
+def _remedy(source: BackwardSource, one: Mended, passed: int, others: list[str]) -> Remedy:
+    what = "this edit" if one.edits == 1 else f"these {one.edits} edits"
+    sentence = (
+        f"with {what} all {passed} checks pass, which is proof on the problems tried and no more"
+    )
+    return Remedy(
+        diff(source.text, one.source.text, source.file), sentence, source.file, one.line,
+        tuple(dict.fromkeys(others[:_NAMED])), one.source.text,
+    )  # fmt: skip
+
+
+def _short(source: BackwardSource, other: Mended) -> str:
+    """The lines that another edit changes, as they then are."""
+    before, after = source.text.splitlines(), other.source.text.splitlines()
+    changed = [line.strip() for line in after if line not in before]
+    return f"line {other.line}: {' '.join(changed)}" if changed else f"line {other.line}"
