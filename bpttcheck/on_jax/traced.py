@@ -331,11 +331,12 @@ def _everything(
     loops: TracedLoops, given: Any, mask: Any, d_ys: Any, d_state: Any
 ) -> tuple[Any, Any]:
     """Both results and the three gradients; the gradient of an integer leaf is zero."""
-    ys, state_T, tape = loops.forward(*given, mask)
+    params, xs, state0 = given
+    ys, state_T, tape = loops.forward(params, xs, state0, mask)
     d_ys = jnp.ones_like(ys) if d_ys is None else d_ys
     d_state = trees.map_leaves(lambda leaf, d: jnp.asarray(d, d_ys.dtype), state_T, d_state)
     d_params, d_xs, d_state0 = loops.backward(tape, d_ys, d_state)
     d_state0 = trees.map_leaves(
-        lambda leaf, d: d if is_float(leaf) else jnp.zeros(leaf.shape), given[2], d_state0
+        lambda leaf, d: d if is_float(leaf) else jnp.zeros(leaf.shape), state0, d_state0
     )
     return (ys, state_T), (d_params, d_xs, d_state0)
