@@ -24,7 +24,7 @@ _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class Fit:
+class PlaceFit:
     """The affine function of one value.
 
     Args:
@@ -39,7 +39,7 @@ class Fit:
     close: float
     parts: Mapping[str, slice]
 
-    def halves(self, right: Iterable[str]) -> Iterator[Fit]:
+    def halves(self, right: Iterable[str]) -> Iterator[PlaceFit]:
         """For each block, what mends the entries that the value reaches, and no right block.
 
         Args:
@@ -51,7 +51,7 @@ class Fit:
             if some is not None and some.possible:
                 yield some
 
-    def _on(self, block: str, right: Sequence[str]) -> Fit | None:
+    def _on(self, block: str, right: Sequence[str]) -> PlaceFit | None:
         part = self.parts[block]
         reached = np.abs(self.slope[part]).max(axis=1) > 1e-12 * np.abs(self.slope).max()
         rows = [part.start + int(k) for k in np.flatnonzero(reached)]
@@ -59,7 +59,7 @@ class Fit:
             return None
         for name in right:
             rows += range(self.parts[name].start, self.parts[name].stop)
-        return Fit(self.slope[rows], self.missing[rows], self.close, {})
+        return PlaceFit(self.slope[rows], self.missing[rows], self.close, {})
 
     @property
     def possible(self) -> bool:
@@ -87,7 +87,7 @@ class Fit:
 
 def measured(
     trial: Trial, run: Callable[[Any], Mapping[str, Any] | None], value: Array
-) -> Fit | None:
+) -> PlaceFit | None:
     """The affine function of the value at one place.
 
     Args:
@@ -141,4 +141,4 @@ def measured(
         return None
     ends = np.cumsum([0, *(trial.known[b].value.size for b in blocks)])
     parts = {b: slice(int(ends[k]), int(ends[k + 1])) for k, b in enumerate(blocks)}
-    return Fit(slope, right - start, close, parts)
+    return PlaceFit(slope, right - start, close, parts)

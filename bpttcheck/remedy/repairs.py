@@ -24,7 +24,7 @@ from bpttcheck.mutants.source.expressions import (
 )
 from bpttcheck.mutants.source.expressions import terms as parts_of
 from bpttcheck.mutants.source.operators import Site
-from bpttcheck.remedy.fit import Fit
+from bpttcheck.remedy.fit import PlaceFit
 from bpttcheck.remedy.patch import two
 from bpttcheck.remedy.vocabulary import Vocabulary, Word
 
@@ -33,7 +33,7 @@ _CLOSE = 1e-6
 _LEAVES = (ast.Name, ast.Attribute, ast.Subscript)
 
 
-def of_the_catalogue(site: Site, _: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
+def of_the_catalogue(site: Site, _: Vocabulary, _fit: PlaceFit | None) -> Iterator[Node]:
     """What an operator of the catalogue makes of it: most undo themselves."""
     for operator in OPERATORS:
         for change in operator.changes(site):
@@ -41,7 +41,7 @@ def of_the_catalogue(site: Site, _: Vocabulary, _fit: Fit | None) -> Iterator[No
             yield new
 
 
-def small(site: Site, words: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
+def small(site: Site, words: Vocabulary, _fit: PlaceFit | None) -> Iterator[Node]:
     """Another name, a sign, a power, a constant, an axis, a transposition, a function."""
     node = site.node
     if isinstance(node, ast.Assign):
@@ -83,7 +83,7 @@ def small(site: Site, words: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
         yield from (ast.Call(function, [node], []) for function in words.functions())
 
 
-def factors(site: Site, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
+def factors(site: Site, words: Vocabulary, fit: PlaceFit | None) -> Iterator[Node]:
     """One more factor: an array, a slope, a difference, a number."""
     known = None if is_product(site.parent) else _host(site, words)
     if known is None:
@@ -101,7 +101,7 @@ def factors(site: Site, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
         yield from _multiplied(known.node, more + 1.0, words)
 
 
-def _in_a_term(known: Word, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
+def _in_a_term(known: Word, words: Vocabulary, fit: PlaceFit | None) -> Iterator[Node]:
     """A cotangent as a factor of one term of a sum, which may have fewer axes than the sum."""
     parts = parts_of(known.node)
     for k, part in enumerate(parts):
@@ -117,7 +117,7 @@ def _in_a_term(known: Word, words: Vocabulary, fit: Fit | None) -> Iterator[Node
                 yield summed([*parts[:k], Part(product_of_both, part.inverse), *parts[k + 1 :]])
 
 
-def terms(site: Site, words: Vocabulary, fit: Fit | None) -> Iterator[Node]:
+def terms(site: Site, words: Vocabulary, fit: PlaceFit | None) -> Iterator[Node]:
     """One more term: a cotangent, times an array, times a slope; or a matrix product."""
     known = None if is_sum(site.parent) else _host(site, words)
     if known is None or not known.cotangent:
@@ -202,7 +202,7 @@ def _summed(call: ast.Call) -> Iterator[Node]:
         yield ast.Call(function, call.args, call.keywords)
 
 
-def statements(site: Site, words: Vocabulary, _fit: Fit | None) -> Iterator[Node]:
+def statements(site: Site, words: Vocabulary, _fit: PlaceFit | None) -> Iterator[Node]:
     """A statement that is missing at the end of a loop: a sum that goes on, or the carry."""
     node, loop = site.node, site.parent
     if not isinstance(node, ast.stmt) or not isinstance(loop, ast.For) or loop.body[-1] is not node:
@@ -300,6 +300,6 @@ def _either_way(node: ast.expr) -> tuple[ast.expr, ast.expr]:
     return node, ast.Attribute(node, "T", ast.Load())
 
 
-Rule = Callable[[Site, Vocabulary, Fit | None], Iterator[Node]]
+Rule = Callable[[Site, Vocabulary, PlaceFit | None], Iterator[Node]]
 RULES: tuple[Rule, ...] = (of_the_catalogue, small, factors, terms, statements)
 """From what changes a node to what adds something new; the first that finds an edit suffices."""

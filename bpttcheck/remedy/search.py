@@ -18,7 +18,7 @@ from bpttcheck.mutants.source.scene import LocalsSnapshot
 from bpttcheck.mutants.source.sites import definitions, probed, replaced, sites, statements
 from bpttcheck.problems.problem import Problem
 from bpttcheck.remedy.backward import BackwardSource
-from bpttcheck.remedy.fit import Fit, measured
+from bpttcheck.remedy.fit import PlaceFit, measured
 from bpttcheck.remedy.patch import patched, rewritten, size
 from bpttcheck.remedy.repairs import RULES, Node, Rule
 from bpttcheck.remedy.trials import Trial
@@ -115,7 +115,7 @@ class _Attempt:
     def __init__(self, source: BackwardSource, trials: Sequence[Trial], until: float) -> None:
         self.source, self._trials, self._until = source, trials, until
         self._known: dict[int, Vocabulary] = {}
-        self._fits: dict[int, Fit | None] = {}
+        self._fits: dict[int, PlaceFit | None] = {}
         self._halves: list[tuple[int, Site, Node]] = []
         first = trials[0]
         self._wrong = first.wrong(source, source.planted(source.compiled(source.method.tree)))
@@ -207,14 +207,14 @@ class _Attempt:
                     found.setdefault(name)
         return tuple(found)
 
-    def _fit(self, site: Site) -> Fit | None:
+    def _fit(self, site: Site) -> PlaceFit | None:
         """How every gradient depends on the value of the place; None: unknown."""
         key = id(site.node)
         if key not in self._fits:
             self._fits[key] = self._measured(site)
         return self._fits[key]
 
-    def _measured(self, site: Site) -> Fit | None:
+    def _measured(self, site: Site) -> PlaceFit | None:
         node = site.node
         if self._wrong is None or not isinstance(node, ast.expr) or _written(node):
             return None
