@@ -193,6 +193,21 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     ),
 }  # fmt: skip
 
+_WORDS: dict[Callable[[Any], Any], str] = {
+    pairs_or_strategy: "pairs (n_in, n_hidden), or a Hypothesis strategy of them",
+    counts: "whole numbers of at least 1",
+    mask_kinds: f"some of {', '.join(MASKS[1:])}",
+    _function: "a function",
+    _flag: "True or False",
+    _text: "a text",
+}
+
+
+def expected(name: str) -> str:
+    """What the trait of a name is, in words."""
+    return _WORDS.get(_READERS[name], "of another type")
+
+
 TRAITS = tuple(one.name for one in fields(Traits) if one.name != "ignored")
 """The names of all traits."""
 

@@ -61,7 +61,8 @@ def test_the_report_says_what_was_left_alone():
     class Mine(type(bpttcheck.cells.Elman())):
         sizes = (3, 4)
 
-    note = "`sizes` is not what the trait of that name is: it was left alone"
+    note = "`sizes` was left alone: the trait of that name is pairs (n_in, n_hidden), or a "
+    note += "Hypothesis strategy of them"
     run = Run(Subject(Mine()), 0, ("float64",))
     assert note in run.code.notes.texts
     assert note in run.for_call("mine").code.notes.texts

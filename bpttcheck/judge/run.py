@@ -17,6 +17,7 @@ from bpttcheck.problems.cases import Cases
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.subject.subject import Subject
+from bpttcheck.traits import expected
 
 __all__ = ["SEQUENCE", "STEP", "Hand", "Reference", "Run"]
 
@@ -72,7 +73,7 @@ class Run:
     def _begin(self) -> None:
         for name in self.subject.traits.ignored:
             self.code.notes.add(
-                f"`{name}` is not what the trait of that name is: it was left alone"
+                f"`{name}` was left alone: the trait of that name is {expected(name)}"
             )
         self.untried: list[Case] = []
         self.remarks: list[Finding] = []
