@@ -15,18 +15,18 @@ def _importable(monkeypatch, tmp_path):
 
 
 def test_pages_that_are_made_are_current_and_what_is_public_has_a_docstring():
-    import build
+    import build_site
 
-    assert build.stale() == []
-    assert build.undocumented() == []
+    assert build_site.stale() == []
+    assert build_site.undocumented() == []
 
 
 def test_a_page_that_is_not_current_is_found(monkeypatch):
-    import build
+    import build_site
     import make_checks
 
     monkeypatch.setattr(make_checks, "INTRODUCTION", "another")
-    assert len(build.stale()) == 1
+    assert len(build_site.stale()) == 1
 
 
 def test_files_are_written_and_changed_and_commands_are_run(tmp_path):

@@ -1,4 +1,4 @@
-"""Build the site into ``site/``, strictly and offline: ``python docs/_make/build.py``.
+"""Build the site into ``site/``, strictly and offline: ``python docs/_make/build_site.py``.
 
 It fails for a page that is not current, code on a page that does not run, a public name without a
 docstring, and a dead link. ``--fast`` runs no code.
