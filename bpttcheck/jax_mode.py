@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 
-def enable_x64() -> Any:
-    """A context in which JAX computes in 64 bits, in this thread only."""
+def enable_x64(on: bool = True) -> Any:
+    """A context in which JAX computes in 64 bits, or in 32, in this thread only."""
     import jax
 
     scoped = getattr(jax, "enable_x64", None)
@@ -16,7 +16,14 @@ def enable_x64() -> Any:
         from jax import experimental
 
         scoped = getattr(experimental, "enable_x64")  # noqa: B009 - its place before 0.8
-    return scoped(True)
+    return scoped(on)
+
+
+def is_x64() -> bool:
+    """Whether JAX computes in 64 bits, here and now."""
+    import jax
+
+    return bool(getattr(jax.config, "jax_enable_x64"))  # noqa: B009 - unknown to the type checker
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from bpttcheck.adapt.jax_functions import (
 from bpttcheck.adapt.programs import Programs, compiled, precision
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError
+from bpttcheck.jax_mode import is_x64
 
 _LIBRARY = f"{os.sep}jax{os.sep}_src{os.sep}"
 _CLOSED_OVER = (
@@ -111,7 +112,7 @@ class JaxRule:
 
         with precision(leaves):
             program = self.programs.get(
-                ("value", tree, _shapes(leaves), _mode()),
+                ("value", tree, _shapes(leaves), is_x64()),
                 lambda: self._compile_value(leaves, tree),
             )
             return jax.tree.map(_own, program(leaves))
@@ -151,7 +152,7 @@ class JaxRule:
     ) -> Any:
         def program(used: list[bool]) -> Any:
             return self.programs.get(
-                ("pull_back", tree, _shapes(leaves), _shapes(slopes), tuple(used), _mode()),
+                ("pull_back", tree, _shapes(leaves), _shapes(slopes), tuple(used), is_x64()),
                 lambda: self._compile_pull_back(leaves, slopes, tree, used),
             )
 
@@ -347,12 +348,6 @@ def _own(leaf: Any) -> Array:
 
 def _shapes(leaves: list[Array]) -> tuple[Any, ...]:
     return tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
-
-
-def _mode() -> bool:
-    import jax
-
-    return bool(getattr(jax.config, "jax_enable_x64"))  # noqa: B009 - unknown to the type checker
 
 
 def _in_line(template: Any, tree: Any) -> Any:

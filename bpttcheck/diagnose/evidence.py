@@ -120,21 +120,19 @@ def explain_beside(
         failing: problems known to fail.
         search: the one that explained the other blocks.
     """
-    whole = _evidence(run, check, mode, block, seen, failing, search)
-    found = [whole]
     if mode == SEQUENCE and run.subject.kind == "cell":
-        found = [_evidence(run, check, STEP, Block(block).in_step, seen, [], search)]
-    for evidence in found:
-        for gradients in evidence.notes.get(ASSUMED, []):
-            known = [s for s in evidence.examples if id(s) in gradients]
-            if not known or len(known) < len(evidence.examples):
-                continue
-            beside = replace(evidence, examples=[_assuming(s, gradients[id(s)]) for s in known])
-            for code in _BESIDE:
-                one = _tried(beside, code, diagnose.rule(code).fit)
-                if one is not None:
-                    sentence = f"{one.sentence}, beside what is wrong with other blocks"
-                    return (replace(one, sentence=sentence),)
+        mode, block, failing = STEP, Block(block).in_step, []
+    evidence = _evidence(run, check, mode, block, seen, failing, search)
+    for gradients in evidence.notes.get(ASSUMED, []):
+        known = [s for s in evidence.examples if id(s) in gradients]
+        if not known or len(known) < len(evidence.examples):
+            continue
+        beside = replace(evidence, examples=[_assuming(s, gradients[id(s)]) for s in known])
+        for code in _BESIDE:
+            one = _tried(beside, code, diagnose.rule(code).fit)
+            if one is not None:
+                sentence = f"{one.sentence}, beside what is wrong with other blocks"
+                return (replace(one, sentence=sentence),)
     return ()
 
 

@@ -161,6 +161,7 @@ def _derivatives(paths: Paths, point: Any) -> Iterator[tuple[EditSite, Array, st
 
 
 def mistakes(z: Array, v: Array) -> Iterator[tuple[Array, str]]:
+    """What is written for the derivative of ``v = f(z)`` by mistake: values and formula."""
     yield np.ones_like(v), "missing (a factor of 1)"
     for u, name in ((v, "h"), (z, "z")):
         yield 1 - u**2, f"1 - {name}**2"

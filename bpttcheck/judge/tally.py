@@ -71,7 +71,11 @@ class Tally:
         """Count the blocks of one case."""
         spot = case.index >= FIRST  # a spot check at a large size says nothing of the resolution
         for j in judged:
-            self._seen[j.block, case.dtype].append(replace(j, resolution=np.inf) if spot else j)
+            # The arrays of a wrong block are kept for the worst case alone.
+            seen = j if j.sides is None else replace(j, sides=None)
+            self._seen[j.block, case.dtype].append(
+                replace(seen, resolution=np.inf) if spot else seen
+            )
         if any(j.usable and not j.blind for j in judged):
             self.judged.append(case)
 

@@ -23,7 +23,7 @@ from bpttcheck.blocks import D_XS, YS, of_params, of_state
 from bpttcheck.blocks import d_state0 as d_of_state0
 from bpttcheck.blocks import state_T as of_state_T
 from bpttcheck.errors import BpttcheckError, Declined
-from bpttcheck.jax_mode import enable_x64
+from bpttcheck.jax_mode import enable_x64, is_x64
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.verdict import judge, rounding
 from bpttcheck.on_jax.form import JaxArray, is_float
@@ -205,7 +205,7 @@ class FastestLoops:
         if key not in self.chosen:
             found: list[str] = []
             # A thread of its own stands in no trace, and has the mode of the program.
-            mode = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+            mode = is_x64()
             worker = threading.Thread(target=lambda: found.append(self._fastest(shapes, mode)))
             worker.start()
             worker.join()
@@ -216,7 +216,7 @@ class FastestLoops:
         arguments = jax.tree.map(_filling, shapes)
         times: dict[str, list[float]] = {}
         runs: dict[str, Callable[[], Any]] = {}
-        with jax.enable_x64(mode):
+        with enable_x64(mode):
             for name, loops in self.loops.items():
                 compiled = jax.jit(partial(_everything, loops))
                 one = partial(_finished, compiled, arguments[:3], arguments[3], None, arguments[2])
@@ -230,7 +230,7 @@ class FastestLoops:
                     started = time.perf_counter()
                     run()
                     times.setdefault(name, []).append(time.perf_counter() - started)
-        return min(times, key=lambda name: min(times[name]))
+        return min(times, key=lambda name: min(times[name]), default=next(iter(self.functions)))
 
 
 def _finished(compiled: Callable[..., Any], *arguments: Any) -> None:

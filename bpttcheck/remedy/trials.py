@@ -105,16 +105,13 @@ class Trial:
             return False
 
 
-def trials(
-    run: Run, source: BackwardSource, kept: Sequence[Problem], least: int = 1
-) -> list[Trial]:
+def trials(run: Run, source: BackwardSource, kept: Sequence[Problem]) -> list[Trial]:
     """Problems that the wrong code fails, the most telling first, then fresh ones.
 
     Args:
         run: the subject and its oracles.
         source: its backward pass.
         kept: the problems of findings.
-        least: how many must fail.
 
     Returns:
         The trials; none if the code fails none of them, or if no gradient is known.
@@ -132,7 +129,7 @@ def trials(
                 failed.append((_telling(one, wrong, source.mode), one))
             else:
                 rest.append(one)
-    if len(failed) < least:
+    if not failed:
         return []
     failed.sort(key=lambda pair: -pair[0])
     return [one for _, one in failed] + rest

@@ -29,6 +29,15 @@ def test_a_page_that_is_not_current_is_found(monkeypatch):
     assert len(build_site.stale()) == 1
 
 
+def test_a_public_name_without_a_docstring_is_found(monkeypatch):
+    import build_site
+
+    import bpttcheck
+
+    monkeypatch.setattr(bpttcheck, "check", lambda: None)
+    assert build_site.undocumented() == ["bpttcheck.check has no docstring"]
+
+
 def test_files_are_written_and_changed_and_commands_are_run(tmp_path):
     import run_pages
 

@@ -15,7 +15,11 @@ from subjects import Plain, PlainLayer
 
 import bpttcheck
 from bpttcheck.cli import main
+from bpttcheck.judge.run import Run
 from bpttcheck.results.page import page, section
+from bpttcheck.subject.subject import Subject
+from bpttcheck.verify.checks import CHECKS
+from bpttcheck.verify.checks.base import Context
 
 VOID = {"meta", "rect", "line", "polyline", "br"}
 
@@ -101,13 +105,21 @@ def test_a_pass_says_what_was_covered_and_an_undecided_run_why():
     require_alone(text)
     assert "rounding could not have produced" in text
     assert "<h2>Covered</h2>" in text
-    nothing = bpttcheck.check(
-        Plain(), examples=2, checks=["step_vjp"], require=["jax"], raises=False,
-        reference=lambda params, state, x: 1 / 0,
-    )  # fmt: skip
-    text = nothing.to_html()
+    declined = bpttcheck.check(
+        Plain(), examples=2, checks=["step_vjp"], require=["torch"], raises=False
+    )
+    assert declined.verdict is bpttcheck.Verdict.INCONCLUSIVE
+    text = declined.to_html()
     require_alone(text)
-    assert "Too little could be judged" in text or "failed" in text
+    assert "Too little could be judged" in text
+
+
+def test_arrays_are_kept_for_the_worst_case_alone():
+    run = Run(Subject(Wrong()), 0, ("float64",))
+    tally = CHECKS["step_vjp"].run(Context(run, 12))
+    kept = [j for some in tally._seen.values() for j in some if j.sides is not None]
+    assert kept == []
+    assert all(judged.sides is not None for judged, _, _ in tally.worst.values())
 
 
 def test_several_subjects_have_an_index(wrong):

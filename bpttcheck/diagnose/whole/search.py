@@ -106,7 +106,7 @@ class EditSearch:
 
     def _table(self, example: FailingExample, only: set[Any] | None) -> dict[Any, Fit]:
         """Every edit, or some of them, that explain a wrong block of an example."""
-        key = (id(example), only is None)
+        key = (id(example), None if only is None else frozenset(only))
         if key not in self._known:
             self._known[key] = dict(_fits(example, only))
         return self._known[key]
