@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -29,6 +30,9 @@ Outside = Callable[[Mapping[str, Any]], AbstractContextManager[None]]
 
 def _nothing(values: Mapping[str, Any]) -> AbstractContextManager[None]:
     return nullcontext()
+
+
+_SHAPES_KEPT = 256
 
 
 @dataclass(frozen=True)
@@ -172,8 +176,18 @@ class Function:
         return {name: built[name] if name in built else leaves[name] for name in heads}
 
     def letters(self, params: Mapping[str, Any]) -> dict[str, int]:
-        """The letters of given inputs."""
-        return letters_of(self.signature, {name: np.shape(v) for name, v in params.items()})
+        """The letters of given inputs: worked out once for equal shapes."""
+        shapes = {name: np.shape(value) for name, value in params.items()}
+        key = tuple(shapes.items())
+        if key not in self._known_letters:
+            if len(self._known_letters) >= _SHAPES_KEPT:
+                self._known_letters.clear()
+            self._known_letters[key] = letters_of(self.signature, shapes)
+        return dict(self._known_letters[key])
+
+    @cached_property
+    def _known_letters(self) -> dict[tuple[tuple[str, tuple[int, ...]], ...], dict[str, int]]:
+        return {}
 
     def inputs(self, sizes: Mapping[str, int]) -> dict[str, dict[str, tuple[int, ...]]]:
         """Input -> its float leaves with their shapes."""

@@ -186,6 +186,14 @@ def _what_runs(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _what_runs(child)
 
 
+@functools.lru_cache(maxsize=512)
+def _names_read(tree: Definition) -> tuple[tuple[ast.Name | ast.Attribute, bool], ...]:
+    """The names and attributes that a function reads; True: only an attribute of it is read."""
+    nodes = [n for n in _what_runs(tree) if isinstance(n, ast.Name | ast.Attribute)]
+    bases = {node.value for node in nodes if isinstance(node, ast.Attribute)}
+    return tuple((node, node in bases) for node in nodes if isinstance(node.ctx, ast.Load))
+
+
 def _called_class(node: ast.Call) -> bool:
     return isinstance(node.func, ast.Name) and node.func.id[:1].isupper()
 
@@ -279,13 +287,9 @@ class _Search:
         later: set[ast.AST] = set()
         if not visit.backward:
             later = {node for outer in deferred(entry.tree) for node in ast.walk(outer)}
-        nodes = [n for n in _what_runs(entry.tree) if isinstance(n, ast.Name | ast.Attribute)]
-        bases = {node.value for node in nodes if isinstance(node, ast.Attribute)}
-        for node in nodes:
-            if not isinstance(node.ctx, ast.Load):
-                continue
+        for node, is_base in _names_read(entry.tree):
             thing = scope.resolve(node)
-            if node in bases:  # only an attribute is read, it is not called
+            if is_base:  # only an attribute is read, it is not called
                 self.keep(thing, _DEPTH)
                 continue
             certain = thing is not UNKNOWN
@@ -392,7 +396,7 @@ class _Search:
         return (tree, file[0]) if file and tree else None
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=64)
 def _parsed(text: str) -> tuple[ast.Module, dict[tuple[str, int], Definition]] | None:
     """A file and its definitions by name and first line, decorators included."""
     if not text.strip():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from types import CodeType, FunctionType, MemberDescriptorType, MethodType, Modu
 from typing import Any
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_BINDINGS = (
+    ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.AugAssign, ast.For, ast.AsyncFor,
+    ast.comprehension, ast.withitem, ast.Import, ast.ImportFrom,
+)  # fmt: skip
 
 
 class _Unknown:
@@ -59,10 +64,11 @@ class Scope:
             self._known[arguments[0].arg] = owner
         self._owner = owner
         self._stored: set[str] = set()
-        for node in ast.walk(tree):
-            self._note(node)
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        for node in _bindings(tree):
+            if isinstance(node, ast.Attribute):
                 self._stored.add(node.attr)
+            else:
+                self._note(node)
 
     def resolve(self, node: ast.AST, depth: int = 8) -> Any:
         """The value of an expression: an object, a :class:`Bound` method, or ``UNKNOWN``."""
@@ -195,6 +201,17 @@ class Scope:
         if name.startswith("__") and not name.endswith("__") and len(parts) > 1:
             return f"_{parts[-2].lstrip('_')}{name}"
         return name
+
+
+@functools.lru_cache(maxsize=512)
+def _bindings(tree: Definition) -> tuple[ast.AST, ...]:
+    """The nodes that give a value to a name or to an attribute."""
+    return tuple(
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, _BINDINGS)
+        or (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    )
 
 
 def lookup(base: Any, name: str) -> Any:
