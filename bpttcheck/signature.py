@@ -217,6 +217,10 @@ class Signature:
         """Every input leaf for given letters, a list of T arrays element by element."""
         return list(_expanded(self.inputs, sizes))
 
+    def expanded_outputs(self, sizes: Mapping[str, int]) -> list[tuple[str, Leaf]]:
+        """Every output leaf for given letters, a list of T arrays element by element."""
+        return list(_expanded(self.outputs, sizes))
+
     def build(self, values: Mapping[str, Any], sizes: Mapping[str, int]) -> list[Any]:
         """The arguments, in order, from the values of :meth:`expanded` leaves by name."""
         return [_built(item, item.name, values, sizes) for item in self.inputs]

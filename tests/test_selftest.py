@@ -67,6 +67,7 @@ def test_the_result_is_json(told):
     assert document["planted"][0]["said"] == ["sign"]
 
 
+@pytest.mark.nightly
 def test_the_step_of_a_missing_term_is_named():
     found = selftest(cells.Elman(), families=["terms"], examples=6, dtypes=["float64"])
     steps = {one.name: one.right_step for one in found.planted if "t = " in one.name}

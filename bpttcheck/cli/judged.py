@@ -12,6 +12,11 @@ from bpttcheck.errors import ContractError, InternalError
 
 Progress = Callable[[int, int, str], None]
 
+_NO_REMEDY = (
+    "--fix: no remedy was found, that is no edit of one place, or of two, of its own source after "
+    "which every check passes"
+)
+
 
 @dataclass(frozen=True)
 class Order:
@@ -145,7 +150,8 @@ def _mended(order: Order, subject: Any, report: Any, options: Mapping[str, Any])
     own = ("reference", "sizes", "lengths", "batches", "accept")
     known = Subject.of(subject, **{key: options[key] for key in own if key in options})
     try:
-        return with_remedies(report, remedies(known, report)), ""
+        found = remedies(known, report)
+        return with_remedies(report, found), "" if found else _NO_REMEDY
     except Exception as error:  # a defect of ours: the report stays what it is
         if os.environ.get("BPTTCHECK_DEBUG"):
             raise

@@ -51,7 +51,7 @@ def _fit_missing_path(evidence: Evidence) -> Diagnosis | None:
         return None
     cut, residual = found
     return diagnosis(
-        "missing-path", f"the path through {cut.text} is missing, at {cut.where}", residual,
+        "missing-path", f"the path through {cut.text} is missing, in the gradient of {cut.where}", residual,
         where=cut.where, operation=cut.text,
     )  # fmt: skip
 
@@ -104,7 +104,7 @@ def _fit_doubled_path(evidence: Evidence) -> Diagnosis | None:
         return None
     cut, residual = found
     return diagnosis(
-        "doubled-path", f"the path through {cut.text} counts twice, at {cut.where}", residual,
+        "doubled-path", f"the path through {cut.text} counts twice, in the gradient of {cut.where}", residual,
         where=cut.where, operation=cut.text,
     )  # fmt: skip
 
@@ -147,7 +147,7 @@ def _fit_sign(evidence: Evidence) -> Diagnosis | None:
         return None
     cut, residual = found
     return diagnosis(
-        "sign", f"the path through {cut.text} has the wrong sign, at {cut.where}", residual,
+        "sign", f"the path through {cut.text} has the wrong sign, in the gradient of {cut.where}", residual,
         where=cut.where, operation=cut.text,
     )  # fmt: skip
 
@@ -176,7 +176,7 @@ def _fit_wrong_derivative(evidence: Evidence) -> Diagnosis | None:
     cut, residual = found
     return diagnosis(
         "wrong-derivative",
-        f"the derivative of {cut.text} at {cut.where} is {cut.instead} (h its value, z its "
+        f"the derivative of {cut.text} in {cut.where} is {cut.instead} (h its value, z its "
         "argument)",
         residual, where=cut.where, instead=cut.instead,
     )  # fmt: skip
@@ -218,7 +218,7 @@ def _fit_wrong_operand(evidence: Evidence) -> Diagnosis | None:
 
 
 def _told(swap: OperandSwap, residual: float) -> Diagnosis:
-    place = f", at {swap.where}" if swap.where else ""
+    place = f", in the gradient of {swap.where}" if swap.where else ""
     what = f"{swap.made} is made with {swap.used}" if swap.made else f"{swap.used} is used"
     return diagnosis(
         "wrong-operand", f"{what} where {swap.belongs} belongs{place}", residual,

@@ -41,7 +41,7 @@ from bpttcheck.subject.user_code import call
 # uses the first two.
 _SHAPES = ((3, 3, 2, 5), (2, 2, 4, 4), (4, 2, 5, 3), (1, 1, 1, 1))
 _LONG = 35
-_LONGEST, _MOST_ROWS, _WIDEST = 300, 300, 256
+_LONGEST, _MOST_ROWS, _WIDEST = 513, 300, 256
 GIVEN = "given"
 """The regime of arguments that the user handed in."""
 
@@ -185,9 +185,10 @@ def build_function(subject: Subject, case: Case, stream: int, freedom: str) -> P
         }
     nothing = np.zeros((1, 1, 0), dtype)
     _, _, tape = call("forward", function.forward, params, nothing, ())
+    outputs = dict(signature.expanded_outputs(sizes))
     d_ys = np.concatenate(
         [np.zeros(0), *(
-            _cotangent(signature, name, np.shape(value), values)
+            _cotangent(signature, outputs.get(name), np.shape(value), values)
             for name, value in tape.outputs.items()
         )]
     )  # fmt: skip
@@ -230,9 +231,10 @@ def _laid_out(data: Array, shape: tuple[int, ...], time: int | None, batch: int 
     return np.ascontiguousarray(np.transpose(moved, np.argsort(order)))
 
 
-def _cotangent(signature: Signature, name: str, shape: tuple[int, ...], values: Values) -> Array:
+def _cotangent(
+    signature: Signature, leaf: Leaf | None, shape: tuple[int, ...], values: Values
+) -> Array:
     """A cotangent of one output, as the regime wants it."""
-    leaf = next((one for one in signature.results if one.name == name), None)
     time = None if leaf is None else leaf.axis(signature.time)
     batch = None if leaf is None else leaf.axis(signature.batch)
     steps = 1 if time is None else shape[time]

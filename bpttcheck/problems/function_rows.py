@@ -18,7 +18,7 @@ import numpy as np
 from bpttcheck.blocks import YS, Block, d_param
 from bpttcheck.contract import Array
 from bpttcheck.problems.problem import Problem
-from bpttcheck.signature import Leaf, Signature
+from bpttcheck.signature import Leaf, Length, Signature
 
 
 def lengths_leaf(signature: Signature) -> Leaf | None:
@@ -205,14 +205,16 @@ def real_outputs(signature: Signature, problem: Problem, row: Any) -> Any:
 
 
 def unpacked(signature: Signature, row: Any, sizes: Mapping[str, int]) -> list[tuple[Leaf, Array]]:
-    """Every output with its part of a row ``(1, 1, M)``."""
+    """Every output with its part of a row ``(1, 1, M)``; outputs that have no name are one."""
     flat, at = np.asarray(row).reshape(-1), 0
     found: list[tuple[Leaf, Array]] = []
-    for leaf in signature.results:
+    for name, leaf in signature.expanded_outputs(sizes):
         if leaf.kind == "float":
             shape = leaf.shape(sizes)
-            found.append((leaf, flat[at : at + prod(shape)].reshape(shape)))
+            found.append((replace(leaf, name=name), flat[at : at + prod(shape)].reshape(shape)))
             at += prod(shape)
+    if not signature.outputs:  # such as the loss of a function that returns its gradients
+        found.append((Leaf("", "", "float", (Length(number=flat.size),)), flat))
     return found
 
 

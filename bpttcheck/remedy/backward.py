@@ -94,7 +94,7 @@ class BackwardSource:
         """The target with this source for its backward pass, whose lines can be read."""
         name = f"<{self.method.function.__qualname__} as mended {id(self):x}>"
         linecache.cache[name] = (len(self.text), None, self.text.splitlines(True), name)
-        return self.planted(self.method.compile(self.method.tree, name))
+        return self._planted(self.method.compile(self.method.tree, name))  # a check fills it
 
     def _planted(self, code: Callable[..., Any]) -> Any:
         target = self.target

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from bpttcheck.blocks import Block
 from bpttcheck.results.report import Report
 
 
@@ -19,11 +20,16 @@ def renamed(report: Report, names: Mapping[str, str]) -> Report:
     """
     if not names:
         return report
-    plain = {block.removeprefix("d_"): name for block, name in names.items()}
-    known = {**plain, **names}
+    inputs = {block.removeprefix("d_"): _key(block) for block in names}
+    known = {**inputs, **names}
     longest = sorted(known, key=len, reverse=True)
     pattern = re.compile("|".join(rf"\b{re.escape(block)}" for block in longest))
     return _each_text(report, lambda text: pattern.sub(lambda found: known[found[0]], text))
+
+
+def _key(block: str) -> str:
+    """The input that ``d_params['W']`` is the gradient of: ``W``."""
+    return Block(block).path.strip("[]").strip("'\"")
 
 
 def _each_text(thing: Any, change: Callable[[str], str]) -> Any:

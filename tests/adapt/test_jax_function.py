@@ -394,6 +394,7 @@ def test_a_right_gradient_with_a_wrong_derivative_is_found():
     assert report.findings[0].block in ("d_x", "d_W")
 
 
+@pytest.mark.nightly
 def test_a_rule_is_not_the_reference_of_its_own_derivative():
     rule = small()
     outer = lambda x, W: rule(x, W)  # noqa: E731

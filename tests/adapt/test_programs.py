@@ -36,6 +36,7 @@ def run(cell, n_hidden=2):
     return cell.step_vjp(params, cache, new, y)
 
 
+@pytest.mark.nightly
 def test_the_memory_maps_of_sixty_living_subjects_stay_few():
     if not MAPS.exists():
         pytest.skip("this system has no /proc/self/maps to count")

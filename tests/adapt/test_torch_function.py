@@ -122,6 +122,7 @@ def test_a_wrong_gradient_is_found(reference):
     assert report.findings[0].block == "d_U"
 
 
+@pytest.mark.nightly
 def test_a_hand_written_backward_pass_is_not_its_own_reference():
     for function in (Transposed, Right):
         report = checked(from_torch(function.apply, SIGNATURE, function.apply))

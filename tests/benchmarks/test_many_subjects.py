@@ -64,6 +64,7 @@ def test_memory_maps_do_not_grow_with_the_number_of_subjects(monkeypatch):
     assert growth(counts) <= ALLOWED
 
 
+@pytest.mark.nightly
 @needs_proc
 def test_runs_that_somebody_keeps_are_seen_in_the_maps(monkeypatch):
     monkeypatch.setattr(CACHE, "most", 0)  # equal programs are not shared

@@ -135,6 +135,7 @@ def test_the_arguments_of_a_file_are_judged_alone_whatever_their_order(cli: Cli,
     assert report["findings"][0]["block"] == "d_Wh"
 
 
+@pytest.mark.nightly
 def test_a_process_of_its_own_gets_the_same_options(cli: Cli, code: str) -> None:
     result = cli(
         "verify", f"{code}:forward+late", "--signature", SIGNATURE, "--isolate", "--examples", "2",
@@ -251,6 +252,7 @@ def test_bugs_are_planted_in_the_source_of_the_backward_function(cli: Cli, code:
     assert "only the family 'source' is planted" in refused.stderr
 
 
+@pytest.mark.nightly
 def test_bugs_are_planted_in_the_gradients_of_a_loss_and_not_in_the_loss(
     cli: Cli, code: str
 ) -> None:

@@ -67,6 +67,7 @@ def arrays(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
 
 
+@pytest.mark.nightly
 def test_what_it_writes_for_an_lstm_passes_as_it_stands(cli: Cli, here: Path) -> None:
     Path("lstm_of_mine.py").write_text(LSTM)
     result = cli("new", "--from", "lstm_of_mine.py:lstm_forward+lstm_backward")

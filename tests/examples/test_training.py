@@ -68,6 +68,7 @@ def truncated(network, k):
     return gradients
 
 
+@pytest.mark.nightly
 def test_the_curve_by_hand_stays_in_the_band_of_jax(result):
     assert result.jax.losses.shape == (STEPS, 8)
     assert result.jax.leaves(result.hand) is None, result.jax.reach(result.hand).max()

@@ -147,7 +147,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("change", CHANGES, ids=" to ".join)
 def test_a_planted_bug_is_undone_in_its_own_line(module, change):
     text = mended(module(CELL, change).Gated())

@@ -160,6 +160,21 @@ class KeptByRoundedNumbers(KeptForEver):
         self.key = lambda params: np.round(params["W"], 6).tobytes()
 
 
+class KeptWithoutOneParameter(Plain):
+    """The whole backward pass is kept under everything but U."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        known = (params["W"], params["b"], *cache[:2], d_state, d_y)
+        key = b"".join(np.ascontiguousarray(a).tobytes() for a in known)
+        if key not in self.kept:
+            self.kept[key] = super().step_vjp(params, cache, d_state, d_y)
+        d_params, d_state, d_x = self.kept[key]
+        return {name: g.copy() for name, g in d_params.items()}, d_state.copy(), d_x.copy()
+
+
 class SizeOfTheLastInit(Backward):
     """Units beyond those of the last ``init`` get no gradient."""
 
@@ -263,6 +278,8 @@ FOUND = {
         KeptForEver, "step_vjp", "d_previous_state", "with some equal entries"),
     "W by its rounded entries": (
         KeptByRoundedNumbers, "step_vjp", "d_previous_state", "or digits"),
+    "U by the other arguments": (
+        KeptWithoutOneParameter, "step_vjp", "d_x", "under a key without params['U']"),
     "the size of the last init": (
         SizeOfTheLastInit, "step_vjp", "d_params['b']", "a size is kept from another call"),
     "the length of the last forward": (

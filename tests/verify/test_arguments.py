@@ -194,6 +194,17 @@ def test_a_refusal_of_read_only_arrays_is_a_failure(snapshot):
     assert messages(found.findings) == snapshot
 
 
+class ReadOnlyIsZero(Plain):
+    def step_vjp(self, params, cache, d_state, d_y):
+        return super().step_vjp(params, cache, d_state, d_y if d_y.flags.writeable else 0 * d_y)
+
+
+def test_another_result_of_a_read_only_array_is_found():
+    (finding,) = tally(ReadOnlyIsZero()).findings
+    assert finding.block.startswith("d_")
+    assert "where d_y is read-only, with equal values" in finding.message
+
+
 def test_a_subject_that_declares_contiguous_arrays_meets_no_layouts():
     class Declared(RawCotangent):
         contiguous = True

@@ -9,7 +9,7 @@ from bpttcheck.diagnose import CODES, paths
 from bpttcheck.diagnose.base import Rule
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("row", STEPS, ids=str)
 def test_the_first_diagnosis_names_the_bug(row, run):
     report = run(row.subject, row.check, **row.options)

@@ -83,7 +83,7 @@ def evidence(base, target, mode, dtype):
     return [Evidence(run, "check", mode, block, examples, seen) for block in wrong]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SUBJECTS)
 @given(
     how=st.sampled_from(list(HOW)),

@@ -496,7 +496,7 @@ def of_one_kind(regime, schedule):
     return tuple("ordinary" if name in others else name for name in schedule)
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(
     ("regime", "wrong"), REGIMES, ids=lambda x: x if isinstance(x, str) else type(x).__name__
 )
@@ -603,6 +603,7 @@ def test_a_size_of_no_template_shows_a_bug_that_is_missed_without_it(bases):
     assert without_it[0].verdict is Verdict.PASSED
 
 
+@pytest.mark.nightly
 def test_a_template_without_padding_shows_a_bug_that_is_missed_without_it(bases):
     assert result(bases, Centred(), "step_vjp", examples=5)[0].verdict is Verdict.PASSED
     assert result(bases, HardlyWrong(), "step_vjp", examples=5)[0].verdict is Verdict.FAILED

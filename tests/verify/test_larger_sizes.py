@@ -110,6 +110,7 @@ def test_every_edge_is_a_length_a_batch_and_both_widths():
     assert set(EDGES) == {case.n_hidden for case in made.widths}
 
 
+@pytest.mark.nightly
 def test_every_declared_size_is_tried_by_something():
     pairs = [(1, 1), (2, 2), (2, 3), (3, 2), (3, 3), (4, 4), (3, 5), (5, 3), (8, 32), (8, 40)]
     for sizes in (pairs, st.sampled_from(pairs)):

@@ -98,6 +98,7 @@ def test_strict_makes_the_refusal_a_failure(kernel):
     assert bpttcheck.check(kernel(), strict=True, **FEW).verdict is Verdict.FAILED
 
 
+@pytest.mark.nightly
 def test_what_is_declared_is_respected_without_a_remark():
     class Declared(MultipleOf16):
         lengths = (16, 32, 64)

@@ -10,7 +10,7 @@ from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
 
-pytestmark = pytest.mark.usefixtures("shared_runs")
+pytestmark = pytest.mark.usefixtures("shared_runs", "as_found")
 
 
 class TextbookSigmoid:

@@ -98,6 +98,8 @@ def make(tmp_path):
         ("k = self.t % self.slots", (24,)),
         ("x = elsewhere(x, chunk_size=72)", (72,)),
         ("if T > np.int64(65): x = 0", (65,)),
+        ("x = x.argmax(0).astype(np.uint8)", (256,)),
+        ("x = np.zeros(T, dtype='int8')", (128,)),
     ],
 )
 def test_an_integer_that_may_be_a_size_is_found(make, lines, expected):
@@ -130,6 +132,9 @@ def test_an_integer_that_may_be_a_size_is_found(make, lines, expected):
         "x = x + math.pi",
         "raise ValueError(f'{T} 64')",
         "if self.count > 1: x = 0\nself.count += 7",
+        "x = x.astype(np.int32)",
+        "x = x.astype('float16')",
+        "text = 'int'",
     ],
 )
 def test_a_number_that_is_no_size_is_left_alone(make, lines):

@@ -6,7 +6,7 @@ from subjects import Plain
 
 import bpttcheck
 
-pytestmark = pytest.mark.usefixtures("shared_runs")
+pytestmark = pytest.mark.usefixtures("shared_runs", "as_found")
 
 
 def wrong(change):

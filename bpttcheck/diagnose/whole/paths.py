@@ -60,7 +60,7 @@ def total(parts: Sequence[Array]) -> Array:
 
 def said(place: str) -> str:
     """Where, if it is known."""
-    return f", at {place}" if place else ""
+    return f", in the gradient of {place}" if place else ""
 
 
 def word(name: str) -> str:

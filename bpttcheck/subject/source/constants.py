@@ -39,6 +39,7 @@ _NUMBERS = {"float", "int", "float16", "float32", "float64", "int32", "int64", "
 _COUNTING = {"range", "reversed", "arange"}
 _NO_SIZE = {"axis", "axes", "dtype", "ndmin", "seed", "decimals", "ord", "ddof", "keepdims", "name"}
 _OF_VALUES = {"abs", "fabs", "absolute", "max", "min", "amax", "amin", "norm", "sum", "mean", "any"}
+_BYTES = {"int8": np.int8, "i1": np.int8, "uint8": np.uint8, "u1": np.uint8}
 _SIZE_NAME = re.compile(
     r"_*(T|B|H|N|D|K|M|t|n|i|j|k|[nN]_\w+|num_\w+"
     r"|(\w+_)?(len|length|lengths|size|count|steps?|batch|width|rows?|cols?|calls|dim))"
@@ -84,11 +85,26 @@ def sizes(node: ast.AST, scope: Scope) -> Iterator[tuple[int, int]]:
             for value in _terms(place, scope):
                 if isinstance(value, int) and _SMALLEST <= abs(value) <= _LARGEST:
                     yield weight, abs(value)
+        if isinstance(part, ast.Name | ast.Attribute | ast.Constant):
+            largest = _narrow(scope.resolve(part))
+            if largest is not None:
+                yield 3, largest
         if isinstance(part, ast.Name | ast.Attribute) and part not in skipped:
             value = _number(part, scope)
             is_named = not (isinstance(part, ast.Name) and scope.is_local(part.id))
             if is_named and isinstance(value, int) and _SMALLEST <= value <= _LARGEST:
                 yield 1, value
+
+
+def _narrow(value: Any) -> int | None:
+    """How many whole numbers from 0 on fit into one byte, if ``value`` is such a dtype."""
+    if isinstance(value, str):
+        value = _BYTES.get(value)
+    if isinstance(value, np.dtype):
+        value = value.type
+    if isinstance(value, type) and issubclass(value, np.int8 | np.uint8):
+        return int(np.iinfo(value).max) + 1
+    return None
 
 
 def thresholds(node: ast.AST, scope: Scope) -> Iterator[tuple[int, float]]:

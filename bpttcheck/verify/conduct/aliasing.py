@@ -17,6 +17,7 @@ import numpy as np
 from bpttcheck import trees
 from bpttcheck.contract import Array, is_float
 from bpttcheck.errors import ContractError, OutsideDomain
+from bpttcheck.judge.verdict import rounding
 from bpttcheck.subject.probe import Impurity
 from bpttcheck.subject.user_code import call
 from bpttcheck.subject.values import Bits, arrays, bits, difference, different, same
@@ -38,6 +39,7 @@ SECONDS = 0.4
 _STOPS = (20, 60, 200, CALLS)
 _USES = 3
 _TURNS = 24
+_MOST_LEAVES = 24
 
 
 Others = Mapping[str, Callable[[], Arguments]]
@@ -62,7 +64,7 @@ def shared_memory(passes: Passes, given: Arguments, others: Others | None = None
     probe = _Probe(passes, given, first, Rounding(passes, given, first), [], others or {})
     steps = (
         _start_written, _results_written, _other_sizes, _updated_in_place, _nearly_the_same,
-        _replaced, _kept,
+        _replaced, _kept, _one_changed,
     )  # fmt: skip
     for step in steps:
         try:
@@ -246,6 +248,30 @@ def _nearly_the_same(probe: _Probe) -> None:
         right = bits(replace(passes, subject=fresh).both(near.copy()))
         passes.both(base)
         if not probe.compare(right, passes.both(near.copy()), why, Rounding(passes, near, right)):
+            return
+
+
+def _one_changed(probe: _Probe) -> None:
+    """Every argument counts: a result must not be that of an earlier call with one other array.
+
+    What is right is computed from arguments that all differ in the last digit, so that no value that
+    is kept under some of them is met.
+    """
+    passes, rng = probe.passes, np.random.default_rng(0)
+    leaves = [p for p, leaf in probe.given.leaves().items() if is_float(leaf) and leaf.size]
+    for turn, path in enumerate(leaves[:_MOST_LEAVES]):
+        probe.when = f"after a call in which {path} alone was another"
+        why = f"is that of an earlier call in which {path} alone was another: something is kept "
+        why += f"under a key without {path}"
+        base = probe.given.copy()
+        for leaf in base.leaves().values():
+            if is_float(leaf):
+                leaf *= 1 - 2.0 ** -(7 + turn)  # values of no earlier call
+        near = base.copy()
+        near.leaves()[path][...] *= 0.875
+        right = bits(passes.both(base.noisy(rng, rounding(base.dtype)[0])))
+        passes.both(near)
+        if not probe.compare(right, passes.both(base.copy()), why, Rounding(passes, base, right)):
             return
 
 

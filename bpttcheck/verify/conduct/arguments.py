@@ -182,7 +182,7 @@ def _layouts(compared: _Compared) -> Generator[Impurity]:
         if not wrong and (together := _goes_wrong(compared, other)):
             wrong = {"every argument": together}
         if layout == READ_ONLY:
-            yield from _read_only_refused(wrong)
+            yield from _read_only_refused(compared, wrong)
         else:
             yield from _told(compared, layout, wrong, misread)
 
@@ -219,8 +219,14 @@ def _told(
         ))  # fmt: skip
 
 
-def _read_only_refused(wrong: Mapping[str, _Wrong]) -> Generator[Impurity]:
+def _read_only_refused(compared: _Compared, wrong: Mapping[str, _Wrong]) -> Generator[Impurity]:
     for path, error in wrong.items():
+        if not isinstance(error, ContractError):
+            method = compared.passes.method_of(error[0])
+            yield Impurity(method, error[0], (
+                f"{method}: another {_listed(error)} where {path} is read-only, with equal values. "
+                "Arrays of JAX, torch and np.broadcast_to are read-only; only the values count"
+            ))  # fmt: skip
         if isinstance(error, ContractError):
             yield Impurity(error.method, path, (
                 f"{error.method}: {path} that is read-only is refused: {error}. Arrays of JAX, "
