@@ -229,7 +229,8 @@ def _findings(report: Report, width: int) -> list[str]:
     lines: list[str] = []
     reported: set[str] = set()
     for number, finding in enumerate(shown, 1):
-        new = tuple(d for d in finding.diagnoses if d.sentence not in reported)
+        told = {*reported, finding.message}
+        new = tuple(d for d in finding.diagnoses if d.sentence not in told)
         reported.update(d.sentence for d in new)
         unknown = finding.jax is not None and not finding.diagnoses
         lines += ["", *_finding(number, replace(finding, diagnoses=new), width, unknown)]
