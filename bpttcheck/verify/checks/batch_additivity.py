@@ -44,7 +44,7 @@ def _of_function(context: Context) -> Tally:
     if _of(run) is PACKED:
         return run_law(context, PACKED)
     signature = run.subject.traits.signature
-    if not signature.outputs:
+    if not any(leaf.axes for leaf in signature.results):
         raise NotApplicable("the signature names no output with a batch axis; a loss is one number")
     if not signature.batch:
         raise NotApplicable("no batch axis is known: name it in the signature, as in x: N T D")
