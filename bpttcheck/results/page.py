@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.remedies import as_html
-from bpttcheck.results.text import counts, describe, first_lines, headline, outcome, told_apart
+from bpttcheck.results.text import (
+    compared_with,
+    counts,
+    describe,
+    first_lines,
+    headline,
+    outcome,
+    told_apart,
+)
 from bpttcheck.results.words import short
 
 if TYPE_CHECKING:
@@ -149,7 +157,7 @@ def _values(finding: Finding) -> str:
     for name, side in (
         ("JAX", finding.jax),
         ("differences", finding.finite_difference),
-        ("other side", finding.comparison),
+        (compared_with(finding), finding.comparison),
     ):
         if side is not None:
             sides.append((name, side.value, side.error))

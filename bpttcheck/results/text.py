@@ -332,6 +332,12 @@ def describe(case: Case) -> str:
     return f"{case.sizes}, {case.dtype}, {case.regime}{mask} (seed {case.seed}, {origin})"
 
 
+def compared_with(finding: Finding) -> str:
+    """What the comparison of a finding is called: of a gradient, a reference in torch."""
+    gradient = finding.check in ("vjp", "step_vjp", "sequence_vjp")
+    return "reference" if gradient else "other side"
+
+
 def _values(finding: Finding) -> list[str]:
     """The values of the worst entry under each other, their decimal points aligned."""
     if finding.hand is None:
@@ -339,7 +345,7 @@ def _values(finding: Finding) -> list[str]:
     rows: list[tuple[str, float | None, float | None]] = [("hand", finding.hand, None)]
     sides = [("JAX", finding.jax, "declined"), ("differences", finding.finite_difference, "none")]
     if finding.comparison is not None:
-        sides = [("other side", finding.comparison, "")]
+        sides = [(compared_with(finding), finding.comparison, "")]
     for name, side, _ in sides:
         rows.append((name, None, None) if side is None else (name, side.value, side.error))
     absent = {name: word for name, _, word in sides}
