@@ -162,7 +162,7 @@ class _Recorder:
 
     def step(self, cell: Any, params: Any, state: Any, x: Any) -> Any:
         """The step, with its inputs and results noted."""
-        given = {key: self._input(array, f"params[{key!r}]") for key, array in params.items()}
+        given = {key: self._input(array, _labelled(key)) for key, array in params.items()}
         before = [self._input(leaf, f"state{path}") for leaf, path in _leaves(state)]
         first = self._input(x, "x")
         code = _code(cell.step)
@@ -347,6 +347,10 @@ def _code(method: Any) -> CodeType:
     if code is None:
         raise Declined(f"step is a {type(method).__name__}, no function written in Python")
     return code
+
+
+def _labelled(key: str) -> str:
+    return f'params["{key}"]' if '"' not in key else f"params[{key!r}]"
 
 
 def _leaves(tree: Any) -> list[tuple[Any, str]]:

@@ -1,0 +1,254 @@
+"""Reverse accumulation: one statement for each adjoint, in the order in which they are known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bpttcheck.derivation import terms
+from bpttcheck.derivation.array_rules import Arrays, Part, Piece, Scatter
+from bpttcheck.derivation.forward import Forward
+from bpttcheck.derivation.functions import recognised
+from bpttcheck.derivation.recording import INPUT, Value
+from bpttcheck.derivation.rules import SLOPES, STEPS
+from bpttcheck.derivation.terms import Term, call, fitted, number
+from bpttcheck.derivation.traces import Traced
+from bpttcheck.errors import Declined
+
+
+@dataclass(frozen=True)
+class Given:
+    """A cotangent that the backward pass is given.
+
+    Args:
+        text: its name, ``"d_y"``.
+        about: what it belongs to, ``"the output"``.
+    """
+
+    text: str
+    about: str
+
+
+@dataclass(eq=False)
+class Adjoint:
+    """The statement of one adjoint.
+
+    Args:
+        value: whose it is.
+        parts: what it is the sum of, each with the value from which it flows back, or the given
+            cotangent.
+        whole: the sum of the parts that are terms.
+        scattered: parts that are added at an index.
+        number: its equation.
+    """
+
+    value: Value
+    parts: list[tuple[Term, Value | Given]]
+    whole: Term
+    scattered: list[tuple[Scatter, Value]]
+    number: int = 0
+
+
+@dataclass
+class Backward:
+    """The backward pass of a step.
+
+    Args:
+        adjoints: its statements, in order.
+        inputs: of each input the adjoint, None if nothing flows back to it.
+        functions: values that are a known function of another one.
+        alias: values whose adjoint is that of another one, which has no name of its own.
+    """
+
+    adjoints: list[Adjoint]
+    inputs: dict[Value, Adjoint | None]
+    functions: dict[Value, tuple[str, Value]]
+    alias: dict[Value, Value] = field(default_factory=dict[Value, Value])
+
+
+class Accumulation:
+    """Builds the backward pass of a traced step.
+
+    Args:
+        traced: the step.
+        forward: writes operands.
+        named: True for a value that the user gave a name.
+    """
+
+    def __init__(self, traced: Traced, forward: Forward, named: Callable[[Value], bool]) -> None:
+        self._traced, self._forward, self._named = traced, forward, named
+        self._arrays = Arrays(forward, traced.shapes)
+        self._functions = recognised(traced.first.values)
+        self._active = self._reached()
+        self._uses = Counter(o for v in traced.first.values for o in set(self._operands(v)))
+        self._sent: dict[Value, list[tuple[Part, Value | Given]]] = {}
+        self._made: list[Adjoint] = []
+        self._alias: dict[Value, Value] = {}
+
+    def run(self, given: Sequence[tuple[Value, Given]]) -> Backward:
+        """From the cotangents of the outputs back to the inputs.
+
+        Raises:
+            Declined: the adjoint of an operation is not known here.
+        """
+        for value, cotangent in given:
+            if value in self._active:
+                term = terms.ref(cotangent, value.shape)
+                self._sent.setdefault(value, []).append((term, cotangent))
+        inputs: dict[Value, Adjoint | None] = {}
+        for value in reversed(self._traced.first.values):
+            sent = self._sent.pop(value, None)
+            if value.op == INPUT:
+                inputs[value] = None if sent is None else self._adjoint(value, sent)
+            elif sent is not None:
+                self._pass_on(value, sent)
+        adjoints = self._made + [a for a in reversed(inputs.values()) if a is not None]
+        for k, adjoint in enumerate(adjoints):
+            adjoint.number = k + 1
+        return Backward(adjoints, inputs, self._functions, self._alias)
+
+    def _operands(self, value: Value) -> list[Value]:
+        return [self._functions[value][1]] if value in self._functions else value.operands
+
+    def _reached(self) -> set[Value]:
+        """The values through which a gradient may flow."""
+        found: set[Value] = set()
+        for value in self._traced.first.values:
+            if value.kind not in "fc" or value.known or value.op in STEPS:
+                continue
+            if value.op == INPUT or any(o in found for o in self._operands(value)):
+                found.add(value)
+        return found
+
+    def _pass_on(self, value: Value, sent: list[tuple[Part, Value | Given]]) -> None:
+        adjoint = self._adjoint(value, sent)
+        whole = adjoint.whole
+        marker = terms.ref(adjoint, value.shape, value.kind == "c")
+        uses = sum(
+            sum(r is adjoint for r in _term(part).refs()) for _, part in self._rule(value, marker)
+        )
+        short = whole.head == "ref" or (whole.head in ("T", "index") and whole.args[0].head == "ref")
+        if adjoint.scattered or (not short and (self._named(value) or uses > 1)):
+            self._made.append(adjoint)
+            d = marker
+            if not self._named(value):
+                self._borrow(value)
+        else:
+            d = whole
+        for operand, part in self._rule(value, d):
+            self._sent.setdefault(operand, []).append((part, value))
+
+    def _borrow(self, value: Value) -> None:
+        """A sum without a name lends that of an operand that is used nowhere else."""
+        if value.op != "np.add":
+            return
+        for operand in value.operands:
+            alone = self._uses[operand] == 1 and operand.op != INPUT
+            if alone and self._named(operand) and operand.shape == value.shape:
+                self._alias[value] = operand
+                return
+
+    def _rule(self, value: Value, d: Term) -> Iterator[tuple[Value, Part]]:
+        """What each operand gets of the adjoint of a value."""
+        for operand, part in self._rule_of(value, d):
+            if operand in self._active:
+                yield operand, part
+
+    def _rule_of(self, value: Value, d: Term) -> Iterator[tuple[Value, Part]]:
+        if value in self._functions:
+            name, operand = self._functions[value]
+            yield from self._slopes(value, name, (operand,), d)
+        elif value.op in SLOPES:
+            yield from self._slopes(value, value.op, value.args, d)
+        else:
+            try:
+                sent = self._arrays.sent(value, d)
+                if sent is None:
+                    raise Declined(f"{value.op}, of which no adjoint is known here")
+                yield from sent
+            except Declined as refusal:
+                where = refusal.where or place(value)
+                raise Declined(
+                    refusal.what, where=where,
+                    remedy=refusal.remedy or "the operations of docs/how-to/derive.md",
+                ) from None  # fmt: skip
+
+    def _slopes(
+        self, value: Value, name: str, items: Sequence[Any], d: Term
+    ) -> Iterator[tuple[Value, Part]]:
+        y = self._forward_ref(value)
+        operands = [self._forward.operand(item) for item in items]
+        for slope, item in zip(SLOPES[name], items, strict=False):
+            if slope is not None and isinstance(item, Value) and item in self._active:
+                term = slope(d, y, *operands)
+                yield item, fitted(term, value, item.shape, item.kind == "c")
+
+    def _forward_ref(self, value: Value) -> Term:
+        return terms.ref(value, value.shape, value.kind == "c")
+
+    def _adjoint(self, value: Value, sent: list[tuple[Part, Value | Given]]) -> Adjoint:
+        """The sum of what was sent to a value."""
+        parts: list[tuple[Term, Value | Given]] = []
+        pieces: list[tuple[Piece, Value]] = []
+        scattered: list[tuple[Scatter, Value]] = []
+        for part, source in sent:
+            if isinstance(part, Term):
+                parts.append((part, source))
+            elif isinstance(part, Piece):
+                assert isinstance(source, Value)
+                pieces.append((part, source))
+            else:
+                assert isinstance(source, Value)
+                scattered.append((part, source))
+        for axis in dict.fromkeys(piece.axis for piece, _ in pieces):
+            mine = [(p, s) for p, s in pieces if p.axis == axis]
+            joined = self._joined(value, mine, axis)
+            if joined is not None:
+                parts.append((joined, mine[0][1]))
+            else:
+                scattered += [(Scatter(p.term, p.at, False), s) for p, s in mine]
+        if not parts:
+            zeros = Term("zeros", (), value, value.shape, value.kind == "c")
+            parts = [(zeros, scattered[0][1])]
+        whole = terms.add(*(term for term, _ in parts))
+        return Adjoint(value, parts, whole, scattered)
+
+    def _joined(self, value: Value, pieces: list[tuple[Piece, Value]], axis: int) -> Term | None:
+        """Pieces that make the whole axis, put together."""
+        by_bounds: dict[Any, list[Term]] = {}
+        for piece, _ in pieces:
+            by_bounds.setdefault(piece.bounds, []).append(piece.term)
+        ordered = sorted(by_bounds)
+        ends: tuple[int, ...] = tuple(0 for _ in self._traced.shapes[value])
+        for bounds in ordered:
+            if tuple(start for start, _ in bounds) != ends:
+                return None
+            ends = tuple(end for _, end in bounds)
+        if ends != tuple(shape[axis] for shape in self._traced.shapes[value]):
+            return None
+        rows = [terms.add(*by_bounds[bounds]) for bounds in ordered]
+        if len(rows) == 1:
+            return rows[0]
+        listed = Term("list", tuple(rows), "list", (len(rows),), any(r.is_complex for r in rows))
+        last = axis and axis == len(value.shape) - 1
+        named: Mapping[str, str] = {"axis": "-1" if last else str(axis)} if axis else {}
+        return call(
+            "np.concatenate", listed, shape=value.shape, is_complex=value.kind == "c", **named
+        )
+
+
+def _term(part: Part) -> Term:
+    return part if isinstance(part, Term) else part.term
+
+
+def place(value: Value) -> str:
+    """File and line of an operation, ``"cell.py:12"``."""
+    if not value.stands:
+        return ""
+    stand = value.stands[0]
+    return f"{stand.code.co_filename.rpartition('/')[2]}:{stand.span[0]}"
+
+
+__all__ = ["Accumulation", "Adjoint", "Backward", "Given", "number", "place"]
