@@ -19,7 +19,7 @@ from bpttcheck.errors import Declined
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(terms.Backward):
     """A cotangent that the backward pass is given.
 
     Args:
@@ -32,7 +32,7 @@ class Given:
 
 
 @dataclass(eq=False)
-class Adjoint:
+class Adjoint(terms.Backward):
     """The statement of one adjoint.
 
     Args:
@@ -52,7 +52,7 @@ class Adjoint:
 
 
 @dataclass
-class Backward:
+class BackwardPass:
     """The backward pass of a step.
 
     Args:
@@ -80,14 +80,14 @@ class Accumulation:
     def __init__(self, traced: Traced, forward: Forward, named: Callable[[Value], bool]) -> None:
         self._traced, self._forward, self._named = traced, forward, named
         self._arrays = Arrays(forward, traced.shapes)
-        self._functions = recognised(traced.first.values)
+        self._functions = forward.functions = recognised(traced.first.values)
         self._active = self._reached()
         self._uses = Counter(o for v in traced.first.values for o in set(self._operands(v)))
         self._sent: dict[Value, list[tuple[Part, Value | Given]]] = {}
         self._made: list[Adjoint] = []
         self._alias: dict[Value, Value] = {}
 
-    def run(self, given: Sequence[tuple[Value, Given]]) -> Backward:
+    def run(self, given: Sequence[tuple[Value, Given]]) -> BackwardPass:
         """From the cotangents of the outputs back to the inputs.
 
         Raises:
@@ -107,7 +107,7 @@ class Accumulation:
         adjoints = self._made + [a for a in reversed(inputs.values()) if a is not None]
         for k, adjoint in enumerate(adjoints):
             adjoint.number = k + 1
-        return Backward(adjoints, inputs, self._functions, self._alias)
+        return BackwardPass(adjoints, inputs, self._functions, self._alias)
 
     def _operands(self, value: Value) -> list[Value]:
         return [self._functions[value][1]] if value in self._functions else value.operands
@@ -129,7 +129,8 @@ class Accumulation:
         uses = sum(
             sum(r is adjoint for r in _term(part).refs()) for _, part in self._rule(value, marker)
         )
-        short = whole.head == "ref" or (whole.head in ("T", "index") and whole.args[0].head == "ref")
+        heads = ("T", "index", "neg")
+        short = whole.head == "ref" or (whole.head in heads and whole.args[0].head == "ref")
         if adjoint.scattered or (not short and (self._named(value) or uses > 1)):
             self._made.append(adjoint)
             d = marker
@@ -179,11 +180,30 @@ class Accumulation:
         self, value: Value, name: str, items: Sequence[Any], d: Term
     ) -> Iterator[tuple[Value, Part]]:
         y = self._forward_ref(value)
-        operands = [self._forward.operand(item) for item in items]
+        operands = [self._forward.operand(item, value) for item in items]
+        chosen = self._comparison(name, items)
         for slope, item in zip(SLOPES[name], items, strict=False):
             if slope is not None and isinstance(item, Value) and item in self._active:
                 term = slope(d, y, *operands)
+                if chosen is not None:
+                    mask, first_wins = chosen
+                    wins = first_wins == (item is items[0])
+                    zero = number(0)
+                    term = terms.where(mask, d, zero) if wins else terms.where(mask, zero, d)
                 yield item, fitted(term, value, item.shape, item.kind == "c")
+
+    def _comparison(self, name: str, items: Sequence[Any]) -> tuple[Term, bool] | None:
+        """Where ``step`` itself compares the operands of a maximum: that, and who wins there."""
+        larger = {"np.maximum": True, "np.fmax": True, "np.minimum": False, "np.fmin": False}
+        if name not in larger or not all(isinstance(item, Value) for item in items):
+            return None
+        for value in self._traced.first.values:
+            sign = {"np.greater": True, "np.greater_equal": True, "np.less": False,
+                    "np.less_equal": False}.get(value.op)  # fmt: skip
+            if sign is not None and set(value.operands) == set(items) and len(value.args) == 2:
+                return self._forward_ref(value), (value.args[0] is items[0]) == (
+                    sign == larger[name])  # fmt: skip
+        return None
 
     def _forward_ref(self, value: Value) -> Term:
         return terms.ref(value, value.shape, value.kind == "c")
@@ -212,6 +232,7 @@ class Accumulation:
         if not parts:
             zeros = Term("zeros", (), value, value.shape, value.kind == "c")
             parts = [(zeros, scattered[0][1])]
+        parts.sort(key=lambda part: part[0].is_complex)
         whole = terms.add(*(term for term, _ in parts))
         return Adjoint(value, parts, whole, scattered)
 
@@ -251,4 +272,4 @@ def place(value: Value) -> str:
     return f"{stand.code.co_filename.rpartition('/')[2]}:{stand.span[0]}"
 
 
-__all__ = ["Accumulation", "Adjoint", "Backward", "Given", "number", "place"]
+__all__ = ["Accumulation", "Adjoint", "BackwardPass", "Given", "place"]

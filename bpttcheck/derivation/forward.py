@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,12 @@ _SIMPLE: dict[str, Callable[..., Term]] = {
 _FOLDED = ("np.transpose", "np.negative", "np.conjugate")
 
 
+def _is_scaled(value: Value) -> bool:
+    """True for a number times a value."""
+    plain = [isinstance(item, (int, float)) for item in value.args]
+    return value.op == "np.multiply" and len(plain) == 2 and sum(plain) == 1
+
+
 def of(value: Value) -> Term:
     """A reference to a value."""
     return terms.ref(value, value.shape, value.kind == "c")
@@ -53,17 +59,23 @@ class Forward:
     Args:
         sizes: texts of sizes.
         named: True for a value that has a name.
+        attribute: the text of a number that is an attribute of the cell, ``"self.g"``, or ``""``.
     """
 
-    def __init__(self, sizes: Sizes, named: Callable[[Value], bool]) -> None:
-        self.sizes, self._named = sizes, named
+    def __init__(
+        self, sizes: Sizes, named: Callable[[Value], bool], attribute: Callable[[Any, Value], str]
+    ) -> None:
+        self.sizes, self._named, self._attribute = sizes, named, attribute
+        self.functions: Mapping[Value, tuple[str, Value]] = {}
+        """Values that are known functions of another one."""
 
-    def operand(self, item: Any) -> Term:
-        """An argument: a value or a number."""
+    def operand(self, item: Any, of_value: Value | None = None) -> Term:
+        """An argument of the operation that made a value: a value or a number."""
         if isinstance(item, Value):
             if item.op == CONSTANT and item.shape == () and not isinstance(item.array, np.ndarray):
                 return self.operand(item.array)
-            if item.op in _FOLDED and not self._named(item):
+            scaled = _is_scaled(item) and item not in self.functions
+            if not self._named(item) and (item.op in _FOLDED or scaled):
                 return self.own(item)
             return of(item)
         if isinstance(item, Varying):
@@ -71,6 +83,10 @@ class Forward:
             if not text:
                 raise Declined(f"a number that differs with the sizes, {item.values[0]!r} at one")
             return terms.number(item.values[0], text)
+        if isinstance(item, float) and of_value is not None:
+            text = self._attribute(item, of_value)
+            if text:
+                return terms.number(item, text)
         if isinstance(item, (bool, int, float, complex)):
             return terms.number(item)
         if isinstance(item, np.generic):
@@ -126,7 +142,7 @@ class Forward:
             return self.operand(value.args[0])
         if op in (PUT,):
             raise Declined("a value that was written in place is needed again")
-        args = [self.operand(item) for item in value.args] if op != "z[...]" else []
+        args = [self.operand(item, value) for item in value.args] if op != "z[...]" else []
         plain = not value.kwargs or set(value.kwargs) <= {"out"}
         if op in INFIX and plain:
             return terms.infix(INFIX[op], *args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bpttcheck.derivation.terms import Term
+from bpttcheck.derivation.terms import Term, number
 
 _LOWEST, _COMPARE, _AND, _ADD, _MUL, _NEG, _POW, _ATOM = range(8)
 _SIGNS = {"&": _AND, "|": _AND, "^": _AND, "%": _MUL, "//": _MUL}
@@ -65,6 +65,8 @@ class Python:
         texts = [self.text(first, _ADD)]
         for arg in rest:
             sign, inner = ("-", arg.args[0]) if arg.head == "neg" else ("+", arg)
+            if _is_below_zero(arg):
+                sign, inner = "-", number(-arg.info[0])
             texts.append(f" {sign} {self.text(inner, _MUL)}")
         return "".join(texts), _ADD
 
@@ -173,3 +175,9 @@ class Python:
     def _zeros(self, term: Term) -> Written:
         kind = "complex" if term.is_complex else "d_y.dtype"
         return f"{self._function('np.zeros')}({self._shape(term.info)}, {kind})", _ATOM
+
+
+def _is_below_zero(term: Term) -> bool:
+    if term.head != "number" or term.info[1] or isinstance(term.info[0], complex):
+        return False
+    return term.info[0] < 0

@@ -11,6 +11,10 @@ import numpy as np
 Shape = tuple[int, ...]
 
 
+class Backward:
+    """What is known in the backward pass alone: adjoints and given cotangents."""
+
+
 @dataclass(frozen=True)
 class Term:
     """An expression.
@@ -62,12 +66,37 @@ def add(*terms: Term) -> Term:
     if len(flat) == 1:
         return flat[0]
     shape = np.broadcast_shapes(*(t.shape for t in flat))
+    flat = _joined_branches(flat)
     common = _common_factor(flat)
     if common is not None:
         rest = [_without(t, common) for t in flat]
-        if all(r.head in ("ref", "neg", "number") for r in rest):
+        if all(not isinstance(what, Backward) for r in rest for what in r.refs()):
             return mul(common, add_plain(rest, shape))
-    return add_plain(flat, shape)
+    return flat[0] if len(flat) == 1 else add_plain(flat, shape)
+
+
+def _joined_branches(flat: list[Term]) -> list[Term]:
+    """``where(c, a, 0) + where(c, 0, b)`` as ``where(c, a, b)``."""
+    left: list[Term] = []
+    for term in flat:
+        for k, other in enumerate(left):
+            if _is_where(term) and _is_where(other) and term.args[0] == other.args[0]:
+                pairs = zip(term.args[1:], other.args[1:], strict=True)
+                branches = [b if is_number(a, 0) else a for a, b in pairs if _any_zero(a, b)]
+                if len(branches) == 2:
+                    left[k] = where(term.args[0], *branches)
+                    break
+        else:
+            left.append(term)
+    return left
+
+
+def _is_where(term: Term) -> bool:
+    return term.head == "call" and term.info[0] == "np.where"
+
+
+def _any_zero(a: Term, b: Term) -> bool:
+    return is_number(a, 0) or is_number(b, 0)
 
 
 def add_pair(a: Term, b: Term) -> Term:
@@ -82,20 +111,30 @@ def add_plain(flat: Sequence[Term], shape: Shape) -> Term:
 
 
 def _common_factor(flat: Sequence[Term]) -> Term | None:
-    products = [t.args[0] if t.head == "neg" else t for t in flat]
-    if any(p.head != "mul" for p in products):
+    """An adjoint by which every term is multiplied."""
+    if len({t.shape for t in flat}) > 1 or len(flat) < 2:
         return None
-    first = products[0].args[0]
-    if all(p.args[0] == first for p in products) and len({p.shape for p in products}) == 1:
-        return first
+    factors = [_factors(t) for t in flat]
+    for factor in factors[0]:
+        if isinstance(factor.info, Backward) and all(factor in some for some in factors):
+            return factor
     return None
+
+
+def _factors(term: Term) -> Sequence[Term]:
+    if term.head in ("neg", "div"):
+        return _factors(term.args[0])
+    return term.args if term.head == "mul" else (term,)
 
 
 def _without(term: Term, factor: Term) -> Term:
     if term.head == "neg":
         return neg(_without(term.args[0], factor))
-    assert term.args[0] == factor
-    return mul(*term.args[1:])
+    if term.head == "div":
+        return div(_without(term.args[0], factor), term.args[1])
+    rest = list(_factors(term))
+    rest.remove(factor)
+    return mul(*rest)
 
 
 def neg(term: Term) -> Term:
@@ -116,33 +155,47 @@ def sub(a: Term, b: Term) -> Term:
 def mul(*factors: Term) -> Term:
     """The product, in this order; signs in front."""
     flat: list[Term] = []
+    below: list[Term] = []
     minus = False
     for factor in factors:
         if factor.head == "neg":
             minus, factor = not minus, factor.args[0]
+        # d * x / y reads better than d * (x / y).
+        if factor.head == "div":
+            below.append(factor.args[1])
+            factor = factor.args[0]
         flat.extend(factor.args if factor.head == "mul" else (factor,))
-    flat = [f for f in flat if not is_number(f, 1)]
-    if not flat:
-        return number(-1 if minus else 1)
-    shape = np.broadcast_shapes(*(f.shape for f in flat))
-    is_complex = any(f.is_complex for f in flat)
-    # d * x / y reads better than d * (x / y).
-    if len(flat) > 1 and any(f.head == "div" for f in flat[1:]):
-        k = next(k for k, f in enumerate(flat) if k and f.head == "div")
-        over = flat[k].args[1]
-        flat[k] = flat[k].args[0]
-        made = div(mul(*flat), over)
-    elif len(flat) == 1:
+    scale, flat = _scale(flat)
+    minus, scale = (not minus, -scale) if scale < 0 else (minus, scale)
+    flat = flat if scale == 1 and flat else [number(scale), *flat]
+    if len(flat) == 1:
         made = flat[0]
     else:
-        made = Term("mul", tuple(flat), None, shape, is_complex)
+        shape = np.broadcast_shapes(*(f.shape for f in flat))
+        made = Term("mul", tuple(flat), None, shape, any(f.is_complex for f in flat))
+    made = div(made, mul(*below)) if below else made
     return neg(made) if minus else made
 
 
+def _scale(factors: Sequence[Term]) -> tuple[Any, list[Term]]:
+    """The product of the plain real numbers, and the rest."""
+    scale: Any = 1
+    rest: list[Term] = []
+    for factor in factors:
+        if factor.head == "number" and not factor.info[1] and not factor.is_complex:
+            scale = scale * factor.info[0]
+        else:
+            rest.append(factor)
+    return scale, rest
+
+
 def div(a: Term, b: Term) -> Term:
-    """The quotient."""
+    """The quotient; what both are multiplied by alike is left out."""
     if a.head == "neg":
         return neg(div(a.args[0], b))
+    if a.head == "mul" and b.head == "mul" and a.args[0] == b.args[0]:
+        if a.args[0].head == "number":
+            return div(mul(*a.args[1:]), mul(*b.args[1:]))
     shape = np.broadcast_shapes(a.shape, b.shape)
     return Term("div", (a, b), None, shape, a.is_complex or b.is_complex)
 
@@ -151,6 +204,8 @@ def power(a: Term, exponent: Term) -> Term:
     """The power."""
     if is_number(exponent, 1):
         return a
+    if exponent.head == "number" and exponent.info[0] % 2 == 0 and a.head == "neg":
+        a = a.args[0]
     shape = np.broadcast_shapes(a.shape, exponent.shape)
     return Term("pow", (a, exponent), None, shape, a.is_complex or exponent.is_complex)
 
@@ -199,7 +254,16 @@ def call(name: str, *args: Term, shape: Shape | None = None, is_complex: bool | 
 
 def where(condition: Term, a: Term, b: Term) -> Term:
     """``np.where``."""
-    return call("np.where", condition, a, b)
+    return call("np.where", condition, _branch(a, condition, 1), _branch(b, condition, 2))
+
+
+def _branch(term: Term, condition: Term, which: int) -> Term:
+    """A branch in which the same condition is not asked again."""
+    if _is_where(term) and term.args[0] == condition:
+        return term.args[which]
+    if term.head == "mul":
+        return mul(*(_branch(factor, condition, which) for factor in term.args))
+    return term
 
 
 def index(term: Term, at: Sequence[Any], shape: Shape) -> Term:
