@@ -48,7 +48,20 @@ class Scatter:
     repeats: bool
 
 
-Part = Term | Piece | Scatter
+@dataclass(frozen=True)
+class Cleared:
+    """The adjoint of an array of which some entries were then overwritten: they get nothing.
+
+    Args:
+        term: the adjoint.
+        at: the index of what was overwritten.
+    """
+
+    term: Term
+    at: tuple[Any, ...]
+
+
+Part = Term | Piece | Scatter | Cleared
 Sent = Iterator[tuple[Value, Part]]
 
 
@@ -208,7 +221,7 @@ class Arrays:
         """A slice for each array."""
         arrays = v.args[0]
         default = {"np.hstack": 1 if len(v.shape) > 1 else 0, "np.vstack": 0}.get(v.op)
-        axis = (_axis(v, 1, 0) if default is None else default) % len(v.shape)
+        axis = int(default if default is not None else _axis(v, 1, 0)) % len(v.shape)
         if not isinstance(arrays, (list, tuple)) or not all(isinstance(a, Value) for a in arrays):
             raise _unsupported(v)
         if any(len(a.shape) != len(v.shape) for a in arrays):
@@ -223,6 +236,13 @@ class Arrays:
                 self._bound(starts, v) if k else None, None if last else self._bound(ends, v)
             ))  # fmt: skip
             yield array, terms.index(d, at, array.shape)
+
+    def piece(self, whole: Value, piece: Value) -> Term | None:
+        """An array as a slice of the one into which it was put, or None."""
+        if _RULES.get(whole.op) is not Arrays.concatenate:
+            return None
+        pieces = self.concatenate(whole, of(whole))
+        return next((p for v, p in pieces if v is piece and isinstance(p, Term)), None)
 
     def _bound(self, values: Sequence[int], v: Value) -> Term | int:
         text = self._sizes.text(values)
@@ -295,8 +315,8 @@ class Arrays:
         base, at, value = v.args
         parts = self._forward.parts(at)
         d = self.full(d, v)
-        if isinstance(base, Value) and not base.known:
-            raise _unsupported(v)
+        if isinstance(base, Value):
+            yield base, Cleared(d, parts)
         if isinstance(value, Value):
             shape = np.empty(v.shape)[_plain(at)].shape
             yield value, fitted(terms.index(d, parts, shape), _Shape(shape), value.shape,

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.special
 
 from bpttcheck.derivation import terms
+from bpttcheck.derivation.array_rules import Arrays
 from bpttcheck.derivation.backward import Adjoint, BackwardPass, Given, place
 from bpttcheck.derivation.forward import Forward
 from bpttcheck.derivation.naming import Names
@@ -136,6 +137,7 @@ class AtHand:
 
     def __init__(self, scene: Scene, backward: BackwardPass) -> None:
         self._scene, self._backward = scene, backward
+        self._arrays = Arrays(scene.forward, scene.traced.shapes)
         self._code = scene.traced.first.step
         self._assignments = assignments(self._code)
         self._cached = dict(self._in_cache())
@@ -166,13 +168,38 @@ class AtHand:
             if not self._scene.has_name(operand)
         )  # fmt: skip
 
-    def unpacking(self) -> str:
-        """The statement that unpacks the cache, or ``""``."""
+    def unpacking(self) -> Iterator[str]:
+        """The statements that unpack the cache."""
         cache = self._scene.traced.first.cache
-        if not self._is_flat(cache) or not any(item in self.used for item in cache):
+        if not self.used:
+            return
+        pattern = self._pattern(cache)
+        if pattern:
+            yield f"{pattern.removeprefix('(').removesuffix(')')} = cache"
+            return
+        for value, path in _paths(cache, "cache"):
+            if value in self.used:
+                yield f"{self.used[value]} = {path}"
+
+    def _pattern(self, item: Any) -> str:
+        """Nested tuples of names, ``(h, c), x``; ``""`` for anything else in them."""
+        if item is None or isinstance(item, Value):
+            return "_" if item is None else self.used.get(item, "_")
+        if not isinstance(item, (tuple, list)):
             return ""
-        names = [self.used.get(item, "_") if item is not None else "_" for item in cache]
-        return f"{', '.join(names)}{',' if len(names) == 1 else ''} = cache"
+        parts = [self._pattern(part) for part in item]
+        return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})" if all(parts) else ""
+
+    def copies(self) -> list[str]:
+        """The statements of ``step`` that are repeated, in order."""
+        values = self._scene.traced.first.values
+        return list(dict.fromkeys(self.copied[v] for v in values if v in self.copied))
+
+    def computed(self) -> Iterator[tuple[Value, Term]]:
+        """The values that are computed again, and from what."""
+        for value in self._scene.traced.first.values:
+            if value in self.again and value not in self.inline:
+                yield value, self.again[value]
 
     def called(self, value: Value) -> str | Term:
         """The name of a value, or the expression that stands for it."""
@@ -205,18 +232,10 @@ class AtHand:
             raise Declined("a shape that no size explains", where=place(value))
         return f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
 
-    def _is_flat(self, cache: Any) -> bool:
-        return isinstance(cache, (tuple, list)) and all(
-            item is None or isinstance(item, Value) for item in cache
-        )
-
     def _in_cache(self) -> Iterator[tuple[Value, str]]:
         """The values in the cache, and what they are called once it is unpacked."""
         cache = self._scene.traced.first.cache
-        if self._is_flat(cache):
-            yield from ((v, self._scene.names.value(v)) for v in cache if v is not None)
-        else:
-            yield from _paths(cache, "cache")
+        yield from ((v, self._scene.names.value(v)) for v, _ in _paths(cache, "cache"))
 
     def _resolve(self, forced: set[Value]) -> None:
         for book in (self.used, self.copied, self.again):
@@ -253,6 +272,11 @@ class AtHand:
         if value.op == CONSTANT:
             return []
         if value.op == INPUT:
+            for whole in self._cached:
+                slice_ = self._arrays.piece(whole, value)
+                if slice_ is not None:
+                    self.again[value] = slice_
+                    return [whole]
             raise Declined(
                 f"{self._scene.names.own(value) or value.label}, which the backward pass needs, is "
                 "not in the cache that step returns",
@@ -329,9 +353,10 @@ class AtHand:
 def terms_of(adjoint: Adjoint) -> Iterator[Term]:
     """Every expression in the statement of an adjoint."""
     yield adjoint.whole
-    for scatter, _ in adjoint.scattered:
-        yield scatter.term
-        for part in scatter.at:
+    yield from (scatter.term for scatter, _ in adjoint.scattered)
+    places = [*(scatter.at for scatter, _ in adjoint.scattered), *(at for at, _ in adjoint.cleared)]
+    for at in places:
+        for part in at:
             ends: Iterable[Any] = (
                 (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bpttcheck.derivation import terms
-from bpttcheck.derivation.array_rules import Arrays, Part, Piece, Scatter
+from bpttcheck.derivation.array_rules import Arrays, Cleared, Part, Piece, Scatter
 from bpttcheck.derivation.forward import Forward
 from bpttcheck.derivation.functions import recognised
 from bpttcheck.derivation.recording import INPUT, Value
@@ -41,6 +41,7 @@ class Adjoint(terms.Backward):
             cotangent.
         whole: the sum of the parts that are terms.
         scattered: parts that are added at an index.
+        cleared: entries that were overwritten, by index: to them nothing flows back.
         number: its equation.
     """
 
@@ -48,6 +49,7 @@ class Adjoint(terms.Backward):
     parts: list[tuple[Term, Value | Given]]
     whole: Term
     scattered: list[tuple[Scatter, Value]]
+    cleared: list[tuple[tuple[Any, ...], Value]]
     number: int = 0
 
 
@@ -125,13 +127,13 @@ class Accumulation:
     def _pass_on(self, value: Value, sent: list[tuple[Part, Value | Given]]) -> None:
         adjoint = self._adjoint(value, sent)
         whole = adjoint.whole
-        marker = terms.ref(adjoint, value.shape, value.kind == "c")
+        marker = terms.ref(adjoint, whole.shape, value.kind == "c")
         uses = sum(
             sum(r is adjoint for r in _term(part).refs()) for _, part in self._rule(value, marker)
         )
         heads = ("T", "index", "neg")
         short = whole.head == "ref" or (whole.head in heads and whole.args[0].head == "ref")
-        if adjoint.scattered or (not short and (self._named(value) or uses > 1)):
+        if adjoint.scattered or adjoint.cleared or (not short and (self._named(value) or uses > 1)):
             self._made.append(adjoint)
             d = marker
             if not self._named(value):
@@ -213,12 +215,22 @@ class Accumulation:
         parts: list[tuple[Term, Value | Given]] = []
         pieces: list[tuple[Piece, Value]] = []
         scattered: list[tuple[Scatter, Value]] = []
+        cleared: list[tuple[tuple[Any, ...], Value]] = []
         for part, source in sent:
             if isinstance(part, Term):
                 parts.append((part, source))
             elif isinstance(part, Piece):
                 assert isinstance(source, Value)
                 pieces.append((part, source))
+            elif isinstance(part, Cleared):
+                assert isinstance(source, Value)
+                if len(sent) > 1:
+                    raise Declined(
+                        "an array that is read and later written in place", where=place(source),
+                        remedy="a copy before the write",
+                    )  # fmt: skip
+                parts.append((part.term, source))
+                cleared.append((part.at, source))
             else:
                 assert isinstance(source, Value)
                 scattered.append((part, source))
@@ -234,7 +246,10 @@ class Accumulation:
             parts = [(zeros, scattered[0][1])]
         parts.sort(key=lambda part: part[0].is_complex)
         whole = terms.add(*(term for term, _ in parts))
-        return Adjoint(value, parts, whole, scattered)
+        if whole.shape != value.shape and (scattered or value.op == INPUT):
+            whole = terms.broadcast(whole, value, value.shape)
+            parts = [(whole, source) for _, source in parts[:1]]
+        return Adjoint(value, parts, whole, scattered, cleared)
 
     def _joined(self, value: Value, pieces: list[tuple[Piece, Value]], axis: int) -> Term | None:
         """Pieces that make the whole axis, put together."""

@@ -161,8 +161,6 @@ class Forward:
 
     def _called(self, value: Value, args: list[Term]) -> Term:
         named = {key: self.literal(item) for key, item in value.kwargs.items() if key != "out"}
-        name = value.op
-        if value.part is not None:
-            made = terms.call(name, *args, shape=value.shape, **named)
-            return terms.index(made, (value.part,), value.shape)
-        return terms.call(name, *args, shape=value.shape, is_complex=value.kind == "c", **named)
+        made = Term("call", tuple(args), (value.op, tuple(named.items())), value.shape,
+                    value.kind == "c")  # fmt: skip
+        return made if value.part is None else terms.index(made, (value.part,), value.shape)

@@ -145,8 +145,7 @@ class Python:
         return "..." if part is Ellipsis else repr(part)
 
     def _end(self, end: Any) -> str:
-        text = self.text(end) if isinstance(end, Term) else repr(end)
-        return text
+        return self.text(end) if isinstance(end, Term) else repr(end)
 
     def _sum(self, term: Term) -> Written:
         axes, keep = term.info

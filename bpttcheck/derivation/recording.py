@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.errors import Declined
+from bpttcheck.errors import BpttcheckError, Declined
 from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.tracer.arguments import replace
 from bpttcheck.oracles.tracer.memory import ArrayProxy
@@ -136,12 +136,19 @@ def record(cell: Any, params: Any, state: Any, x: Any) -> Recording:
     """
     recorder = _Recorder()
 
-    def step(params: Any, state: Any, x: Any) -> Any:
-        return recorder.step(cell, params, state, x)  # the tracer finds user code by what it holds
+    inputs = trees.structure((params, state, x))  # JAX would sort the keys of a dict
+
+    def step(*leaves: Any) -> Any:
+        return recorder.step(cell, *inputs.unflatten(leaves))  # the tracer finds the cell here
 
     lifted = lift(step, watch=recorder.see)
     with reference_mode():
-        jax.eval_shape(lifted, *(trees.map_leaves(_abstract, tree) for tree in (params, state, x)))
+        try:
+            jax.eval_shape(lifted, *map(_abstract, trees.leaves((params, state, x))))
+        except BpttcheckError:
+            raise
+        except Exception as error:  # raised by the step itself, on purpose
+            raise Declined(f"step raised {type(error).__name__}: {error}") from error
     assert recorder.done is not None
     return recorder.done
 
@@ -179,10 +186,10 @@ class _Recorder:
                 new, y = surrogate(self._freeze, params, state, x)
         self.done = Recording(
             self._values, given, before, first,
-            [self._read(leaf) for leaf, _ in _leaves(new)], self._read(y), cache, code,
-            trees.structure(state),
+            [self._read(leaf) for leaf in _aligned(new, trees.structure(state))], self._read(y),
+            cache, code, trees.structure(state),
         )  # fmt: skip
-        return new, y
+        return y
 
     def see(self, call: NumpyCall, perform: Callable[[], Any]) -> Any:
         """Note one operation."""
@@ -347,6 +354,17 @@ def _code(method: Any) -> CodeType:
     if code is None:
         raise Declined(f"step is a {type(method).__name__}, no function written in Python")
     return code
+
+
+def _aligned(tree: Any, like: trees.Structure) -> list[Any]:
+    """The leaves of a new state in the order of the old one."""
+    if like.kind == "leaf":
+        return [tree]
+    if trees.structure(tree).kind != like.kind or len(tree) != len(like.children):
+        decline("a step that returns a state of another structure", "the structure of the state")
+    parts = [tree[key] for key in like.keys] if like.kind == "dict" else list(tree)
+    pairs = zip(parts, like.children, strict=True)
+    return [leaf for part, child in pairs for leaf in _aligned(part, child)]
 
 
 def _labelled(key: str) -> str:

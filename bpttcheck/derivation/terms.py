@@ -193,9 +193,9 @@ def div(a: Term, b: Term) -> Term:
     """The quotient; what both are multiplied by alike is left out."""
     if a.head == "neg":
         return neg(div(a.args[0], b))
-    if a.head == "mul" and b.head == "mul" and a.args[0] == b.args[0]:
-        if a.args[0].head == "number":
-            return div(mul(*a.args[1:]), mul(*b.args[1:]))
+    both = a.head == "mul" and b.head == "mul"
+    if both and a.args[0] == b.args[0] and a.args[0].head == "number":
+        return div(mul(*a.args[1:]), mul(*b.args[1:]))
     shape = np.broadcast_shapes(a.shape, b.shape)
     return Term("div", (a, b), None, shape, a.is_complex or b.is_complex)
 
@@ -275,6 +275,10 @@ def index(term: Term, at: Sequence[Any], shape: Shape) -> Term:
         return term
     if term.head == "neg":
         return neg(index(term.args[0], at, shape))
+    if term.head == "index" and term.args[0].shape == shape:
+        added = tuple(0 if part is None else part for part in term.info)
+        if added == tuple(_frozen(part) for part in at) and None in term.info:
+            return term.args[0]
     dropped = {k for k, part in enumerate(at) if isinstance(part, int) and part == 0}
     plain = all(isinstance(part, int) or part == slice(None) for part in at)
     if term.head == "sum" and plain and len(at) <= len(term.shape):

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck import trees
 from bpttcheck.derivation.recording import Recording, Value, record
 from bpttcheck.errors import ContractError, Declined
 from bpttcheck.problems.sizes import collect
+from bpttcheck.subject.user_code import call
 from bpttcheck.traits import trait
 
 _SIZES = ((4, 7), (9, 5), (6, 11))
@@ -85,10 +87,14 @@ def _pairs(cell: Any) -> Sequence[tuple[int, int]]:
 
 
 def _point(cell: Any, n_in: int, n_hidden: int, rows: int) -> tuple[Any, Any, Any]:
-    params = cell.init(np.random.default_rng(_SEED), n_in, n_hidden)
+    params = call("init", cell.init, np.random.default_rng(_SEED), n_in, n_hidden)
     if not isinstance(params, dict):
         raise ContractError(f"init returned {type(params).__name__}, expected a dict of arrays")
-    return params, cell.initial_state(params, rows), np.zeros((rows, n_in))
+    state = call("initial_state", cell.initial_state, params, rows)
+    for what, leaf in [*params.items(), *(("the state", leaf) for leaf in trees.leaves(state))]:
+        if not isinstance(leaf, np.ndarray):
+            raise ContractError(f"{what} is {type(leaf).__name__}, expected an array", item=what)
+    return params, state, np.zeros((rows, n_in))
 
 
 def _operation(value: Value) -> Any:

@@ -50,6 +50,14 @@ class Writer:
             return what.text
         return self.name(what) if isinstance(what, Adjoint) else self.at_hand.called(what)
 
+    def text(self, term: Term) -> str:
+        """The source of an expression."""
+        return self._python.text(term)
+
+    def index(self, at: Any) -> str:
+        """The source of an index."""
+        return self._python.index(at)
+
     def name(self, adjoint: Adjoint) -> str:
         """The variable of an adjoint."""
         value = adjoint.value
@@ -84,9 +92,7 @@ class Writer:
         return f"def step_vjp({arguments}):\n{textwrap.indent(text, _INDENT)}\n"
 
     def _unpacked(self) -> Iterator[str]:
-        cache = self.at_hand.unpacking()
-        if cache:
-            yield cache
+        yield from self.at_hand.unpacking()
         if self.scene.unpacked:
             read = {r for a in self.backward.adjoints for t in terms_of(a) for r in t.refs()}
             written = [self._python.text(t) for a in self.backward.adjoints for t in terms_of(a)]
@@ -101,14 +107,10 @@ class Writer:
     def _computed(self) -> Iterator[str]:
         """The values of the forward pass that the cache does not hold."""
         hand = self.at_hand
-        done: set[str] = set()
-        for value in self._first.values:
-            if value in hand.copied and hand.copied[value] not in done:
-                done.add(hand.copied[value])
-                yield hand.copied[value]
-            elif value in hand.again and value not in hand.inline:
-                text = f"{self.scene.names.value(value)} = {self._python.text(hand.again[value])}"
-                yield from self._commented(text, 0, [self._origin(value)])
+        yield from hand.copies()
+        for value, term in hand.computed():
+            text = f"{self.scene.names.value(value)} = {self._python.text(term)}"
+            yield from self._commented(text, 0, [self._origin(value)])
 
     def _statement(self, name: str, adjoint: Adjoint) -> list[str]:
         """An adjoint, the number of its equation, and the lines from which it comes."""
@@ -121,18 +123,43 @@ class Writer:
                 sign, inner = ("- ", term.args[0]) if n and term.head == "neg" else (
                     "+ " if n else "", term)  # fmt: skip
                 shown = self._python.text(inner, 4 if sign == "- " else 3)
-                lines += self._commented(f"{_INDENT}{sign}{shown}", 0, [source])
+                rows = self._commented(f"{_INDENT}{sign}{shown}", 0, [source])
+                if len(shown) > _WIDTH and inner.head == "add" and sign != "- ":
+                    rows = [*rows[:-1], *(f"{_INDENT}{r}" for r in self._rows(inner, bool(n)))]
+                lines += rows
             lines.append(")")
         else:
-            text = self._owned(adjoint, bool(adjoint.scattered))
-            lines = self._commented(f"{name} = {text}", k, [source for _, source in groups])
+            text = self._owned(adjoint, bool(adjoint.scattered or adjoint.cleared))
+            sources = [source for _, source in groups]
+            lines = self._folded(f"{name} = {text}", adjoint.whole, k, sources)
         for scatter, source in adjoint.scattered:
             at, value = self._python.index(scatter.at), self._python.text(scatter.term)
             add = self.scene.function("np.add")
-            text = f"{add}.at({name}, ({at},), {value})" if scatter.repeats else (
-                f"{name}[{at}] += {value}")  # fmt: skip
+            repeats = f"{add}.at({name}, {self.scene.function('np.s_')}[{at}], {value})"
+            text = repeats if scatter.repeats else f"{name}[{at}] += {value}"
+            lines += self._commented(text, k, [self._origin(source)])
+        for place, source in adjoint.cleared:
+            text = f"{name}[{self._python.index(place)}] = 0"
             lines += self._commented(text, k, [self._origin(source)])
         return lines
+
+    def _folded(self, text: str, whole: Term, number: int, sources: Sequence[Origin]) -> list[str]:
+        """A statement; of a long product with a sum, the sum in lines of its own."""
+        found = self._commented(text, number, sources)
+        last = whole.args[-1] if whole.head == "mul" else whole
+        if len(text) <= _WIDTH or last.head != "add":
+            return found
+        inside = self._python.text(last)
+        inner = f"({inside})" if text.endswith(f"({inside})") else inside
+        rows = [f"{_INDENT}{row}" for row in self._rows(last, False)]
+        return [*found[:-1], f"{text.removesuffix(inner)}(", *rows, ")"]
+
+    def _rows(self, term: Term, signed: bool) -> Iterator[str]:
+        """The terms of a sum, a line each."""
+        for n, arg in enumerate(term.args):
+            minus = arg.head == "neg" and (n > 0 or signed)
+            sign = "- " if minus else "+ " if n or signed else ""
+            yield f"{sign}{self._python.text(arg.args[0] if minus else arg, 4 if sign else 3)}"
 
     def _owned(self, adjoint: Adjoint, always: bool) -> str:
         """An adjoint; of an input, or if entries are added, a copy of what would be a view."""
@@ -180,7 +207,7 @@ class Writer:
             if adjoint is None:
                 zeros = f"{self.scene.function('np.zeros_like')}({self.scene.parameter(value)})"
                 entries.append(f"{head}{zeros},  # step does not depend on it")
-            elif len(self._groups(adjoint)) > 1 or adjoint.scattered:
+            elif len(self._groups(adjoint)) > 1 or adjoint.scattered or adjoint.cleared:
                 before += self._statement(self.name(adjoint), adjoint)
                 entries.append(f"{head}{self.name(adjoint)},")
             else:
