@@ -152,7 +152,7 @@ class Arrays:
             if isinstance(operand, Value):
                 others = [conj(self._forward.operand(o)) for _, o in rest]
                 pattern = ",".join([out, *(g for g, _ in rest)]) + "->" + own
-                first = number(None, repr(pattern))
+                first = number(None, f'"{pattern}"')
                 is_complex = d.is_complex or any(o.is_complex for o in others)
                 made = call("np.einsum", first, d, *others, shape=operand.shape,
                             is_complex=is_complex)  # fmt: skip

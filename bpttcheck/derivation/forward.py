@@ -110,7 +110,9 @@ class Forward:
             if dtype == np.float64:
                 return "d_y.dtype"  # the step is traced in double precision
             return {"b": "bool", "i": "int"}.get(dtype.kind, f"np.{dtype.name}")
-        if item is None or isinstance(item, (bool, int, float, str)):
+        if isinstance(item, str):
+            return f'"{item}"'
+        if item is None or isinstance(item, (bool, int, float)):
             return repr(item)
         raise Declined(f"an argument of type {type(item).__name__}")
 

@@ -53,6 +53,12 @@ class Names:
         """The values that a variable of ``step`` holds in turn."""
         return [v for v in self._own if (self._step, name) in v.names]
 
+    def claim(self, name: str) -> bool:
+        """Take a name for something else, if it is free."""
+        free = name not in self._taken and name not in self._own.values()
+        self._taken.add(name)
+        return free
+
     def value(self, value: Value) -> str:
         """The name of a value; made on first use."""
         if value not in self._values:
@@ -103,6 +109,8 @@ class Names:
         wanted = f"{before}{basis}{after}"
         if keyword.iskeyword(wanted):
             wanted += "_"
+        if wanted in ("d_y", "d_state"):
+            wanted += "_total"  # all that flows back to it, not what is given alone
         if value.op == INPUT and wanted in self._taken:
             wanted += "_prev"  # a variable of step that holds something else later
         name, k = wanted, 1

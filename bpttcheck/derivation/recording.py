@@ -109,6 +109,7 @@ class Recording:
         cache: the third result, with values in place of arrays.
         step: the code of the step; that of a surrogate, if it has one.
         structure: of the state.
+        integers: the variables of the step that hold one.
     """
 
     values: list[Value]
@@ -120,6 +121,7 @@ class Recording:
     cache: Any
     step: CodeType
     structure: trees.Structure
+    integers: dict[str, int]
 
 
 def record(cell: Any, params: Any, state: Any, x: Any) -> Recording:
@@ -164,6 +166,7 @@ class _Recorder:
         self._values: list[Value] = []
         self._of: dict[int, tuple[Any, int, Value]] = {}
         self._same: dict[Any, Value] = {}
+        self._integers: dict[CodeType, dict[str, int]] = {}
         self._foreign: dict[int, tuple[Any, Value]] = {}
         self.done: Recording | None = None
 
@@ -187,7 +190,7 @@ class _Recorder:
         self.done = Recording(
             self._values, given, before, first,
             [self._read(leaf) for leaf in _aligned(new, trees.structure(state))], self._read(y),
-            cache, code, trees.structure(state),
+            cache, code, trees.structure(state), self._integers.get(code, {}),
         )  # fmt: skip
         return y
 
@@ -296,6 +299,8 @@ class _Recorder:
     def _names(self, frame: FrameType) -> None:
         """Note which variables hold which values."""
         for name, item in list(frame.f_locals.items()):
+            if type(item) is int:
+                self._integers.setdefault(frame.f_code, {})[name] = item
             found = self._of.get(id(item))
             if found is None and isinstance(item, np.ndarray):
                 held = self._foreign.get(id(item))

@@ -39,10 +39,12 @@ class Traced:
     Args:
         first: the recording at the first size; arguments that differ are :class:`Varying`.
         shapes: of each value of it, at every size.
+        sizes: variables of ``step`` that hold a size, with their values.
     """
 
     first: Recording
     shapes: dict[Value, tuple[tuple[int, ...], ...]]
+    sizes: dict[str, tuple[int, ...]]
 
 
 def traced(cell: Any) -> Traced:
@@ -75,7 +77,11 @@ def traced(cell: Any) -> Traced:
         ones = [tuple(size == 1 for size in shape) for shape in shapes[value]]
         if len(set(ones)) > 1:
             raise Declined("an axis that has one entry at some sizes alone")
-    return Traced(first, shapes)
+    sizes = {
+        name: tuple(r.integers[name] for r in recordings)
+        for name in first.integers if all(name in r.integers for r in recordings)
+    }  # fmt: skip
+    return Traced(first, shapes, {n: v for n, v in sizes.items() if len(set(v)) > 1})
 
 
 def _pairs(cell: Any) -> Sequence[tuple[int, int]]:
@@ -181,12 +187,12 @@ class Sizes:
         if all(isinstance(v, (int, np.integer)) for v in values):
             return self.text([int(v) for v in values])
         forms = (
-            (lambda v: v, "float({})"), (lambda v: v * v, "({}) ** 0.5"),
-            (lambda v: 1 / v, "1 / ({})"), (lambda v: 1 / (v * v), "({}) ** -0.5"),
+            (lambda v: v, "float({})"), (lambda v: v * v, "{} ** 0.5"),
+            (lambda v: 1 / v, "1 / {}"), (lambda v: 1 / (v * v), "{} ** -0.5"),
         )  # fmt: skip
         for back, form in forms:
             if all(v != 0 and abs(back(v) - round(back(v))) < 1e-9 * abs(back(v)) for v in floats):
                 text = self.text([round(back(v)) for v in floats])
                 if text:
-                    return form.format(text)
+                    return form.format(f"({text})" if " " in text else text)
         return ""

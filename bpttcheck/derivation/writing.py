@@ -79,7 +79,8 @@ class Writer:
 
     def source(self, header: Sequence[str]) -> str:
         """The whole function."""
-        body = [*self._unpacked(), *self._computed()]
+        unpacked = list(self._unpacked())
+        body = list(self._computed())
         inputs = {a for a in self.backward.inputs.values() if a is not None}
         for adjoint in self.backward.adjoints:
             if adjoint not in inputs:
@@ -88,8 +89,20 @@ class Writer:
         scene = self.scene
         own = [scene.self_name] if scene.bound else []
         arguments = ", ".join([*own, scene.params_name, "cache", "d_state", "d_y"])
-        text = "\n".join([*header, *scene.imports, *body])
+        text = "\n".join([*header, *scene.imports, *unpacked, *self._with_sizes(body)])
         return f"def step_vjp({arguments}):\n{textwrap.indent(text, _INDENT)}\n"
+
+    def _with_sizes(self, body: list[str]) -> list[str]:
+        """The sizes that have a name in ``step`` by that name."""
+        sizes = self.scene.forward.sizes
+        text = "\n".join(body)
+        named: list[str] = []
+        for name, values in self.scene.traced.sizes.items():
+            size = sizes.text(values)
+            if size in text and "[" in size and " " not in size and self.scene.names.claim(name):
+                named.append(f"{name} = {size}")
+                text = text.replace(size, name)
+        return [*named, *text.split("\n")]
 
     def _unpacked(self) -> Iterator[str]:
         yield from self.at_hand.unpacking()
@@ -185,7 +198,7 @@ class Writer:
     def _commented(self, text: str, number: int, sources: Iterable[Origin]) -> list[str]:
         """A statement and its comment, behind it or, where there is no room, before it."""
         tag = f"({number}) " if number else ""
-        distinct = list(dict.fromkeys(sources))
+        distinct = [o for o in dict.fromkeys(sources) if o.text or o.place]
         room = _WIDTH - len(text) - len(tag) - 4
         if len(distinct) > 1 or (distinct and not distinct[0].place):
             return [f"{text}  # {tag}{' and '.join(o.within(40) for o in distinct)}"]
