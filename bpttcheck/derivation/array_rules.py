@@ -383,6 +383,24 @@ class Arrays:
         A = self._forward.operand(a)
         yield a, div(mul(self._spread(v, d, a), A), self._spread(v, of(v), a))
 
+    def inverse(self, v: Value, d: Term) -> Sent:
+        """``d_A = -Y.T @ d @ Y.T`` for ``Y = inv(A)``."""
+        turned = conj(terms.transposed(of(v)))
+        yield v.args[0], terms.neg(terms.matmul(terms.matmul(turned, self.full(d, v)), turned))
+
+    def solve(self, v: Value, d: Term) -> Sent:
+        """``d_b = solve(A.T, d)`` and ``d_A = -d_b @ y.T`` for ``y = solve(A, b)``."""
+        a, b = v.args
+        A, B = self._forward.operand(a), self._forward.operand(b)
+        if len(A.shape) != len(B.shape):
+            raise _unsupported(v)
+        turned = conj(terms.transposed(A))
+        d_b = call("np.linalg.solve", turned, self.full(d, v), shape=v.shape)
+        d_a = terms.neg(terms.matmul(d_b, conj(terms.transposed(of(v)))))
+        for operand, term in ((a, d_a), (b, d_b)):
+            if isinstance(operand, Value):
+                yield operand, _batched(term, operand)
+
     def cumsum(self, v: Value, d: Term) -> Sent:
         """The sums from the other end."""
         a, axis = v.args[0], _axis(v, 1, None)
@@ -505,7 +523,8 @@ _RULES: dict[str, Rule] = {
     "np.sum": Arrays.sum, "np.add.reduce": Arrays.sum, "np.mean": Arrays.mean,
     "np.var": Arrays.spread_variance, "np.std": Arrays.spread_variance,
     "np.max": Arrays.extreme, "np.amax": Arrays.extreme, "np.min": Arrays.extreme,
-    "np.maximum.reduce": Arrays.extreme, "np.linalg.norm": Arrays.norm,
+    "np.maximum.reduce": Arrays.extreme,
+    "np.linalg.inv": Arrays.inverse, "np.linalg.solve": Arrays.solve, "np.linalg.norm": Arrays.norm,
     "np.cumsum": Arrays.cumsum, "scipy.special.softmax": Arrays.softmax,
     "scipy.special.log_softmax": Arrays.softmax, "scipy.special.logsumexp": Arrays.logsumexp,
 }  # fmt: skip

@@ -98,7 +98,7 @@ class Scene:
         if paths == ("",):
             return [Given("d_state", "the new state"), Given("d_y", "the output")]
         texts = [
-            self.names.cotangent(leaf) if self.unpacked else f"d_state{path}"
+            self.names.cotangent(leaf) if self.unpacked else "d_state" + path.replace("'", '"')
             for leaf, path in zip(first.state, paths, strict=True)
         ]
         return [*(Given(text, "the new state") for text in texts), Given("d_y", "the output")]

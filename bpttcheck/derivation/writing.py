@@ -248,13 +248,17 @@ class Writer:
         return f"{self.scene.function('np.zeros')}({self.at_hand.shape(value)}, d_y.dtype)"
 
 
-def _packed(structure: Structure, leaves: Iterator[str]) -> str:
-    """The state as it is returned."""
+def _packed(structure: Structure, leaves: Iterator[str], given: str = "d_state") -> str:
+    """The state as it is returned, in the form of what is given."""
     if structure.kind == "leaf":
         return next(leaves)
-    inner = [_packed(child, leaves) for child in structure.children]
+    below = [
+        f"{given}.{key}" if structure.kind == "namedtuple" else f"{given}[{quoted(key)}]"
+        for key in structure.keys
+    ]
+    inner = [_packed(c, leaves, text) for c, text in zip(structure.children, below, strict=True)]
     if structure.kind == "dict":
         pairs = zip(structure.keys, inner, strict=True)
         return "{" + ", ".join(f"{quoted(key)}: {text}" for key, text in pairs) + "}"
     text = ", ".join(inner) + ("," if len(inner) == 1 else "")
-    return f"type(d_state)({text})" if structure.kind == "namedtuple" else f"({text})"
+    return f"type({given})({text})" if structure.kind == "namedtuple" else f"({text})"
