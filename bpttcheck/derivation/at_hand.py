@@ -14,10 +14,11 @@ import numpy as np
 import scipy.special
 
 from bpttcheck.derivation import terms
-from bpttcheck.derivation.array_rules import Arrays
-from bpttcheck.derivation.backward import Adjoint, BackwardPass, Given, place
+from bpttcheck.derivation.array_parts import ArrayScene
+from bpttcheck.derivation.array_rules import piece
+from bpttcheck.derivation.backward import Adjoint, BackwardPass, GivenCotangent, place
 from bpttcheck.derivation.forward import Forward
-from bpttcheck.derivation.naming import Names
+from bpttcheck.derivation.naming import StepNames
 from bpttcheck.derivation.recording import CONSTANT, INPUT, Value
 from bpttcheck.derivation.source_lines import assignments, targets, text_at
 from bpttcheck.derivation.terms import Term
@@ -28,7 +29,7 @@ _MOST_NUMBERS = 8
 _CHEAP = frozenset("T neg infix not real imag conj index".split())
 
 
-class Scene:
+class RuleScene:
     """The function in which the backward pass will stand, and how things are called there.
 
     Args:
@@ -47,7 +48,7 @@ class Scene:
         self.self_name = arguments[0] if self.bound else ""
         self.params_name = arguments[1 if self.bound else 0]
         taken = {"cache", "d_state", "d_y", "d_params", self.self_name, self.params_name, "np"}
-        self.names = Names(traced.first.values, code, taken | set(self.variables))
+        self.names = StepNames(traced.first.values, code, taken | set(self.variables))
         self.imports: dict[str, None] = {}
         self.given = self._cotangents()
         self.forward = Forward(self._sizes(), self.has_name, self._attribute)
@@ -91,17 +92,20 @@ class Scene:
             self.imports[statement] = None
         return alias or usual
 
-    def _cotangents(self) -> list[Given]:
+    def _cotangents(self) -> list[GivenCotangent]:
         """A name for the cotangent of each leaf of the new state, and of the output."""
         first = self.traced.first
         paths = first.structure.paths
         if paths == ("",):
-            return [Given("d_state", "the new state"), Given("d_y", "the output")]
+            return [GivenCotangent("d_state", "the new state"), GivenCotangent("d_y", "the output")]
         texts = [
             self.names.cotangent(leaf) if self.unpacked else "d_state" + path.replace("'", '"')
             for leaf, path in zip(first.state, paths, strict=True)
         ]
-        return [*(Given(text, "the new state") for text in texts), Given("d_y", "the output")]
+        return [
+            *(GivenCotangent(text, "the new state") for text in texts),
+            GivenCotangent("d_y", "the output"),
+        ]
 
     def _sizes(self) -> Sizes:
         first, shapes = self.traced.first, self.traced.shapes
@@ -135,9 +139,9 @@ class AtHand:
         Declined: a value cannot be had.
     """
 
-    def __init__(self, scene: Scene, backward: BackwardPass) -> None:
+    def __init__(self, scene: RuleScene, backward: BackwardPass) -> None:
         self._scene, self._backward = scene, backward
-        self._arrays = Arrays(scene.forward, scene.traced.shapes)
+        self._arrays = ArrayScene(scene.forward, scene.traced.shapes)
         self._code = scene.traced.first.step
         self._assignments = assignments(self._code)
         self._cached = dict(self._in_cache())
@@ -273,7 +277,7 @@ class AtHand:
             return []
         if value.op == INPUT:
             for whole in self._cached:
-                slice_ = self._arrays.piece(whole, value)
+                slice_ = piece(self._arrays, whole, value)
                 if slice_ is not None:
                     self.again[value] = slice_
                     return [whole]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bpttcheck.derivation import terms
-from bpttcheck.derivation.array_rules import Arrays, Cleared, Part, Piece, Scatter
+from bpttcheck.derivation.array_parts import ArrayScene, ClearedPart, Part, Piece, Scatter
+from bpttcheck.derivation.array_rules import sent as sent_by
 from bpttcheck.derivation.forward import Forward
 from bpttcheck.derivation.functions import recognised
 from bpttcheck.derivation.recording import INPUT, Value
@@ -19,7 +20,7 @@ from bpttcheck.errors import Declined
 
 
 @dataclass(frozen=True)
-class Given(terms.Backward):
+class GivenCotangent(terms.BackwardTerm):
     """A cotangent that the backward pass is given.
 
     Args:
@@ -32,7 +33,7 @@ class Given(terms.Backward):
 
 
 @dataclass(eq=False)
-class Adjoint(terms.Backward):
+class Adjoint(terms.BackwardTerm):
     """The statement of one adjoint.
 
     Args:
@@ -46,7 +47,7 @@ class Adjoint(terms.Backward):
     """
 
     value: Value
-    parts: list[tuple[Term, Value | Given]]
+    parts: list[tuple[Term, Value | GivenCotangent]]
     whole: Term
     scattered: list[tuple[Scatter, Value]]
     cleared: list[tuple[tuple[Any, ...], Value]]
@@ -81,15 +82,15 @@ class Accumulation:
 
     def __init__(self, traced: Traced, forward: Forward, named: Callable[[Value], bool]) -> None:
         self._traced, self._forward, self._named = traced, forward, named
-        self._arrays = Arrays(forward, traced.shapes)
+        self._arrays = ArrayScene(forward, traced.shapes)
         self._functions = forward.functions = recognised(traced.first.values)
         self._active = self._reached()
         self._uses = Counter(o for v in traced.first.values for o in set(self._operands(v)))
-        self._sent: dict[Value, list[tuple[Part, Value | Given]]] = {}
+        self._sent: dict[Value, list[tuple[Part, Value | GivenCotangent]]] = {}
         self._made: list[Adjoint] = []
         self._alias: dict[Value, Value] = {}
 
-    def run(self, given: Sequence[tuple[Value, Given]]) -> BackwardPass:
+    def run(self, given: Sequence[tuple[Value, GivenCotangent]]) -> BackwardPass:
         """From the cotangents of the outputs back to the inputs.
 
         Raises:
@@ -124,7 +125,7 @@ class Accumulation:
                 found.add(value)
         return found
 
-    def _pass_on(self, value: Value, sent: list[tuple[Part, Value | Given]]) -> None:
+    def _pass_on(self, value: Value, sent: list[tuple[Part, Value | GivenCotangent]]) -> None:
         adjoint = self._adjoint(value, sent)
         whole = adjoint.whole
         marker = terms.ref(adjoint, whole.shape, value.kind == "c")
@@ -167,7 +168,7 @@ class Accumulation:
             yield from self._slopes(value, value.op, value.args, d)
         else:
             try:
-                sent = self._arrays.sent(value, d)
+                sent = sent_by(self._arrays, value, d)
                 if sent is None:
                     raise Declined(f"{value.op}, of which no adjoint is known here")
                 yield from sent
@@ -210,9 +211,9 @@ class Accumulation:
     def _forward_ref(self, value: Value) -> Term:
         return terms.ref(value, value.shape, value.kind == "c")
 
-    def _adjoint(self, value: Value, sent: list[tuple[Part, Value | Given]]) -> Adjoint:
+    def _adjoint(self, value: Value, sent: list[tuple[Part, Value | GivenCotangent]]) -> Adjoint:
         """The sum of what was sent to a value."""
-        parts: list[tuple[Term, Value | Given]] = []
+        parts: list[tuple[Term, Value | GivenCotangent]] = []
         pieces: list[tuple[Piece, Value]] = []
         scattered: list[tuple[Scatter, Value]] = []
         cleared: list[tuple[tuple[Any, ...], Value]] = []
@@ -222,7 +223,7 @@ class Accumulation:
             elif isinstance(part, Piece):
                 assert isinstance(source, Value)
                 pieces.append((part, source))
-            elif isinstance(part, Cleared):
+            elif isinstance(part, ClearedPart):
                 assert isinstance(source, Value)
                 if len(sent) > 1:
                     raise Declined(
@@ -287,4 +288,4 @@ def place(value: Value) -> str:
     return f"{stand.code.co_filename.rpartition('/')[2]}:{stand.span[0]}"
 
 
-__all__ = ["Accumulation", "Adjoint", "BackwardPass", "Given", "place"]
+__all__ = ["Accumulation", "Adjoint", "BackwardPass", "GivenCotangent", "place"]

@@ -71,8 +71,8 @@ def derive(cell: Any, *, examples: int = _EXAMPLES, seed: int = 0) -> Derivation
     not a derivation by hand, and never judges itself: JAX and finite differences do.
 
     >>> import bpttcheck
-    >>> print(bpttcheck.derive(bpttcheck.cells.Elman(), examples=3).conclusion)
-    INCONCLUSIVE: step_vjp, sequence_vjp
+    >>> print(bpttcheck.derive(bpttcheck.cells.Elman(), examples=20).conclusion)
+    passes all 11 checks, each with 20 cases at most
 
     Args:
         cell: a cell, or a :class:`bpttcheck.Subject` of one; it needs no ``step_vjp``.

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from bpttcheck.derivation import terms
-from bpttcheck.derivation.backward import Adjoint, Given
+from bpttcheck.derivation.backward import Adjoint, GivenCotangent
 from bpttcheck.derivation.terms import Term
 from bpttcheck.derivation.writing import Writer
 
@@ -51,7 +51,7 @@ class _Latex:
         called = self._writer.called(what)
         if isinstance(called, Term):
             return self.text(called)
-        if isinstance(what, (Adjoint, Given)):
+        if isinstance(what, (Adjoint, GivenCotangent)):
             return _named(re.sub(r"^d_", "", called), bar=True)
         return _named(called)
 

@@ -1,4 +1,4 @@
-"""Names: those of the user where there are any, else short ones, each once."""
+"""StepNames: those of the user where there are any, else short ones, each once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COMPARED = {
 }  # fmt: skip
 
 
-class Names:
+class StepNames:
     """Gives names to values and to their adjoints.
 
     Args:

@@ -33,7 +33,7 @@ CONSTANT = "constant"
 
 
 @dataclass(frozen=True)
-class Stand:
+class UserStand:
     """Where a function of the user stood.
 
     Args:
@@ -77,7 +77,7 @@ class Value:
     kind: str
     known: bool
     part: int | None = None
-    stands: tuple[Stand, ...] = ()
+    stands: tuple[UserStand, ...] = ()
     label: str = ""
     array: Any = None
     native: Any = None
@@ -96,7 +96,7 @@ def _is_value(item: Any) -> bool:
 
 
 @dataclass
-class Recording:
+class StepRecording:
     """One run of a step.
 
     Args:
@@ -124,7 +124,7 @@ class Recording:
     integers: dict[str, int]
 
 
-def record(cell: Any, params: Any, state: Any, x: Any) -> Recording:
+def record(cell: Any, params: Any, state: Any, x: Any) -> StepRecording:
     """Run a step once.
 
     Args:
@@ -168,7 +168,7 @@ class _Recorder:
         self._same: dict[Any, Value] = {}
         self._integers: dict[CodeType, dict[str, int]] = {}
         self._foreign: dict[int, tuple[Any, Value]] = {}
-        self.done: Recording | None = None
+        self.done: StepRecording | None = None
 
     def step(self, cell: Any, params: Any, state: Any, x: Any) -> Any:
         """The step, with its inputs and results noted."""
@@ -187,7 +187,7 @@ class _Recorder:
             code = _code(surrogate)
             with self._watched():
                 new, y = surrogate(self._freeze, params, state, x)
-        self.done = Recording(
+        self.done = StepRecording(
             self._values, given, before, first,
             [self._read(leaf) for leaf in _aligned(new, trees.structure(state))], self._read(y),
             cache, code, trees.structure(state), self._integers.get(code, {}),
@@ -214,7 +214,7 @@ class _Recorder:
 
     def _note(
         self, call: NumpyCall, args: Any, kwargs: Any, made: ArrayProxy, part: int | None,
-        stands: tuple[Stand, ...],
+        stands: tuple[UserStand, ...],
     ) -> None:  # fmt: skip
         shadow = made.shadow
         key = (call.name, part, _key(args), _key(kwargs))
@@ -289,10 +289,10 @@ class _Recorder:
         self._bind(made, value)
         return made
 
-    def _stands(self) -> tuple[Stand, ...]:
-        found: list[Stand] = []
+    def _stands(self) -> tuple[UserStand, ...]:
+        found: list[UserStand] = []
         for frame in _user_frames(sys._getframe(1)):  # pyright: ignore[reportPrivateUsage]
-            found.append(Stand(frame.f_code, frame.f_lasti))
+            found.append(UserStand(frame.f_code, frame.f_lasti))
             self._names(frame)
         return tuple(found)
 
@@ -304,11 +304,13 @@ class _Recorder:
             found = self._of.get(id(item))
             if found is None and isinstance(item, np.ndarray):
                 held = self._foreign.get(id(item))
-                found = None if held is None else (item, 0, held[1])
-            elif found is not None and (found[0] is not item or found[1] != item.buffer.version):
-                found = None
-            if found is not None and (frame.f_code, name) not in found[2].names:
-                found[2].names.append((frame.f_code, name))
+                value = None if held is None else held[1]
+            elif found is not None and found[0] is item and found[1] == found[0].buffer.version:
+                value = found[2]
+            else:
+                continue
+            if value is not None and (frame.f_code, name) not in value.names:
+                value.names.append((frame.f_code, name))
 
     def _watched(self) -> _Profile:
         return _Profile(self._names)
@@ -391,4 +393,4 @@ def _key(item: Any) -> Any:
     return repr(shape), tuple(found)
 
 
-__all__ = ["CONSTANT", "FREEZE", "INPUT", "PUT", "Recording", "Stand", "Value", "record"]
+__all__ = ["CONSTANT", "FREEZE", "INPUT", "PUT", "StepRecording", "UserStand", "Value", "record"]

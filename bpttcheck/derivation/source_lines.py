@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from types import CodeType
 
-from bpttcheck.derivation.recording import Stand
+from bpttcheck.derivation.recording import UserStand
 
 _LEAST = 12
 
@@ -40,7 +40,7 @@ class Origin:
         return ", ".join(part for part in (text, self.place) if part)
 
 
-def origin(stands: tuple[Stand, ...], step: CodeType) -> Origin:
+def origin(stands: tuple[UserStand, ...], step: CodeType) -> Origin:
     """What ``step`` does there, else the innermost function."""
     if not stands:
         return Origin("")
@@ -51,7 +51,7 @@ def origin(stands: tuple[Stand, ...], step: CodeType) -> Origin:
     return Origin(_statement(file, line or 0, column or 0), f"{Path(file).name}:{line}")
 
 
-def text_at(stand: Stand) -> str:
+def text_at(stand: UserStand) -> str:
     """The lines of the expression at a place."""
     first, last, _, _ = stand.span
     lines = linecache.getlines(stand.code.co_filename)

@@ -11,7 +11,7 @@ import numpy as np
 Shape = tuple[int, ...]
 
 
-class Backward:
+class BackwardTerm:
     """What is known in the backward pass alone: adjoints and given cotangents."""
 
 
@@ -70,7 +70,7 @@ def add(*terms: Term) -> Term:
     common = _common_factor(flat)
     if common is not None:
         rest = [_without(t, common) for t in flat]
-        if all(not isinstance(what, Backward) for r in rest for what in r.refs()):
+        if all(not isinstance(what, BackwardTerm) for r in rest for what in r.refs()):
             return mul(common, add_plain(rest, shape))
     return flat[0] if len(flat) == 1 else add_plain(flat, shape)
 
@@ -116,7 +116,7 @@ def _common_factor(flat: Sequence[Term]) -> Term | None:
         return None
     factors = [_factors(t) for t in flat]
     for factor in factors[0]:
-        if isinstance(factor.info, Backward) and all(factor in some for some in factors):
+        if isinstance(factor.info, BackwardTerm) and all(factor in some for some in factors):
             return factor
     return None
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.derivation.recording import Recording, Value, record
+from bpttcheck.derivation.recording import StepRecording, Value, record
 from bpttcheck.errors import ContractError, Declined
 from bpttcheck.problems.sizes import collect
 from bpttcheck.subject.user_code import call
@@ -42,7 +42,7 @@ class Traced:
         sizes: variables of ``step`` that hold a size, with their values.
     """
 
-    first: Recording
+    first: StepRecording
     shapes: dict[Value, tuple[tuple[int, ...], ...]]
     sizes: dict[str, tuple[int, ...]]
 
@@ -107,7 +107,7 @@ def _operation(value: Value) -> Any:
     return value.op, value.part, value.kind, value.known, len(value.shape), len(value.operands)
 
 
-def _difference(first: Recording, other: Recording) -> str:
+def _difference(first: StepRecording, other: StepRecording) -> str:
     for a, b in zip(first.values, other.values, strict=False):
         if _operation(a) != _operation(b) and a.stands:
             stand = a.stands[0]

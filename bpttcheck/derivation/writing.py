@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bpttcheck.derivation import terms
-from bpttcheck.derivation.at_hand import AtHand, Scene, quoted, terms_of
-from bpttcheck.derivation.backward import Accumulation, Adjoint, Given
+from bpttcheck.derivation.at_hand import AtHand, RuleScene, quoted, terms_of
+from bpttcheck.derivation.backward import Accumulation, Adjoint, GivenCotangent
 from bpttcheck.derivation.python_text import Python
 from bpttcheck.derivation.recording import INPUT, Value
 from bpttcheck.derivation.source_lines import Origin, origin
@@ -35,7 +35,7 @@ class Writer:
     """
 
     def __init__(self, cell: Any, traced: Traced) -> None:
-        self.scene = Scene(cell, traced)
+        self.scene = RuleScene(cell, traced)
         first = traced.first
         self._first = first
         run = Accumulation(traced, self.scene.forward, self.scene.has_name)
@@ -46,7 +46,7 @@ class Writer:
 
     def called(self, what: Any) -> str | Term:
         """What a reference is called, or the expression that stands for it."""
-        if isinstance(what, Given):
+        if isinstance(what, GivenCotangent):
             return what.text
         return self.name(what) if isinstance(what, Adjoint) else self.at_hand.called(what)
 
@@ -190,8 +190,8 @@ class Writer:
             by_line.setdefault(self._origin(source), []).append(term)
         return [(terms.add(*several), line) for line, several in by_line.items()]
 
-    def _origin(self, source: Value | Given) -> Origin:
-        if isinstance(source, Given):
+    def _origin(self, source: Value | GivenCotangent) -> Origin:
+        if isinstance(source, GivenCotangent):
             return Origin(source.about)
         return origin(source.stands, self._first.step)
 
