@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.contract import is_layer
-from bpttcheck.derivation.latex_text import equations
-from bpttcheck.derivation.traces import traced
-from bpttcheck.derivation.writing import Writer
 from bpttcheck.errors import ContractError
+from bpttcheck.oracles.step_source.latex_text import equations
+from bpttcheck.oracles.step_source.traces import traced
+from bpttcheck.oracles.step_source.writing import Writer
+from bpttcheck.problems.step_points import step_points
 from bpttcheck.results.records import Verdict
 from bpttcheck.results.report import Report
 from bpttcheck.subject.subject import Subject
@@ -93,7 +94,7 @@ def derive(cell: Any, *, examples: int = _EXAMPLES, seed: int = 0) -> Derivation
             f"a {type(target).__name__}, expected a cell: an object with {', '.join(_METHODS)}",
             item="cell",
         )
-    writer = Writer(target, traced(target))
+    writer = Writer(target, traced(target, step_points(target)))
     source = writer.source([f"# {line}" for line in HEADER])
     made = with_rule(target, source)
     latex = "".join(f"% {line}\n" for line in HEADER[:2]) + equations(writer)

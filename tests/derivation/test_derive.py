@@ -16,9 +16,9 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import builtin, every_name
 from bpttcheck.cli import main
 from bpttcheck.cli.targets import load
-from bpttcheck.derivation import rules
-from bpttcheck.derivation.terms import mul, number
 from bpttcheck.errors import ContractError, Declined
+from bpttcheck.oracles.step_source import rules
+from bpttcheck.oracles.step_source.terms import mul, number
 from bpttcheck.problems.sizes import collect
 from bpttcheck.traits import trait
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.derivation.forward import SIGMOID, SOFTPLUS
-from bpttcheck.derivation.recording import CONSTANT, FREEZE, INPUT, Value
-from bpttcheck.derivation.rules import SLOPES
+from bpttcheck.oracles.step_source.forward import SIGMOID, SOFTPLUS
+from bpttcheck.oracles.step_source.recording import CONSTANT, FREEZE, INPUT, Value
+from bpttcheck.oracles.step_source.rules import SLOPES
 from bpttcheck.oracles.tracer.arguments import replace
 
 Array = NDArray[Any]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bpttcheck.derivation import terms
-from bpttcheck.derivation.backward import Adjoint, GivenCotangent
-from bpttcheck.derivation.terms import Term
-from bpttcheck.derivation.writing import Writer
+from bpttcheck.oracles.step_source import terms
+from bpttcheck.oracles.step_source.backward import Adjoint, GivenCotangent
+from bpttcheck.oracles.step_source.terms import Term
+from bpttcheck.oracles.step_source.writing import Writer
 
 _GREEK = frozenset(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi "

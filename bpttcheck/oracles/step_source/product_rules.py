@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpttcheck.derivation import terms
-from bpttcheck.derivation.array_parts import (
+from bpttcheck.oracles.step_source import terms
+from bpttcheck.oracles.step_source.array_parts import (
     ArrayScene,
     Rule,
     Sent,
@@ -13,9 +13,9 @@ from bpttcheck.derivation.array_parts import (
     given,
     unsupported,
 )
-from bpttcheck.derivation.forward import of
-from bpttcheck.derivation.recording import Value
-from bpttcheck.derivation.terms import Term, call, conj, mul, number, total
+from bpttcheck.oracles.step_source.forward import of
+from bpttcheck.oracles.step_source.recording import Value
+from bpttcheck.oracles.step_source.terms import Term, call, conj, mul, number, total
 
 
 def matmul(here: ArrayScene, v: Value, d: Term) -> Sent:

@@ -6,14 +6,14 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from bpttcheck.derivation import terms
-from bpttcheck.derivation.at_hand import AtHand, RuleScene, quoted, terms_of
-from bpttcheck.derivation.backward import Accumulation, Adjoint, GivenCotangent
-from bpttcheck.derivation.python_text import Python
-from bpttcheck.derivation.recording import INPUT, Value
-from bpttcheck.derivation.source_lines import Origin, origin
-from bpttcheck.derivation.terms import Term
-from bpttcheck.derivation.traces import Traced
+from bpttcheck.oracles.step_source import terms
+from bpttcheck.oracles.step_source.at_hand import AtHand, RuleScene, quoted, terms_of
+from bpttcheck.oracles.step_source.backward import Accumulation, Adjoint, GivenCotangent
+from bpttcheck.oracles.step_source.python_text import Python
+from bpttcheck.oracles.step_source.recording import INPUT, Value
+from bpttcheck.oracles.step_source.source_lines import Origin, origin
+from bpttcheck.oracles.step_source.terms import Term
+from bpttcheck.oracles.step_source.traces import Traced
 from bpttcheck.trees import Structure
 
 _WIDTH = 96

@@ -344,7 +344,7 @@ def _user_frames(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[2]
 _ZOO = (_PACKAGE / "cells", _PACKAGE / "activations.py")
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bpttcheck.derivation import terms
-from bpttcheck.derivation.forward import Forward
-from bpttcheck.derivation.recording import Value
-from bpttcheck.derivation.terms import Term, number, total
-from bpttcheck.derivation.traces import Sizes
 from bpttcheck.errors import Declined
+from bpttcheck.oracles.step_source import terms
+from bpttcheck.oracles.step_source.forward import Forward
+from bpttcheck.oracles.step_source.recording import Value
+from bpttcheck.oracles.step_source.terms import Term, number, total
+from bpttcheck.oracles.step_source.traces import Sizes
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bpttcheck.derivation import terms
-from bpttcheck.derivation.array_parts import ArrayScene, ClearedPart, Part, Piece, Scatter
-from bpttcheck.derivation.array_rules import sent as sent_by
-from bpttcheck.derivation.forward import Forward
-from bpttcheck.derivation.functions import recognised
-from bpttcheck.derivation.recording import INPUT, Value
-from bpttcheck.derivation.rules import SLOPES, STEPS
-from bpttcheck.derivation.terms import Term, call, fitted, number
-from bpttcheck.derivation.traces import Traced
 from bpttcheck.errors import Declined
+from bpttcheck.oracles.step_source import terms
+from bpttcheck.oracles.step_source.array_parts import ArrayScene, ClearedPart, Part, Piece, Scatter
+from bpttcheck.oracles.step_source.array_rules import sent as sent_by
+from bpttcheck.oracles.step_source.forward import Forward
+from bpttcheck.oracles.step_source.functions import recognised
+from bpttcheck.oracles.step_source.recording import INPUT, Value
+from bpttcheck.oracles.step_source.rules import SLOPES, STEPS
+from bpttcheck.oracles.step_source.terms import Term, call, fitted, number
+from bpttcheck.oracles.step_source.traces import Traced
 
 
 @dataclass(frozen=True)

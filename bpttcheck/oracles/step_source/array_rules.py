@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bpttcheck.derivation.array_parts import ArrayScene, Sent
-from bpttcheck.derivation.forward import of
-from bpttcheck.derivation.piece_rules import PIECES, concatenate
-from bpttcheck.derivation.product_rules import PRODUCTS
-from bpttcheck.derivation.recording import Value
-from bpttcheck.derivation.sum_rules import SUMS
-from bpttcheck.derivation.terms import Term
+from bpttcheck.oracles.step_source.array_parts import ArrayScene, Sent
+from bpttcheck.oracles.step_source.forward import of
+from bpttcheck.oracles.step_source.piece_rules import PIECES, concatenate
+from bpttcheck.oracles.step_source.product_rules import PRODUCTS
+from bpttcheck.oracles.step_source.recording import Value
+from bpttcheck.oracles.step_source.sum_rules import SUMS
+from bpttcheck.oracles.step_source.terms import Term
 
 _RULES = PRODUCTS | PIECES | SUMS
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from types import CodeType
 
-from bpttcheck.derivation.recording import UserStand
+from bpttcheck.oracles.step_source.recording import UserStand
 
 _LEAST = 12
 

@@ -6,7 +6,7 @@ import keyword
 from collections.abc import Sequence
 from types import CodeType
 
-from bpttcheck.derivation.recording import INPUT, Value
+from bpttcheck.oracles.step_source.recording import INPUT, Value
 
 _SHORT = 4
 _COMPARED = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.derivation import terms
-from bpttcheck.derivation.array_parts import (
+from bpttcheck.oracles.step_source import terms
+from bpttcheck.oracles.step_source.array_parts import (
     ArrayScene,
     ClearedPart,
     Piece,
@@ -19,8 +19,8 @@ from bpttcheck.derivation.array_parts import (
     axis_of,
     unsupported,
 )
-from bpttcheck.derivation.recording import PUT, Value
-from bpttcheck.derivation.terms import Term, call, fitted, number
+from bpttcheck.oracles.step_source.recording import PUT, Value
+from bpttcheck.oracles.step_source.terms import Term, call, fitted, number
 
 
 def transpose(here: ArrayScene, v: Value, d: Term) -> Sent:

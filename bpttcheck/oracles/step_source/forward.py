@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.derivation import terms
-from bpttcheck.derivation.recording import CONSTANT, FREEZE, INPUT, PUT, Value
-from bpttcheck.derivation.terms import Term
-from bpttcheck.derivation.traces import Sizes, Varying
 from bpttcheck.errors import Declined
+from bpttcheck.oracles.step_source import terms
+from bpttcheck.oracles.step_source.recording import CONSTANT, FREEZE, INPUT, PUT, Value
+from bpttcheck.oracles.step_source.terms import Term
+from bpttcheck.oracles.step_source.traces import Sizes, Varying
 
 SIGMOID = "sigmoid"
 SOFTPLUS = "softplus"

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from bpttcheck.derivation import terms
-from bpttcheck.derivation.array_parts import ArrayScene
-from bpttcheck.derivation.array_rules import piece
-from bpttcheck.derivation.backward import Adjoint, BackwardPass, GivenCotangent, place
-from bpttcheck.derivation.forward import Forward
-from bpttcheck.derivation.naming import StepNames
-from bpttcheck.derivation.recording import CONSTANT, INPUT, Value
-from bpttcheck.derivation.source_lines import assignments, targets, text_at
-from bpttcheck.derivation.terms import Term
-from bpttcheck.derivation.traces import Sizes, Traced, Varying
 from bpttcheck.errors import Declined
+from bpttcheck.oracles.step_source import terms
+from bpttcheck.oracles.step_source.array_parts import ArrayScene
+from bpttcheck.oracles.step_source.array_rules import piece
+from bpttcheck.oracles.step_source.backward import Adjoint, BackwardPass, GivenCotangent, place
+from bpttcheck.oracles.step_source.forward import Forward
+from bpttcheck.oracles.step_source.naming import StepNames
+from bpttcheck.oracles.step_source.recording import CONSTANT, INPUT, Value
+from bpttcheck.oracles.step_source.source_lines import assignments, targets, text_at
+from bpttcheck.oracles.step_source.terms import Term
+from bpttcheck.oracles.step_source.traces import Sizes, Traced, Varying
 
 _MOST_NUMBERS = 8
 _CHEAP = frozenset("T neg infix not real imag conj index".split())

@@ -10,9 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from bpttcheck.derivation import terms
-from bpttcheck.derivation.forward import SIGMOID, SOFTPLUS
-from bpttcheck.derivation.terms import Term, add, call, conj, div, infix, mul, neg, number, power
+from bpttcheck.oracles.step_source import terms
+from bpttcheck.oracles.step_source.forward import SIGMOID, SOFTPLUS
+from bpttcheck.oracles.step_source.terms import (
+    Term,
+    add,
+    call,
+    conj,
+    div,
+    infix,
+    mul,
+    neg,
+    number,
+    power,
+)
 
 Slope = Callable[..., Term]
 """``slope(d, y, *operands)``: what one operand gets, before sums over repeated axes."""

@@ -9,16 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck import trees
-from bpttcheck.derivation.recording import StepRecording, Value, record
-from bpttcheck.errors import ContractError, Declined
-from bpttcheck.problems.sizes import collect
-from bpttcheck.subject.user_code import call
-from bpttcheck.traits import trait
-
-_SIZES = ((4, 7), (9, 5), (6, 11))
-_BATCHES = (3, 2, 13)
-_SEED = 0
+from bpttcheck.errors import Declined
+from bpttcheck.oracles.step_source.recording import StepRecording, Value, record
 
 
 @dataclass(frozen=True)
@@ -47,16 +39,17 @@ class Traced:
     sizes: dict[str, tuple[int, ...]]
 
 
-def traced(cell: Any) -> Traced:
+def traced(cell: Any, points: Sequence[tuple[Any, Any, Any]]) -> Traced:
     """Trace the step of a cell at several sizes.
+
+    Args:
+        cell: the cell.
+        points: its arguments ``(params, state, x)`` at each size.
 
     Raises:
         Declined: it cannot be traced, or does other operations at other sizes.
     """
-    recordings = [
-        record(cell, *_point(cell, *pair, rows))
-        for pair, rows in zip(_pairs(cell), _BATCHES, strict=True)
-    ]
+    recordings = [record(cell, *point) for point in points]
     first, *others = recordings
     for other in others:
         if [_operation(v) for v in first.values] != [_operation(v) for v in other.values]:
@@ -82,25 +75,6 @@ def traced(cell: Any) -> Traced:
         for name in first.integers if all(name in r.integers for r in recordings)
     }  # fmt: skip
     return Traced(first, shapes, {n: v for n, v in sizes.items() if len(set(v)) > 1})
-
-
-def _pairs(cell: Any) -> Sequence[tuple[int, int]]:
-    declared = trait(cell, "sizes")
-    if declared is None:
-        return _SIZES
-    known = sorted(collect(declared, _SEED), key=lambda p: (min(p) > 1, p[0] != p[1], sum(p)))
-    return (known[-3:] * 3)[:3] if len(known) < 3 else known[-3:]
-
-
-def _point(cell: Any, n_in: int, n_hidden: int, rows: int) -> tuple[Any, Any, Any]:
-    params = call("init", cell.init, np.random.default_rng(_SEED), n_in, n_hidden)
-    if not isinstance(params, dict):
-        raise ContractError(f"init returned {type(params).__name__}, expected a dict of arrays")
-    state = call("initial_state", cell.initial_state, params, rows)
-    for what, leaf in [*params.items(), *(("the state", leaf) for leaf in trees.leaves(state))]:
-        if not isinstance(leaf, np.ndarray):
-            raise ContractError(f"{what} is {type(leaf).__name__}, expected an array", item=what)
-    return params, state, np.zeros((rows, n_in))
 
 
 def _operation(value: Value) -> Any:

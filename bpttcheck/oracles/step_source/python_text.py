@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bpttcheck.derivation.terms import Term, number
+from bpttcheck.oracles.step_source.terms import Term, number
 
 _LOWEST, _COMPARE, _AND, _ADD, _MUL, _NEG, _POW, _ATOM = range(8)
 _SIGNS = {"&": _AND, "|": _AND, "^": _AND, "%": _MUL, "//": _MUL}

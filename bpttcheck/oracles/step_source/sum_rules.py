@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.derivation import terms
-from bpttcheck.derivation.array_parts import (
+from bpttcheck.errors import Declined
+from bpttcheck.oracles.step_source import terms
+from bpttcheck.oracles.step_source.array_parts import (
     ArrayScene,
     Rule,
     Sent,
     axis_of,
     unsupported,
 )
-from bpttcheck.derivation.forward import of
-from bpttcheck.derivation.recording import Value
-from bpttcheck.derivation.terms import Term, call, div, mul, number, total
-from bpttcheck.errors import Declined
+from bpttcheck.oracles.step_source.forward import of
+from bpttcheck.oracles.step_source.recording import Value
+from bpttcheck.oracles.step_source.terms import Term, call, div, mul, number, total
 
 
 def summed(here: ArrayScene, v: Value, d: Term) -> Sent:
