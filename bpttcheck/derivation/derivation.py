@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import linecache
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from bpttcheck.contract import is_layer
 from bpttcheck.errors import ContractError
 from bpttcheck.oracles.step_source.latex_text import equations
 from bpttcheck.oracles.step_source.traces import traced
-from bpttcheck.oracles.step_source.writing import Writer
+from bpttcheck.oracles.step_source.writing import Writer, compiled
 from bpttcheck.problems.step_points import step_points
 from bpttcheck.results.records import Verdict
 from bpttcheck.results.report import Report
@@ -113,13 +110,7 @@ def with_rule(cell: Any, source: str) -> Any:
         cell: the cell.
         source: the function; it sees the globals of the file in which ``step`` stands.
     """
-    step = getattr(cell.step, "__func__", cell.step)
-    variables = dict(getattr(step, "__globals__", {}))
-    variables.setdefault("np", np)
-    name = f"<step_vjp of {type(cell).__name__}, derived {abs(hash(source)):x}>"
-    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    exec(compile(source, name, "exec"), variables)
-    owner, function = type(cell), variables["step_vjp"]
+    owner, function = type(cell), compiled(cell, source)
     bound = function if hasattr(cell.step, "__func__") else staticmethod(function)
     own = {"step_vjp": bound, "__module__": owner.__module__, "__slots__": (),
            "__doc__": owner.__doc__, "__qualname__": owner.__qualname__}  # fmt: skip

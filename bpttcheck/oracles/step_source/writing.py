@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -262,3 +263,18 @@ def _packed(structure: Structure, leaves: Iterator[str], given: str = "d_state")
         return "{" + ", ".join(f"{quoted(key)}: {text}" for key, text in pairs) + "}"
     text = ", ".join(inner) + ("," if len(inner) == 1 else "")
     return f"type({given})({text})" if structure.kind == "namedtuple" else f"({text})"
+
+
+def compiled(cell: Any, source: str) -> Any:
+    """A function ``step_vjp`` of this source, with the globals of the file of ``step``.
+
+    Args:
+        cell: the cell.
+        source: the function.
+    """
+    step = getattr(cell.step, "__func__", cell.step)
+    variables = dict(getattr(step, "__globals__", {}))
+    name = f"<step_vjp of {type(cell).__name__}, derived {abs(hash(source)):x}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    exec(compile(source, name, "exec"), variables)
+    return variables["step_vjp"]
