@@ -1,16 +1,16 @@
 """The expected adjoint beside what the user wrote, term by term.
 
 The step is differentiated and written as NumPy. Its backward pass and the user's are run on one
-problem. The first adjoint, in reverse order, of which the user has a variable of the same name with
-other numbers is the one at fault, if with the right numbers in its place a wrong gradient becomes
-right. Terms are compared by their values, so that names and order do not matter.
+problem. The first adjoint, in reverse order, that mends a wrong gradient if it stands in the place
+of one of the user's variables is the one at fault. Terms are compared by their values, so that
+neither names nor order matter.
 """
 
 from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -27,21 +27,24 @@ from bpttcheck.diagnose.user_rule import (
     product,
     with_variables,
 )
-from bpttcheck.errors import BpttcheckError
-from bpttcheck.oracles.step_source.backward import Adjoint, GivenCotangent
+from bpttcheck.errors import BpttcheckError, Declined
+from bpttcheck.oracles.step_source.backward import Adjoint
 from bpttcheck.oracles.step_source.python_text import Python
 from bpttcheck.oracles.step_source.recording import Value
-from bpttcheck.oracles.step_source.terms import Term
+from bpttcheck.oracles.step_source.terms import BackwardTerm, Term
 from bpttcheck.oracles.step_source.traces import traced
 from bpttcheck.oracles.step_source.writing import Writer, compiled
 from bpttcheck.problems.problem import Problem
 from bpttcheck.problems.step_points import step_points
 from bpttcheck.results.records import Expected, Finding
 from bpttcheck.subject.filled import unfilled
+from bpttcheck.subject.user_code import call
 
 _NEAR = 1e-9
 _SEED = 3
 _MOST_PARTS = 7
+_MOST_VARIABLES = 12
+_LONGEST = 84
 _D_STATE = Block("d_previous_state")
 
 
@@ -111,8 +114,8 @@ class _Sides:
         params, state, x = first
         for _ in range(2):
             x = rng.standard_normal(x.shape)
-            state = self._cell.step(params, state, x)[0]
-        new, y, _ = self._cell.step(params, state, x)
+            state = call("step", self._cell.step, params, state, x)[0]
+        new, y, _ = call("step", self._cell.step, params, state, x)
         given = trees.map_leaves(drawn, trees.map_leaves(np.asarray, new)), drawn(np.asarray(y))
         yield self._at(params, state, x, *given)
         for problem in problems:
@@ -122,7 +125,7 @@ class _Sides:
                 )
 
     def _at(self, params: Any, state: Any, x: Any, d_state: Any, d_y: Any) -> _Point | None:
-        cache = self._cell.step(params, state, x)[2]
+        cache = call("step", self._cell.step, params, state, x)[2]
         args = (params, cache, d_state, d_y)
         own = (self._cell,) if self._rule.bound else ()
         function = self._function
@@ -132,25 +135,42 @@ class _Sides:
         return point if point.blocks else None
 
     def _find(self, point: _Point) -> None:
-        """The adjoint at fault: the first whose variable differs and mends a gradient."""
-        inputs = set(self._writer.backward.inputs.values())
+        """The adjoint at fault: the first that, for a variable of the user, mends a gradient."""
         own = (self._cell,) if self._rule.bound else ()
+        wrong = self._wrong_variables(point)
+        inputs = set(self._writer.backward.inputs.values())
         for adjoint in self._writer.backward.adjoints:
-            if adjoint in inputs:
-                return
-            name = self._writer.name(adjoint)
-            a, u = point.ours.get(name), point.theirs.get(name)
-            alike = isinstance(u, np.ndarray) and isinstance(a, np.ndarray) and u.shape == a.shape
-            if not alike or _same(a, u):
+            a = point.ours.get(self._writer.name(adjoint))
+            if adjoint in inputs or not isinstance(a, np.ndarray):
                 continue
-            written = self._rule.variable(name)
-            if written is None:
-                return
-            again = _blocks(self._rule.corrected(name, a, *own, *point.args), point.state)
-            mended = [key for key in point.blocks if _same(again.get(key), point.right[key])]
-            if mended:
-                self._found, self._mended = (adjoint, written), mended
-                return
+            for name, (u, again) in wrong.items():
+                if u.shape != a.shape:
+                    continue
+                found = _blocks(again(a, *own, *point.args), point.state)
+                mended = [key for key in point.blocks if _same(found.get(key), point.right[key])]
+                written = self._rule.variable(name)
+                if mended and written is not None:
+                    self._found, self._mended = (adjoint, written), mended
+                    return
+
+    def _wrong_variables(self, point: _Point) -> dict[str, tuple[Any, Any]]:
+        """The user's variables that are no adjoint, or not that of their name, and how to mend."""
+        right = self._right(point)
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in self._rule.assigned:
+            u = point.theirs.get(name)
+            real = isinstance(u, np.ndarray) and u.dtype.kind in "fc"
+            if not real or len(found) == _MOST_VARIABLES:
+                continue
+            fits = _same(u, right[name]) if name in right else _among(u, right)
+            if not fits:
+                found[name] = u, self._rule.corrector(name)
+        return found
+
+    def _right(self, point: _Point) -> dict[str, Any]:
+        """Our adjoints by name."""
+        names = [self._writer.name(adjoint) for adjoint in self._writer.backward.adjoints]
+        return {name: point.ours[name] for name in names if name in point.ours}
 
     def expected(self, block: Block) -> Expected | None:
         """What is expected for a block that is wrong."""
@@ -161,42 +181,61 @@ class _Sides:
             return self._said(point, *self._found)
         adjoint = self._adjoint_of(block)
         written = self._rule.result(block)
+        if written is not None and _among(point.theirs.get(written.target), self._right(point)):
+            written = self._rule.result(block, resolve=False)  # it is right, for something else
         return None if adjoint is None else self._said(point, adjoint, written)
 
     def _adjoint_of(self, block: Block) -> Adjoint | None:
         backward = self._writer.backward
         first = self._writer.scene.traced.first
         named = {d_param(key): v for key, v in first.params.items()}
-        named |= dict(of_state(_D_STATE, first.structure.unflatten(first.state),
-                               first.structure.unflatten(first.state)).items())  # fmt: skip
+        paths = zip(first.structure.paths, first.state, strict=True)
+        named |= {Block(_D_STATE + path): value for path, value in paths}
         named[D_X] = first.x
         value = named.get(block)
         return None if value is None else backward.inputs.get(value)
 
     def _said(self, point: _Point, adjoint: Adjoint, written: WrittenSum | None) -> Expected | None:
-        text = _Text(self._writer, self._rule, point)
-        target = self._writer.name(adjoint) if written is None else written.target
-        formula = f"{target} = {text.of(adjoint.whole)}"
         if adjoint.scattered or adjoint.cleared:
             return None
+        target = self._writer.name(adjoint) if written is None else written.target
+        text = _Text(self._writer, self._rule, point, target)
+        try:
+            shown = text.of(self._writer.grouped(adjoint))
+        except Declined:
+            return None  # something that it is made of has other values or no name in the user's
         difference = "" if written is None else _Comparison(text, adjoint, written).sentence()
-        if not difference and not text.is_at_hand(adjoint):
-            return None  # something that it is made of is wrong, or has no name
-        where = "" if written is None else written.where
-        return Expected(formula, where, difference)
+        if not difference and len(shown) > _LONGEST:
+            return None
+        return Expected(f"{target} = {shown}", "" if written is None else written.where, difference)
+
+
+def _among(value: Any, known: Mapping[str, Any]) -> bool:
+    return any(_same(value, one) for one in known.values())
 
 
 class _Text:
-    """Expressions in the user's own names where they have the values, and their values."""
+    """Expressions in the user's own names where they have the values, and their values.
 
-    def __init__(self, writer: Writer, rule: UserRule, point: _Point) -> None:
+    Args:
+        writer: our backward pass.
+        rule: the user's.
+        point: both at a point.
+        target: what is computed: it is no operand of itself.
+    """
+
+    def __init__(self, writer: Writer, rule: UserRule, point: _Point, target: str) -> None:
         self._writer, self._point = writer, point
-        self.rule = rule
+        self.rule, self._target = rule, target
         self._python = Python(self._called, writer.scene.function, writer.at_hand.shape)
         self._plain = Python(writer.called, writer.scene.function, writer.at_hand.shape)
 
     def of(self, term: Term, at_least: int = 0) -> str:
-        """The source in the user's names."""
+        """The source in the user's names.
+
+        Raises:
+            Declined: the user has not everything that it is made of.
+        """
         return self._python.text(term, at_least)
 
     def value(self, term: Term) -> Any:
@@ -208,36 +247,34 @@ class _Text:
         """The value of an expression of the user."""
         return evaluated(node, self.rule.variables, self._point.theirs)
 
-    def is_at_hand(self, adjoint: Adjoint) -> bool:
-        """True if the user has a variable with the values of everything that it is made of."""
-        return all(
-            self._same_name(what) is not None
-            for term, _ in adjoint.parts for what in term.refs()
-            if isinstance(what, (Adjoint, GivenCotangent))
-        )  # fmt: skip
-
     def _called(self, what: Any) -> str | Term:
+        """The user's variable with this value, else what it is made of."""
         called = self._writer.called(what)
-        if isinstance(called, Term) or (isinstance(what, Value) and called.endswith("]")):
+        if isinstance(called, Term):
             return called
-        return self._same_name(what) or called
+        name = self._same_name(called)
+        if name:
+            return name
+        if isinstance(what, Adjoint) and not (what.scattered or what.cleared):
+            return self._writer.grouped(what)
+        term = self._writer.at_hand.again.get(what) if isinstance(what, Value) else None
+        if term is None:
+            raise Declined(f"no variable has the values of {called}")
+        return term
 
-    def _same_name(self, what: Any) -> str | None:
+    def _same_name(self, called: str) -> str:
         """The user's variable with the value of ours: of the same name, if there is one."""
-        called = self._writer.called(what)
-        assert isinstance(called, str)
         tree = ast.parse(called, mode="eval").body
         own = evaluated(tree, self.rule.variables, self._point.ours)
-        theirs = self._point.theirs
-        if called in theirs and _same(theirs[called], own):
-            return called
+        theirs = {k: v for k, v in self._point.theirs.items() if k != self._target}
         if own is None:
-            return None
-        for name, value in theirs.items():
-            if isinstance(value, np.ndarray) and _same(value, own):
-                return name
-        path = evaluated(tree, self.rule.variables, theirs)
-        return called if path is not None and _same(path, own) else None
+            return ""
+        if _same(evaluated(tree, self.rule.variables, theirs), own):
+            return called
+        theirs |= self.rule.cotangents(theirs)
+        fits = [k for k, v in theirs.items() if isinstance(v, np.ndarray) and _same(v, own)]
+        # Of several, none is certain: equal here, they may differ elsewhere.
+        return fits[0] if len(fits) == 1 else ""
 
 
 class _Comparison:
@@ -266,8 +303,8 @@ class _Comparison:
         if alone and not left:
             parts = [_signed(*self._terms[k]) for k in alone]
             return f"`{' '.join(parts)}` is yours alone"
-        if len(alone) == 1 and left:
-            return self._in_one_term(own, left, alone[0], signed[alone[0]])
+        if alone and left:
+            return self._in_one_term(own, left, alone, sum(signed[k] for k in alone))
         return ""
 
     def _signed(self, term: Term) -> str:
@@ -291,37 +328,36 @@ class _Comparison:
                 left = [j for j in left if j not in some]
         return left, alone
 
-    def _in_one_term(self, own: list[Any], left: list[int], k: int, value: Any) -> str:
+    def _in_one_term(self, own: list[Any], left: list[int], alone: list[int], value: Any) -> str:
         """A factor too few, too many, or another one, in one term."""
         wanted = sum(own[j] for j in left)
-        sign, node = self._terms[k]
+        sign, node = self._terms[alone[0]]
         if _same(wanted, -value):
-            return f"`{ast.unparse(node)}` has the other sign in yours"
-        user = factors(node)
+            return f"yours has the wrong sign at `{ast.unparse(node)}`" if len(alone) == 1 else ""
+        user = factors(node) if len(alone) == 1 else []
         fewer = {
             j: sign * part
-            for j in range(len(user))
+            for j in range(len(user) if len(user) > 1 else 0)
             if (part := self._text.user_value(product(user[:j] + user[j + 1 :]))) is not None
         }
         for j, part in fewer.items():
-            if len(user) > 1 and _same(wanted, part):
+            if _same(wanted, part):
                 return f"`* {_factor(user[j])}` is yours alone"
         if len(left) > 1:
             return ""
         term = self._ours[left[0]]
         minus = term.head == "neg"
         term = term.args[0] if minus else term
-        if term.head != "mul":
-            return ""
-        for j, factor in enumerate(term.args):
+        for j, factor in enumerate(term.args if term.head == "mul" else ()):
             rest = self._product([*term.args[:j], *term.args[j + 1 :]], minus)
-            if rest is None:
+            belongs = self._text.of(factor, 5)
+            known = not any(isinstance(what, BackwardTerm) for what in factor.refs())
+            if rest is None or not (known or belongs.isidentifier()):
                 continue
             if _same(rest, value):
-                return f"yours lacks `* {self._text.of(factor, 5)}`"
+                return f"yours lacks `* {belongs}`"
             for i, part in fewer.items():
-                if len(user) > 1 and _same(rest, part):
-                    belongs = self._text.of(factor, 5)
+                if _same(rest, part):
                     return f"yours has `* {_factor(user[i])}` where `* {belongs}` belongs"
         return ""
 
@@ -361,4 +397,4 @@ def _same(a: Any, b: Any) -> bool:
     if a.dtype.kind not in "fciub" or b.dtype.kind not in "fciub" or a.size == 0:
         return False
     scale = max(float(np.max(np.abs(a))), float(np.max(np.abs(b))))
-    return bool(np.max(np.abs(a - b)) <= _NEAR * scale) if np.isfinite(scale) else False
+    return bool(np.max(np.abs(a - 1.0 * b)) <= _NEAR * scale) if np.isfinite(scale) else False

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from bpttcheck import trees
 from bpttcheck.blocks import Block
 from bpttcheck.errors import Declined
+from bpttcheck.subject.user_code import call
 
 _RIGHT = "_bpttcheck_right_"
 
@@ -72,23 +74,39 @@ class UserRule:
         return self._function.__globals__
 
     def run(self, *args: Any) -> tuple[Any, dict[str, Any]]:
-        """What it returns, and its variables at its end."""
-        return with_variables(self._code, self._function, args)
+        """What it returns, and its variables at its end.
 
-    def corrected(self, name: str, value: Any, *args: Any) -> Any:
-        """What it returns if a variable gets another value where it is set last."""
+        Raises:
+            ContractError: it raises.
+        """
+        return call("step_vjp", with_variables, self._code, self._function, args)
+
+    @property
+    def assigned(self) -> list[str]:
+        """The variables that plain statements set, in order."""
+        names = (name for node in self._tree.body for name, _ in _assigned(node))
+        return list(dict.fromkeys(names))
+
+    def corrector(self, name: str) -> Any:
+        """``corrected(value, *args)``: the rule with another value for a variable, once it is set.
+
+        Args:
+            name: a variable that statements of the body set.
+        """
         tree = ast.parse(ast.unparse(self._tree)).body[0]
         assert isinstance(tree, ast.FunctionDef)
         tree.decorator_list = []
-        for body in [tree.body]:
-            last = max((k for k, s in enumerate(body) if name in _set_by(s)), default=None)
-            if last is None:
-                raise Declined(f"{name} is not set in the body of step_vjp")
-            body.insert(last + 1, ast.parse(f"{name} = {_RIGHT}").body[0])
-        variables = {**self.variables, _RIGHT: value}
+        last = max(k for k, statement in enumerate(tree.body) if name in _set_by(statement))
+        tree.body.insert(last + 1, ast.parse(f"{name} = {_RIGHT}.copy()").body[0])
+        variables = dict(self.variables)
         module = ast.fix_missing_locations(ast.Module([tree], []))
         exec(compile(module, "<step_vjp with one value corrected>", "exec"), variables)
-        return variables[tree.name](*args)
+
+        def corrected(value: Any, *args: Any) -> Any:
+            variables[_RIGHT] = value
+            return call("step_vjp", variables[tree.name], *args)
+
+        return corrected
 
     def variable(self, name: str) -> WrittenSum | None:
         """What a variable is the sum of; None if it is not set by plain statements."""
@@ -110,18 +128,34 @@ class UserRule:
             return None
         return WrittenSum(name, tuple(found), self._where(first), True)
 
-    def result(self, block: Block) -> WrittenSum | None:
-        """What a gradient that is returned is the sum of."""
+    def cotangents(self, names: Mapping[str, Any]) -> dict[str, Any]:
+        """The leaves of the cotangent of the state, ``d_state[0]``, by how they are read."""
+        own = self._code.co_varnames[: self._code.co_argcount][-2:]
+        if len(own) < 2 or own[0] not in names:
+            return {}
+        state = names[own[0]]
+        paths = trees.structure(state).paths
+        return {own[0] + p: v for p, v in zip(paths, trees.leaves(state), strict=True) if p}
+
+    def result(self, block: Block, *, resolve: bool = True) -> WrittenSum | None:
+        """What a gradient that is returned is the sum of.
+
+        Args:
+            block: the gradient.
+            resolve: of a variable, what that is the sum of.
+        """
         node = self._results.get(block)
         if node is None:
             return None
-        if isinstance(node, ast.Name):
+        if isinstance(node, ast.Name) and resolve:
             return self.variable(node.id)
         return WrittenSum(str(block), tuple(_terms(node, 1)), self._where(node), False)
 
     def _where(self, node: ast.stmt | ast.expr) -> str:
         number = self._first + node.lineno - 1
-        text = self._lines[node.lineno - 1].partition("  #")[0].strip().rstrip(",")
+        last = node.end_lineno if isinstance(node, ast.stmt) else node.lineno
+        lines = self._lines[node.lineno - 1 : last]
+        text = " ".join(line.partition("  #")[0].strip() for line in lines).rstrip(",")
         return f"{Path(self._code.co_filename).name}:{number}: {text}"
 
     def _returned(self) -> dict[str, ast.expr]:

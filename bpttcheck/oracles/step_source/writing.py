@@ -184,6 +184,11 @@ class Writer:
             return f"{self._python.atom(whole)}.copy()"
         return self._python.text(whole)
 
+    def grouped(self, adjoint: Adjoint) -> Term:
+        """An adjoint as a sum with what comes from one line together."""
+        parts = [term for term, _ in self._groups(adjoint)]
+        return parts[0] if len(parts) == 1 else terms.add_plain(parts, adjoint.whole.shape)
+
     def _groups(self, adjoint: Adjoint) -> list[tuple[Term, Origin]]:
         """The parts by the lines from which they come."""
         by_line: dict[Origin, list[Term]] = {}
