@@ -36,7 +36,7 @@ from bpttcheck.oracles.step_source.traces import traced
 from bpttcheck.oracles.step_source.writing import Writer, compiled
 from bpttcheck.problems.problem import Problem
 from bpttcheck.problems.step_points import step_points
-from bpttcheck.results.records import Expected, Finding
+from bpttcheck.results.records import ExpectedAdjoint, Finding
 from bpttcheck.subject.filled import unfilled
 from bpttcheck.subject.user_code import call
 
@@ -172,7 +172,7 @@ class _Sides:
         names = [self._writer.name(adjoint) for adjoint in self._writer.backward.adjoints]
         return {name: point.ours[name] for name in names if name in point.ours}
 
-    def expected(self, block: Block) -> Expected | None:
+    def expected(self, block: Block) -> ExpectedAdjoint | None:
         """What is expected for a block that is wrong."""
         point = self._point
         if point is None or block not in point.blocks:
@@ -195,7 +195,9 @@ class _Sides:
         value = named.get(block)
         return None if value is None else backward.inputs.get(value)
 
-    def _said(self, point: _Point, adjoint: Adjoint, written: WrittenSum | None) -> Expected | None:
+    def _said(
+        self, point: _Point, adjoint: Adjoint, written: WrittenSum | None
+    ) -> ExpectedAdjoint | None:
         if adjoint.scattered or adjoint.cleared:
             return None
         target = self._writer.name(adjoint) if written is None else written.target
@@ -207,7 +209,9 @@ class _Sides:
         difference = "" if written is None else _Comparison(text, adjoint, written).sentence()
         if not difference and len(shown) > _LONGEST:
             return None
-        return Expected(f"{target} = {shown}", "" if written is None else written.where, difference)
+        return ExpectedAdjoint(
+            f"{target} = {shown}", "" if written is None else written.where, difference
+        )
 
 
 def _among(value: Any, known: Mapping[str, Any]) -> bool:

@@ -122,7 +122,7 @@ class Remedy:
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedAdjoint:
     """The adjoint that is expected, from the step, beside what is written.
 
     Args:
@@ -186,7 +186,7 @@ class Finding:
     problem: Any = field(default=None, repr=False, compare=False)
     sides: Sides | None = field(default=None, repr=False, compare=False)
     remedy: Remedy | None = field(default=None, repr=False)
-    expected: Expected | None = None
+    expected: ExpectedAdjoint | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as plain JSON-ready values, without the arrays of its problem."""
