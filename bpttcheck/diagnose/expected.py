@@ -182,18 +182,9 @@ class _Sides:
             return self._said(point, *self._found)
         adjoint = self._adjoint_of(block)
         written = self._rule.result(block)
-        if written is not None and self._is_of_another(point, written.target):
-            written = self._rule.result(block, resolve=False)
+        if written is not None and _among(point.theirs.get(written.target), point.ours):
+            written = self._rule.result(block, resolve=False)  # it is right, for something else
         return None if adjoint is None else self._said(point, adjoint, written)
-
-    def _is_of_another(self, point: _Point, name: str) -> bool:
-        """True for a variable that is right, as something else, or is of the forward pass."""
-        params, cache, d_state, d_y = point.args
-        zeros = trees.map_leaves(np.zeros_like, d_state), np.zeros_like(d_y)
-        own = (self._cell,) if self._rule.bound else ()
-        _, rest = self._rule.run(*own, params, cache, *zeros)
-        forward = isinstance(rest.get(name), np.ndarray) and bool(np.any(rest[name]))
-        return forward or _among(point.theirs.get(name), point.ours)
 
     def _adjoint_of(self, block: Block) -> Adjoint | None:
         backward = self._writer.backward

@@ -66,6 +66,9 @@ class UserRule:
         self._stored = [
             n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
         ]
+        self._loaded = [
+            n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
+        ]
         self._results = self._returned()
 
     @property
@@ -142,12 +145,12 @@ class UserRule:
 
         Args:
             block: the gradient.
-            resolve: of a variable, what that is the sum of.
+            resolve: of a variable that serves for nothing else, what that is the sum of.
         """
         node = self._results.get(block)
         if node is None:
             return None
-        if isinstance(node, ast.Name) and resolve:
+        if isinstance(node, ast.Name) and resolve and self._loaded.count(node.id) == 1:
             return self.variable(node.id)
         return WrittenSum(str(block), tuple(_terms(node, 1)), self._where(node), False)
 
