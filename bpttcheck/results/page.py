@@ -137,10 +137,20 @@ def _finding(number: int, finding: Finding, report: Report) -> str:
         )
     if not finding.diagnoses and finding.jax is not None:
         parts.append("<p class=dim>No known pattern fits the error.</p>")
-    parts += [_values(finding), _source(finding, report), _maps(finding)]
+    parts += [_expected(finding), _values(finding), _source(finding, report), _maps(finding)]
     if finding.exception:
         parts.append(f"<pre>{escape(finding.exception)}</pre>")
     return "".join(parts)
+
+
+def _expected(finding: Finding) -> str:
+    """The adjoint that is expected beside the user's line."""
+    said = finding.expected
+    if said is None:
+        return ""
+    yours = f"\nyours:    {said.where}" if said.where else ""
+    told = f"<p>{escape(said.difference)}</p>" if said.difference else ""
+    return f"<pre>{escape(f'expected: {said.formula}{yours}')}</pre>{told}"
 
 
 def _fit(evidence: Mapping[str, Any]) -> str:

@@ -233,7 +233,12 @@ def _findings(report: Report, width: int) -> list[str]:
         new = tuple(d for d in finding.diagnoses if d.sentence not in told)
         reported.update(d.sentence for d in new)
         unknown = finding.jax is not None and not finding.diagnoses
-        lines += ["", *_finding(number, replace(finding, diagnoses=new), width, unknown)]
+        said = finding.expected
+        if said is not None and said.formula in reported:
+            said = None
+        reported.update([] if said is None else [said.formula])
+        shortened = replace(finding, diagnoses=new, expected=said)
+        lines += ["", *_finding(number, shortened, width, unknown)]
     if others:
         lines += ["", *wrapped(f"also wrong: {_also(others)}", "", width, hang=_INDENT)]
     return lines
@@ -281,6 +286,7 @@ def _finding(number: int, finding: Finding, width: int, unknown: bool) -> list[s
     lines += wrapped(finding.message, _INDENT, width)
     for diagnosis in finding.diagnoses:
         lines += _diagnosis(diagnosis, width)
+    lines += _expected(finding, width)
     if unknown:
         lines.append(f"{_INDENT}no known pattern fits the error")
     if finding.case is not None:
@@ -292,6 +298,19 @@ def _finding(number: int, finding: Finding, width: int, unknown: bool) -> list[s
     if finding.exception not in finding.message:
         for line in last_lines(finding.exception, 6):
             lines.append(cut(f"{_INDENT}| {line}", width))
+    return lines
+
+
+def _expected(finding: Finding, width: int) -> list[str]:
+    """The adjoint that is expected, the user's line, and what it lacks."""
+    said = finding.expected
+    if said is None:
+        return []
+    lines = [cut(f"{_INDENT}expected: {said.formula}", width)]
+    if said.where:
+        lines.append(cut(f"{_INDENT}yours:    {said.where}", width))
+    if said.difference:
+        lines += wrapped(said.difference, _INDENT, width, hang=_INDENT * 2)
     return lines
 
 
