@@ -244,10 +244,11 @@ def products(graph: Graph, parameters: int) -> list[tuple[int, int]]:
         for side, ref in enumerate(op.ins):
             shape = graph.shapes[ref] if isinstance(ref, int) else ()
             other = op.ins[1 - side]
-            square = len(shape) == 2 and shape[0] == shape[1] > 1
-            if (square and ref in weights and isinstance(other, int) and other not in weights) or (
-                _square(shape) and isinstance(other, int) and _is_one_sum(op, side)
-            ):
+            if not isinstance(other, int):
+                continue
+            weight = len(shape) == 2 and shape[0] == shape[1] > 1 and ref in weights
+            stack = _square(shape) and _is_one_sum(op, side)
+            if stack or (weight and other not in weights):
                 found.append((k, side))
     return found
 
