@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 FINDINGS_SHOWN = 5
 _INDENT = "   "
-_LEGEND = "sees: smallest relative error visible in the worst block, best/median case"
+_LEGEND = (
+    "visible from: the relative error that half of the cases would have shown, in the block that "
+    "shows least"
+)
 
 
 def render(report: Report, width: int = WIDTH) -> str:
@@ -131,7 +134,7 @@ def _table(report: Report, width: int) -> list[str]:
         rows = list(report.checks)
     lines = [line for check in rows for line in _row(check, rows, width)]
     lines += _gathered([check for check in report.checks if check not in rows], width)
-    if any(_sees(check) for check in rows if check.verdict is not Verdict.FAILED):
+    if any(_visible(check) for check in rows if check.verdict is not Verdict.FAILED):
         lines += wrapped(_LEGEND, "  ", width)
     return lines
 
@@ -169,27 +172,27 @@ def _row(check: CheckResult, among: Sequence[CheckResult], width: int) -> list[s
 def _facts(check: CheckResult) -> list[str]:
     facts: list[str] = []
     if check.worst_ratio is not None:
-        limit = "" if check.limit is None else f" of {check.limit:g}"
-        facts.append(f"worst {_times(check.worst_ratio)}{limit}")
+        limit = "" if check.limit is None else f" (limit {check.limit:g})"
+        facts.append(f"largest error {_times(check.worst_ratio)} error bars{limit}")
     if check.verdict is not Verdict.FAILED:  # the findings have their own error bars
-        facts += _sees(check)
+        facts += _visible(check)
     names = sorted(check.oracles, key=lambda name: name != "jax")
     if check.verdict is Verdict.FAILED and "jax" in names:
         names = ["jax"]  # a block found wrong with differences is not compared with them again
-    oracles = [f"{name} {check.oracles[name]}" for name in names if name != "law"]
+    oracles = [f"{name} in {check.oracles[name]}" for name in names if name != "law"]
     if oracles:
-        facts.append(", ".join(oracles))
+        facts.append(f"judged by {', '.join(oracles)}")
     blind = max(check.blocks, key=lambda block: block.blind, default=None)
     if blind is not None and blind.blind:
         facts.append(
-            f"blind in up to {blind.blind} of {blind.blind + blind.judged} cases "
-            f"({blind.block}, {blind.dtype})"
+            f"rounding hides {blind.block} in {blind.blind} of {blind.blind + blind.judged} "
+            f"{blind.dtype} cases"
         )
     facts += [f"{n} skipped ({why})" for why, n in check.skipped_cases.items() if n]
     return facts
 
 
-def _sees(check: CheckResult) -> list[str]:
+def _visible(check: CheckResult) -> list[str]:
     """The resolution in each dtype, of the block that was resolved worst."""
     worst: dict[str, BlockSummary] = {}
     for block in check.blocks:
@@ -201,10 +204,9 @@ def _sees(check: CheckResult) -> list[str]:
     if not worst:
         return []
     return [
-        "sees "
+        "visible from "
         + ", ".join(
-            f"{short(block.resolution, 1)}/{short(block.median_resolution, 1)} {dtype}"
-            for dtype, block in worst.items()
+            f"{short(block.median_resolution, 1)} ({dtype})" for dtype, block in worst.items()
         )
     ]
 
