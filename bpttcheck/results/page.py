@@ -188,6 +188,8 @@ def _values(finding: Finding) -> str:
 def _source(finding: Finding, report: Report) -> str:
     """The methods of the subject; the lines that a diagnosis names are marked."""
     told = " ".join(f"{d.evidence.get('where', '')} {d.sentence}" for d in finding.diagnoses)
+    if finding.expected is not None:
+        told += f" {finding.expected.where}"
     shown: list[str] = []
     for method, (name, first, text) in report.sources.items():
         lines = dict(enumerate(text.splitlines(), first))
