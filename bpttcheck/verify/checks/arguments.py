@@ -26,8 +26,8 @@ def arguments(context: Context) -> Tally:
     """Passes every argument in other layouts, and params in another order, with equal values.
 
     Finds code that reads an array through its raw pointer, rejects read-only arrays, misinterprets
-    an integer mask, reads params by position, or reads one dtype as another. A rejection by an
-    exception is a remark.
+    an integer mask, reads params by position, or reads one dtype as another. A rejection of other
+    layouts, masks or dtypes by an exception is a remark.
     """
     run, tally = context.run, Tally("arguments")
     first = run.dtypes[0]
