@@ -7,14 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bpttcheck.bench.report.records import Benchmark, MeasuredPoint, Size, SubjectBenchmark, Timing
+from bpttcheck.bench.report.records import (
+    HAND,
+    Benchmark,
+    MeasuredPoint,
+    Size,
+    SubjectBenchmark,
+    Timing,
+)
 from bpttcheck.bench.report.summary import SHORT, times
 from bpttcheck.errors import ContractError
 
 INK, SOFT, LINE = "#1f2933", "#66727f", "#d5dbe1"
 COLOURS = {
-    "numpy": "#0b6bcb", "fused": "#0a8a72", "on_jax": "#8250c4", "jax": "#b35c00",
-    "jax_hoisted": "#c2354a", "jax_deferred": "#d4699b", "torch": "#7a8490",
+    "numpy": "#0b6bcb", "deferred": "#3f51b5", "fused": "#0a8a72", "on_jax": "#8250c4",
+    "jax": "#b35c00", "jax_hoisted": "#c2354a", "jax_deferred": "#d4699b", "torch": "#7a8490",
     "jax_eager": "#8c6d1f", "differences": "#5c7080",
 }  # fmt: skip
 STYLE = {
@@ -85,7 +92,7 @@ def _plots(
         yield ("error", f"error over T; {fixed}, {dtype}",
                lambda ax: _over_T(ax, subject, along, dtype, "error"))  # fmt: skip
     across = _across(points)
-    for form in ("numpy", "fused", "on_jax"):
+    for form in HAND:
         cells = [(p, t) for p in across if (t := p.timing(form)) and t.ratio]
         if len(cells) > 1:
             T = cells[0][0].size.T

@@ -16,7 +16,7 @@ from bpttcheck.errors import ContractError
 SCHEMA, SCHEMA_VERSION = "bpttcheck.bench", 1
 
 # The hand-written implementations: the ratios and the gate are about these.
-HAND = ("numpy", "fused", "on_jax")
+HAND = ("numpy", "deferred", "fused", "on_jax")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from bpttcheck.bench.report.records import (
 
 SHORT = {
     "numpy": "NumPy",
+    "deferred": "NumPy deferred",
     "fused": "NumPy fused",
     "on_jax": "hand on JAX",
     "jax": "JAX",
