@@ -134,7 +134,8 @@ def parametrize_with_benchmarks(
         sizes: ``(T, B, n_in, n_hidden)``; None: a small, a middle and a larger one.
         dtypes: out of ``"float64"`` and ``"float32"``.
         forms: out of ``"numpy"``, ``"deferred"``, ``"fused"``, ``"on_jax"``, ``"jax"``,
-            ``"jax_hoisted"``, ``"jax_deferred"``, ``"torch"``, ``"jax_eager"`` and ``"differences"``.
+            ``"jax_hoisted"``, ``"jax_deferred"``, ``"torch"``, ``"jax_eager"`` and
+            ``"differences"``.
 
     Returns:
         The decorator.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from bpttcheck.bench.report.compare import Comparison
+from bpttcheck.bench.report.compare import Change, Comparison
 from bpttcheck.bench.report.records import (
     HAND,
     Benchmark,
     Interval,
     MeasuredPoint,
+    RevisionRatio,
     SubjectBenchmark,
     Timing,
 )
@@ -173,6 +176,7 @@ def _head(benchmark: Benchmark) -> Iterable[str]:
         yield from (f"- **{line}**" for line in subject.headlines)
     for failure in benchmark.failures:
         yield f"- **{failure.target}: not timed**: {failure.message}"
+    yield from (f"- **{line}**" for line in map(revisions_line, benchmark.revisions))
     yield ""
     rows = [["cell", "form", "dtype", "time over JAX autodiff", "over the sizes", "error"]]
     for subject in benchmark.subjects:
@@ -233,6 +237,34 @@ def _threads(pools: Any) -> str:
         for pool in cast("list[dict[str, Any]]", pools)
     ]
     return ", ".join(dict.fromkeys(told)) or "unknown"
+
+
+def revisions_line(one: RevisionRatio) -> str:
+    """Two revisions beside each other in one line."""
+    sizes = "1 point" if len(one.points) == 1 else f"{len(one.points)} points"
+    return (
+        f"{one.target}, {SHORT.get(one.form, one.form)}: now over {one.base} ({one.commit}):"
+        f" {between(one.ratio)}, {sizes}; {one.base} over itself: {between(one.same)}"
+    )
+
+
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """A comparison with an older benchmark, one line for each form of each target."""
+    groups: dict[tuple[str, str], list[Change]] = {}
+    for change in comparison.changes:
+        groups.setdefault((change.target, change.form), []).append(change)
+    found: list[str] = []
+    for (target, form), changes in groups.items():
+        logs = [math.log(change.new.value / change.old.value) for change in changes]
+        mean = times(math.exp(sum(logs) / len(logs)))
+        verdicts = Counter(change.verdict for change in changes)
+        points = "1 point" if len(changes) == 1 else f"{len(changes)} points"
+        found.append(
+            f"{target}, {SHORT.get(form, form)}: the ratio to JAX is {mean} that of before"
+            f" ({points}: {verdicts['slower']} slower, {verdicts['faster']} faster beyond both"
+            " intervals)"
+        )
+    return found
 
 
 def _comparison(comparison: Comparison) -> Iterable[str]:
