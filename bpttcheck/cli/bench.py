@@ -65,7 +65,9 @@ Exit codes:
 )  # fmt: skip
 @function_options
 @click.option("--json", "as_json", is_flag=True, help="Print report.json and nothing else.")
-@click.option("-q", "--quiet", is_flag=True, help="Print the headlines only.")
+@click.option(
+    "-q", "--quiet", is_flag=True, help="Print the headlines and what makes them doubtful only."
+)
 @click.pass_context
 def bench(
     ctx: click.Context,
@@ -115,8 +117,10 @@ def bench(
         load_history(history)  # what is not such a file is said before anything is measured
     chosen = tuple(parse(text) for text in dict.fromkeys(sizes)) or default(quick)
     count = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
-    plan = Plan(chosen, tuple(dict.fromkeys(dtypes)) or ("float64",), count, bool(sizes))
     started, load_before = time.perf_counter(), load_average()
+    plan = Plan(
+        chosen, tuple(dict.fromkeys(dtypes)) or ("float64",), count, bool(sizes), load=load_before
+    )
     with stdout_kept_clean(as_json):
         code, found, failures = _measure(
             targets or _DEFAULT, plan, told(given), silent=as_json, quiet=quiet
@@ -138,10 +142,11 @@ def bench(
         written = write(benchmark, out, comparison, runs)
     if as_json:
         click.echo(benchmark.to_json(), nl=False)
-    elif not quiet:
+    else:
         for line in benchmark.environment["warnings"]:
             click.echo(f"note: {line}", err=True)
-        click.echo(f"written: {written}", err=True)
+        if not quiet:
+            click.echo(f"written: {written}", err=True)
     ctx.exit(code)
 
 

@@ -23,7 +23,7 @@ from bpttcheck.errors import ContractError
 
 INK, SOFT, LINE = "#1f2933", "#66727f", "#d5dbe1"
 COLOURS = {
-    "numpy": "#0b6bcb", "deferred": "#3f51b5", "fused": "#0a8a72", "on_jax": "#8250c4",
+    "numpy": "#0b6bcb", "deferred": "#00a3c4", "fused": "#0a8a72", "on_jax": "#8250c4",
     "jax": "#b35c00", "jax_hoisted": "#c2354a", "jax_deferred": "#d4699b", "torch": "#7a8490",
     "jax_eager": "#8c6d1f", "differences": "#5c7080",
 }  # fmt: skip

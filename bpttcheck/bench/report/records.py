@@ -36,6 +36,11 @@ class Interval:
         """Half of what lies between the ends."""
         return (self.high - self.low) / 2
 
+    @property
+    def reach(self) -> float:
+        """How far it reaches from 1."""
+        return max(abs(self.low - 1), abs(self.high - 1))
+
 
 @dataclass(frozen=True)
 class Size:

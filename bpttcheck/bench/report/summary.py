@@ -31,6 +31,7 @@ SHORT = {
     "jax_eager": "JAX eager",
     "differences": "differences",
 }
+_WIDTH = 80
 _LONGEST_COMMENT = 60_000  # GitHub takes 65,536 characters
 
 
@@ -59,13 +60,32 @@ def between(ratio: Interval) -> str:
 
 
 def terminal(subject: SubjectBenchmark) -> list[str]:
-    """The headline, then one line for each point: seconds, and the ratio where there is one."""
-    header, *rows = table(subject)
-    cells = [header, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = ["  " + "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
-             for row in cells]  # fmt: skip
-    return [*subject.headlines, "", *lines, "", *notes(subject)]
+    """The headline, then one line for each point: seconds, and the ratio where there is one.
+
+    Where the forms need more than 80 columns, the others follow in another table.
+    """
+    cells = table(subject)
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines: list[str] = []
+    for columns in _blocks(widths):
+        lines += [
+            "  " + "  ".join(row[i].ljust(widths[i]) for i in columns).rstrip() for row in cells
+        ]
+        lines.append("")
+    return [*subject.headlines, "", *lines, *notes(subject)]
+
+
+def _blocks(widths: Sequence[int]) -> list[list[int]]:
+    """The columns of each table: size and dtype in every one, and as many others as fit."""
+    first = [0, 1]
+    blocks = [first]
+    for column in range(2, len(widths)):
+        block = [*blocks[-1], column]
+        if sum(widths[i] + 2 for i in block) > _WIDTH and blocks[-1] != first:
+            block = [*first, column]
+            blocks.append(block)
+        blocks[-1] = block
+    return blocks
 
 
 def table(subject: SubjectBenchmark, peak: Mapping[str, float] | None = None) -> list[list[str]]:
@@ -112,7 +132,7 @@ def worst_error(point: MeasuredPoint) -> float:
 
 def notes(subject: SubjectBenchmark) -> list[str]:
     """The baseline of the ratios, and the measured ratio of a form to itself."""
-    largest = max((reach(point.same) for point in subject.points), default=0.0)
+    largest = max((point.same.reach for point in subject.points), default=0.0)
     same = f"  noise floor: a form against itself differs by up to {largest:.0%} at a size"
     if subject.same is not None:
         mean = subject.same
@@ -121,15 +141,13 @@ def notes(subject: SubjectBenchmark) -> list[str]:
         "  forward and backward; in brackets the ratio to the faster jitted JAX autodiff, marked *",
         same,
     ]
+    if any(contradicts(point, t) for point in subject.points for t in point.timings):
+        lines.append("  ?: the medians say the contrary of the ratio, which is that of single"
+                     " rounds: not told apart")  # fmt: skip
     if any(floor_of(point) for point in subject.points):
         lines.append("  floor: what the calls of NumPy of the fused form cost on arrays of one"
                      " number; in brackets its time over that")  # fmt: skip
     return lines
-
-
-def reach(same: Interval) -> float:
-    """How far the interval of a form against itself reaches from 1."""
-    return max(abs(same.low - 1), abs(same.high - 1))
 
 
 def markdown(benchmark: Benchmark, comparison: Comparison | None = None) -> str:
@@ -290,8 +308,17 @@ def _cell(point: MeasuredPoint, timing: Timing | None, peak: Mapping[str, float]
     end = "" if of_peak is None else f"; {percent(of_peak)}"
     if timing.form == point.baseline:
         return f"{seconds(timing.seconds)} *{end}"
-    ratio = "" if timing.ratio is None else f" ({times(timing.ratio.value)})"
+    doubt = "?" if contradicts(point, timing) else ""
+    ratio = "" if timing.ratio is None else f" ({times(timing.ratio.value)}{doubt})"
     return f"{seconds(timing.seconds)}{ratio}{end}"
+
+
+def contradicts(point: MeasuredPoint, timing: Timing) -> bool:
+    """True where a form has the smaller median and the ratio of the slower one, or the reverse."""
+    base = point.timing(point.baseline)
+    if base is None or timing.ratio is None:
+        return False
+    return (timing.seconds - base.seconds) * (timing.ratio.value - 1) < 0
 
 
 def percent(part: float) -> str:
