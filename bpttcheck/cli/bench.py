@@ -103,8 +103,8 @@ def bench(
     from bpttcheck.bench.report.records import load
     from bpttcheck.bench.report.summary import comparison_lines
     from bpttcheck.bench.sizes import default, parse
+    from bpttcheck.cli.beside import resolved, revision
     from bpttcheck.cli.report import write
-    from bpttcheck.cli.revisions import resolved, revision
 
     if quick and sizes:
         raise click.UsageError("--quick and --sizes exclude each other")
@@ -192,10 +192,10 @@ def _revisions(
 ) -> list[RevisionRatio]:
     """The working tree beside a revision, at the sizes that were measured."""
     from bpttcheck.bench.report.summary import revisions_line
-    from bpttcheck.cli.revisions import Measured, compare_revisions
+    from bpttcheck.cli.beside import RevisionTask, compare_revisions
 
     subjects = [
-        Measured(s.target, [(p.size, p.dtype) for p in s.points],
+        RevisionTask(s.target, [(p.size, p.dtype) for p in s.points],
                  list(dict.fromkeys(one.form for one in s.summaries)) or ["numpy"])
         for s in found
     ]  # fmt: skip

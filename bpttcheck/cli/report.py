@@ -81,7 +81,7 @@ def report(
     comparison = None if older is None else compare(load(older), benchmark)
     runs: Sequence[PastRun] = ()
     if history is not None:
-        from bpttcheck.cli.revisions import revision
+        from bpttcheck.cli.beside import revision
 
         runs = append(history, benchmark, revision())
     written = write(benchmark, out or result.parent, comparison, runs)

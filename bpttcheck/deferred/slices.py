@@ -134,6 +134,8 @@ class _Slice:
         bound = {n.id for target in targets for n in _plain(target)}
         bound |= {n.target.id for n in ast.walk(one) if isinstance(n, ast.NamedExpr)}
         into = set[str]().union(*map(_loaded, targets))  # a[0] = ..., a.b = ...
+        into |= {name for n in ast.walk(one) if isinstance(n, ast.keyword) and n.arg == "out"
+                 for name in _names(n)}  # fmt: skip
         if not (bound & live or (into and self._changes(into, live))):
             return [], live
         return [one], (live - bound) | _loaded(one)

@@ -98,6 +98,7 @@ class Carried(Spelled):
 
         kept.append(d)
         np.multiply(d, 1.0, out=d)
+        unused = np.multiply(d, 1.0, out=d)  # noqa: F841
         d_a = np.hstack([scale(d) * h, d])
         return {"W": d_a.T @ x, "b": d_a.sum(0)}, scale(d_h), d_a @ params["W"]
 
@@ -106,6 +107,7 @@ def test_loops_keep_what_they_carry_and_functions_what_they_close_over():
     text = slices(Carried()).text
     assert "d = d * f" in text
     assert "return of * f" in text
+    assert "unused = np.multiply(d, 1.0, out=d)" in text
     assert "hstack" not in text
 
 

@@ -12,8 +12,8 @@ from click.testing import Result
 
 from bpttcheck.bench.report.history import append, load_history
 from bpttcheck.bench.report.records import Interval, RevisionPoint, RevisionRatio, Size, load
-from bpttcheck.cli import revisions
-from bpttcheck.cli.revisions import Measured, checked_out, compare_revisions
+from bpttcheck.cli import beside
+from bpttcheck.cli.beside import RevisionTask, checked_out, compare_revisions
 from bpttcheck.errors import ContractError
 
 Cli = Callable[..., Result]
@@ -59,7 +59,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("repository")
 def test_a_slower_working_tree_is_found_and_nothing_is_left_behind() -> None:
-    one = Measured("mine.py:Mine", [(SIZE, "float64")], ["numpy"])
+    one = RevisionTask("mine.py:Mine", [(SIZE, "float64")], ["numpy"])
     (found,) = compare_revisions("HEAD~1", [one], {}, rounds=3)
     assert (found.target, found.form, found.base) == ("mine.py:Mine", "numpy", "HEAD~1")
     assert found.ratio.low > 3  # six times a millisecond beside some hundred microseconds
@@ -72,7 +72,7 @@ def test_a_slower_working_tree_is_found_and_nothing_is_left_behind() -> None:
 @pytest.mark.nightly
 @pytest.mark.usefixtures("repository")
 def test_a_wrong_gradient_is_not_compared() -> None:
-    absolute = Measured(f"{Path.cwd() / 'mine.py'}:Mine", [(SIZE, "float64")], ["numpy"])
+    absolute = RevisionTask(f"{Path.cwd() / 'mine.py'}:Mine", [(SIZE, "float64")], ["numpy"])
     with pytest.raises(ContractError, match=r"at HEAD: numpy: d_xs is off by 0\.001"):
         compare_revisions("HEAD", [absolute], {}, rounds=3)
 
@@ -83,12 +83,12 @@ def test_what_is_no_revision_and_no_repository_is_said(
 ) -> None:
     with pytest.raises(ContractError, match="'v9' is neither a file nor"), checked_out("v9"):
         pass
-    assert revisions.revision().endswith("+")
+    assert beside.revision().endswith("+")
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(Path.cwd().parent))
     with pytest.raises(ContractError, match="not a git repository"), checked_out("HEAD"):
         pass
-    assert revisions.revision() == ""
+    assert beside.revision() == ""
 
 
 def test_a_line_is_printed_and_stored_for_each_form(
@@ -99,14 +99,14 @@ def test_a_line_is_printed_and_stored_for_each_form(
 
     monkeypatch.setattr(measure, "FORMS", {name: FORMS[name] for name in ("numpy", "jax")})
 
-    def compared(name: str, subjects: list[Measured], *_: object) -> list[RevisionRatio]:
+    def compared(name: str, subjects: list[RevisionTask], *_: object) -> list[RevisionRatio]:
         assert subjects[0].forms == ["numpy"]
         now, same = Interval(0.97, 0.95, 0.99), Interval(1.0, 0.98, 1.02)
         point = RevisionPoint("numpy", SIZE, "float64", now, [[1.0]] * 3)
         target = subjects[0].target
         return [RevisionRatio(target, "numpy", name, "abc1234", now, same, [point])]
 
-    monkeypatch.setattr(revisions, "compare_revisions", compared)
+    monkeypatch.setattr(beside, "compare_revisions", compared)
     (repository / "inside" / "mine.py").write_text(cell())
     small = ("--sizes", "3,2,2,3", "--rounds", "3", "--out", "o", "-q")
     result = cli("bench", "mine.py:Mine", *small, "--compare", "HEAD~1", "--append", "h.json")

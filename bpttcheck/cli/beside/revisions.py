@@ -19,7 +19,7 @@ import numpy as np
 from bpttcheck.bench.measure import MORE, SHORT_ROUND, SHORTEST
 from bpttcheck.bench.report.records import HAND, RevisionPoint, RevisionRatio, Size
 from bpttcheck.bench.statistics import geometric_mean, ratio
-from bpttcheck.cli import timing_child
+from bpttcheck.cli.beside import child as timing_child
 from bpttcheck.errors import ContractError
 
 _NOW, _BASE, _AGAIN = "now", "base", "base again"
@@ -28,7 +28,7 @@ _MOST_CALLS = 1000
 
 
 @dataclass(frozen=True)
-class Measured:
+class RevisionTask:
     """What is to be measured of one target.
 
     Args:
@@ -124,7 +124,7 @@ def checked_out(name: str) -> Generator[Checkout]:
 
 def compare_revisions(
     name: str,
-    subjects: Sequence[Measured],
+    subjects: Sequence[RevisionTask],
     function: Mapping[str, str],
     rounds: int,
     progress: Any = lambda *_: None,
@@ -171,7 +171,7 @@ def compare_revisions(
 
 def _point(
     children: Mapping[str, _Child],
-    one: Measured,
+    one: RevisionTask,
     function: dict[str, str],
     size: Size,
     dtype: str,
