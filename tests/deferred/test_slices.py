@@ -100,7 +100,7 @@ class Carried(Spelled):
         np.multiply(d, 1.0, out=d)
         unused = np.multiply(d, 1.0, out=d)  # noqa: F841
         d_a = np.hstack([scale(d) * h, d])
-        return {"W": d_a.T @ x, "b": d_a.sum(0)}, scale(d_h), d_a @ params["W"]
+        return {"W": d_a.T @ x, "b": d_a.sum(0)}, scale(d_h + d), d_a @ params["W"]
 
 
 def test_loops_keep_what_they_carry_and_functions_what_they_close_over():
