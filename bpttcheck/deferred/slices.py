@@ -124,7 +124,7 @@ class _Slice:
         elif isinstance(one, ast.Delete | ast.Pass | ast.AnnAssign) or _is_text(one):
             needed = False
         else:
-            needed = isinstance(one, _ALWAYS) or self._changes(_names(one), live)
+            needed = isinstance(one, _ALWAYS) or self._changes(_written(one), live)
         return ([one], live | _names(one)) if needed else ([], live)
 
     def _assignment(
@@ -134,8 +134,7 @@ class _Slice:
         bound = {n.id for target in targets for n in _plain(target)}
         bound |= {n.target.id for n in ast.walk(one) if isinstance(n, ast.NamedExpr)}
         into = set[str]().union(*map(_loaded, targets))  # a[0] = ..., a.b = ...
-        into |= {name for n in ast.walk(one) if isinstance(n, ast.keyword) and n.arg == "out"
-                 for name in _names(n)}  # fmt: skip
+        into |= _outs(one)
         if not (bound & live or (into and self._changes(into, live))):
             return [], live
         return [one], (live - bound) | _loaded(one)
@@ -231,6 +230,22 @@ def _names(node: ast.AST) -> set[str]:
 
 def _loaded(node: ast.AST) -> set[str]:
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def _written(statement: ast.stmt) -> set[str]:
+    """The names that a statement may bind or change; of one that is a call, all in it."""
+    found = _stored(statement) | _outs(statement)
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Expr):
+            found |= _names(node)
+        if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found |= _names(node.value)
+    return found
+
+
+def _outs(node: ast.AST) -> set[str]:
+    words = [n for n in ast.walk(node) if isinstance(n, ast.keyword) and n.arg == "out"]
+    return set[str]().union(*map(_names, words))
 
 
 def _stored(node: ast.AST) -> set[str]:

@@ -159,3 +159,25 @@ def test_what_is_hardly_faster_is_not_used(seconds, form):
         now[0] += seconds if form == "deferred" else 1
 
     assert faster(run, lambda: now[0]) == form
+
+
+class Counts(cells.Elman):
+    """Its state has a number without rows."""
+
+    def initial_state(self, params, batch_size):
+        return super().initial_state(params, batch_size), np.array(0)
+
+    def step(self, params, state, x):
+        new, y, cache = super().step(params, state[0], x)
+        return (new, state[1] + 1), y, (*cache, state[1])
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, h, z, _ = cache
+        d_z = (d_state[0] + d_y) * (1 - np.tanh(z) ** 2)
+        d_params = {"U": d_z.T @ x, "W": d_z.T @ h, "b": d_z.sum(0)}
+        return d_params, (d_z @ params["W"], np.zeros(())), d_z @ params["U"]
+
+
+def test_a_state_without_rows_is_refused_with_the_reason():
+    with pytest.raises(ContractError, match="cannot be deferred: the batch is not the first axis"):
+        deferred.layer(Counts())

@@ -130,3 +130,34 @@ def test_other_ends_are_declined_with_their_line(make):
     line = int(str(raised.value).partition("line ")[2].partition(";")[0])
     source = ast.parse(Path(__file__).read_text())
     assert line in [n.lineno for n in ast.walk(source) if isinstance(n, ast.Return)]
+
+
+class Blocks(Spelled):
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, h, f, g = cache
+        with np.errstate(all="ignore"):
+            d = d_state + d_y
+            rows = d.sum(0)
+        with np.errstate(all="ignore"):
+            total = rows + 1
+        d_f = d_g = d * (twice := 1 - g**2)
+        if (d_f > 0).all():
+            total = total + 1
+        for _ in range(2):
+            total = total + d
+            if total is None:
+                break
+        count: int  # noqa: F842
+        scratch = d_g * twice
+        del scratch
+        return {"W": np.hstack([d_f * h, d_g]).T @ x, "b": total}, d * f, d_f @ params["W"][:1]
+
+
+def test_blocks_lose_what_is_not_needed_and_go_where_nothing_is_left():
+    lines = [line.strip() for line in slices(Blocks()).text.splitlines()[1:]]
+    assert lines == [
+        "x, h, f, g = cache",
+        "with np.errstate(all='ignore'):",
+        "d = d_state + d_y",
+        "return d * f",
+    ]

@@ -14,7 +14,9 @@ from bpttcheck.bench.report.history import append, load_history
 from bpttcheck.bench.report.records import Interval, RevisionPoint, RevisionRatio, Size, load
 from bpttcheck.cli import beside
 from bpttcheck.cli.beside import RevisionTask, checked_out, compare_revisions
+from bpttcheck.cli.beside.child import TimedForms
 from bpttcheck.errors import ContractError
+from bpttcheck.jax_mode import enable_x64
 
 Cli = Callable[..., Result]
 REPORT = Path(__file__).parents[1] / "report" / "report.json"
@@ -155,3 +157,20 @@ def test_a_report_appends_too_and_prints_its_comparison(cli: Cli, tmp_path: Path
     assert printed
     assert all("is 1.00x that of before" in line for line in printed)
     assert json.loads(history.read_text())["runs"][0]["ratios"]
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_child_prepares_the_forms_that_there_are_and_times_them() -> None:
+    with enable_x64():
+        _prepares_and_times(TimedForms())
+
+
+def _prepares_and_times(forms: TimedForms) -> None:
+    right = forms.prepare("elman", {}, [3, 2, 2, 3], "float64", ["numpy", "fused", "none such"])
+    assert right["wrong"] == {}
+    assert right["ready"].keys() == {"numpy", "fused"}
+    assert forms.seconds("fused", 2) > 0
+    Path("mine.py").write_text(cell(factor=1.001))
+    wrong = forms.prepare("mine.py:Mine", {}, [3, 2, 2, 3], "float64", ["numpy"])
+    assert wrong["ready"] == {}
+    assert wrong["wrong"]["numpy"].startswith("d_xs is off by 0.001")
