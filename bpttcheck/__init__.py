@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bpttcheck.bptt.backpropagate import backpropagate
     from bpttcheck.bptt.unroll import unroll
     from bpttcheck.contract import Cell, Layer
+    from bpttcheck.derivation.derivation import Derivation, derive
     from bpttcheck.errors import BpttcheckError, ContractError, GradientMismatch
     from bpttcheck.pytest_plugin import parametrize_with_checks
     from bpttcheck.results.records import Verdict
@@ -29,6 +30,7 @@ __all__ = [
     "BpttcheckError",
     "Cell",
     "ContractError",
+    "Derivation",
     "GradientMismatch",
     "Layer",
     "Report",
@@ -40,6 +42,7 @@ __all__ = [
     "check_object",
     "check_vjp",
     "defs",
+    "derive",
     "in_module",
     "parametrize_with_benchmarks",
     "parametrize_with_checks",
@@ -50,6 +53,7 @@ _HOMES = {
     "BpttcheckError": "errors",
     "Cell": "contract",
     "ContractError": "errors",
+    "Derivation": "derivation.derivation",
     "GradientMismatch": "errors",
     "Layer": "contract",
     "Report": "results.report",
@@ -61,6 +65,7 @@ _HOMES = {
     "check_object": "verify.functions",
     "check_vjp": "verify.functions",
     "defs": "adapt.definitions",
+    "derive": "derivation.derivation",
     "in_module": "adapt.functions",
     "parametrize_with_benchmarks": "bench.in_pytest",
     "parametrize_with_checks": "pytest_plugin",

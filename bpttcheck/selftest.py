@@ -68,7 +68,7 @@ class Planted:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SelfTest:
     """Every planted bug of one subject.
 
@@ -94,6 +94,20 @@ class SelfTest:
     def passed(self) -> bool:
         """True if no bug was missed."""
         return self.count(MISSED) == 0
+
+    @property
+    def headline(self) -> str:
+        """How many of the bugs that some case can show were caught, in one line."""
+        word = "PASSED" if self.passed else "FAILED"
+        shown = len(self.planted) - self.count(INVISIBLE)
+        return (
+            f"{word}  {self.subject}: {self.count(CAUGHT)} of {shown} planted bugs caught, "
+            f"{self.count(MISSED)} missed"
+        )
+
+    def __repr__(self) -> str:
+        """The headline."""
+        return f"<SelfTest: {' '.join(self.headline.split())}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values."""

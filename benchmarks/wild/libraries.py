@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.wild.implementation import CONTROL, implementation
 from bpttcheck import adapt
 from bpttcheck.adapt.function import Function
+from bpttcheck.jax_mode import enable_x64
 
 LSTM = "x: T N D, Wx: 4H D, bx: 4H, Wh: 4H H, bh: 4H -> y: T N H"
 
@@ -183,11 +184,11 @@ def jax_gru() -> Function:
     pulled = jax.jit(lambda arrays, dy: jax.vjp(run, *arrays)[1](dy))
 
     def backward(dy: Any, cache: Any) -> list[Any]:
-        with jax.enable_x64(True):
+        with enable_x64(True):
             return [np.asarray(g) for g in pulled(cache, dy)]
 
     def forward(*arrays: Any) -> tuple[Any, Any]:
-        with jax.enable_x64(True):
+        with enable_x64(True):
             return np.asarray(outputs(*arrays)), arrays
 
     text = "x: T N D, h0: N H, W: D 3H, U: H 3H, b: 3H -> y: T N H"

@@ -63,6 +63,9 @@ def name_of(name: str | None, function: object) -> str:
     own = getattr(function, "__name__", None) or getattr(
         getattr(function, "func", None), "__name__", None
     )
+    owner = getattr(function, "__self__", None)
+    if own == "apply" and isinstance(owner, type):  # of a torch.autograd.Function
+        return owner.__name__
     return own or type(function).__name__
 
 

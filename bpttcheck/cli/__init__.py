@@ -15,6 +15,7 @@ import click
 
 from bpttcheck import __version__
 from bpttcheck.cli.bench import bench
+from bpttcheck.cli.derive import derive
 from bpttcheck.cli.flow import flow
 from bpttcheck.cli.listing import explain, listing
 from bpttcheck.cli.new import new
@@ -87,5 +88,5 @@ def main() -> None:
     """Tell whether a hand-derived backward pass is right, and if not, where and why."""
 
 
-for _command in (verify, selftest, replay, flow, bench, report, listing, explain, new):
+for _command in (verify, selftest, replay, flow, bench, report, listing, explain, new, derive):
     main.add_command(_command)

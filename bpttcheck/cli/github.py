@@ -1,15 +1,16 @@
-"""Error annotations for GitHub, at the user's line that is at fault."""
+"""Failures at the user's lines that are at fault, and as error annotations for GitHub."""
 
 from __future__ import annotations
 
 import inspect
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.report import Report
-from bpttcheck.results.text import describe
+from bpttcheck.results.text import describe, told_apart
 
 MOST = 10  # the number that GitHub shows for one step
 
@@ -19,23 +20,53 @@ def wanted() -> bool:
     return bool(os.environ.get("GITHUB_ACTIONS"))
 
 
-def annotate(subject: Any, report: Report) -> list[str]:
-    """One ``::error`` line for each finding, and for each failed check that has none.
+@dataclass(frozen=True)
+class Failure:
+    """What is wrong at one place.
+
+    Args:
+        check: the check that failed.
+        title: the subject, the block and the check.
+        message: the error, its best diagnosis, and the case.
+        file: the file of the method at fault; ``""`` where there is no source.
+        line: its first line.
+    """
+
+    check: str
+    title: str
+    message: str
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        """As a line that GitHub reads."""
+        where = f"file={_property(self.file)},line={self.line}," if self.file else ""
+        return f"::error {where}title={_property(self.title)}::{_escaped(self.message)}"
+
+
+def failures(subject: Any, report: Report) -> list[Failure]:
+    """One for each finding that is told in full, and for each failed check that has none.
+
+    Findings that are probably consequences of another are named with it.
 
     Args:
         subject: what was checked: a cell, a layer, a function or a :class:`bpttcheck.Subject`.
         report: what was found.
-
-    Returns:
-        The lines, at most ten.
     """
     target = getattr(subject, "target", subject)
     failed = {check.name: check for check in report.checks if check.verdict is Verdict.FAILED}
-    found = [finding for finding in report.findings if finding.check in failed]
-    without = set(failed) - {finding.check for finding in found}
-    lines = [_finding(target, report, finding) for finding in found]
-    lines += [_check(target, report, failed[name]) for name in failed if name in without]
-    return lines[:MOST]
+    told, others = told_apart(report)
+    found = [_finding(target, report, one) for one in told if one.check in failed]
+    if found and others:
+        blocks = ", ".join(dict.fromkeys(str(one.block) for one in others))
+        found[0] = replace(found[0], message=f"{found[0].message}\nalso wrong: {blocks}")
+    without = set(failed) - {finding.check for finding in report.findings}
+    return found + [_check(target, report, failed[name]) for name in failed if name in without]
+
+
+def annotate(subject: Any, report: Report) -> list[str]:
+    """One ``::error`` line for each of :func:`failures`, at most ten."""
+    return [str(failure) for failure in failures(subject, report)][:MOST]
 
 
 def locate(target: Any, method: str = "") -> tuple[Path, int] | None:
@@ -70,20 +101,24 @@ def _sources(target: Any, method: str) -> tuple[Any, ...]:
     return tuple(f for f in found if not getattr(f, "__module__", "").startswith("bpttcheck."))
 
 
-def _finding(target: Any, report: Report, finding: Finding) -> str:
-    best = "".join(f"\n{d.code}: {d.sentence}" for d in finding.diagnoses[:1])
+def _finding(target: Any, report: Report, finding: Finding) -> Failure:
+    said = [d for d in finding.diagnoses[:1] if d.sentence != finding.message]
+    best = "".join(f"\n{d.code}: {d.sentence}" for d in said)
     case = "" if finding.case is None else f"\n{describe(finding.case)}"
     title = f"{report.subject}: {finding.block or finding.method} ({finding.check})"
-    return _line(locate(target, finding.method), title, finding.message + best + case)
+    place = locate(target, finding.method)
+    return _failure(finding.check, title, finding.message + best + case, place)
 
 
-def _check(target: Any, report: Report, check: CheckResult) -> str:
-    return _line(locate(target), f"{report.subject}: {check.name}", check.reason or "failed")
+def _check(target: Any, report: Report, check: CheckResult) -> Failure:
+    title = f"{report.subject}: {check.name}"
+    return _failure(check.name, title, check.reason or "failed", locate(target))
 
 
-def _line(place: tuple[Path, int] | None, title: str, message: str) -> str:
-    where = "" if place is None else f"file={_property(place[0].as_posix())},line={place[1]},"
-    return f"::error {where}title={_property(title)}::{_escaped(message)}"
+def _failure(check: str, title: str, message: str, place: tuple[Path, int] | None) -> Failure:
+    if place is None:
+        return Failure(check, title, message)
+    return Failure(check, title, message, place[0].as_posix(), place[1])
 
 
 def _escaped(text: str) -> str:

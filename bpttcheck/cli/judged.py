@@ -28,7 +28,6 @@ class Order:
         folder: where failures are stored, or None.
         width: columns to write for.
         alone: whether it is the only target, whose report is printed in full.
-        annotate: whether to make GitHub annotations.
         function: what the options say of functions, such as their signature.
         reference: what ``--reference`` names, or ``""``.
         page: whether its part of the HTML page is wanted.
@@ -40,7 +39,6 @@ class Order:
     folder: str | None
     width: int
     alone: bool
-    annotate: bool
     function: Mapping[str, str] = field(default_factory=dict)
     reference: str = ""
     page: bool = False
@@ -70,7 +68,7 @@ class JudgedTarget:
         report: the report as plain values.
         stored: ids of its stored failures.
         lines: the lines to print about these.
-        annotations: GitHub's lines.
+        failures: what is wrong and where, as :class:`bpttcheck.cli.github.Failure` has it.
         note: a remark on how the subject was loaded, or ``""``.
         error: why it was not checked, or ``""``.
         page: its part of the HTML page, if that was wanted.
@@ -86,7 +84,7 @@ class JudgedTarget:
     report: Mapping[str, Any] | None = None
     stored: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
-    annotations: tuple[str, ...] = ()
+    failures: tuple[Mapping[str, Any], ...] = ()
     note: str = ""
     error: str = ""
     page: str = ""
@@ -101,7 +99,7 @@ class JudgedTarget:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> JudgedTarget:
         """From what :meth:`to_dict` gave."""
-        lists: dict[str, Any] = {k: tuple(values[k]) for k in ("stored", "lines", "annotations")}
+        lists: dict[str, Any] = {k: tuple(values[k]) for k in ("stored", "lines", "failures")}
         return cls(**{**values, **lists})
 
 
@@ -136,8 +134,8 @@ def judge(order: Order, progress: Progress | None = None) -> JudgedTarget:
         n: v for n, v in order.function.items() if n != "at" or "signature" not in order.function
     }
     ids, lines = keep(report, folder, order.target, subject=target.subject, function=needed)
-    annotations = github.annotate(target.subject, report) if order.annotate else []
-    return of_report(order, report, tuple(ids), tuple(lines), tuple(annotations), note)
+    found = tuple(asdict(failure) for failure in github.failures(target.subject, report))
+    return of_report(order, report, tuple(ids), tuple(lines), found, note)
 
 
 def _mended(order: Order, subject: Any, report: Any, options: Mapping[str, Any]) -> tuple[Any, str]:
@@ -178,7 +176,7 @@ def of_report(
     report: Any,
     stored: tuple[str, ...] = (),
     lines: tuple[str, ...] = (),
-    annotations: tuple[str, ...] = (),
+    failures: tuple[Mapping[str, Any], ...] = (),
     note: str = "",
 ) -> JudgedTarget:
     """A report in serialisable form."""
@@ -201,7 +199,7 @@ def of_report(
         report.to_dict(),
         stored,
         lines,
-        annotations,
+        failures,
         note,
         page=page,
         patch="" if remedy is None else remedy.diff,

@@ -15,17 +15,21 @@ from bpttcheck.config import near
 
 # What a report prints: each word and what it means.
 _WORDS = {
-    "worst": (
-        "worst 1.3 of 32: the largest error of the check, in units of its error bar. Beyond "
+    "largest": (
+        "largest error 1.3 error bars: in units of the width that rounding explains. Beyond "
         "32 bars rounding cannot have produced it, and the gradient is wrong."
     ),
     "limit": (
         "32: how many error bars a gradient may be off. It was measured once on right code "
         "(docs/evidence/calibration.md); no check, cell or test has one of its own."
     ),
-    "sees": (
-        "sees 2e-14/4e-14: the relative error of the worst block that would have been caught "
-        "in the best case, and in the median case. Measured in this run."
+    "visible": (
+        "visible from 4e-14: the relative error that half of the cases would have caught, in the "
+        "block that shows least. Measured in this run, for this code."
+    ),
+    "hides": (
+        "rounding hides a block in a case whose error bar is as large as the gradient itself: the "
+        "case is blind there, and counts as not judged."
     ),
     "blind": (
         "A case whose error bar is as large as the gradient itself proves nothing about that "

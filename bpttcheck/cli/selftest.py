@@ -74,19 +74,18 @@ def selftest(
 
 def text(found: SelfTest, verbose: bool = False) -> Iterable[str]:
     """The result as lines for a terminal."""
-    from bpttcheck.selftest import CAUGHT, INVISIBLE, MISSED
+    from bpttcheck.selftest import INVISIBLE, MISSED
 
-    shown = [one for one in found.planted if one.outcome != INVISIBLE]
-    word = "PASSED" if found.passed else "FAILED"
-    yield (
-        f"{word}  {found.subject}: {found.count(CAUGHT)} of {len(shown)} planted bugs caught, "
-        f"{found.count(MISSED)} missed"
-    )
+    yield found.headline
     yield ""
     yield from _table(found.planted)
     yield ""
     missed = [one for one in found.planted if one.outcome == MISSED]
-    yield from _listed("missed", [f"{one.name}: {one.sentence}" for one in missed])
+    yield from _listed("missed", [_called(one) for one in missed])
+    if missed:
+        yield "A missed bug is a gap in what bpttcheck can find in this code, not a mistake in it:"
+        yield "please report it, with what --json prints."
+        yield ""
     unseen = [one for one in found.planted if one.outcome == INVISIBLE]
     yield from _listed("not visible here", [f"{one.name}: {one.reason}" for one in unseen])
     wrong = [
@@ -117,6 +116,11 @@ def _table(planted: Sequence[Planted]) -> Iterable[str]:
         ]
         row = [f"{value:>{len(title)}}" for value, title in zip(cells, head, strict=True)]
         yield "  ".join([f"  {family:<{width}}", *row])
+
+
+def _called(one: Planted) -> str:
+    """A planted bug by its name, which may be its sentence."""
+    return one.name if one.name == one.sentence else f"{one.name}: {one.sentence}"
 
 
 def _share(answers: Sequence[bool | None]) -> str:

@@ -22,6 +22,7 @@ from bpttcheck.config import near
 from bpttcheck.errors import BpttcheckError, ContractError
 
 _T = TypeVar("_T")
+_SHOWN = 4
 _numbers = itertools.count()
 
 
@@ -139,7 +140,7 @@ def _builtin(text: str) -> Any:
     from bpttcheck import cells
 
     if text.endswith(".py") or "/" in text:
-        raise ContractError(f"target {text!r} names no object: write {text}:NAME")
+        raise ContractError(f"target {text!r} names no object: write {_in_file(text)}")
     name = text.partition("[")[0]
     if name not in cells.BUILTINS:
         raise ContractError(
@@ -147,6 +148,14 @@ def _builtin(text: str) -> Any:
             f"(known: {', '.join(cells.BUILTINS)}; your own: module:object or path/file.py:object)"
         )
     return cells.builtin(text)
+
+
+def _in_file(text: str) -> str:
+    """The targets that a file may have, by the definitions in its text."""
+    path = Path(text)
+    lines = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    classes = re.findall(r"^class ([A-Za-z]\w*)", lines, re.MULTILINE)
+    return " or ".join(f"{text}:{name}" for name in classes[:_SHOWN]) or f"{text}:NAME"
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
@@ -248,11 +257,28 @@ def _made(text: str, thing: Any) -> Target:
                 f"target {text!r} is a function that takes arguments: to check its gradient, write "
                 "FILE.py:FORWARD+BACKWARD, or the loss that returns its gradients, and --signature"
             )
+        if isinstance(thing, type) and _init_needs(thing):
+            raise ContractError(
+                f"target {text!r} is a class whose constructor takes {_init_needs(thing)}: give a "
+                f"function of the file that makes one, such as def made(): return "
+                f"{thing.__name__}(...)"
+            )
         made = _guarded(text, None, thing)
         # Instantiating a class needs no remark.
         note = "" if isinstance(thing, type) else f"{text} is a factory: called without arguments"
         return Target(text, made, note)
     return Target(text, thing)
+
+
+def _init_needs(cls: type) -> str:
+    """The arguments without a default of a constructor written in Python, or ``""``."""
+    init = getattr(cls, "__init__", None)
+    if not isinstance(init, types.FunctionType):
+        return ""
+    code, defaults = init.__code__, len(init.__defaults__ or ())
+    names = code.co_varnames[1 : code.co_argcount - defaults]
+    more = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    return ", ".join([*names, *(x for x in more if x not in (init.__kwdefaults__ or {}))])
 
 
 def _needs_arguments(function: types.FunctionType) -> bool:

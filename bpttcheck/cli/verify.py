@@ -125,6 +125,11 @@ class _Outcome:
     help="Write the reports as one offline page, with maps of what is wrong.",
 )
 @click.option(
+    "--sarif",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the failures with their places as a SARIF file.",
+)
+@click.option(
     "--fix", is_flag=True, help="Look for an edit that mends it: print it, write NAME.patch."
 )
 @click.option("--write", is_flag=True, help="With --fix: edit the source file itself.")
@@ -171,7 +176,6 @@ def verify(
             None if folder is None else str(folder),
             columns(),
             len(targets) == 1,
-            github.wanted() and not as_json,
             function,
             given["reference"] or "",
             given["page"] is not None,
@@ -185,10 +189,10 @@ def verify(
             _all(orders, settings, given, outcome, silent=as_json, quiet=quiet)
     except KeyboardInterrupt:
         _conclude(outcome, options["seed"], as_json, len(targets), 130)
-        _write_page(given["page"], outcome)
+        _write_files(given["page"], given["sarif"], outcome)
         raise
     _conclude(outcome, options["seed"], as_json, len(targets), outcome.exit_code)
-    _write_page(given["page"], outcome)
+    _write_files(given["page"], given["sarif"], outcome)
     write_patches(outcome.reports, in_place=given["write"])
     ctx.exit(outcome.exit_code)
 
@@ -261,9 +265,9 @@ def _tell(judged: JudgedTarget, outcome: _Outcome, *, silent: bool, quiet: bool)
         click.echo(paint(judged.text))
     for line in judged.lines:
         click.echo(line, err=True)
-    if not silent:
-        for line in judged.annotations:
-            click.echo(line)
+    if github.wanted() and not silent:
+        for failure in judged.failures[: github.MOST]:
+            click.echo(github.Failure(**failure))
 
 
 def _conclude(outcome: _Outcome, seed: int, as_json: bool, asked: int, code: int) -> None:
@@ -274,18 +278,27 @@ def _conclude(outcome: _Outcome, seed: int, as_json: bool, asked: int, code: int
         _tally(outcome, seed, asked)
 
 
-def _write_page(path: Path | None, outcome: _Outcome) -> None:
-    if path is None:
-        return
-    from bpttcheck.results.page import page
+def _write_files(page: Path | None, sarif: Path | None, outcome: _Outcome) -> None:
+    """The HTML page and the SARIF file that were asked for."""
+    if page is not None:
+        from bpttcheck.results.page import page as text
 
-    sections = [(one.target, one.verdict, one.page) for one in outcome.reports]
+        sections = [(one.target, one.verdict, one.page) for one in outcome.reports]
+        _write("html", page, text(sections))
+    if sarif is not None:
+        from bpttcheck.cli.sarif import document
+
+        found = [failure for one in outcome.reports for failure in one.failures]
+        _write("sarif", sarif, json.dumps(document(found), indent=2))
+
+
+def _write(option: str, path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(sections), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise click.UsageError(f"--html: {path} cannot be written: {error}") from error
-    click.echo(f"page: {path}", err=True)
+        raise click.UsageError(f"--{option}: {path} cannot be written: {error}") from error
+    click.echo(f"{'page' if option == 'html' else option}: {path}", err=True)
 
 
 def _tally(outcome: _Outcome, seed: int, asked: int) -> None:

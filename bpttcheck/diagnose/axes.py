@@ -37,7 +37,8 @@ def _fit_transposed(evidence: Evidence) -> Diagnosis | None:
         return None
     cut, residual = found
     return diagnosis(
-        "transposed", f"{block} is computed with a transposed weight, in the gradient of {cut.where}",
+        "transposed",
+        f"{block} is computed with a transposed {cut.text}, in the gradient of {cut.where}",
         residual, where=cut.where,
     )  # fmt: skip
 

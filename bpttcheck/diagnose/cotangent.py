@@ -66,8 +66,8 @@ def _located(evidence: Evidence, left_out: tuple[str, ...]) -> Diagnosis | None:
     but = f", but for {' and '.join(left_out)}" if left_out else ""
     return diagnosis(
         "wrong-cotangent",
-        f"the mistake is at or after {site.text}, in the gradient of {site.where}: what follows from the cotangent "
-        f"of its argument is right{but}",
+        f"the mistake is at or after {site.text}, in the gradient of {site.where}: what "
+        f"follows from the cotangent of its argument is right{but}",
         residual, where=site.where,
     )  # fmt: skip
 

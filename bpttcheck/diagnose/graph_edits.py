@@ -100,7 +100,14 @@ def _changes(example: FailingExample) -> Iterator[tuple[Any, dict[str, Array]]]:
     for site in paths.sites("edge"):
         todo.append(((CUT, _at(site, number), _named(site), site.where, ""), site, None))
     for site in paths.sites("product"):
-        todo.append(((TRANSPOSED, _at(site, number), "the product", site.where, ""), site, None))
+        operation, side = site.place
+        weight = paths.graph.shapes[paths.graph.ops[operation].ins[side]]
+        text = "weight" if len(weight) == 2 else "matrix"
+        todo.append(((TRANSPOSED, _at(site, number), text, site.where, ""), site, None))
+    for kind in ("to", "from"):
+        for site in paths.sites(kind):
+            key = (TRANSPOSED, (*_at(site, number), kind), "cotangent", site.where, "")
+            todo.append((key, site, None))
     for site, factor, instead in _derivatives(paths, point):
         key = (DERIVATIVE, _at(site, number), site.text, site.where, instead)
         todo.append((key, site, factor))

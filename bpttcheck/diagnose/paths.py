@@ -51,8 +51,9 @@ def _fit_missing_path(evidence: Evidence) -> Diagnosis | None:
         return None
     cut, residual = found
     return diagnosis(
-        "missing-path", f"the path through {cut.text} is missing, in the gradient of {cut.where}", residual,
-        where=cut.where, operation=cut.text,
+        "missing-path",
+        f"the path through {cut.text} is missing, in the gradient of {cut.where}",
+        residual, where=cut.where, operation=cut.text,
     )  # fmt: skip
 
 
@@ -104,8 +105,9 @@ def _fit_doubled_path(evidence: Evidence) -> Diagnosis | None:
         return None
     cut, residual = found
     return diagnosis(
-        "doubled-path", f"the path through {cut.text} counts twice, in the gradient of {cut.where}", residual,
-        where=cut.where, operation=cut.text,
+        "doubled-path",
+        f"the path through {cut.text} counts twice, in the gradient of {cut.where}",
+        residual, where=cut.where, operation=cut.text,
     )  # fmt: skip
 
 
@@ -147,8 +149,9 @@ def _fit_sign(evidence: Evidence) -> Diagnosis | None:
         return None
     cut, residual = found
     return diagnosis(
-        "sign", f"the path through {cut.text} has the wrong sign, in the gradient of {cut.where}", residual,
-        where=cut.where, operation=cut.text,
+        "sign",
+        f"the path through {cut.text} has the wrong sign, in the gradient of {cut.where}",
+        residual, where=cut.where, operation=cut.text,
     )  # fmt: skip
 
 

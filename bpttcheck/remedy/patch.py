@@ -79,6 +79,10 @@ def _spellings(
         added = _POWER.sub("**", text(new.body[1]))
         yield way[-1], f"{own}\n{' ' * new.body[0].col_offset}{added}"
         return
+    if isinstance(new, ast.Constant) and isinstance(new.value, str):
+        own = ast.get_source_segment(source, way[-1]) or ""
+        if own[:1] == '"' and own[1:2] != '"' and new.value.isprintable():
+            yield way[-1], '"' + new.value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     for bracketed in (False, True):
         words = _in_words(source, way[0], new, bracketed)
         if isinstance(new, ast.Tuple):

@@ -9,6 +9,7 @@ from typing import Any
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.remedy.backward import BackwardSource
+from bpttcheck.remedy.in_place import out_of_place
 from bpttcheck.remedy.patch import diff
 from bpttcheck.remedy.search import Mended, search
 from bpttcheck.remedy.trials import trials
@@ -28,7 +29,8 @@ def remedies(subject: Any, report: Report, *, seconds: float = 10.0) -> tuple[Re
 
     The source of ``step_vjp``, of ``vjp`` or of a backward function is edited as a planted bug
     would be undone (a sign, a factor, a term, a name, a transposition, an order, an axis, ...), in
-    one place, or in two where blocks are wrong independently. Every edit is tried on problems whose
+    one place, or in two where blocks are wrong independently; ``a += b`` that writes into an
+    argument becomes ``a = a + b``. Every edit is tried on problems whose
     gradient is known; what passes these is put to all checks.
 
     Args:
@@ -47,6 +49,10 @@ def remedies(subject: Any, report: Report, *, seconds: float = 10.0) -> tuple[Re
     try:
         run = Run(known, report.seed, report.dtypes or _DTYPES)
         source = BackwardSource.of(run.subject.target, bool(run.code.absent))
+        if any(f.check == "purity" for f in report.findings):
+            for one in out_of_place(source):
+                if (passed := _proof(known, one, report)) is not None:
+                    return (_remedy(source, one, passed, []),)
         kept = [f.problem for f in report.findings if f.problem is not None and _fits(f, source)]
         tried = trials(run, source, kept)
     except BpttcheckError:

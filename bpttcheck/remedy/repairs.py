@@ -59,6 +59,8 @@ def small(site: Site, words: Vocabulary, _fit: PlaceFit | None) -> Iterator[Node
             yield ast.Dict(node.keys, values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         yield from _products(node)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield from _subscripts(node, site.parent)
     if isinstance(node, ast.Call) and called(node) == "mean":
         yield from _summed(node)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -228,6 +230,23 @@ def _target(node: ast.expr) -> ast.Name | ast.Subscript | None:
         return None
     by_number = isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, int)
     return None if by_number else ast.Subscript(node.value, node.slice, ast.Store())
+
+
+def _subscripts(node: ast.Constant, call: Any) -> Iterator[Node]:
+    """The subscripts of einsum with two letters of one term exchanged."""
+    if not isinstance(call, ast.Call) or called(call) != "einsum" or call.args[0] is not node:
+        return
+    text = str(node.value)
+    parts = [part.strip() for part in text.replace("->", ",").split(",")]
+    if "->" not in text or any(not part.isalpha() for part in parts):
+        return
+    for k, part in enumerate(parts):
+        for a, b in combinations(dict.fromkeys(part), 2):
+            turn = str.maketrans(a + b, b + a)
+            others = [one if j == k else one.translate(turn) for j, one in enumerate(parts)]
+            alone = [one.translate(turn) if j == k else one for j, one in enumerate(parts)]
+            for *terms, out in (others, alone):  # the same sum, written in two ways
+                yield ast.Constant(f"{','.join(terms)}->{out}")
 
 
 def _over_rows(node: ast.expr) -> ast.expr:

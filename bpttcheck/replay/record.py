@@ -225,10 +225,14 @@ class Stored:
 
     @property
     def id(self) -> str:
-        """A short id, equal for equal failures: subject, check, block and a hash of both."""
+        """A short id, equal for equal failures: subject, check, block and a hash of these.
+
+        Two subjects of one name in files of different names have different ids.
+        """
         f = self.finding
         words = [_slug(self.subject).lower() or "cell", f.check, _slug(f.block) or "all"]
         same: list[Any] = [self.subject, f.check, f.method, f.block]
+        same += [Path(self.target.partition(":")[0]).stem] if self.target else []
         if self.flat is None:
             same += [self.seed, self.examples, list(self.dtypes)]
         else:

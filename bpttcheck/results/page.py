@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.remedies import as_html
-from bpttcheck.results.text import counts, describe, first_lines, headline, outcome, told_apart
+from bpttcheck.results.text import (
+    compared_with,
+    counts,
+    describe,
+    first_lines,
+    headline,
+    outcome,
+    told_apart,
+)
 from bpttcheck.results.words import short
 
 if TYPE_CHECKING:
@@ -129,10 +137,20 @@ def _finding(number: int, finding: Finding, report: Report) -> str:
         )
     if not finding.diagnoses and finding.jax is not None:
         parts.append("<p class=dim>No known pattern fits the error.</p>")
-    parts += [_values(finding), _source(finding, report), _maps(finding)]
+    parts += [_expected(finding), _values(finding), _source(finding, report), _maps(finding)]
     if finding.exception:
         parts.append(f"<pre>{escape(finding.exception)}</pre>")
     return "".join(parts)
+
+
+def _expected(finding: Finding) -> str:
+    """The adjoint that is expected beside the user's line."""
+    said = finding.expected
+    if said is None:
+        return ""
+    yours = f"\nyours:    {said.where}" if said.where else ""
+    told = f"<p>{escape(said.difference)}</p>" if said.difference else ""
+    return f"<pre>{escape(f'expected: {said.formula}{yours}')}</pre>{told}"
 
 
 def _fit(evidence: Mapping[str, Any]) -> str:
@@ -149,7 +167,7 @@ def _values(finding: Finding) -> str:
     for name, side in (
         ("JAX", finding.jax),
         ("differences", finding.finite_difference),
-        ("other side", finding.comparison),
+        (compared_with(finding), finding.comparison),
     ):
         if side is not None:
             sides.append((name, side.value, side.error))
@@ -170,6 +188,8 @@ def _values(finding: Finding) -> str:
 def _source(finding: Finding, report: Report) -> str:
     """The methods of the subject; the lines that a diagnosis names are marked."""
     told = " ".join(f"{d.evidence.get('where', '')} {d.sentence}" for d in finding.diagnoses)
+    if finding.expected is not None:
+        told += f" {finding.expected.where}"
     shown: list[str] = []
     for method, (name, first, text) in report.sources.items():
         lines = dict(enumerate(text.splitlines(), first))

@@ -122,6 +122,21 @@ class Remedy:
 
 
 @dataclass(frozen=True)
+class ExpectedAdjoint:
+    """The adjoint that is expected, from the step, beside what is written.
+
+    Args:
+        formula: ``"d_f = d_c_new * c"``, in the user's names where they have these values.
+        where: the line that is written instead, ``"cell.py:31: d_f = d_c_new * g"``, or ``""``.
+        difference: what is missing, or is there alone; ``""`` where that is not certain.
+    """
+
+    formula: str
+    where: str = ""
+    difference: str = ""
+
+
+@dataclass(frozen=True)
 class Finding:
     """One mismatch: what was compared, where, and the values side by side.
 
@@ -148,6 +163,7 @@ class Finding:
             for a replay; None where there is none.
         sides: the block in the worst case, for a picture; None where nothing was compared.
         remedy: an edit that mends it, where one was asked for and found; else None.
+        expected: of one step, what is expected instead, where that is certain; else None.
     """
 
     check: str
@@ -170,6 +186,7 @@ class Finding:
     problem: Any = field(default=None, repr=False, compare=False)
     sides: Sides | None = field(default=None, repr=False, compare=False)
     remedy: Remedy | None = field(default=None, repr=False)
+    expected: ExpectedAdjoint | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as plain JSON-ready values, without the arrays of its problem."""

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bpttcheck.results.records import CheckResult, Finding, Verdict, plain
-from bpttcheck.results.text import render
+from bpttcheck.results.text import headline, render
 
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Everything that one run of :func:`bpttcheck.check` found.
 
@@ -96,6 +96,10 @@ class Report:
     def __str__(self) -> str:
         """The report as text for a terminal, without colours."""
         return render(self)
+
+    def __repr__(self) -> str:
+        """The verdict in one line."""
+        return f"<Report: {' '.join(headline(self).split())}>"
 
     def to_html(self) -> str:
         """The report as one offline HTML page, with maps of what is wrong beside the code."""

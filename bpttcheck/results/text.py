@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 FINDINGS_SHOWN = 5
 _INDENT = "   "
-_LEGEND = "sees: smallest relative error visible in the worst block, best/median case"
+_LEGEND = (
+    "visible from: the relative error that half of the cases would have shown, in the block that "
+    "shows least"
+)
 
 
 def render(report: Report, width: int = WIDTH) -> str:
@@ -131,7 +134,7 @@ def _table(report: Report, width: int) -> list[str]:
         rows = list(report.checks)
     lines = [line for check in rows for line in _row(check, rows, width)]
     lines += _gathered([check for check in report.checks if check not in rows], width)
-    if any(_sees(check) for check in rows if check.verdict is not Verdict.FAILED):
+    if any(_visible(check) for check in rows if check.verdict is not Verdict.FAILED):
         lines += wrapped(_LEGEND, "  ", width)
     return lines
 
@@ -169,27 +172,27 @@ def _row(check: CheckResult, among: Sequence[CheckResult], width: int) -> list[s
 def _facts(check: CheckResult) -> list[str]:
     facts: list[str] = []
     if check.worst_ratio is not None:
-        limit = "" if check.limit is None else f" of {check.limit:g}"
-        facts.append(f"worst {_times(check.worst_ratio)}{limit}")
+        limit = "" if check.limit is None else f" (limit {check.limit:g})"
+        facts.append(f"largest error {_times(check.worst_ratio)} error bars{limit}")
     if check.verdict is not Verdict.FAILED:  # the findings have their own error bars
-        facts += _sees(check)
+        facts += _visible(check)
     names = sorted(check.oracles, key=lambda name: name != "jax")
     if check.verdict is Verdict.FAILED and "jax" in names:
         names = ["jax"]  # a block found wrong with differences is not compared with them again
-    oracles = [f"{name} {check.oracles[name]}" for name in names if name != "law"]
+    oracles = [f"{name} in {check.oracles[name]}" for name in names if name != "law"]
     if oracles:
-        facts.append(", ".join(oracles))
+        facts.append(f"judged by {', '.join(oracles)}")
     blind = max(check.blocks, key=lambda block: block.blind, default=None)
     if blind is not None and blind.blind:
         facts.append(
-            f"blind in up to {blind.blind} of {blind.blind + blind.judged} cases "
-            f"({blind.block}, {blind.dtype})"
+            f"rounding hides {blind.block} in {blind.blind} of {blind.blind + blind.judged} "
+            f"{blind.dtype} cases"
         )
     facts += [f"{n} skipped ({why})" for why, n in check.skipped_cases.items() if n]
     return facts
 
 
-def _sees(check: CheckResult) -> list[str]:
+def _visible(check: CheckResult) -> list[str]:
     """The resolution in each dtype, of the block that was resolved worst."""
     worst: dict[str, BlockSummary] = {}
     for block in check.blocks:
@@ -201,10 +204,9 @@ def _sees(check: CheckResult) -> list[str]:
     if not worst:
         return []
     return [
-        "sees "
+        "visible from "
         + ", ".join(
-            f"{short(block.resolution, 1)}/{short(block.median_resolution, 1)} {dtype}"
-            for dtype, block in worst.items()
+            f"{short(block.median_resolution, 1)} ({dtype})" for dtype, block in worst.items()
         )
     ]
 
@@ -229,10 +231,16 @@ def _findings(report: Report, width: int) -> list[str]:
     lines: list[str] = []
     reported: set[str] = set()
     for number, finding in enumerate(shown, 1):
-        new = tuple(d for d in finding.diagnoses if d.sentence not in reported)
+        told = {*reported, finding.message}
+        new = tuple(d for d in finding.diagnoses if d.sentence not in told)
         reported.update(d.sentence for d in new)
         unknown = finding.jax is not None and not finding.diagnoses
-        lines += ["", *_finding(number, replace(finding, diagnoses=new), width, unknown)]
+        said = finding.expected
+        if said is not None and said.formula in reported:
+            said = None
+        reported.update([] if said is None else [said.formula])
+        shortened = replace(finding, diagnoses=new, expected=said)
+        lines += ["", *_finding(number, shortened, width, unknown)]
     if others:
         lines += ["", *wrapped(f"also wrong: {_also(others)}", "", width, hang=_INDENT)]
     return lines
@@ -280,6 +288,7 @@ def _finding(number: int, finding: Finding, width: int, unknown: bool) -> list[s
     lines += wrapped(finding.message, _INDENT, width)
     for diagnosis in finding.diagnoses:
         lines += _diagnosis(diagnosis, width)
+    lines += _expected(finding, width)
     if unknown:
         lines.append(f"{_INDENT}no known pattern fits the error")
     if finding.case is not None:
@@ -291,6 +300,19 @@ def _finding(number: int, finding: Finding, width: int, unknown: bool) -> list[s
     if finding.exception not in finding.message:
         for line in last_lines(finding.exception, 6):
             lines.append(cut(f"{_INDENT}| {line}", width))
+    return lines
+
+
+def _expected(finding: Finding, width: int) -> list[str]:
+    """The adjoint that is expected, the user's line, and what it lacks."""
+    said = finding.expected
+    if said is None:
+        return []
+    lines = [cut(f"{_INDENT}expected: {said.formula}", width)]
+    if said.where:
+        lines.append(cut(f"{_INDENT}yours:    {said.where}", width))
+    if said.difference:
+        lines += wrapped(said.difference, _INDENT, width, hang=_INDENT * 2)
     return lines
 
 
@@ -331,6 +353,12 @@ def describe(case: Case) -> str:
     return f"{case.sizes}, {case.dtype}, {case.regime}{mask} (seed {case.seed}, {origin})"
 
 
+def compared_with(finding: Finding) -> str:
+    """What the comparison of a finding is called: of a gradient, a reference in torch."""
+    gradient = finding.check in ("vjp", "step_vjp", "sequence_vjp")
+    return "reference" if gradient else "other side"
+
+
 def _values(finding: Finding) -> list[str]:
     """The values of the worst entry under each other, their decimal points aligned."""
     if finding.hand is None:
@@ -338,7 +366,7 @@ def _values(finding: Finding) -> list[str]:
     rows: list[tuple[str, float | None, float | None]] = [("hand", finding.hand, None)]
     sides = [("JAX", finding.jax, "declined"), ("differences", finding.finite_difference, "none")]
     if finding.comparison is not None:
-        sides = [("other side", finding.comparison, "")]
+        sides = [(compared_with(finding), finding.comparison, "")]
     for name, side, _ in sides:
         rows.append((name, None, None) if side is None else (name, side.value, side.error))
     absent = {name: word for name, _, word in sides}

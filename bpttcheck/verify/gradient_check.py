@@ -161,6 +161,7 @@ def _all_diagnosed(
     if not tally.findings:
         return []
     from bpttcheck.diagnose.evidence import explain, explain_beside
+    from bpttcheck.diagnose.expected import with_expected
     from bpttcheck.diagnose.whole import EditSearch
 
     search, found = EditSearch(), list(tally.findings)
@@ -171,7 +172,9 @@ def _all_diagnosed(
                 failing = [origin, (finding.problem, None)]
                 said = says(run, tally.name, mode, finding.block, tally.seen, failing, search)
                 found[i] = replace(finding, diagnoses=said)
-    return found
+    if mode != STEP or run.subject.reference is not None:
+        return found
+    return with_expected(run.subject.target, found)
 
 
 def _explain(

@@ -17,7 +17,7 @@ from bpttcheck.judge.coverage import covered
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.problems.large import FIRST
 from bpttcheck.problems.problem import Problem
-from bpttcheck.results.records import CheckResult, Finding, Verdict
+from bpttcheck.results.records import CheckResult, Diagnosis, Finding, Verdict
 from bpttcheck.results.renamed import renamed
 from bpttcheck.results.report import Report
 from bpttcheck.subject.options import Options
@@ -40,7 +40,7 @@ def report_of(run: Run, options: Options, outcomes: Sequence[Outcome], seconds: 
         seconds: time taken.
     """
     checks = tuple(result for result, _ in outcomes)
-    findings = sorted((f for _, found in outcomes for f in found), key=_severity)
+    findings = sorted(_explained([f for _, found in outcomes for f in found]), key=_severity)
     gradient = {
         case.index: case
         for name, check in CHECKS.items()
@@ -77,6 +77,21 @@ def report_of(run: Run, options: Options, outcomes: Sequence[Outcome], seconds: 
         seconds=seconds,
     )
     return renamed(report, run.names)
+
+
+def _explained(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings; what a method that is not pure gives has no other diagnosis.
+
+    The formulas of diagnoses are about what was handed in, which such a method may have changed.
+    """
+    impure = {f.method for f in findings if f.check == "purity"}
+    text = "may follow from {} not being a pure function, which is found above: mend that first"
+    return [
+        replace(f, diagnoses=(Diagnosis("impure", text.format(f.method), {"method": f.method}),))
+        if f.method in impure and f.check != "purity"
+        else f
+        for f in findings
+    ]
 
 
 def _sources(run: Run, findings: Sequence[Finding]) -> dict[str, tuple[str, int, str]]:

@@ -12,6 +12,7 @@ import pytest
 from bpttcheck.adapt import from_custom_vjp
 from bpttcheck.contract import is_cell, is_layer
 from bpttcheck.errors import ContractError
+from bpttcheck.jax_mode import enable_x64
 
 TABLE = {"W": ("n_hidden", "n_in"), "U": ("n_hidden", "n_hidden")}
 DTYPES = [np.float64, np.float32]
@@ -69,7 +70,7 @@ def hand_gradients(cell, dtype=np.float64):
 
 def jax_gradients(cell, dtype=np.float64):
     params, state, x, d_state, d_y = problem(cell, dtype)
-    with jax.enable_x64(dtype is np.float64):
+    with enable_x64(dtype is np.float64):
         _, pull = jax.vjp(plain_elman, params, state, x)
         return jax.tree.map(np.asarray, pull((jnp.asarray(d_state), jnp.asarray(d_y))))
 
@@ -102,7 +103,7 @@ def test_the_forward_pass_is_the_primal():
 def test_a_wrong_rule_with_a_right_forward_pass_differs_from_the_reference():
     cell = adapted(elman(zero))
     params, state, x, d_state, d_y = problem(cell)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         _, pull = jax.vjp(cell.reference, params, state, x)
         of_reference = jax.tree.map(np.asarray, pull((jnp.asarray(d_state), jnp.asarray(d_y))))
     assert_close(of_reference, jax_gradients(cell))
@@ -180,7 +181,7 @@ def test_states_of_every_structure_keep_their_structure(pack, unpack):
             assert list(tree) == list(state)
         assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(tree))
     assert list(d_params) == ["W", "U"]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         _, pull = jax.vjp(step.fun, params, state, x)
         expected = pull(jax.tree.map(jnp.asarray, (d_new, d_y)))
     for found, true in zip(unpack(d_state), unpack(expected[1]), strict=True):
@@ -241,7 +242,7 @@ def test_a_sequence_makes_a_layer_whose_reference_is_one_step(scale):
     params, state0, xs, d_last, d_ys = problem(layer, T=6)
     ys, last, tape = layer.forward(params, xs, state0)
     found = layer.vjp(params, tape, d_ys, d_last)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         state, steps = jnp.asarray(state0), []
         for x in xs:
             state, y = layer.reference(params, state, jnp.asarray(x))
@@ -431,7 +432,7 @@ def test_a_fwd_that_rounds_otherwise_in_chaos_is_no_complaint():
     params = {"r": np.float32(3.9) * np.ones((), np.float32)}
     xs, state0 = np.zeros((200, 2, 1), np.float32), np.full((2, 1), 0.3, np.float32)
     ys, last, tape = layer.forward(params, xs, state0)
-    with jax.enable_x64(False):
+    with enable_x64(False):
         assert np.abs(np.asarray(f.fwd(params, xs, state0)[0][1]) - last).max() > 0.01
     layer.vjp(params, tape, np.zeros_like(ys), np.zeros_like(last))
 
@@ -459,7 +460,7 @@ def test_the_cache_serves_twice_and_what_is_returned_is_the_callers_own():
 def test_the_64_bit_mode_of_the_program_stays_as_it_is():
     cell = adapted(elman())
     for mode in (False, True):
-        with jax.enable_x64(mode):
+        with enable_x64(mode):
             for dtype in DTYPES:
                 assert_close(hand_gradients(cell, dtype), jax_gradients(cell, dtype), dtype)
             assert bool(jax.config.jax_enable_x64) is mode
@@ -475,7 +476,7 @@ def test_float32_runs_in_the_mode_that_the_program_has_set():
     cell = adapted(step)
     params, state, x, *_ = problem(cell, np.float32)
     for mode, dtype in [(False, np.float32), (True, np.float64), (False, np.float32)]:
-        with jax.enable_x64(mode):
+        with enable_x64(mode):
             assert cell.step(params, state, x)[1].dtype == dtype
 
 

@@ -8,6 +8,7 @@ import pytest
 from bpttcheck.adapt import from_custom_vjp
 from bpttcheck.adapt.jax_rule import JaxRule
 from bpttcheck.errors import ContractError
+from bpttcheck.jax_mode import enable_x64
 
 TABLE = {"a": ("n_hidden",), "U": ("n_hidden", "n_in")}
 SymbolicZero = jax.custom_derivatives.SymbolicZero
@@ -113,7 +114,7 @@ def gradients(layer, change):
 def distance(layer, change):
     """How far the rule is from JAX's own gradient of the plain code, relative to its largest."""
     arguments, cotangents = problem(change)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         _, pull = jax.vjp(plain, *arguments)
         expected = jax.tree.leaves(
             jax.tree.map(np.asarray, pull(jax.tree.map(jnp.asarray, cotangents)))

@@ -97,8 +97,9 @@ def checked(subject, checks=("vjp",), **options):
 
 
 def test_a_right_function_passes_every_check():
-    report = checked(from_torch(Right.apply, SIGNATURE, plain, name="right"), None)
+    report = checked(from_torch(Right.apply, SIGNATURE, plain), None)
     assert report.passed, str(report)
+    assert report.subject == "Right"  # not "apply"
 
 
 def test_torch_judges_where_a_reference_is_given():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bpttcheck import backpropagate, trees, unroll
+from bpttcheck.jax_mode import enable_x64
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Compare:
             state_T, ys = jax.lax.scan(lambda s, x: step(params, s, x), state0, xs)
             return ys, state_T
 
-        with jax.enable_x64(True):
+        with enable_x64(True):
             (ys, state_T), vjp = jax.vjp(run, case.params, case.xs, case.state0)
             as_jax = jax.tree_util.tree_map(jax.numpy.asarray, (case.d_ys, case.d_state_T))
             d_params, d_xs, d_state0 = vjp(as_jax)

@@ -20,6 +20,7 @@ from bpttcheck import activations, cells, trees
 from bpttcheck.cells import BUILTINS, builtin
 from bpttcheck.contract import is_cell
 from bpttcheck.errors import ContractError
+from bpttcheck.jax_mode import enable_x64
 
 SMOOTH = [name for name, f in activations.ACTIVATIONS.items() if not f.kinks]
 NAMES = [*BUILTINS, *(f"elman[{name}]" for name in activations.ACTIVATIONS), "jordan[relu]"]
@@ -102,7 +103,7 @@ def test_jax_traces_the_step_as_it_is_written_and_finds_the_same_gradient(name, 
         monkeypatch.setattr(module, "np", jax.numpy)
         if hasattr(module, "special"):
             monkeypatch.setattr(module, "special", jax.scipy.special)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         entering = jax.tree_util.tree_map(jax.numpy.asarray, (params, state, x))
         _, vjp = jax.vjp(lambda *a: cell.step(*a)[:2], *entering)
         by_jax = vjp(jax.tree_util.tree_map(jax.numpy.asarray, (d_state, d_y)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,10 @@ import bpttcheck
 import bpttcheck.verify.check  # loaded before pytester takes its snapshot of the modules
 
 HERE = Path(__file__).parent
+# Before click 8.2 the two streams were one unless asked for.
+_APART: dict[str, Any] = (
+    {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+)
 
 
 @pytest.fixture
@@ -54,6 +59,6 @@ def cli() -> Callable[..., Result]:
     def run(*args: str, **options: Any) -> Result:
         from bpttcheck.cli import main
 
-        return CliRunner().invoke(main, list(args), prog_name="bpttcheck", **options)
+        return CliRunner(**_APART).invoke(main, list(args), prog_name="bpttcheck", **options)
 
     return run

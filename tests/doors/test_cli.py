@@ -191,7 +191,18 @@ def test_a_diagnosis_can_be_explained_by_its_code(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", [*REGIMES, *MASKS, "worst", "sees", "blind", "covered", "could not show", "Kinks"]
+    "word",
+    [
+        *REGIMES,
+        *MASKS,
+        "largest",
+        "visible",
+        "hides",
+        "blind",
+        "covered",
+        "could not show",
+        "Kinks",
+    ],
 )
 def test_the_words_of_a_report_can_be_explained(cli: Cli, word: str) -> None:
     assert cli("explain", *word.split()).exit_code == 0

@@ -157,7 +157,7 @@ def test_the_settings_of_the_project_are_the_defaults(cli: Cli, mine: str, fake_
         (["lstn"], "no built-in cell is called 'lstn'; did you mean 'lstm'?"),
         (["elman[rellu]"], "rellu"),
         (["lstm[tanh]"], "LSTM has no option activation"),
-        (["cells_of_mine.py"], "names no object: write cells_of_mine.py:NAME"),
+        (["cells_of_mine.py"], "names no object: write cells_of_mine.py:zoo"),
         (["nowhere.py:x"], "there is no file nowhere.py"),
         (["cells_of_mine.py:goood"], "has no 'goood'; did you mean 'good'"),
         ([":x"], "expected a built-in's name, module:object or path/file.py:object"),
@@ -250,7 +250,7 @@ def test_a_class_that_needs_arguments_says_so(cli: Cli) -> None:
     name = write("class Cell(Faked):\n    def __init__(self, n): ...\n")
     result = cli("verify", f"{name}:Cell")
     assert result.exit_code == 2
-    assert "missing 1 required positional argument: 'n'" in result.stderr
+    assert "is a class whose constructor takes n: give a function" in result.stderr
 
 
 def test_a_class_or_factory_is_called_and_a_note_says_so(cli: Cli, mine: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from bpttcheck.cli.github import MOST, annotate, locate
+from bpttcheck.cli.github import MOST, annotate, failures, locate
+from bpttcheck.cli.sarif import SCHEMA, document
 from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.report import Report
 
@@ -68,6 +70,35 @@ def test_a_failed_check_without_findings_is_told_too() -> None:
 
 def test_only_failures_are_told_and_not_more_than_are_shown() -> None:
     finding = Finding("purity", "step", "x", "impure")
-    assert len(annotate(Target(), report(*[finding] * (MOST + 5)))) == MOST
+    many = tuple(CheckResult(f"check{i}", Verdict.FAILED, 1) for i in range(MOST + 5))
+    assert len(annotate(Target(), Report("A", many))) == MOST
     passed = Report("A", (CheckResult("purity", Verdict.PASSED, 1),), (finding,))
     assert annotate(Target(), passed) == []
+
+
+def test_consequences_are_named_with_their_cause() -> None:
+    found = [
+        Finding("step_vjp", "step_vjp", "d_x", "d_x is off", hand=1.0),
+        Finding("step_vjp", "step_vjp", "d_W", "d_W is off", hand=1.0, counted=3),
+    ]
+    checks = (CheckResult("step_vjp", Verdict.FAILED, 1),)
+    (line,) = annotate(Target(), Report("A", checks, tuple(found)))
+    assert line.endswith("::d_x is off%0Aalso wrong: d_W")
+
+
+def test_a_sarif_log_has_the_rule_the_message_and_the_place() -> None:
+    finding = Finding("purity", "step_vjp", "x", "impure")
+    (failure,) = failures(Target(), report(finding))
+    log = document([asdict(failure), asdict(replace(failure, file="", line=0))])
+    assert (log["version"], log["$schema"]) == ("2.1.0", SCHEMA)
+    (run,) = log["runs"]
+    (rule,) = run["tool"]["driver"]["rules"]
+    assert rule["id"] == "purity"
+    assert rule["shortDescription"]["text"].startswith("Checks that methods change no argument")
+    first, second = run["results"]
+    assert first["message"]["text"] == "A: x (purity)\nimpure"
+    place = first["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == Path(__file__).name
+    assert place["region"]["startLine"] == line_of("def step_vjp")
+    assert "locations" not in second
+    assert run["results"][1]["ruleIndex"] == 0

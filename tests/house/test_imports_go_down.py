@@ -39,7 +39,7 @@ FLOORS = [
     ["verify"],
     # instruments
     ["replay", "mutants", "on_jax", "deferred"],
-    ["selftest", "bench", "remedy"],
+    ["selftest", "bench", "remedy", "derivation"],
     # entry points
     ["config", "cli", "pytest_plugin", "__init__", "__main__"],
 ]

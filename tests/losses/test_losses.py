@@ -10,6 +10,7 @@ import pytest
 
 from bpttcheck import losses
 from bpttcheck.errors import ContractError
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.losses import (
     LOSSES,
     BinaryCrossEntropy,
@@ -153,7 +154,7 @@ def test_jax_differentiates_the_value_to_the_gradient_also_where_terms_tie(name)
     outputs[2, 0] = np.nan  # padding
     if name != "softmax_cross_entropy":
         targets[0, 0], outputs[0, 0] = [0, 1, 0, 1, 0.5], [1.0, 0.0, -1.0, 0.0, 0.0]  # |r| = delta
-    with jax.enable_x64(True):
+    with enable_x64(True):
         by_jax = jax.grad(lift(lambda o: loss.value(o, targets, mask)))(jax.numpy.asarray(outputs))
     np.testing.assert_allclose(by_jax, loss.gradient(outputs, targets, mask), rtol=0, atol=1e-16)
 
@@ -164,7 +165,7 @@ def test_all_arguments_can_be_traced(name):
     loss = LOSSES[name]()
     outputs, targets = case(name)
     mask = a_mask()
-    with jax.enable_x64(True):
+    with enable_x64(True):
         value = jax.jit(lift(loss.value))(outputs, targets, mask)
         gradient = jax.jit(lift(loss.gradient))(outputs, targets, mask)
     np.testing.assert_allclose(value, loss.value(outputs, targets, mask), rtol=1e-14)
@@ -257,8 +258,8 @@ def test_a_wrong_option_is_named_when_the_loss_is_made(make, message):
 
 
 def test_while_traced_a_wrong_shape_is_still_named():
-    jax = pytest.importorskip("jax", reason="the code is traced by JAX")
-    with jax.enable_x64(True), pytest.raises(ContractError, match=r"targets\.shape"):
+    pytest.importorskip("jax", reason="the code is traced by JAX")
+    with enable_x64(True), pytest.raises(ContractError, match=r"targets\.shape"):
         lift(SE.value)(o, numbers[:1])
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 import bpttcheck
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.losses import BinaryCrossEntropy, Huber, SoftmaxCrossEntropy, SquaredError
 from bpttcheck.losses import base as losses_base
 from bpttcheck.oracles.tracer.trace import lift
@@ -165,7 +166,7 @@ def error(loss, targets):
     """The largest difference of the gradient from what JAX makes of the value: no diagnosis."""
     o = np.random.default_rng(0).standard_normal((3, C))
     mask = np.array([True, False, True])
-    with jax.enable_x64(True):
+    with enable_x64(True):
         by_jax = jax.grad(lift(lambda o: loss.value(o, targets(1, 3), mask)))
         exact = np.asarray(by_jax(jax.numpy.asarray(o)))
     return np.abs(loss.gradient(o, targets(1, 3), mask) - exact).max()

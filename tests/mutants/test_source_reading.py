@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import ast
 import functools
 import importlib.util
+import linecache
+import sys
 import textwrap
+import types
 
 import numpy as np
 import pytest
@@ -340,6 +344,16 @@ def test_a_class_without_a_file_is_declined():
     exec(compile(FORWARD + PLAIN, "<made by hand>", "exec"), names)
     assert source_mutants(names["Cell"]()) == ()
     assert "the source of step_vjp cannot be read" in why_no_source(names["Cell"]())
+
+
+def test_a_cell_of_a_notebook_whose_statements_are_compiled_one_by_one_is_read(monkeypatch):
+    text, name = FORWARD + PLAIN, "/tmp/kernel_1/cell.py"
+    monkeypatch.setitem(linecache.cache, name, (len(text), None, text.splitlines(True), name))
+    module = types.ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", module)
+    for statement in ast.parse(text).body:
+        exec(compile(ast.Module([statement], []), name, "exec"), vars(module))
+    assert source_mutants(module.Cell())
 
 
 def test_code_under_the_name_of_a_file_that_is_not_its_own_is_declined():

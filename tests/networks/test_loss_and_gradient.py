@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bpttcheck import losses, trees
 from bpttcheck.cells import LSTM, Elman, GRUResetAfter
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.networks import Batch, Network, Stack
 
 T, B, N_IN, N_HIDDEN, N_OUT = 5, 3, 2, 4, 3
@@ -124,7 +125,7 @@ def test_the_gradient_of_a_teacher_forced_network_is_that_of_a_twin_in_jax(kit):
             fed = jnp.where(real, one_hot, fed)
         return total / batch.lengths.sum()
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         both = jax.jit(jax.value_and_grad(twin, argnums=(0, 1)))
         expected, (d_params, d_xs) = both(params, batch.xs)
         theirs = {**d_params, "d_xs": d_xs}

@@ -28,6 +28,7 @@ from jax.flatten_util import ravel_pytree
 from numpy import zeros
 
 from bpttcheck.errors import Declined
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles.tracer.trace import lift
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ REFUSED = [idiom for idiom in TABLE.IDIOMS if idiom.remedy is not None]
 
 @pytest.fixture(autouse=True)
 def double_precision():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield
 
 
@@ -387,7 +388,7 @@ def test_any_mix_of_views_and_writes_is_numpys_or_is_declined(seed):
         expected = view_program(seed, h.copy(), x.copy())
     except (ValueError, TypeError, IndexError):
         return
-    with jax.enable_x64(True):
+    with enable_x64(True):
         try:
             traced = lift(functools.partial(view_program, seed))(h, x)
         except Declined:
@@ -460,7 +461,7 @@ def test_threads_trace_one_after_another():
     found = {}
 
     def trace(number):
-        with jax.enable_x64(True):
+        with enable_x64(True):
             program = jaxpr_as_fun(jax.make_jaxpr(lift(step))(np.zeros((20, number + 1))))
             found[number] = np.asarray(program(np.ones((20, number + 1)))[0])
 
@@ -689,7 +690,7 @@ def test_a_traced_array_kept_from_an_earlier_call_is_declined():
 
 
 def test_single_precision_mode_is_declined():
-    with jax.enable_x64(False), pytest.raises(Declined, match="32-bit"):
+    with enable_x64(False), pytest.raises(Declined, match="32-bit"):
         lift(lambda h: h)(jnp.ones(2))
 
 

@@ -12,6 +12,7 @@ import scipy.linalg as sl
 import scipy.special as sp
 from jax.extend.core import jaxpr_as_fun
 
+from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles.tracer import functions as _lift_functions
 from bpttcheck.oracles.tracer import reach as _lift_reach
 from bpttcheck.oracles.tracer import ufuncs as _lift_ufuncs
@@ -378,7 +379,7 @@ def point():
 def traced():
     """The value of every expression, or the exception, from one compiled program."""
     programs, found = {}, {}
-    with jax.enable_x64(True):
+    with enable_x64(True):
         for text, function in FUNCTIONS.items():
             try:
                 programs[text] = jaxpr_as_fun(jax.make_jaxpr(lift(function))(*point()))

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import bpttcheck
-from bpttcheck.adapt import from_vjp
+from bpttcheck.adapt import from_grad, from_vjp
 from bpttcheck.cli import main
 from bpttcheck.judge.run import Run
 from bpttcheck.mutants import catalogue
@@ -205,6 +205,20 @@ def test_a_remedy_is_proved_by_all_checks_and_stands_in_the_report(module):
     assert "d_z.sum" in section(told)
 
 
+@pytest.mark.parametrize(("old", "new", "now"), [
+    ("d_new = d_state + d_y", "d_state += d_y; d_new = d_state", "d_state = d_state + d_y; d_new"),
+    ("d_new = d_state + d_y", "d_new = d_state; d_new += d_y", "d_new = d_new + d_y"),
+])  # fmt: skip
+def test_an_argument_that_is_written_to_is_left_alone_then(module, old, new, now):
+    cell = module(CELL, (old, new)).Gated()
+    options = {"raises": False, "examples": 4, "checks": ["purity", "step_vjp"]}
+    report = bpttcheck.check(cell, **options)
+    said = [one.code for f in report.findings for one in f.diagnoses]
+    assert set(said) == {"impure"}
+    (found,) = remedies(cell, report)
+    assert now in found.patched
+
+
 def test_an_edit_that_a_check_rejects_is_not_given(module, monkeypatch):
     cell = module(CELL, ("d_z.sum(axis=0)", "d_z.mean(axis=0)")).Gated()
     report = bpttcheck.check(cell, raises=False, examples=4, checks=["step_vjp"])
@@ -230,6 +244,19 @@ def test_code_without_a_source_of_its_own_is_left_alone():
     report = bpttcheck.check(wrong, raises=False, examples=4, checks=["step_vjp"])
     assert not report.passed
     assert remedies(wrong, report) == ()
+
+
+def test_a_loss_that_leaves_a_gradient_out_is_mended(module):
+    code = module(
+        "import numpy as np\n"
+        "def loss(x, target, W):\n"
+        "    error = x @ W - target\n"
+        "    return 0.5 * (error**2).sum(), {'W': x.T @ error * 2}\n"
+    )
+    function = from_grad(code.loss, "x: B D, target: B H, W: D H")
+    report = bpttcheck.check(function, raises=False, examples=4)
+    (found,) = remedies(function, report)
+    assert "{'W': x.T @ error}" in found.patched
 
 
 def test_a_backward_function_is_mended(module):

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.power.flat import Flat
 from benchmarks.power.peers.base import Named, Peer, Settings
+from bpttcheck.jax_mode import enable_x64
 
 EPS = (1e-3, 1e-4, 1e-5, 1e-6)
 EPS32 = (1e-1, 3e-2, 1e-2, 1e-3)
@@ -90,10 +91,9 @@ def look_chex(flat: Flat, settings: Settings | None) -> None:
 
 
 def _at_precision(flat: Flat, run: Callable[[Any, Any], None]) -> None:
-    import jax
     import jax.numpy as jnp
 
-    with jax.enable_x64(flat.problem.dtype == np.float64):
+    with enable_x64(flat.problem.dtype == np.float64):
         run(as_custom_vjp(flat), [jnp.asarray(leaf) for leaf in flat.point])
 
 

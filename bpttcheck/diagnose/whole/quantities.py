@@ -132,6 +132,13 @@ def _when(shift: int, wrap: bool) -> str:
     return f" of the step {'before' if shift < 0 else 'after'}{end}"
 
 
+def _instead(made: str, used: str, belongs: str, shift: int) -> str:
+    """What is wrong: another quantity, or the right one of another step."""
+    if shift and used.startswith(f"{belongs} of "):
+        return f"{made} is made with {used}, not of its own step"
+    return f"{made} is made with {used} where {belongs} belongs"
+
+
 def _factors(scene: Scene) -> Iterator[LoopEdit]:
     """``d_v q`` for ``d_v b`` at a product ``v = a b``."""
     for turns in scene.turns:
@@ -152,9 +159,7 @@ def _factors(scene: Scene) -> Iterator[LoopEdit]:
                 used = f"{q.text}{_when(shift, wrap)}"
                 if q.text == belongs and not shift:
                     used = f"{q.text} of another step"
-                sentence = (
-                    f"{made} is made with {used} where {belongs} belongs{said(scene.where(turns))}"
-                )
+                sentence = _instead(made, used, belongs, shift) + said(scene.where(turns))
                 change = BackwardChange({
                     edge: _with(scene, edge, array)
                     for edge, array in zip(edges, arrays, strict=True)
@@ -212,7 +217,7 @@ def _incoming(
         edge: _from(scene, edge, refs[t + shift] if 0 <= t + shift < len(refs) else None)
         for t, edge in enumerate(edges)
     }
-    sentence = f"{made} is made with {used} where {belongs} belongs{said(scene.where(turns))}"
+    sentence = _instead(made, used, belongs, shift) + said(scene.where(turns))
     evidence = (("where", scene.where(turns)), ("used", used), ("belongs", belongs))
     key = ("incoming", turns.key, j, other.key, shift)
     code = "off-by-one" if shift else "wrong-operand"

@@ -147,7 +147,7 @@ def _parsed(function: FunctionType) -> tuple[ast.FunctionDef, str]:
     try:
         source = "".join(inspect.findsource(function)[0])
         module = ast.parse(source)
-        code = compile(source, "<source>", "exec", dont_inherit=True)
+        whole = compile(source, "<source>", "exec", dont_inherit=True)
     except (OSError, TypeError, SyntaxError, ValueError) as error:
         raise Declined(
             f"the source of {function.__code__.co_name} cannot be read ({error})",
@@ -157,14 +157,30 @@ def _parsed(function: FunctionType) -> tuple[ast.FunctionDef, str]:
     trees = [
         found for found in _definitions(module, "", own.co_name) if _first_line(found[0]) == line
     ]
-    codes = [c for c in _all_code(code) if (c.co_name, c.co_firstlineno) == (own.co_name, line)]
-    if not (trees and codes and _same_code(codes[0], own)):
+    if not (trees and any(_same_code(code, own) for code in _codes(whole, module, own))):
         raise Declined(
             f"the source of {own.co_name} in {own.co_filename} is not what runs: the file was"
             " changed after it was imported, or an import hook rewrote it",
             remedy="import it afresh",
         )
     return trees[0]
+
+
+def _codes(whole: CodeType, module: ast.Module, own: CodeType) -> Iterator[CodeType]:
+    """The code at the place of ``own`` in a file, and in each of its statements compiled alone.
+
+    A notebook compiles the statements of a cell one by one, which gives other bytecode: the
+    compiler treats methods of what the same module imports in another way.
+    """
+    alone = (
+        compile(ast.Module([statement], []), "<source>", "exec", dont_inherit=True)
+        for statement in module.body
+        if _first_line(statement) <= own.co_firstlineno <= (statement.end_lineno or 0)
+    )
+    for outer in (whole, *alone):
+        for code in _all_code(outer):
+            if (code.co_name, code.co_firstlineno) == (own.co_name, own.co_firstlineno):
+                yield code
 
 
 def _definitions(around: ast.AST, owner: str, name: str) -> Iterator[tuple[ast.FunctionDef, str]]:
@@ -176,8 +192,9 @@ def _definitions(around: ast.AST, owner: str, name: str) -> Iterator[tuple[ast.F
         yield from _definitions(node, inside, name)
 
 
-def _first_line(definition: ast.FunctionDef) -> int:
-    return min([definition.lineno, *(node.lineno for node in definition.decorator_list)])
+def _first_line(statement: ast.stmt) -> int:
+    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
+    return min([statement.lineno, *(node.lineno for node in decorators)])
 
 
 def _compiled(tree: ast.FunctionDef, owner: str, original: FunctionType, filename: str) -> CodeType:

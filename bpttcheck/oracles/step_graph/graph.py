@@ -229,7 +229,10 @@ def functions(graph: Graph) -> list[tuple[int, int, int]]:
 
 
 def products(graph: Graph, parameters: int) -> list[tuple[int, int]]:
-    """Matrix products and the side on which a square matrix of parameters stands."""
+    """Matrix products and the side on which a square matrix stands.
+
+    It is one of parameters, or one for each row of the batch.
+    """
     weights: set[int] = set(graph.inputs[:parameters])
     found: list[tuple[int, int]] = []
     for k, op in enumerate(graph.ops):
@@ -241,10 +244,44 @@ def products(graph: Graph, parameters: int) -> list[tuple[int, int]]:
         for side, ref in enumerate(op.ins):
             shape = graph.shapes[ref] if isinstance(ref, int) else ()
             other = op.ins[1 - side]
-            square = len(shape) == 2 and shape[0] == shape[1] > 1
-            if square and ref in weights and isinstance(other, int) and other not in weights:
+            if not isinstance(other, int):
+                continue
+            weight = len(shape) == 2 and shape[0] == shape[1] > 1 and ref in weights
+            stack = _square(shape) and _is_one_sum(op, side)
+            if stack or (weight and other not in weights):
                 found.append((k, side))
     return found
+
+
+def turned(graph: Graph) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Operation and operand: where the operand, and where the result, is a stack of matrices.
+
+    The matrices are square, so that their transposes have the same shape.
+    """
+    to, back = list[tuple[int, int]](), list[tuple[int, int]]()
+    for k, op in enumerate(graph.ops):
+        if len(op.outs) != 1 or not graph.floats[op.outs[0]]:
+            continue
+        for j in graph.moving(op):
+            ref = op.ins[j]
+            if not graph.floats[ref] or ref in graph.still:
+                continue
+            if _square(graph.shapes[ref]):
+                to.append((k, j))
+            if _square(graph.shapes[op.outs[0]]) and not _square(graph.shapes[ref]):
+                back.append((k, j))
+    return to, back
+
+
+def _square(shape: tuple[int, ...]) -> bool:
+    return len(shape) >= 3 and shape[-1] == shape[-2] > 1
+
+
+def _is_one_sum(op: Op, side: int) -> bool:
+    """True if a product sums over one of the last two axes of an operand."""
+    (contracted, batch) = op.params["dimension_numbers"]
+    axes, rank = contracted[side], len(batch[side]) + 2
+    return len(axes) == 1 and tuple(batch[side]) == tuple(range(rank - 2)) and axes[0] >= rank - 2
 
 
 def _line(eqn: Any) -> tuple[str, int] | None:

@@ -1,12 +1,13 @@
 """The gradient of one step with a single path of the chain rule changed.
 
 The traced step is a graph of operations. This module differentiates the step with any one edge cut;
-with the local derivative of any one nonlinear function of one variable replaced; or with any one
-square weight transposed in the backward product. The values of the forward pass never change, only
-the cotangents:
+with the local derivative of any one nonlinear function of one variable replaced; with any one
+square matrix transposed in the backward product; or with the cotangent of a stack of square
+matrices transposed on its way. The values of the forward pass never change, only the cotangents:
 
     cut         x  ->  stop_gradient(x)
     replaced    v  ->  stop_gradient(v) + c (z - stop_gradient(z))      for v = f(z)
+    turned      x  ->  stop_gradient(x) + (x - stop_gradient(x))^T
 
 A hand-derived gradient that equals one of these is explained by that edit.
 """
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from bpttcheck import trees
 from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.autodiff.programs import compile_cheaply, trace
-from bpttcheck.oracles.step_graph.graph import Graph, Op, edges, functions, products
+from bpttcheck.oracles.step_graph.graph import Graph, Op, edges, functions, products, turned
 from bpttcheck.oracles.step_graph.operands import GradientShift, OperandSwaps
 
 Array = NDArray[Any]
@@ -40,7 +41,8 @@ class EditSite:
     """A place in the user's step where something can be changed.
 
     Args:
-        kind: ``"edge"``, ``"function"`` or ``"product"``.
+        kind: ``"edge"``, ``"function"``, ``"product"``, ``"to"`` or ``"from"``: what an operation
+            passes on to an operand, and what comes to it for that operand.
         index: its number among those of its kind.
         place: operation and operand; where a size is 1, the traced step may have others.
         text: the operation, such as ``"tanh"``.
@@ -76,6 +78,7 @@ class Paths:
         self._edges = edges(flat)
         self._functions = functions(flat)
         self._products = products(flat, traced.params.size)
+        self._to, self._from = turned(flat)
         self._compiled: Any = None
         self._forward: Any = None
 
@@ -100,6 +103,8 @@ class Paths:
             "edge": self._edges,
             "function": [(k, 0) for k, _, _ in self._functions],
             "product": self._products,
+            "to": self._to,
+            "from": self._from,
         }[kind]
         ops = self.graph.ops
         return [
@@ -147,7 +152,7 @@ class Paths:
             point: ``(params, state, x)``.
             cotangents: of the new state and of the output.
             changes: a site, and the local derivative to use there for a function, else None: an
-                edge is cut, a product transposed.
+                edge is cut, a product or a cotangent transposed.
 
         Returns:
             ``(d_params, d_state, d_x)`` for each change.
@@ -209,16 +214,17 @@ class Paths:
         keep = np.ones((_CHUNK, len(self._edges)))
         use = np.zeros((_CHUNK, len(self._functions)))
         turn = np.zeros((_CHUNK, len(self._products)))
+        to, back = np.zeros((_CHUNK, len(self._to))), np.zeros((_CHUNK, len(self._from)))
         factors = [np.zeros((_CHUNK, *self.graph.shapes[v])) for _, _, v in self._functions]
         for i, (site, factor) in enumerate(part):
             if site.kind == "edge":
                 keep[i, site.index] = 0.0
-            elif site.kind == "product":
-                turn[i, site.index] = 1.0
+            elif site.kind in ("product", "to", "from"):
+                {"product": turn, "to": to, "from": back}[site.kind][i, site.index] = 1.0
             else:
                 use[i, site.index] = 1.0
                 factors[site.index][i] = factor
-        return keep, use, turn, factors
+        return keep, use, turn, to, back, factors
 
     def _run(self, leaves: Any, d_state: Any, d_y: Any, switches: Any) -> Any:
         args = (leaves, d_state, d_y, switches)
@@ -251,14 +257,24 @@ class Paths:
         edge = {place: i for i, place in enumerate(self._edges)}
         function = {v: (i, z) for i, (_, z, v) in enumerate(self._functions)}
         product = {k: (i, side) for i, (k, side) in enumerate(self._products)}
-        keep, use, turn, factors = switches
+        to, back = ({place: i for i, place in enumerate(p)} for p in (self._to, self._from))
+        keep, use, turn, turn_to, turn_back, factors = switches
 
         def apply(k: int, ins: Sequence[Any], values: Mapping[int, Any]) -> list[Any]:
             op = self.graph.ops[k]
             given = [
                 _scaled(x, keep[edge[k, j]]) if (k, j) in edge else x for j, x in enumerate(ins)
             ]
+            given = [
+                _flipped(x, x, turn_to[to[k, j]]) if (k, j) in to else x
+                for j, x in enumerate(given)
+            ]
             outs = op.bind(given)
+            for j in range(len(ins)):
+                if (k, j) in back:
+                    held = [jax.lax.stop_gradient(x) for x in given]
+                    held[j] = given[j]
+                    outs = [_flipped(outs[0], op.bind(held)[0], turn_back[back[k, j]])]
             if k in product:
                 i, side = product[k]
                 outs = [_turned(op, given, outs[0], side, turn[i])]
@@ -276,6 +292,12 @@ def _scaled(x: Any, keep: Any) -> Any:
     return fixed + keep * (x - fixed)
 
 
+def _flipped(x: Any, part: Any, turn: Any) -> Any:
+    """``x``; if ``turn`` is 1, the cotangent goes to ``part`` of it transposed."""
+    moving = part - jax.lax.stop_gradient(part)
+    return x + turn * (jnp.swapaxes(moving, -1, -2) - moving)
+
+
 def _replaced(v: Any, z: Any, use: Any, factor: Any) -> Any:
     fixed, at = jax.lax.stop_gradient(v), jax.lax.stop_gradient(z)
     return fixed + (1 - use) * (v - fixed) + use * factor * (z - at)
@@ -287,7 +309,7 @@ def _turned(op: Op, ins: list[Any], out: Any, side: int, turn: Any) -> Any:
     other = 1 - side
     through = [fixed[0], fixed[1]]
     through[other] = ins[other] - fixed[other]
-    through[side] = jnp.swapaxes(fixed[side], 0, 1)
+    through[side] = jnp.swapaxes(fixed[side], -1, -2)
     own = [fixed[0], fixed[1]]
     own[side] = ins[side] - fixed[side]
     wrong = op.primitive.bind(*through, **op.params) + op.primitive.bind(*own, **op.params)

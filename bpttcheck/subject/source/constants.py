@@ -39,7 +39,7 @@ _NUMBERS = {"float", "int", "float16", "float32", "float64", "int32", "int64", "
 _COUNTING = {"range", "reversed", "arange"}
 _NO_SIZE = {"axis", "axes", "dtype", "ndmin", "seed", "decimals", "ord", "ddof", "keepdims", "name"}
 _OF_VALUES = {"abs", "fabs", "absolute", "max", "min", "amax", "amin", "norm", "sum", "mean", "any"}
-_BYTES = {"int8": np.int8, "i1": np.int8, "uint8": np.uint8, "u1": np.uint8}
+_BYTES: dict[str, type] = {"int8": np.int8, "i1": np.int8, "uint8": np.uint8, "u1": np.uint8}
 _SIZE_NAME = re.compile(
     r"_*(T|B|H|N|D|K|M|t|n|i|j|k|[nN]_\w+|num_\w+"
     r"|(\w+_)?(len|length|lengths|size|count|steps?|batch|width|rows?|cols?|calls|dim))"
@@ -102,7 +102,7 @@ def _narrow(value: Any) -> int | None:
         value = _BYTES.get(value)
     if isinstance(value, np.dtype):
         value = value.type
-    if isinstance(value, type) and issubclass(value, np.int8 | np.uint8):
+    if isinstance(value, type) and value in _BYTES.values():
         return int(np.iinfo(value).max) + 1
     return None
 

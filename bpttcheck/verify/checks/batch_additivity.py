@@ -43,7 +43,10 @@ def _of_function(context: Context) -> Tally:
     run = context.run
     if _of(run) is PACKED:
         return run_law(context, PACKED)
-    if not run.subject.traits.signature.batch or not run.subject.traits.signature.outputs:
+    signature = run.subject.traits.signature
+    if not any(leaf.axes for leaf in signature.results):
+        raise NotApplicable("the signature names no output with a batch axis; a loss is one number")
+    if not signature.batch:
         raise NotApplicable("no batch axis is known: name it in the signature, as in x: N T D")
     if not _rows_are_independent(run):
         raise NotApplicable("the forward pass is not what its rows give one by one")

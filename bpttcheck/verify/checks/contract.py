@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from bpttcheck.errors import ContractError
 from bpttcheck.judge.gradient_finding import exception_finding
 from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
+from bpttcheck.problems.function_cases import letters
 from bpttcheck.problems.problem import nearest
 from bpttcheck.subject.validate import validate_cell, validate_layer
 from bpttcheck.subject.values import dtypes_noted
@@ -18,6 +20,10 @@ from bpttcheck.verify.checks.base import Check, Context
 
 # Pairwise different sizes first, which reveal a transposition; then equal sizes; then ones.
 _SIZES = ((3, 4, 2), (4, 2, 3), (2, 2, 2), (1, 1, 1), (1, 3, 1), (5, 1, 4))
+
+_APART = {"T": 7, "B": 3, "n_in": 2, "n_hidden": 4}
+"""Sizes of a function that all differ, so that no axis passes for another."""
+_SHOWN = 8
 
 
 def contract(context: Context) -> Tally:
@@ -53,8 +59,10 @@ def _of_function(context: Context, tally: Tally) -> Tally:
     run = context.run
     for index in range(2 * len(run.dtypes)):
         tally.cases += 1
+        case = replace(run.cases.case(index), regime="ordinary", **_APART)
+        sizes = letters(run.subject.traits.signature, case)
         try:
-            problem = run.cases.problem(replace(run.cases.case(index), regime="ordinary"))
+            problem = run.cases.problem(case)
             hand = run.code.run(SEQUENCE, problem)
             if not hand.gradients:
                 raise ContractError(
@@ -62,12 +70,24 @@ def _of_function(context: Context, tally: Tally) -> Tally:
                     method=run.code.methods[1],
                 )
         except ContractError as error:
-            tally.findings.append(exception_finding("contract", error))
+            shown = replace(case, letters=tuple(sizes.items()))
+            finding = exception_finding("contract", error, shown)
+            if error.__cause__ is not None:  # it raised: perhaps the signature does not fit
+                given = f"{error}; it was called as the signature says, with {_shapes(run, sizes)}"
+                finding = replace(finding, message=given)
+            tally.findings.append(finding)
             tally.failures += 1
             return tally
         finally:
             context.tick()
     return tally
+
+
+def _shapes(run: Run, sizes: Mapping[str, int]) -> str:
+    """The inputs of a function with their shapes."""
+    leaves = run.subject.traits.signature.expanded(sizes)
+    told = [f"{name} {leaf.shape(sizes)}" for name, leaf in leaves if leaf.axes]
+    return ", ".join(told[:_SHOWN]) + (", ..." if len(told) > _SHOWN else "")
 
 
 def _sizes(run: Run) -> list[tuple[int, int, int]]:

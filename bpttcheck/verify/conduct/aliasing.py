@@ -254,8 +254,8 @@ def _nearly_the_same(probe: _Probe) -> None:
 def _one_changed(probe: _Probe) -> None:
     """Every argument counts: a result must not be that of an earlier call with one other array.
 
-    What is right is computed from arguments that all differ in the last digit, so that no value that
-    is kept under some of them is met.
+    What is right is computed from arguments that all differ in the last digit, so that no value
+    that is kept under some of them is met.
     """
     passes, rng = probe.passes, np.random.default_rng(0)
     leaves = [p for p, leaf in probe.given.leaves().items() if is_float(leaf) and leaf.size]

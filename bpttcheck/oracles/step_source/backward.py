@@ -1,0 +1,291 @@
+"""Reverse accumulation: one statement for each adjoint, in the order in which they are known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bpttcheck.errors import Declined
+from bpttcheck.oracles.step_source import terms
+from bpttcheck.oracles.step_source.array_parts import ArrayScene, ClearedPart, Part, Piece, Scatter
+from bpttcheck.oracles.step_source.array_rules import sent as sent_by
+from bpttcheck.oracles.step_source.forward import Forward
+from bpttcheck.oracles.step_source.functions import recognised
+from bpttcheck.oracles.step_source.recording import INPUT, Value
+from bpttcheck.oracles.step_source.rules import SLOPES, STEPS
+from bpttcheck.oracles.step_source.terms import Term, call, fitted, number
+from bpttcheck.oracles.step_source.traces import Traced
+
+
+@dataclass(frozen=True)
+class GivenCotangent(terms.BackwardTerm):
+    """A cotangent that the backward pass is given.
+
+    Args:
+        text: its name, ``"d_y"``.
+        about: what it belongs to, ``"the output"``.
+    """
+
+    text: str
+    about: str
+
+
+@dataclass(eq=False)
+class Adjoint(terms.BackwardTerm):
+    """The statement of one adjoint.
+
+    Args:
+        value: whose it is.
+        parts: what it is the sum of, each with the value from which it flows back, or the given
+            cotangent.
+        whole: the sum of the parts that are terms.
+        scattered: parts that are added at an index.
+        cleared: entries that were overwritten, by index: to them nothing flows back.
+        number: its equation.
+    """
+
+    value: Value
+    parts: list[tuple[Term, Value | GivenCotangent]]
+    whole: Term
+    scattered: list[tuple[Scatter, Value]]
+    cleared: list[tuple[tuple[Any, ...], Value]]
+    number: int = 0
+
+
+@dataclass
+class BackwardPass:
+    """The backward pass of a step.
+
+    Args:
+        adjoints: its statements, in order.
+        inputs: of each input the adjoint, None if nothing flows back to it.
+        functions: values that are a known function of another one.
+        alias: values whose adjoint is that of another one, which has no name of its own.
+    """
+
+    adjoints: list[Adjoint]
+    inputs: dict[Value, Adjoint | None]
+    functions: dict[Value, tuple[str, Value]]
+    alias: dict[Value, Value] = field(default_factory=dict[Value, Value])
+
+
+class Accumulation:
+    """Builds the backward pass of a traced step.
+
+    Args:
+        traced: the step.
+        forward: writes operands.
+        named: True for a value that the user gave a name.
+    """
+
+    def __init__(self, traced: Traced, forward: Forward, named: Callable[[Value], bool]) -> None:
+        self._traced, self._forward, self._named = traced, forward, named
+        self._arrays = ArrayScene(forward, traced.shapes)
+        self._functions = forward.functions = recognised(traced.first.values)
+        self._active = self._reached()
+        self._uses = Counter(o for v in traced.first.values for o in set(self._operands(v)))
+        self._sent: dict[Value, list[tuple[Part, Value | GivenCotangent]]] = {}
+        self._made: list[Adjoint] = []
+        self._alias: dict[Value, Value] = {}
+
+    def run(self, given: Sequence[tuple[Value, GivenCotangent]]) -> BackwardPass:
+        """From the cotangents of the outputs back to the inputs.
+
+        Raises:
+            Declined: the adjoint of an operation is not known here.
+        """
+        for value, cotangent in given:
+            if value in self._active:
+                term = terms.ref(cotangent, value.shape)
+                self._sent.setdefault(value, []).append((term, cotangent))
+        inputs: dict[Value, Adjoint | None] = {}
+        for value in reversed(self._traced.first.values):
+            sent = self._sent.pop(value, None)
+            if value.op == INPUT:
+                inputs[value] = None if sent is None else self._adjoint(value, sent)
+            elif sent is not None:
+                self._pass_on(value, sent)
+        adjoints = self._made + [a for a in reversed(inputs.values()) if a is not None]
+        for k, adjoint in enumerate(adjoints):
+            adjoint.number = k + 1
+        return BackwardPass(adjoints, inputs, self._functions, self._alias)
+
+    def _operands(self, value: Value) -> list[Value]:
+        return [self._functions[value][1]] if value in self._functions else value.operands
+
+    def _reached(self) -> set[Value]:
+        """The values through which a gradient may flow."""
+        found: set[Value] = set()
+        for value in self._traced.first.values:
+            if value.kind not in "fc" or value.known or value.op in STEPS:
+                continue
+            if value.op == INPUT or any(o in found for o in self._operands(value)):
+                found.add(value)
+        return found
+
+    def _pass_on(self, value: Value, sent: list[tuple[Part, Value | GivenCotangent]]) -> None:
+        adjoint = self._adjoint(value, sent)
+        whole = adjoint.whole
+        marker = terms.ref(adjoint, whole.shape, value.kind == "c")
+        uses = sum(
+            sum(r is adjoint for r in _term(part).refs()) for _, part in self._rule(value, marker)
+        )
+        heads = ("T", "index", "neg")
+        short = whole.head == "ref" or (whole.head in heads and whole.args[0].head == "ref")
+        if adjoint.scattered or adjoint.cleared or (not short and (self._named(value) or uses > 1)):
+            self._made.append(adjoint)
+            d = marker
+            if not self._named(value):
+                self._borrow(value)
+        else:
+            d = whole
+        for operand, part in self._rule(value, d):
+            self._sent.setdefault(operand, []).append((part, value))
+
+    def _borrow(self, value: Value) -> None:
+        """A sum without a name lends that of an operand that is used nowhere else."""
+        if value.op != "np.add":
+            return
+        for operand in value.operands:
+            alone = self._uses[operand] == 1 and operand.op != INPUT
+            if alone and self._named(operand) and operand.shape == value.shape:
+                self._alias[value] = operand
+                return
+
+    def _rule(self, value: Value, d: Term) -> Iterator[tuple[Value, Part]]:
+        """What each operand gets of the adjoint of a value."""
+        for operand, part in self._rule_of(value, d):
+            if operand in self._active:
+                yield operand, part
+
+    def _rule_of(self, value: Value, d: Term) -> Iterator[tuple[Value, Part]]:
+        if value in self._functions:
+            name, operand = self._functions[value]
+            yield from self._slopes(value, name, (operand,), d)
+        elif value.op in SLOPES:
+            yield from self._slopes(value, value.op, value.args, d)
+        else:
+            try:
+                sent = sent_by(self._arrays, value, d)
+                if sent is None:
+                    raise Declined(f"{value.op}, of which no adjoint is known here")
+                yield from sent
+            except Declined as refusal:
+                where = refusal.where or place(value)
+                raise Declined(
+                    refusal.what, where=where,
+                    remedy=refusal.remedy or "the operations of docs/how-to/derive.md",
+                ) from None  # fmt: skip
+
+    def _slopes(
+        self, value: Value, name: str, items: Sequence[Any], d: Term
+    ) -> Iterator[tuple[Value, Part]]:
+        y = self._forward_ref(value)
+        operands = [self._forward.operand(item, value) for item in items]
+        chosen = self._comparison(name, items)
+        for slope, item in zip(SLOPES[name], items, strict=False):
+            if slope is not None and isinstance(item, Value) and item in self._active:
+                term = slope(d, y, *operands)
+                if chosen is not None:
+                    mask, first_wins = chosen
+                    wins = first_wins == (item is items[0])
+                    zero = number(0)
+                    term = terms.where(mask, d, zero) if wins else terms.where(mask, zero, d)
+                yield item, fitted(term, value, item.shape, item.kind == "c")
+
+    def _comparison(self, name: str, items: Sequence[Any]) -> tuple[Term, bool] | None:
+        """Where ``step`` itself compares the operands of a maximum: that, and who wins there."""
+        larger = {"np.maximum": True, "np.fmax": True, "np.minimum": False, "np.fmin": False}
+        if name not in larger or not all(isinstance(item, Value) for item in items):
+            return None
+        for value in self._traced.first.values:
+            sign = {"np.greater": True, "np.greater_equal": True, "np.less": False,
+                    "np.less_equal": False}.get(value.op)  # fmt: skip
+            if sign is not None and set(value.operands) == set(items) and len(value.args) == 2:
+                return self._forward_ref(value), (value.args[0] is items[0]) == (
+                    sign == larger[name])  # fmt: skip
+        return None
+
+    def _forward_ref(self, value: Value) -> Term:
+        return terms.ref(value, value.shape, value.kind == "c")
+
+    def _adjoint(self, value: Value, sent: list[tuple[Part, Value | GivenCotangent]]) -> Adjoint:
+        """The sum of what was sent to a value."""
+        parts: list[tuple[Term, Value | GivenCotangent]] = []
+        pieces: list[tuple[Piece, Value]] = []
+        scattered: list[tuple[Scatter, Value]] = []
+        cleared: list[tuple[tuple[Any, ...], Value]] = []
+        for part, source in sent:
+            if isinstance(part, Term):
+                parts.append((part, source))
+            elif isinstance(part, Piece):
+                assert isinstance(source, Value)
+                pieces.append((part, source))
+            elif isinstance(part, ClearedPart):
+                assert isinstance(source, Value)
+                if len(sent) > 1:
+                    raise Declined(
+                        "an array that is read and later written in place", where=place(source),
+                        remedy="a copy before the write",
+                    )  # fmt: skip
+                parts.append((part.term, source))
+                cleared.append((part.at, source))
+            else:
+                assert isinstance(source, Value)
+                scattered.append((part, source))
+        for axis in dict.fromkeys(piece.axis for piece, _ in pieces):
+            mine = [(p, s) for p, s in pieces if p.axis == axis]
+            joined = self._joined(value, mine, axis)
+            if joined is not None:
+                parts.append((joined, mine[0][1]))
+            else:
+                scattered += [(Scatter(p.term, p.at, False), s) for p, s in mine]
+        if not parts:
+            zeros = Term("zeros", (), value, value.shape, value.kind == "c")
+            parts = [(zeros, scattered[0][1])]
+        parts.sort(key=lambda part: part[0].is_complex)
+        whole = terms.add(*(term for term, _ in parts))
+        if whole.shape != value.shape and (scattered or value.op == INPUT):
+            whole = terms.broadcast(whole, value, value.shape)
+            parts = [(whole, source) for _, source in parts[:1]]
+        return Adjoint(value, parts, whole, scattered, cleared)
+
+    def _joined(self, value: Value, pieces: list[tuple[Piece, Value]], axis: int) -> Term | None:
+        """Pieces that make the whole axis, put together."""
+        by_bounds: dict[Any, list[Term]] = {}
+        for piece, _ in pieces:
+            by_bounds.setdefault(piece.bounds, []).append(piece.term)
+        ordered = sorted(by_bounds)
+        ends: tuple[int, ...] = tuple(0 for _ in self._traced.shapes[value])
+        for bounds in ordered:
+            if tuple(start for start, _ in bounds) != ends:
+                return None
+            ends = tuple(end for _, end in bounds)
+        if ends != tuple(shape[axis] for shape in self._traced.shapes[value]):
+            return None
+        rows = [terms.add(*by_bounds[bounds]) for bounds in ordered]
+        if len(rows) == 1:
+            return rows[0]
+        listed = Term("list", tuple(rows), "list", (len(rows),), any(r.is_complex for r in rows))
+        last = axis and axis == len(value.shape) - 1
+        named: Mapping[str, str] = {"axis": "-1" if last else str(axis)} if axis else {}
+        return call(
+            "np.concatenate", listed, shape=value.shape, is_complex=value.kind == "c", **named
+        )
+
+
+def _term(part: Part) -> Term:
+    return part if isinstance(part, Term) else part.term
+
+
+def place(value: Value) -> str:
+    """File and line of an operation, ``"cell.py:12"``."""
+    if not value.stands:
+        return ""
+    stand = value.stands[0]
+    return f"{stand.code.co_filename.rpartition('/')[2]}:{stand.span[0]}"
+
+
+__all__ = ["Accumulation", "Adjoint", "BackwardPass", "GivenCotangent", "place"]

@@ -1,0 +1,233 @@
+"""Right cells without a backward pass, each with operations that the others do not have."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import special
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def draw(rng, *shape):
+    return rng.standard_normal(shape) / np.sqrt(shape[-1])
+
+
+class Plain:
+    def init(self, rng, n_in, H):
+        return {"U": draw(rng, H, n_in), "W": draw(rng, H, H), "b": draw(rng, H)}
+
+    def initial_state(self, params, B):
+        W = params["W"]
+        return np.zeros((B, len(W)), W.dtype)
+
+
+class Joint(Plain):
+    """One matrix for [x, h]; the cache holds them together only."""
+
+    def init(self, rng, n_in, H):
+        return {"W": draw(rng, H, n_in + H), "V": draw(rng, H, n_in + H), "b": draw(rng, H)}
+
+    def step(self, params, h, x):
+        xh = np.concatenate([x, h], axis=1)
+        z = sigmoid(xh @ params["V"].T)
+        n = np.tanh(xh @ params["W"].T + params["b"])
+        h = (1 - z) * h + z * n
+        return h, h, (xh, z, n)
+
+
+class GatesBySlices(Plain):
+    """Slices with sizes of its own, a dict for a state, and only the inputs in the cache."""
+
+    def init(self, rng, n_in, H):
+        return {"U": draw(rng, 4 * H, n_in), "W": draw(rng, 4 * H, H), "b": draw(rng, 4 * H)}
+
+    def initial_state(self, p, B):
+        zeros = np.zeros((B, p["W"].shape[1]), p["W"].dtype)
+        return {"h": zeros, "c": zeros.copy()}
+
+    def step(self, p, s, x):
+        H = p["W"].shape[1]
+        a = x @ p["U"].T + s["h"] @ p["W"].T + p["b"]
+        i, f = special.expit(a[:, :H]), special.expit(a[:, H : 2 * H])
+        o, g = special.expit(a[:, 2 * H : 3 * H]), np.tanh(a[:, 3 * H :])
+        c = f * s["c"] + i * g
+        h = o * np.tanh(c)
+        return {"h": h, "c": c}, h, (s, x)
+
+
+class Counted(NamedTuple):
+    h: Any
+    n: Any
+
+
+class LayerNorm(Plain):
+    """Means and roots, a NamedTuple with a counter, a dict for a cache."""
+
+    def init(self, rng, n_in, H):
+        return super().init(rng, n_in, H) | {"g": 1 + 0.1 * draw(rng, H)}
+
+    def initial_state(self, p, B):
+        return Counted(super().initial_state(p, B), np.zeros(B, int))
+
+    def step(self, p, s, x):
+        z = x @ p["U"].T + s.h @ p["W"].T
+        m = z.mean(axis=1, keepdims=True)
+        v = ((z - m) ** 2).mean(axis=1, keepdims=True)
+        h = np.tanh(p["g"] * (z - m) / np.sqrt(v + 1e-3) + p["b"])
+        return Counted(h, s.n + 1), h, {"x": x, "h": s.h}
+
+
+class SoftmaxWrittenOut(Plain):
+    """A number that follows from a size, a maximum, a sum over units."""
+
+    def step(self, p, h, x):
+        z = (x @ p["U"].T + h @ p["W"].T + p["b"]) / float(np.sqrt(h.shape[1]))
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        a = e / e.sum(axis=1, keepdims=True)
+        return a, 2 * a, (x, h)
+
+
+class Delta(Plain):
+    """A matrix for a state, with einsum."""
+
+    def init(self, rng, n_in, H):
+        made = {key: draw(rng, H, n_in) for key in "KVQ"}
+        return made | {"w": draw(rng, 1, n_in)}
+
+    def initial_state(self, p, B):
+        H = len(p["K"])
+        return np.zeros((B, H, H), p["K"].dtype)
+
+    def step(self, p, S, x):
+        k = np.tanh(x @ p["K"].T) + 0.1
+        k = k / np.sqrt(1 + (k**2).sum(axis=1, keepdims=True))
+        v, q, beta = x @ p["V"].T, x @ p["Q"].T, sigmoid(x @ p["w"].T)
+        old = np.einsum("bij,bj->bi", S, k)
+        new = S + (beta * (v - old))[:, :, None] * k[:, None, :]
+        return new, np.einsum("bij,bj->bi", new, q), (x, S)
+
+
+class InPlace(Plain):
+    """Sums and slices written in place."""
+
+    def step(self, p, h, x):
+        a = x @ p["U"].T
+        a += h @ p["W"].T
+        a += p["b"]
+        out = np.empty_like(a)
+        out[:, 0] = a[:, 0]
+        out[:, 1:] = np.tanh(a[:, 1:])
+        return out, out, (x, h, out)
+
+
+class Heads(Plain):
+    """Reshaped, products of stacks of matrices; even widths only."""
+
+    sizes = ((3, 4), (5, 6), (2, 8), (3, 2))
+
+    def step(self, p, h, x):
+        B, H = h.shape
+        z = np.tanh(x @ p["U"].T + h @ p["W"].T + p["b"])
+        m = z.reshape(B, 2, H // 2)
+        s = m @ np.swapaxes(m, 1, 2)
+        y = np.swapaxes(special.softmax(s, axis=-1) @ m, 1, 2).reshape(B, H)
+        return y, y, (x, h)
+
+
+class Mixed(Plain):
+    """Branches, clipping, stacks and statistics."""
+
+    def step(self, params, h, x):
+        z = x.dot(params["U"].T) + np.dot(h, params["W"].T)
+        z = np.clip(z, -2, 2) + params["b"][None]
+        q = np.where(z > 0, np.log1p(np.abs(z)), np.minimum(z, 0.5 * z))
+        s = np.stack([q, h], axis=0).sum(axis=0)
+        c = np.hstack([s, x])
+        y = np.mean(c, axis=1)[:, None] * s + z.var(axis=1, keepdims=True)
+        y = y + special.logsumexp(z, axis=1)[:, None]
+        return np.tanh(s), y, (x, h)
+
+
+class Picked(Plain):
+    """Entries picked by number, one of them twice; a norm."""
+
+    def step(self, params, h, x):
+        z = np.tanh(x @ params["U"].T + h @ params["W"].T + params["b"])
+        y = z[:, [0, -1, 0]] * h[:, :1]
+        return z / (1 + np.linalg.norm(z, axis=1, keepdims=True)), y, (x, h)
+
+
+class InputKept(Plain):
+    """The input is a part of the state, and the output a part of it."""
+
+    def initial_state(self, params, B):
+        U = params["U"]
+        return super().initial_state(params, B), np.zeros((B, U.shape[1]), U.dtype)
+
+    def step(self, params, state, x):
+        h, last = state
+        n = np.tanh((x - last) @ params["U"].T + h @ params["W"].T + params["b"])
+        return (n, x.copy()), h * 1, (x, last, h, n)
+
+
+CELLS = {
+    cell.__name__: cell
+    for cell in (
+        Joint, GatesBySlices, LayerNorm, SoftmaxWrittenOut, Delta, InPlace, Heads, Mixed, Picked,
+        InputKept,
+    )
+}  # fmt: skip
+
+
+# Steps of which no backward pass is written.
+
+
+class ByLoops(Plain):
+    def step(self, params, h, x):
+        a = x @ params["U"].T + params["b"]
+        for k in range(h.shape[1]):
+            a = a + h[:, k : k + 1] * params["W"][:, k]
+        h = np.tanh(a)
+        return h, h, (x, h)
+
+
+class UnknownOperation(Plain):
+    def step(self, params, h, x):
+        h = np.tanh(x @ params["U"].T + h @ params["W"].T)
+        h = h + np.sort(h, axis=1)
+        return h, h, (x, h)
+
+
+class NothingKept(Plain):
+    def step(self, params, h, x):
+        h = np.tanh(x @ params["U"].T + h @ params["W"].T + params["b"])
+        return h, h, None
+
+
+class Overwritten(Plain):
+    def step(self, params, h, x):
+        a = x @ params["U"].T + h @ params["W"].T
+        first = a[:, :1]
+        a *= 2
+        h = np.tanh(a) + first
+        return h, h, (x, h)
+
+
+class BranchOnValues(Plain):
+    def step(self, params, h, x):
+        z = x @ params["U"].T + h @ params["W"].T
+        h = np.tanh(z) if z.sum() > 0 else z
+        return h, h, (x, h)
+
+
+class TwoThings(Plain):
+    def step(self, params, h, x):
+        h = np.tanh(x @ params["U"].T + h @ params["W"].T)
+        return h, h
+
+
+class Raises(Plain):
+    def step(self, params, h, x):
+        raise ValueError("not yet")
