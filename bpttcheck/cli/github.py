@@ -21,7 +21,7 @@ def wanted() -> bool:
 
 
 @dataclass(frozen=True)
-class Failure:
+class PlacedFailure:
     """What is wrong at one place.
 
     Args:
@@ -44,7 +44,7 @@ class Failure:
         return f"::error {where}title={_property(self.title)}::{_escaped(self.message)}"
 
 
-def failures(subject: Any, report: Report) -> list[Failure]:
+def failures(subject: Any, report: Report) -> list[PlacedFailure]:
     """One for each finding that is told in full, and for each failed check that has none.
 
     Findings that are probably consequences of another are named with it.
@@ -101,7 +101,7 @@ def _sources(target: Any, method: str) -> tuple[Any, ...]:
     return tuple(f for f in found if not getattr(f, "__module__", "").startswith("bpttcheck."))
 
 
-def _finding(target: Any, report: Report, finding: Finding) -> Failure:
+def _finding(target: Any, report: Report, finding: Finding) -> PlacedFailure:
     said = [d for d in finding.diagnoses[:1] if d.sentence != finding.message]
     best = "".join(f"\n{d.code}: {d.sentence}" for d in said)
     case = "" if finding.case is None else f"\n{describe(finding.case)}"
@@ -110,15 +110,15 @@ def _finding(target: Any, report: Report, finding: Finding) -> Failure:
     return _failure(finding.check, title, finding.message + best + case, place)
 
 
-def _check(target: Any, report: Report, check: CheckResult) -> Failure:
+def _check(target: Any, report: Report, check: CheckResult) -> PlacedFailure:
     title = f"{report.subject}: {check.name}"
     return _failure(check.name, title, check.reason or "failed", locate(target))
 
 
-def _failure(check: str, title: str, message: str, place: tuple[Path, int] | None) -> Failure:
+def _failure(check: str, title: str, message: str, place: tuple[Path, int] | None) -> PlacedFailure:
     if place is None:
-        return Failure(check, title, message)
-    return Failure(check, title, message, place[0].as_posix(), place[1])
+        return PlacedFailure(check, title, message)
+    return PlacedFailure(check, title, message, place[0].as_posix(), place[1])
 
 
 def _escaped(text: str) -> str:

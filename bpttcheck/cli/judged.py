@@ -68,7 +68,7 @@ class JudgedTarget:
         report: the report as plain values.
         stored: ids of its stored failures.
         lines: the lines to print about these.
-        failures: what is wrong and where, as :class:`bpttcheck.cli.github.Failure` has it.
+        failures: what is wrong and where, as :class:`bpttcheck.cli.github.PlacedFailure` has it.
         note: a remark on how the subject was loaded, or ``""``.
         error: why it was not checked, or ``""``.
         page: its part of the HTML page, if that was wanted.

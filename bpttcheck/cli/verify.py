@@ -267,7 +267,7 @@ def _tell(judged: JudgedTarget, outcome: _Outcome, *, silent: bool, quiet: bool)
         click.echo(line, err=True)
     if github.wanted() and not silent:
         for failure in judged.failures[: github.MOST]:
-            click.echo(github.Failure(**failure))
+            click.echo(github.PlacedFailure(**failure))
 
 
 def _conclude(outcome: _Outcome, seed: int, as_json: bool, asked: int, code: int) -> None:
@@ -286,10 +286,12 @@ def _write_files(page: Path | None, sarif: Path | None, outcome: _Outcome) -> No
         sections = [(one.target, one.verdict, one.page) for one in outcome.reports]
         _write("html", page, text(sections))
     if sarif is not None:
-        from bpttcheck.cli.sarif import document
+        from bpttcheck.results.sarif import document
+        from bpttcheck.verify.checks import CHECKS
 
+        checks = {name: check.text for name, check in CHECKS.items()}
         found = [failure for one in outcome.reports for failure in one.failures]
-        _write("sarif", sarif, json.dumps(document(found), indent=2))
+        _write("sarif", sarif, json.dumps(document(found, checks), indent=2))
 
 
 def _write(option: str, path: Path, text: str) -> None:

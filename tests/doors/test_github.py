@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from bpttcheck.cli.github import MOST, annotate, failures, locate
-from bpttcheck.cli.sarif import SCHEMA, document
 from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.report import Report
+from bpttcheck.results.sarif import SCHEMA, document
+from bpttcheck.verify.checks import CHECKS
 
 
 class Target:
@@ -89,7 +90,8 @@ def test_consequences_are_named_with_their_cause() -> None:
 def test_a_sarif_log_has_the_rule_the_message_and_the_place() -> None:
     finding = Finding("purity", "step_vjp", "x", "impure")
     (failure,) = failures(Target(), report(finding))
-    log = document([asdict(failure), asdict(replace(failure, file="", line=0))])
+    texts = {name: check.text for name, check in CHECKS.items()}
+    log = document([asdict(failure), asdict(replace(failure, file="", line=0))], texts)
     assert (log["version"], log["$schema"]) == ("2.1.0", SCHEMA)
     (run,) = log["runs"]
     (rule,) = run["tool"]["driver"]["rules"]

@@ -11,23 +11,23 @@ from typing import Any
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def document(failures: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def document(failures: Iterable[Mapping[str, Any]], checks: Mapping[str, str]) -> dict[str, Any]:
     """The failures of a run as one SARIF log.
 
     Args:
         failures: each with ``check``, ``title``, ``message``, ``file`` and ``line``, as
-            :class:`bpttcheck.cli.github.Failure` has them; a file of ``""`` is unknown.
+            :class:`bpttcheck.cli.github.PlacedFailure` has them; a file of ``""`` is unknown.
+        checks: what each check compares and finds, by its name.
     """
     from bpttcheck import __version__
-    from bpttcheck.verify.checks import CHECKS
 
     found = list(failures)
-    rules = [name for name in CHECKS if any(one["check"] == name for one in found)]
+    rules = [name for name in checks if any(one["check"] == name for one in found)]
     driver = {
         "name": "bpttcheck",
         "version": __version__,
         "rules": [
-            {"id": name, "shortDescription": {"text": CHECKS[name].text.partition("\n")[0]}}
+            {"id": name, "shortDescription": {"text": checks[name].partition("\n")[0]}}
             for name in rules
         ],
     }
