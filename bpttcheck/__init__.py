@@ -73,8 +73,8 @@ _HOMES = {
 }
 
 _MODULES = (
-    "activations", "adapt", "bench", "bptt", "cells", "losses", "mutants", "networks", "on_jax",
-    "oracles", "remedy", "replay", "selftest", "strategies",
+    "activations", "adapt", "bench", "bptt", "cells", "deferred", "losses", "mutants", "networks",
+    "on_jax", "oracles", "remedy", "replay", "selftest", "strategies",
 )  # fmt: skip
 
 

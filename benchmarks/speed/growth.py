@@ -85,14 +85,14 @@ def _grown(
         for T in lengths
     }
     calls = {T: max(lengths) // T for T in lengths}
-    found = rounds({f"{form} {T}": _repeated(run, calls[T]) for (form, T), run in runs.items()},
+    found = rounds({f"{form} {T}": repeated(run, calls[T]) for (form, T), run in runs.items()},
                    count)  # fmt: skip
     for form in WAYS:
         seconds = [statistics.median(found[f"{form} {T}"].seconds) / calls[T] for T in lengths]
         yield Growth(cell, form, dtype, B, H, list(lengths), seconds)
 
 
-def _repeated(run: Callable[[], Any], calls: int) -> Callable[[], None]:
+def repeated(run: Callable[[], Any], calls: int) -> Callable[[], None]:
     """As many steps in every sample, whatever T.
 
     What another action has left cold is then warmed in the same share of it; a single short call

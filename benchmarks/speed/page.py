@@ -13,7 +13,7 @@ from benchmarks.speed.growth import Growth
 from benchmarks.speed.plan import VARIABLE
 from benchmarks.speed.results import Results, is_large, mean, points, same
 from bpttcheck.bench.report.records import Benchmark, Interval, MeasuredPoint
-from bpttcheck.bench.report.summary import between, environment_line, reach, times
+from bpttcheck.bench.report.summary import between, environment_line, times
 
 _WIDTH = 100
 _PLAIN: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
@@ -136,7 +136,7 @@ def _same(results: Results) -> list[str]:
         some = [point for _, point in points(grid)]
         found = same(some)
         if found is not None:
-            worst = max(reach(point.same) for point in some)
+            worst = max(point.same.reach for point in some)
             lines.append(f"- {_cores(cores)}: {_fine(found)} over {len(some)} points, half-width"
                          f" {found.half_width:.1%}; the widest interval of a single point reaches"
                          f" {worst:.0%} from 1")  # fmt: skip

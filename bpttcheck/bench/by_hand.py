@@ -1,4 +1,4 @@
-"""The hand-written NumPy implementations, unfused and fused, and their call overhead.
+"""The hand-written NumPy implementations, as they are, deferred and fused, and their call overhead.
 
 The floor of a time is the overhead of the NumPy calls in each step: one call costs some hundred
 nanoseconds before it computes anything. The calls of a step are counted by running the layer at two
@@ -25,7 +25,8 @@ import numpy as np
 
 from bpttcheck.bench.form import Blocks, PreparedRun, by_name
 from bpttcheck.contract import Array, Layer
-from bpttcheck.errors import Declined
+from bpttcheck.deferred import layer as deferred_layer
+from bpttcheck.errors import ContractError, Declined
 from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
 from bpttcheck.subject.user_code import call
@@ -52,6 +53,23 @@ def fused(subject: Subject, problem: Problem) -> PreparedRun:
         ready,
         floor=lambda: (seconds(layer, problem), seconds_at_size(layer, problem)),
     )
+
+
+def deferred(subject: Subject, problem: Problem) -> PreparedRun:
+    """The cell with the gradients of its parameters in one call over the rows of all steps.
+
+    Raises:
+        Declined: it is no cell, it cannot be split, or there is a fused layer of it.
+    """
+    if subject.kind != "cell":
+        raise Declined("the gradients of a cell are deferred, not those of a layer")
+    if fused_layer(subject.target) is not None:
+        raise Declined("this package has a fused form of it, which defers them too")
+    try:
+        layer = deferred_layer(subject.target, form="deferred")
+    except ContractError as error:
+        raise Declined(str(error)) from error
+    return _ready(layer, problem, ("forward", "vjp"))
 
 
 def fused_layer(cell: Any) -> Layer | None:

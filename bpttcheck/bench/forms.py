@@ -39,7 +39,7 @@ class Implementation:
 # The gradients that autodiff provides for a forward pass alone; part of the backward pass of
 # "jax_deferred" is written by hand.
 BASELINES = ("jax", "jax_hoisted")
-NUMPY = ("numpy", "fused")
+NUMPY = ("numpy", "deferred", "fused")
 FEW_ROUNDS = 3
 
 
@@ -128,6 +128,9 @@ _SAVE: dict[str, Callable[[dict[str, Array]], dict[str, Array]]] = {
 
 FORMS: dict[str, Implementation] = {
     "numpy": Implementation("hand-written in NumPy, as it is", by_hand.as_it_is),
+    "deferred": Implementation(
+        "hand-written in NumPy, weight gradients deferred", by_hand.deferred
+    ),
     "fused": Implementation("hand-written in NumPy, fused", by_hand.fused),
     "on_jax": Implementation("hand-written on JAX, jitted", in_jax.by_hand),
     "jax": Implementation("JAX autodiff of one scan, jitted", in_jax.plain),

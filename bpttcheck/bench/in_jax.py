@@ -40,7 +40,7 @@ def plain(subject: Subject, problem: Problem) -> PreparedRun:
     Raises:
         Declined: JAX has no forward pass to differentiate.
     """
-    return _ready(_scan(subject), problem, jax.jit)
+    return prepared(_scan(subject), problem, jax.jit)
 
 
 def hoisted(subject: Subject, problem: Problem) -> PreparedRun:
@@ -68,7 +68,7 @@ def not_jitted(subject: Subject, problem: Problem) -> PreparedRun:
     Raises:
         Declined: JAX has no forward pass to differentiate.
     """
-    return _ready(_scan(subject), problem, lambda program: program)
+    return prepared(_scan(subject), problem, lambda program: program)
 
 
 def by_hand(subject: Subject, problem: Problem) -> PreparedRun:
@@ -77,22 +77,35 @@ def by_hand(subject: Subject, problem: Problem) -> PreparedRun:
     Raises:
         Declined: it cannot be traced: a callback to the host would time something else.
     """
+    if not _kept or _kept[0] is not subject.target:
+        _kept[:] = subject.target, _rule(subject.target)
+    _, function = _kept
+    if isinstance(function, str):
+        raise Declined(function)
+    forward: Forward = lambda params, xs, state0: function(params, xs, state0)  # noqa: E731
+    return prepared(forward, problem, jax.jit)
+
+
+# The subject of the last call and its rule: it is traced and verified once for all its sizes.
+_kept: list[Any] = []
+
+
+def _rule(target: Any) -> Callable[..., Any] | str:
+    """The rule of a subject on JAX, or why there is none."""
     from bpttcheck.on_jax import HostCallbackWarning, layer
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", HostCallbackWarning)
         try:
-            function = layer(subject.target)
+            return layer(target)
         except HostCallbackWarning as warning:
-            raise Declined(str(warning).partition(". ")[0]) from None
-    forward: Forward = lambda params, xs, state0: function(params, xs, state0)  # noqa: E731
-    return _ready(forward, problem, jax.jit)
+            return str(warning).partition(". ")[0]
 
 
 def _of_this_package(forward: Forward | None, problem: Problem) -> PreparedRun:
     if forward is None:
         raise Declined("this form is written for built-in cells only")
-    return _ready(forward, problem, jax.jit)
+    return prepared(forward, problem, jax.jit)
 
 
 def _scan(subject: Subject) -> Forward:
@@ -129,10 +142,15 @@ def _over_time(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Forward:
     return forward
 
 
-def _ready(forward: Forward, problem: Problem, compile_: Callable[..., Any]) -> PreparedRun:
+def prepared(forward: Forward, problem: Problem, compile_: Callable[..., Any]) -> PreparedRun:
     """The gradients as one program of which everything is an argument and a result.
 
     So XLA can neither fold constants nor drop unused results.
+
+    Args:
+        forward: what is differentiated.
+        problem: the point.
+        compile_: ``jax.jit``, or what leaves a function as it is.
     """
     structure = trees.structure(problem.state0)
     floats = [is_float(leaf) for leaf in trees.leaves(problem.state0)]

@@ -133,8 +133,9 @@ def parametrize_with_benchmarks(
         subjects: cells or layers, or :class:`bpttcheck.Subject` of one.
         sizes: ``(T, B, n_in, n_hidden)``; None: a small, a middle and a larger one.
         dtypes: out of ``"float64"`` and ``"float32"``.
-        forms: out of ``"numpy"``, ``"fused"``, ``"on_jax"``, ``"jax"``, ``"jax_hoisted"``,
-            ``"jax_deferred"``, ``"torch"``, ``"jax_eager"`` and ``"differences"``.
+        forms: out of ``"numpy"``, ``"deferred"``, ``"fused"``, ``"on_jax"``, ``"jax"``,
+            ``"jax_hoisted"``, ``"jax_deferred"``, ``"torch"``, ``"jax_eager"`` and
+            ``"differences"``.
 
     Returns:
         The decorator.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -66,10 +66,16 @@ def warnings(found: dict[str, Any]) -> list[str]:
         if name in ("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "MKL_ENABLE_INSTRUCTIONS")
     ]
     load, cores = found.get("load_average"), found.get("cores")
-    if isinstance(load, list) and load and isinstance(cores, int) and load[0] > 0.5 * cores:
-        one = "core" if cores == 1 else "cores"
-        said.append(f"the machine was busy before the run: load {load[0]:.1f} on {cores} {one}")
-    return said
+    known = isinstance(load, list) and isinstance(cores, int)
+    told = busy(cast("list[float]", load), cast("int", cores)) if known else ""
+    return [*said, *([f"the machine was busy before the run: {told}"] if told else [])]
+
+
+def busy(load: list[float] | None, cores: int) -> str:
+    """``load 1.4 on 2 cores`` where more than half of the cores were busy, else ``""``."""
+    if not load or load[0] <= 0.5 * cores:
+        return ""
+    return f"load {load[0]:.1f} on {cores} {'core' if cores == 1 else 'cores'}"
 
 
 def processors() -> int:

@@ -51,6 +51,7 @@ class Plan:
         count: rounds.
         given: True if the user asked for exactly these sizes.
         seed: of the inputs.
+        load: of the machine before the run.
     """
 
     sizes: Sequence[Size]
@@ -58,6 +59,7 @@ class Plan:
     count: int = 15
     given: bool = False
     seed: int = 0
+    load: list[float] | None = None
 
 
 def measure(
@@ -95,10 +97,11 @@ def measure(
             points.append(point)
             curves += [] if curve is None else [curve]
     found, name = summaries(points), subject.name.removesuffix("()")
+    busy = machine.busy(plan.load, machine.processors())
     return SubjectBenchmark(
         target=target,
         name=name,
-        headlines=[headline(name, dtype, found, points) for dtype in plan.dtypes],
+        headlines=[headline(name, dtype, found, points, busy) for dtype in plan.dtypes],
         points=points,
         summaries=found,
         exponents=exponents(points),

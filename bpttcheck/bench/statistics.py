@@ -127,10 +127,27 @@ def same_over(points: Sequence[MeasuredPoint]) -> Interval | None:
     return geometric_mean(found) if found else None
 
 
+# A noise floor above this is said beside the result.
+LOUD = 0.05
+_WORDS = {"numpy": " (as it is)", "deferred": " (deferred)", "fused": " (fused)"}
+
+
 def headline(
-    name: str, dtype: str, found: Sequence[Summary], points: Sequence[MeasuredPoint]
+    name: str,
+    dtype: str,
+    found: Sequence[Summary],
+    points: Sequence[MeasuredPoint],
+    busy: str = "",
 ) -> str:
-    """The result in one sentence."""
+    """The result in one sentence, with what makes it doubtful at its end.
+
+    Args:
+        name: of the subject.
+        dtype: the dtype.
+        found: its forms over all points.
+        points: the points.
+        busy: that the machine was busy, or empty.
+    """
     mine = {one.form: one for one in found if one.dtype == dtype}
     in_numpy = [mine[form] for form in NUMPY if form in mine]
     own = [point for point in points if point.dtype == dtype]
@@ -138,13 +155,19 @@ def headline(
         why = next((p.absent["jax"] for p in own if "jax" in p.absent), "no JAX form was measured")
         return f"{name}: not compared with JAX autodiff: {why}"
     best = min(in_numpy, key=lambda one: one.ratio.value)
-    text = f"{name}: hand-written NumPy is {compared(best.ratio)} JAX autodiff {_ends(best.ratio)}"
+    which = _WORDS[best.form] if best.form != "numpy" or len(in_numpy) > 1 else ""
+    text = f"{name}: hand-written NumPy{which} is {compared(best.ratio)} JAX autodiff"
+    text += f" {_ends(best.ratio)}"
     if "on_jax" in mine:
         ratio = mine["on_jax"].ratio
         text += f", on JAX {_alone(ratio)}"
     error = max(one.error for one in mine.values())
     sizes = "1 size" if best.points == 1 else f"geometric mean of {best.points} sizes"
-    return f"{text}; gradients agree to {error:.0e} ({sizes}, {dtype})"
+    text += f"; gradients agree to {error:.0e} ({sizes}, {dtype})"
+    floor = max((point.same.reach for point in own), default=0.0)
+    doubts = [f"noise floor {floor:.0%}"] if floor > LOUD else []
+    doubts += [busy] if busy else []
+    return f"{text} [doubtful: {'; '.join(doubts)}]" if doubts else text
 
 
 def compared(ratio: Interval) -> str:

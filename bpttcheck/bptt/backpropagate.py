@@ -61,7 +61,7 @@ def backpropagate(
         ContractError: ``d_ys`` has another shape than ``ys``, or what ``step_vjp`` returned has
             other names than the parameters, or another shape than what it is the gradient of.
     """
-    d_ys, d_state = _cotangents(tape, d_ys, d_state_T)
+    d_ys, d_state = cotangents(tape, d_ys, d_state_T)
     d_params = {name: np.zeros_like(value) for name, value in params.items()}
     d_xs = np.zeros(tape.xs_shape, tape.xs_dtype)
     d_states = [d_state]
@@ -80,13 +80,18 @@ def backpropagate(
         require_shape(d_x, d_xs.shape[1:], "step_vjp", "d_x")
         d_xs[t] = d_x
         _accumulate(d_params, d_step)
-        d_state = _zero_carried(tape, d_state)
+        d_state = zero_carried(tape, d_state)
         d_states.append(d_state)
     d_states.reverse()
     return Gradients(d_params, d_xs, d_states[0], d_states)
 
 
-def _cotangents(tape: CellTape, d_ys: Array | None, d_state_T: State | None) -> tuple[Array, State]:
+def cotangents(tape: CellTape, d_ys: Array | None, d_state_T: State | None) -> tuple[Array, State]:
+    """``d_ys`` and ``d_state_T``, zeros where they are None.
+
+    Raises:
+        ContractError: ``d_ys`` has another shape than ``ys``.
+    """
     if d_ys is None:
         d_ys = np.zeros(tape.ys_shape, tape.ys_dtype)
     elif d_ys.shape != tape.ys_shape:
@@ -95,7 +100,18 @@ def _cotangents(tape: CellTape, d_ys: Array | None, d_state_T: State | None) -> 
         )
     if d_state_T is None:
         d_state_T = trees.map_leaves(np.zeros_like, tape.states[-1])
-    return d_ys, _zero_carried(tape, d_state_T)
+    return d_ys, zero_carried(tape, d_state_T)
+
+
+def zero_carried(tape: CellTape, d_state: State) -> State:
+    """``d_state`` with zeros in the leaves that are carried and not differentiated."""
+    if not tape.carries:
+        return d_state
+
+    def zero_if_carried(leaf: Array, d_leaf: Array) -> Array:
+        return d_leaf if is_float(leaf) else np.zeros(np.shape(leaf), tape.xs_dtype)
+
+    return trees.map_leaves(zero_if_carried, tape.states[-1], d_state)
 
 
 def _accumulate(total: Params, d_step: Params) -> None:
@@ -110,13 +126,3 @@ def _accumulate(total: Params, d_step: Params) -> None:
         if np.shape(value) != total[name].shape:
             require_shape(value, total[name].shape, "step_vjp", f"d_params[{name!r}]")
         total[name] += value
-
-
-def _zero_carried(tape: CellTape, d_state: State) -> State:
-    if not tape.carries:
-        return d_state
-
-    def zero_if_carried(leaf: Array, d_leaf: Array) -> Array:
-        return d_leaf if is_float(leaf) else np.zeros(np.shape(leaf), tape.xs_dtype)
-
-    return trees.map_leaves(zero_if_carried, tape.states[-1], d_state)

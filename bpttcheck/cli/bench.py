@@ -17,7 +17,12 @@ from bpttcheck.errors import ContractError, GradientMismatch
 
 if TYPE_CHECKING:
     from bpttcheck.bench.measure import Plan
-    from bpttcheck.bench.report.records import Benchmark, Failure, SubjectBenchmark
+    from bpttcheck.bench.report.records import (
+        Benchmark,
+        Failure,
+        RevisionRatio,
+        SubjectBenchmark,
+    )
 
 _DEFAULT = ("elman", "lstm", "gru_reset_after")
 _ROUNDS, _QUICK_ROUNDS, _BAR = 15, 5, 20
@@ -48,9 +53,21 @@ Exit codes:
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(".bpttcheck/bench"),
     metavar="DIR", help="Where to write (default .bpttcheck/bench).",
 )  # fmt: skip
+@click.option(
+    "--compare",
+    metavar="BASE",
+    help="A git revision to measure beside the working tree, round by round; or an older"
+    " report.json.",
+)
+@click.option(
+    "--append", "history", type=click.Path(dir_okay=False, path_type=Path), metavar="HISTORY.json",
+    help="Add the ratios to this file, and draw them over its runs.",
+)  # fmt: skip
 @function_options
 @click.option("--json", "as_json", is_flag=True, help="Print report.json and nothing else.")
-@click.option("-q", "--quiet", is_flag=True, help="Print the headlines only.")
+@click.option(
+    "-q", "--quiet", is_flag=True, help="Print the headlines and what makes them doubtful only."
+)
 @click.pass_context
 def bench(
     ctx: click.Context,
@@ -60,6 +77,8 @@ def bench(
     dtypes: Sequence[str],
     rounds: int | None,
     out: Path,
+    compare: str | None,
+    history: Path | None,
     as_json: bool,
     quiet: bool,
     **given: Any,
@@ -70,36 +89,64 @@ def bench(
     Gradients are compared first: a wrong one is not timed. report.json, summary.md, index.html and
     plots are written to DIR. Nothing else should run on the machine meanwhile.
 
+    With --compare BASE the hand-written forms of the working tree and of the revision are timed in
+    processes of their own, one thread each, in turns: "now over BASE: 0.97x (0.95 to 0.99)". The
+    files of the revision come from a temporary `git worktree`.
+
     Of functions (FILE.py:FORWARD+BACKWARD with --signature), T and B are the sizes of its time and
     batch axes, N and H those of its first two other letters.
     """
     from bpttcheck.bench.machine import load_average
     from bpttcheck.bench.measure import Plan
+    from bpttcheck.bench.report.compare import compare as compare_with
+    from bpttcheck.bench.report.history import append, load_history
+    from bpttcheck.bench.report.records import load
+    from bpttcheck.bench.report.summary import comparison_lines
     from bpttcheck.bench.sizes import default, parse
+    from bpttcheck.cli.beside import resolved, revision
+    from bpttcheck.cli.report import write
 
     if quick and sizes:
         raise click.UsageError("--quick and --sizes exclude each other")
+    older = None
+    if compare is not None and Path(compare).is_file():
+        older = load(Path(compare))
+    elif compare is not None:
+        resolved(compare)  # said before anything is measured
+    if history is not None:
+        load_history(history)  # what is not such a file is said before anything is measured
     chosen = tuple(parse(text) for text in dict.fromkeys(sizes)) or default(quick)
     count = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
-    plan = Plan(chosen, tuple(dict.fromkeys(dtypes)) or ("float64",), count, bool(sizes))
-    started, load = time.perf_counter(), load_average()
+    started, load_before = time.perf_counter(), load_average()
+    plan = Plan(
+        chosen, tuple(dict.fromkeys(dtypes)) or ("float64",), count, bool(sizes), load=load_before
+    )
     with stdout_kept_clean(as_json):
         code, found, failures = _measure(
             targets or _DEFAULT, plan, told(given), silent=as_json, quiet=quiet
         )
     if not found:
         ctx.exit(code)
-    benchmark = _benchmark(plan, time.perf_counter() - started, load, found, failures)
     with stdout_kept_clean(as_json):
-        from bpttcheck.cli.report import write
-
-        written = write(benchmark, out)
+        beside: list[RevisionRatio] = []
+        if compare is not None and older is None:
+            beside = _revisions(compare, found, plan, told(given), silent=as_json, quiet=quiet)
+        spent = time.perf_counter() - started
+        benchmark = _benchmark(plan, spent, load_before, found, failures, beside)
+        comparison = None
+        if older is not None:
+            comparison = compare_with(older, benchmark)
+            if not as_json:
+                click.echo("\n".join([*comparison_lines(comparison), *comparison.missing]))
+        runs = () if history is None else append(history, benchmark, revision())
+        written = write(benchmark, out, comparison, runs)
     if as_json:
         click.echo(benchmark.to_json(), nl=False)
-    elif not quiet:
+    else:
         for line in benchmark.environment["warnings"]:
             click.echo(f"note: {line}", err=True)
-        click.echo(f"written: {written}", err=True)
+        if not quiet:
+            click.echo(f"written: {written}", err=True)
     ctx.exit(code)
 
 
@@ -134,6 +181,32 @@ def _measure(
     return max(codes), found, failures
 
 
+def _revisions(
+    name: str,
+    found: Sequence[SubjectBenchmark],
+    plan: Plan,
+    function: dict[str, str],
+    *,
+    silent: bool,
+    quiet: bool,
+) -> list[RevisionRatio]:
+    """The working tree beside a revision, at the sizes that were measured."""
+    from bpttcheck.bench.report.summary import revisions_line
+    from bpttcheck.cli.beside import RevisionTask, compare_revisions
+
+    subjects = [
+        RevisionTask(s.target, [(p.size, p.dtype) for p in s.points],
+                 list(dict.fromkeys(one.form for one in s.summaries)) or ["numpy"])
+        for s in found
+    ]  # fmt: skip
+    with Progress(f"beside {name}", enabled=not quiet) as progress:
+        ratios = compare_revisions(name, subjects, function, plan.count, _with_bar(progress))
+    if not silent:
+        for one in ratios:
+            click.echo(revisions_line(one))
+    return ratios
+
+
 def _with_bar(progress: Progress) -> Any:
     def show(done: int, total: int, what: str) -> None:
         filled = _BAR * done // max(total, 1)
@@ -148,6 +221,7 @@ def _benchmark(
     load: list[float] | None,
     found: list[SubjectBenchmark],
     failures: list[Failure],
+    revisions: list[RevisionRatio],
 ) -> Benchmark:
     from bpttcheck import __version__
     from bpttcheck.bench.forms import FORMS
@@ -163,4 +237,5 @@ def _benchmark(
         forms={key: form.title for key, form in FORMS.items()},
         subjects=found,
         failures=failures,
+        revisions=revisions,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from bpttcheck.errors import ContractError
 
 if TYPE_CHECKING:
     from bpttcheck.bench.report.compare import Comparison
+    from bpttcheck.bench.report.history import PastRun
     from bpttcheck.bench.report.records import Benchmark
 
 # Click takes the first character for "do not wrap what follows".
@@ -33,6 +34,13 @@ _FILE = click.Path(path_type=Path)
 @click.option("--fail-if", metavar="'ratio > 1.1x'",
               help="With --compare: exit with 1 if a new ratio's interval lies above this many"
               " times the old ratio.")  # fmt: skip
+@click.option(
+    "--append",
+    "history",
+    type=_FILE,
+    metavar="HISTORY.json",
+    help="Add the ratios to this file, and draw them over its runs.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print what is beyond --fail-if only.")
 @click.pass_context
 def report(
@@ -41,6 +49,7 @@ def report(
     out: Path | None,
     older: Path | None,
     fail_if: str | None,
+    history: Path | None,
     quiet: bool,
 ) -> None:
     """Write summary.md, benchmark.json, index.html and plots of RESULT.json.
@@ -51,14 +60,15 @@ def report(
     `pytest --benchmark-json` is read too: of that, summary.md is written.
     """
     from bpttcheck.bench.report.compare import compare, parse_gate
+    from bpttcheck.bench.report.history import append
     from bpttcheck.bench.report.pytest_json import is_pytests, table
     from bpttcheck.bench.report.records import load
-    from bpttcheck.bench.report.summary import markdown
+    from bpttcheck.bench.report.summary import comparison_lines, markdown
 
     if fail_if is not None and older is None:
         raise click.UsageError("--fail-if needs --compare OLD.json")
     if is_pytests(result):
-        if older is not None:
+        if older is not None or history is not None:
             raise click.UsageError("to compare files of pytest: pytest --benchmark-compare")
         headlines, text = table(result)
         files, folder = {"summary.md": text}, out or result.parent
@@ -69,25 +79,36 @@ def report(
     factor = None if fail_if is None else parse_gate(fail_if)
     benchmark = load(result)
     comparison = None if older is None else compare(load(older), benchmark)
-    written = write(benchmark, out or result.parent, comparison)
+    runs: Sequence[PastRun] = ()
+    if history is not None:
+        from bpttcheck.cli.beside import revision
+
+        runs = append(history, benchmark, revision())
+    written = write(benchmark, out or result.parent, comparison, runs)
     _add_to_job(markdown(benchmark, comparison))
     if not quiet:
         for subject in benchmark.subjects:
             click.echo("\n".join(subject.headlines))
-        for line in comparison.missing if comparison is not None else ():
-            click.echo(line)
+        if comparison is not None:
+            click.echo("\n".join([*comparison_lines(comparison), *comparison.missing]))
         click.echo(f"written: {written}", err=True)
     if comparison is not None and factor is not None:
         ctx.exit(_gate(comparison, factor))
 
 
-def write(benchmark: Benchmark, out: Path, comparison: Comparison | None = None) -> str:
+def write(
+    benchmark: Benchmark,
+    out: Path,
+    comparison: Comparison | None = None,
+    history: Sequence[PastRun] = (),
+) -> str:
     """Write every file that can be made here; the others are reported on stderr.
 
     Args:
         benchmark: what was measured.
         out: the folder; created if it does not exist.
         comparison: with an older benchmark.
+        history: the runs before it and this one.
 
     Returns:
         The names of the files, to print.
@@ -104,7 +125,7 @@ def write(benchmark: Benchmark, out: Path, comparison: Comparison | None = None)
         "summary.md": markdown(benchmark, comparison),
     }
     try:
-        drawn = plots.drawings(benchmark)
+        drawn = plots.drawings(benchmark, history)
         files["index.html"] = html.page(benchmark, drawn, comparison)
         files.update({f"{one.name}.svg": one.svg for one in drawn})
     except ContractError as error:

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from bpttcheck.calibration import LAW_COPIES
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.judge.case import GradientCase
-from bpttcheck.judge.handwritten import Hand
+from bpttcheck.judge.handwritten import SEQUENCE, Hand, HandWritten
 from bpttcheck.judge.oracle import Reference
 from bpttcheck.judge.verdict import Judged, judge, rounding
 from bpttcheck.problems.noisy_array import copies as noisy_copies
 from bpttcheck.problems.noisy_array import deviations
-from bpttcheck.problems.problem import in_float64
+from bpttcheck.problems.problem import Problem, in_float64
 
 Array = NDArray[Any]
+_COPIES = 6  # for the comparison of two forms of the same code
 
 
 def own_noise(
@@ -95,3 +96,31 @@ def within_own_noise(
             j = again if again.usable else j
         found.append(j)
     return found
+
+
+def unlike(code: HandWritten, problem: Problem, found: Mapping[str, Array]) -> str:
+    """The first block in which another form of the code differs by more than the code's rounding.
+
+    Args:
+        code: the hand-written code.
+        problem: the point.
+        found: the gradients and the results of the other form there, by block.
+
+    Returns:
+        The name of the block, or an empty text.
+    """
+
+    def numbers(problem: Problem) -> dict[str, Array]:
+        hand = code.run(SEQUENCE, problem)
+        return {**hand.gradients, **hand.forward}
+
+    value = numbers(problem)
+    noisy = noisy_copies(numbers, problem, (1, 2), _COPIES)
+    if noisy is None:
+        return "what runs on no subclass of ndarray"
+    unit, tiny = rounding(problem.dtype)
+    for block, expected in value.items():
+        stack = np.stack([np.asarray(copy[block], np.float64) for copy in noisy])
+        if judge(block, found[block], np.asarray(expected), stack, unit, tiny).wrong:
+            return block
+    return ""

@@ -24,18 +24,16 @@ from bpttcheck.blocks import d_state0 as d_of_state0
 from bpttcheck.blocks import state_T as of_state_T
 from bpttcheck.errors import BpttcheckError, Declined
 from bpttcheck.jax_mode import enable_x64, is_x64
-from bpttcheck.judge.run import SEQUENCE, Run
-from bpttcheck.judge.verdict import judge, rounding
+from bpttcheck.judge.own_noise import unlike
+from bpttcheck.judge.run import Run
 from bpttcheck.on_jax.form import JaxArray, is_float
 from bpttcheck.oracles.tracer.trace import lift
-from bpttcheck.problems.noisy_array import copies as noisy_copies
-from bpttcheck.problems.problem import Problem
 from bpttcheck.subject.subject import Subject
 
 FORMS = ("in the loop", "deferred", "kept", "kept, deferred")
 """Where the gradients of the parameters are summed, and whether residuals are kept."""
 
-_ROUNDS, _COPIES = 5, 6
+_ROUNDS = 5
 
 
 class TracedTape(NamedTuple):
@@ -302,28 +300,9 @@ def _differs(run: Run, loops: TracedLoops, masks: Sequence[str]) -> str:
             YS: ys,
             **of_state(of_state_T(), state_T, problem.state0),
         }
-        wrong = _unlike(run, problem, {block: np.asarray(a) for block, a in found.items()})
+        wrong = unlike(run.code, problem, {block: np.asarray(a) for block, a in found.items()})
         if wrong:
             return f"traced, {wrong} is not that of the code in NumPy"
-    return ""
-
-
-def _unlike(run: Run, problem: Problem, found: dict[str, Any]) -> str:
-    """The first block in which JAX and NumPy differ by more than the rounding of NumPy's run."""
-
-    def in_numpy(problem: Problem) -> dict[str, Any]:
-        hand = run.code.run(SEQUENCE, problem)
-        return {**hand.gradients, **hand.forward}
-
-    value = in_numpy(problem)
-    noisy = noisy_copies(in_numpy, problem, (1, 2), _COPIES)
-    if noisy is None:
-        return "what runs on no subclass of ndarray"
-    unit, tiny = rounding(problem.dtype)
-    for block, expected in value.items():
-        stack = np.stack([np.asarray(copy[block], np.float64) for copy in noisy])
-        if judge(block, found[block], np.asarray(expected), stack, unit, tiny).wrong:
-            return block
     return ""
 
 

@@ -34,7 +34,17 @@ def stale() -> list[str]:
 def undocumented() -> list[str]:
     """The public names without a docstring."""
     found: list[str] = []
-    for name in ("", ".adapt", ".bptt", ".networks", ".losses", ".cells", ".on_jax", ".strategies"):
+    for name in (
+        "",
+        ".adapt",
+        ".bptt",
+        ".networks",
+        ".losses",
+        ".cells",
+        ".on_jax",
+        ".deferred",
+        ".strategies",
+    ):
         module = importlib.import_module(f"bpttcheck{name}")
         for public in module.__all__:
             thing = getattr(module, public)

@@ -46,7 +46,7 @@ def no_extra(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that look at no plot: drawing takes longer than all else."""
-    monkeypatch.setattr("bpttcheck.bench.report.plots.drawings", lambda benchmark: [])
+    monkeypatch.setattr("bpttcheck.bench.report.plots.drawings", lambda *_: [])
 
 
 def slow_down(path: Path, factor: float) -> None:

@@ -38,7 +38,7 @@ FLOORS = [
     ["diagnose"],
     ["verify"],
     # instruments
-    ["replay", "mutants", "on_jax"],
+    ["replay", "mutants", "on_jax", "deferred"],
     ["selftest", "bench", "remedy", "derivation"],
     # entry points
     ["config", "cli", "pytest_plugin", "__init__", "__main__"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpttcheck.bench import measure, statistics
-from bpttcheck.bench.report.records import Interval, Summary
+from bpttcheck.bench.machine import busy
+from bpttcheck.bench.report.records import Interval, MeasuredPoint, Size, Summary
 from bpttcheck.bench.statistics import compared, headline, pays_off_after
 
 
@@ -200,10 +202,34 @@ def test_a_headline_says_that_it_cannot_tell() -> None:
         Summary("on_jax", "float64", Interval(0.98, 0.7, 1.01), 0.5, 1.0, 6, 2e-15),
     ]
     assert headline("LSTM", "float64", found, []) == (
-        "LSTM: hand-written NumPy is not told apart from JAX autodiff (0.85x to 1.30x of its time),"
-        " on JAX not told apart (0.70x to 1.01x of its time); gradients agree to 3e-15 (geometric"
-        " mean of 6 sizes, float64)"
+        "LSTM: hand-written NumPy (fused) is not told apart from JAX autodiff (0.85x to 1.30x of"
+        " its time), on JAX not told apart (0.70x to 1.01x of its time); gradients agree to 3e-15"
+        " (geometric mean of 6 sizes, float64)"
     )
+
+
+def test_a_headline_says_which_numpy_form_it_speaks_of_and_what_makes_it_doubtful() -> None:
+    one = Summary("numpy", "float64", Interval(2.0, 1.9, 2.1), 2.0, 2.0, 1, 1e-15)
+    slower = replace(one, form="deferred", ratio=Interval(3.0, 2.9, 3.1))
+    rest = " is 2.0x slower than JAX autodiff (1.90 to 2.1); gradients agree to 1e-15"
+    rest += " (1 size, float64)"
+    assert headline("C", "float64", [one], []) == f"C: hand-written NumPy{rest}"
+    assert headline("C", "float64", [one, slower], []) == f"C: hand-written NumPy (as it is){rest}"
+
+    def point(reach: float) -> MeasuredPoint:
+        same = Interval(1.0, 0.99, 1 + reach)
+        return MeasuredPoint(Size(3, 2, 2, 3), "float64", "jax", [], same, {})
+
+    calm = headline("C", "float64", [one], [point(0.04)])
+    assert calm == f"C: hand-written NumPy{rest}"
+    loud = headline("C", "float64", [one], [point(0.07)], "load 1.4 on 2 cores")
+    assert loud == f"{calm} [doubtful: noise floor 7%; load 1.4 on 2 cores]"
+
+
+@pytest.mark.parametrize(("load", "told"), [(0.5, ""), (1.0, ""), (1.4, "load 1.4 on 2 cores")])
+def test_a_machine_is_busy_where_more_than_half_of_it_is(load: float, told: str) -> None:
+    assert busy([load], 2) == told
+    assert busy(None, 2) == ""
 
 
 def test_the_headline_is_one_sentence_about_the_fastest_form() -> None:
@@ -214,10 +240,10 @@ def test_the_headline_is_one_sentence_about_the_fastest_form() -> None:
         Summary("fused", "float32", Interval(0.5, 0.4, 0.625), 0.5, 0.5, 1, 4e-7),
     ]
     assert headline("LSTM", "float64", found, []) == (
-        "LSTM: hand-written NumPy is 1.20x slower than JAX autodiff (1.10 to 1.30), on JAX 1.40x"
-        " faster; gradients agree to 3e-15 (geometric mean of 6 sizes, float64)"
+        "LSTM: hand-written NumPy (fused) is 1.20x slower than JAX autodiff (1.10 to 1.30), on JAX"
+        " 1.40x faster; gradients agree to 3e-15 (geometric mean of 6 sizes, float64)"
     )
     assert headline("LSTM", "float32", found, []) == (
-        "LSTM: hand-written NumPy is 2.0x faster than JAX autodiff (1.60 to 2.5); gradients agree"
-        " to 4e-07 (1 size, float32)"
+        "LSTM: hand-written NumPy (fused) is 2.0x faster than JAX autodiff (1.60 to 2.5); gradients"
+        " agree to 4e-07 (1 size, float32)"
     )

@@ -65,7 +65,8 @@ def test_the_terminal_has_the_headline_first_and_marks_the_baseline(found: Bench
     subject = found.subjects[0]
     lines = summary.terminal(subject)
     assert lines[: len(subject.headlines)] == subject.headlines
-    header, row = lines[3], lines[4]
+    (start,) = (number for number, line in enumerate(lines) if "  JAX  " in line)
+    header, row = lines[start : start + 2]
     assert header.split()[:2] == ["size", "dtype"]
     column = header.index("  JAX  ") + 2
     assert row[column:].split("  ")[0].endswith(" *")
@@ -94,15 +95,43 @@ def test_the_floor_is_one_column_and_the_share_of_the_peak_stands_in_the_details
 ) -> None:
     known = with_floor_and_operations(found)
     before, after = summary.terminal(found.subjects[0]), summary.terminal(known.subjects[0])
-    assert "floor" not in before[3]
-    assert len(after[3].split()) == len(before[3].split()) + 1
-    assert "(4.00x)" in after[4]
+    assert not any(" floor" in line for line in before if line.startswith("  size"))
+    (start,) = (i for i, line in enumerate(after) if line.startswith("  size") and " floor" in line)
+    assert "(4.00x)" in after[start + 1]
     assert any("over all sizes 1.004x, interval half-width 1.5%" in line for line in after)
     text = summary.markdown(known)
     assert "; 2.0 % |" in text.replace("; 2 %", "; 2.0 %")  # 1 of 50 GFLOP/s
     assert "in GFLOP/s: 50 in float64, 100 in float32" in text
     assert " % |" not in summary.markdown(found)
-    assert " % " not in after[4]
+    assert " % " not in after[start + 1]
+
+
+def test_tables_of_a_terminal_fit_80_columns(found: Benchmark) -> None:
+    for subject in with_floor_and_operations(found).subjects:
+        lines = summary.terminal(subject)
+        tables = [line for line in lines if line.startswith(("  size", "  T="))]
+        assert max(map(len, tables)) <= 80
+        headers = [line for line in tables if line.startswith("  size")]
+        forms = {summary.SHORT[t.form] for p in subject.points for t in p.timings}
+        assert all(any(form in header for header in headers) for form in forms)
+
+
+def test_a_median_that_says_the_contrary_of_its_ratio_is_marked(found: Benchmark) -> None:
+    subject = found.subjects[0]
+    point = subject.points[0]
+    base = point.timing(point.baseline)
+    assert base is not None
+
+    def of(timing: Timing) -> Timing:
+        if timing.form != "numpy":
+            return timing
+        return replace(timing, seconds=0.99 * base.seconds, ratio=Interval(1.02, 0.98, 1.06))
+
+    changed = replace(point, timings=[of(t) for t in point.timings])
+    lines = summary.terminal(replace(subject, points=[changed]))
+    assert any("(1.02x?)" in line for line in lines)
+    assert any(line.startswith("  ?: the medians say the contrary") for line in lines)
+    assert not any("?" in line for line in summary.terminal(replace(subject, points=[point])))
 
 
 def test_a_share_needs_the_operations_and_the_peak(found: Benchmark) -> None:

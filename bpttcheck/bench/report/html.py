@@ -43,7 +43,7 @@ def page(
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         seconds=summary.seconds, times=summary.times, between=summary.between,
-        percent=summary.percent,
+        percent=summary.percent, revisions_line=summary.revisions_line,
     )  # fmt: skip
     return environment.from_string(text).render(
         benchmark=benchmark,

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bpttcheck.bench.report.records import Benchmark, MeasuredPoint, Size, SubjectBenchmark, Timing
+from bpttcheck.bench.report.history import PastRun, of_target
+from bpttcheck.bench.report.records import (
+    HAND,
+    Benchmark,
+    Interval,
+    MeasuredPoint,
+    Size,
+    SubjectBenchmark,
+    Timing,
+)
 from bpttcheck.bench.report.summary import SHORT, times
 from bpttcheck.errors import ContractError
 
 INK, SOFT, LINE = "#1f2933", "#66727f", "#d5dbe1"
 COLOURS = {
-    "numpy": "#0b6bcb", "fused": "#0a8a72", "on_jax": "#8250c4", "jax": "#b35c00",
-    "jax_hoisted": "#c2354a", "jax_deferred": "#d4699b", "torch": "#7a8490",
+    "numpy": "#0b6bcb", "deferred": "#00a3c4", "fused": "#0a8a72", "on_jax": "#8250c4",
+    "jax": "#b35c00", "jax_hoisted": "#c2354a", "jax_deferred": "#d4699b", "torch": "#7a8490",
     "jax_eager": "#8c6d1f", "differences": "#5c7080",
 }  # fmt: skip
 STYLE = {
@@ -22,6 +32,7 @@ STYLE = {
     "axes.edgecolor": LINE, "axes.labelcolor": INK, "xtick.color": SOFT, "ytick.color": SOFT,
     "axes.titlesize": 9.5, "legend.fontsize": 8,
 }  # fmt: skip
+_MOST_TICKS = 8
 _WIDTH, _HEIGHT = 4.4, 3.3  # inches: the width of a phone, so that text keeps its size
 
 
@@ -42,8 +53,12 @@ class Drawing:
     svg: str
 
 
-def drawings(benchmark: Benchmark) -> list[Drawing]:
+def drawings(benchmark: Benchmark, history: Sequence[PastRun] = ()) -> list[Drawing]:
     """Every plot that the benchmark has points for.
+
+    Args:
+        benchmark: what was measured.
+        history: earlier runs and this one; with at least two of a target its ratios are drawn.
 
     Raises:
         ContractError: matplotlib is not installed.
@@ -53,7 +68,7 @@ def drawings(benchmark: Benchmark) -> list[Drawing]:
     for number, subject in enumerate(benchmark.subjects):
         dtypes = dict.fromkeys(point.dtype for point in subject.points)
         for dtype in dtypes:
-            for kind, caption, draw in _plots(subject, dtype):
+            for kind, caption, draw in _plots(subject, dtype, history):
                 name = f"{number + 1}-{_plain(subject.target)}-{dtype}-{kind}"
                 # The ids in the file are derived from this: they must be unique in a page.
                 with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
@@ -73,7 +88,7 @@ def _matplotlib() -> Any:
 
 
 def _plots(
-    subject: SubjectBenchmark, dtype: str
+    subject: SubjectBenchmark, dtype: str, history: Sequence[PastRun]
 ) -> Iterator[tuple[str, str, Callable[[Any], None]]]:
     """``(kind, caption, draw(ax))`` of each plot with data."""
     points = [point for point in subject.points if point.dtype == dtype]
@@ -85,12 +100,16 @@ def _plots(
         yield ("error", f"error over T; {fixed}, {dtype}",
                lambda ax: _over_T(ax, subject, along, dtype, "error"))  # fmt: skip
     across = _across(points)
-    for form in ("numpy", "fused", "on_jax"):
+    for form in HAND:
         cells = [(p, t) for p in across if (t := p.timing(form)) and t.ratio]
         if len(cells) > 1:
             T = cells[0][0].size.T
             yield (f"ratio-{form}", f"{SHORT[form]} over JAX autodiff; T={T}, {dtype}",
                    lambda ax, cells=cells: _heat(ax, cells))  # fmt: skip
+    past = of_target(history, subject.target, dtype)
+    if any(len(ratios) > 1 for ratios in past.values()):
+        yield ("history", f"ratio to JAX autodiff over runs; {dtype}",
+               lambda ax: _over_runs(ax, past, history))  # fmt: skip
     for curve in subject.v_curves:
         if curve.dtype == dtype and len(curve.steps) > 1:
             yield ("differences", f"error of differences over their step; {curve.size}, {dtype}",
@@ -142,6 +161,28 @@ def _over_T(
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2)
 
 
+def _over_runs(
+    ax: Any, past: Mapping[str, Sequence[tuple[int, Interval]]], history: Sequence[PastRun]
+) -> None:
+    """Each form's ratio in each run, with its interval, beside the commits."""
+    for form, ratios in past.items():
+        at = [number for number, _ in ratios]
+        values = [ratio.value for _, ratio in ratios]
+        ends = [[r.value - r.low for _, r in ratios], [r.high - r.value for _, r in ratios]]
+        ax.errorbar(at, values, yerr=ends, fmt="-o", color=COLOURS.get(form, SOFT), linewidth=1.4,
+                    markersize=3.5, capsize=2, label=SHORT.get(form, form))  # fmt: skip
+    shown = sorted({number for ratios in past.values() for number, _ in ratios})
+    step = max(1, math.ceil(len(shown) / _MOST_TICKS))
+    shown = shown[::-1][::step]
+    names = [history[number].revision or history[number].created[:10] for number in shown]
+    ax.set_xticks(shown, names, rotation=35, ha="right", fontsize=7)
+    ax.axhline(1, color=SOFT, linewidth=0.8)
+    ax.set_yscale("log")
+    ax.set_ylabel("time over JAX autodiff")
+    ax.grid(color=LINE, linewidth=0.6)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.3), ncols=2)
+
+
 def _power(subject: SubjectBenchmark, form: str, dtype: str, size: Size) -> float | None:
     for fit in subject.exponents:
         same = (fit.size.B, fit.size.n_in, fit.size.n_hidden) == (size.B, size.n_in, size.n_hidden)
@@ -152,8 +193,6 @@ def _power(subject: SubjectBenchmark, form: str, dtype: str, size: Size) -> floa
 
 def _heat(ax: Any, cells: Sequence[tuple[MeasuredPoint, Timing]]) -> None:
     """Ratios by n_hidden and B: blue where hand-written code is faster, red where slower."""
-    import math
-
     widths = sorted({point.size.n_hidden for point, _ in cells})
     batches = sorted({point.size.B for point, _ in cells})
     values = [[math.nan] * len(widths) for _ in batches]

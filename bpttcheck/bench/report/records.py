@@ -16,7 +16,7 @@ from bpttcheck.errors import ContractError
 SCHEMA, SCHEMA_VERSION = "bpttcheck.bench", 1
 
 # The hand-written implementations: the ratios and the gate are about these.
-HAND = ("numpy", "fused", "on_jax")
+HAND = ("numpy", "deferred", "fused", "on_jax")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Interval:
     def half_width(self) -> float:
         """Half of what lies between the ends."""
         return (self.high - self.low) / 2
+
+    @property
+    def reach(self) -> float:
+        """How far it reaches from 1."""
+        return max(abs(self.low - 1), abs(self.high - 1))
 
 
 @dataclass(frozen=True)
@@ -208,6 +213,49 @@ class SubjectBenchmark:
 
 
 @dataclass(frozen=True)
+class RevisionPoint:
+    """One hand-written form at one point, in two revisions of a repository.
+
+    Args:
+        form: the form.
+        size: the size.
+        dtype: the dtype.
+        ratio: the seconds of the working tree over those of the older revision.
+        samples: seconds in each round: of the working tree, of the older revision, and of the older
+            revision in a second process.
+    """
+
+    form: str
+    size: Size
+    dtype: str
+    ratio: Interval
+    samples: list[list[float]]
+
+
+@dataclass(frozen=True)
+class RevisionRatio:
+    """One hand-written form of one target over all points, in two revisions.
+
+    Args:
+        target: as it was given on the command line.
+        form: the form.
+        base: the older revision, as it was given.
+        commit: its commit.
+        ratio: the geometric mean of the working tree over the older revision.
+        same: that of the older revision over itself in another process.
+        points: the points.
+    """
+
+    target: str
+    form: str
+    base: str
+    commit: str
+    ratio: Interval
+    same: Interval
+    points: list[RevisionPoint]
+
+
+@dataclass(frozen=True)
 class Failure:
     """A target that was not timed, and why."""
 
@@ -228,6 +276,7 @@ class Benchmark:
         forms: the title of each form.
         subjects: what was measured.
         failures: what was not.
+        revisions: two revisions beside each other, where that was asked for.
     """
 
     bpttcheck: str
@@ -238,6 +287,7 @@ class Benchmark:
     forms: dict[str, str]
     subjects: list[SubjectBenchmark]
     failures: list[Failure] = field(default_factory=lambda: list[Failure]())
+    revisions: list[RevisionRatio] = field(default_factory=lambda: list[RevisionRatio]())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -290,23 +340,23 @@ def parse(document: Any, name: str) -> Benchmark:
             " `bpttcheck bench`"
         )
     given = {key: value for key, value in document.items() if not key.startswith("schema")}
-    found = _build(Benchmark, given, name)
+    found = build_record(Benchmark, given, name)
     if not any(subject.points for subject in found.subjects):
         raise ContractError(f"{name} holds no measured point: there is nothing to show")
     return found
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
+def build_record(kind: Any, value: Any, where: str) -> Any:
     """``value`` as ``kind``: a record, a container or a plain type; errors name the place."""
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:
-        return None if value is None else _build(args[0], value, where)
+        return None if value is None else build_record(args[0], value, where)
     if origin is list and isinstance(value, list):
-        return [_build(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [build_record(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
-        return {key: _build(args[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {key: build_record(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is Any:
         return value
     if kind is float and type(value) in (int, float) and math.isfinite(value):
@@ -326,7 +376,9 @@ def _record(kind: Any, value: Any, where: str) -> Any:
     if missing:
         raise ContractError(f"{where}.{missing[0]} is missing: the file is damaged")
     given = {name: k for name, k in kinds.items() if name in value}
-    return kind(**{name: _build(k, value[name], f"{where}.{name}") for name, k in given.items()})
+    return kind(
+        **{name: build_record(k, value[name], f"{where}.{name}") for name, k in given.items()}
+    )
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

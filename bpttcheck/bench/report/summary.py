@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from bpttcheck.bench.report.compare import Comparison
+from bpttcheck.bench.report.compare import Change, Comparison
 from bpttcheck.bench.report.records import (
     HAND,
     Benchmark,
     Interval,
     MeasuredPoint,
+    RevisionRatio,
     SubjectBenchmark,
     Timing,
 )
 
 SHORT = {
     "numpy": "NumPy",
+    "deferred": "NumPy deferred",
     "fused": "NumPy fused",
     "on_jax": "hand on JAX",
     "jax": "JAX",
@@ -27,6 +31,7 @@ SHORT = {
     "jax_eager": "JAX eager",
     "differences": "differences",
 }
+_WIDTH = 80
 _LONGEST_COMMENT = 60_000  # GitHub takes 65,536 characters
 
 
@@ -55,13 +60,32 @@ def between(ratio: Interval) -> str:
 
 
 def terminal(subject: SubjectBenchmark) -> list[str]:
-    """The headline, then one line for each point: seconds, and the ratio where there is one."""
-    header, *rows = table(subject)
-    cells = [header, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = ["  " + "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
-             for row in cells]  # fmt: skip
-    return [*subject.headlines, "", *lines, "", *notes(subject)]
+    """The headline, then one line for each point: seconds, and the ratio where there is one.
+
+    Where the forms need more than 80 columns, the others follow in another table.
+    """
+    cells = table(subject)
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines: list[str] = []
+    for columns in _blocks(widths):
+        lines += [
+            "  " + "  ".join(row[i].ljust(widths[i]) for i in columns).rstrip() for row in cells
+        ]
+        lines.append("")
+    return [*subject.headlines, "", *lines, *notes(subject)]
+
+
+def _blocks(widths: Sequence[int]) -> list[list[int]]:
+    """The columns of each table: size and dtype in every one, and as many others as fit."""
+    first = [0, 1]
+    blocks = [first]
+    for column in range(2, len(widths)):
+        block = [*blocks[-1], column]
+        if sum(widths[i] + 2 for i in block) > _WIDTH and blocks[-1] != first:
+            block = [*first, column]
+            blocks.append(block)
+        blocks[-1] = block
+    return blocks
 
 
 def table(subject: SubjectBenchmark, peak: Mapping[str, float] | None = None) -> list[list[str]]:
@@ -108,7 +132,7 @@ def worst_error(point: MeasuredPoint) -> float:
 
 def notes(subject: SubjectBenchmark) -> list[str]:
     """The baseline of the ratios, and the measured ratio of a form to itself."""
-    largest = max((reach(point.same) for point in subject.points), default=0.0)
+    largest = max((point.same.reach for point in subject.points), default=0.0)
     same = f"  noise floor: a form against itself differs by up to {largest:.0%} at a size"
     if subject.same is not None:
         mean = subject.same
@@ -117,15 +141,13 @@ def notes(subject: SubjectBenchmark) -> list[str]:
         "  forward and backward; in brackets the ratio to the faster jitted JAX autodiff, marked *",
         same,
     ]
+    if any(contradicts(point, t) for point in subject.points for t in point.timings):
+        lines.append("  ?: the medians say the contrary of the ratio, which is that of single"
+                     " rounds: not told apart")  # fmt: skip
     if any(floor_of(point) for point in subject.points):
         lines.append("  floor: what the calls of NumPy of the fused form cost on arrays of one"
                      " number; in brackets its time over that")  # fmt: skip
     return lines
-
-
-def reach(same: Interval) -> float:
-    """How far the interval of a form against itself reaches from 1."""
-    return max(abs(same.low - 1), abs(same.high - 1))
 
 
 def markdown(benchmark: Benchmark, comparison: Comparison | None = None) -> str:
@@ -172,6 +194,7 @@ def _head(benchmark: Benchmark) -> Iterable[str]:
         yield from (f"- **{line}**" for line in subject.headlines)
     for failure in benchmark.failures:
         yield f"- **{failure.target}: not timed**: {failure.message}"
+    yield from (f"- **{line}**" for line in map(revisions_line, benchmark.revisions))
     yield ""
     rows = [["cell", "form", "dtype", "time over JAX autodiff", "over the sizes", "error"]]
     for subject in benchmark.subjects:
@@ -234,6 +257,34 @@ def _threads(pools: Any) -> str:
     return ", ".join(dict.fromkeys(told)) or "unknown"
 
 
+def revisions_line(one: RevisionRatio) -> str:
+    """Two revisions beside each other in one line."""
+    sizes = "1 point" if len(one.points) == 1 else f"{len(one.points)} points"
+    return (
+        f"{one.target}, {SHORT.get(one.form, one.form)}: now over {one.base} ({one.commit}):"
+        f" {between(one.ratio)}, {sizes}; {one.base} over itself: {between(one.same)}"
+    )
+
+
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """A comparison with an older benchmark, one line for each form of each target."""
+    groups: dict[tuple[str, str], list[Change]] = {}
+    for change in comparison.changes:
+        groups.setdefault((change.target, change.form), []).append(change)
+    found: list[str] = []
+    for (target, form), changes in groups.items():
+        logs = [math.log(change.new.value / change.old.value) for change in changes]
+        mean = times(math.exp(sum(logs) / len(logs)))
+        verdicts = Counter(change.verdict for change in changes)
+        points = "1 point" if len(changes) == 1 else f"{len(changes)} points"
+        found.append(
+            f"{target}, {SHORT.get(form, form)}: the ratio to JAX is {mean} that of before"
+            f" ({points}: {verdicts['slower']} slower, {verdicts['faster']} faster beyond both"
+            " intervals)"
+        )
+    return found
+
+
 def _comparison(comparison: Comparison) -> Iterable[str]:
     yield "### Compared with before"
     yield ""
@@ -257,8 +308,17 @@ def _cell(point: MeasuredPoint, timing: Timing | None, peak: Mapping[str, float]
     end = "" if of_peak is None else f"; {percent(of_peak)}"
     if timing.form == point.baseline:
         return f"{seconds(timing.seconds)} *{end}"
-    ratio = "" if timing.ratio is None else f" ({times(timing.ratio.value)})"
+    doubt = "?" if contradicts(point, timing) else ""
+    ratio = "" if timing.ratio is None else f" ({times(timing.ratio.value)}{doubt})"
     return f"{seconds(timing.seconds)}{ratio}{end}"
+
+
+def contradicts(point: MeasuredPoint, timing: Timing) -> bool:
+    """True where a form has the smaller median and the ratio of the slower one, or the reverse."""
+    base = point.timing(point.baseline)
+    if base is None or timing.ratio is None:
+        return False
+    return (timing.seconds - base.seconds) * (timing.ratio.value - 1) < 0
 
 
 def percent(part: float) -> str:
