@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.blocks import D_XS, YS, of_params, of_state
+from bpttcheck.blocks import D_XS, YS, d_param, of_params, of_state
 from bpttcheck.blocks import d_state0 as d_of_state0
 from bpttcheck.blocks import state_T as of_state_T
 from bpttcheck.bptt.backpropagate import backpropagate, cotangents, zero_carried
@@ -283,7 +283,7 @@ def _of_params(params: Params, given: Params) -> Params:
         )
     found: Params = {}
     for name, value in params.items():
-        require_shape(given[name], np.shape(value), "step_vjp", f"d_params[{name!r}]")
+        require_shape(given[name], np.shape(value), "step_vjp", d_param(name))
         found[name] = np.array(given[name], np.asarray(value).dtype)
     return found
 

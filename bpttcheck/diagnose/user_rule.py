@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.blocks import Block
+from bpttcheck.blocks import D_X, Block, d_param, d_previous_state
 from bpttcheck.errors import Declined
 from bpttcheck.subject.user_code import call
 
@@ -169,12 +169,12 @@ class UserRule:
         if len(last.value.elts) != 3:
             return {}
         params, state, x = last.value.elts
-        found: dict[str, ast.expr] = {"d_x": x}
+        found: dict[str, ast.expr] = {D_X: x}
         state = self._resolved(state)
         if isinstance(state, ast.Tuple):
-            found |= {f"d_previous_state[{k}]": part for k, part in enumerate(state.elts)}
+            found |= {d_previous_state(f"[{k}]"): part for k, part in enumerate(state.elts)}
         else:
-            found["d_previous_state"] = state
+            found[d_previous_state()] = state
         if isinstance(params, ast.Name):
             for node in self._tree.body:
                 found |= dict(_items_set(node, params.id))
@@ -239,7 +239,7 @@ def _set_by(node: ast.stmt) -> set[str]:
 def _items(node: ast.Dict) -> Iterator[tuple[str, ast.expr]]:
     for key, value in zip(node.keys, node.values, strict=True):
         if isinstance(key, ast.Constant):
-            yield f"d_params[{key.value!r}]", value
+            yield d_param(key.value), value
 
 
 def _items_set(node: ast.stmt, name: str) -> Iterator[tuple[str, ast.expr]]:
@@ -250,7 +250,7 @@ def _items_set(node: ast.stmt, name: str) -> Iterator[tuple[str, ast.expr]]:
     elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
         target = node.targets[0]
         if _is_name(target.value, name) and isinstance(target.slice, ast.Constant):
-            yield f"d_params[{target.slice.value!r}]", node.value
+            yield d_param(target.slice.value), node.value
 
 
 def _terms(node: ast.expr, sign: int) -> Iterator[tuple[int, ast.expr]]:

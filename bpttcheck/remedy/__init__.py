@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from bpttcheck.lazy import index
 
 if TYPE_CHECKING:
-    from bpttcheck.remedy.remedies import remedies, with_remedies
+    from bpttcheck.remedy.proved import remedies, with_remedies
 
 __all__ = ["remedies", "with_remedies"]
 
-_HOMES = dict.fromkeys(__all__, "remedies")
+_HOMES = dict.fromkeys(__all__, "proved")
 
 __getattr__, __dir__ = index(__name__, _HOMES)

@@ -1,6 +1,7 @@
 """The floors of the house: imports go down, never in a circle, and two wings never meet."""
 
 import ast
+import importlib
 import importlib.util
 from collections import Counter
 from functools import cache
@@ -198,3 +199,19 @@ def test_a_planted_circle_is_found():
     graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a"}}
     assert circles(graph) == ["b", "c"]
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_lazy_name_is_that_of_a_module():
+    """Importing such a module would put it in the place of what the index loads."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("__init__.py")):
+        text = path.read_text()
+        if "= index(__name__" not in text:
+            continue
+        package = importlib.import_module(
+            ".".join(("bpttcheck", *path.relative_to(PACKAGE).parts[:-1]))
+        )
+        modules = {one.stem for one in path.parent.iterdir() if one.suffix == ".py" or one.is_dir()}
+        if clash := set(package.__all__) & modules:
+            found[path.parent.name] = clash
+    assert found == {}
