@@ -155,9 +155,11 @@ def _list(folder: Path, target: str | None, as_json: bool) -> None:
         of = f" of {target}" if target else ""
         click.echo(f"no failure{of} is stored in {folder}")
         return
+    widest = max(len(row["id"]) for row in rows)
     for row in rows:
         words = row["error"] or f"{row['subject']}: {row['block']} ({row['check']})"
-        click.echo(f"{row['id']}  {_age(row['age_seconds']):>8}  {words}")
+        of = f", {row['target']}" if row.get("target") and not row["error"] else ""
+        click.echo(f"{row['id']:<{widest}}  {_age(row['age_seconds']):>6}  {words}{of}")
 
 
 def _row(path: Path, content: Any, age: float) -> dict[str, Any]:

@@ -173,9 +173,11 @@ def test_without_an_id_everything_stored_is_listed(cli: Cli, name: str) -> None:
     result = cli("replay")
     assert result.exit_code == 0
     first, second = result.stdout.splitlines()
-    assert first.startswith(f"{damaged}       now  .bpttcheck/{damaged}.json cannot be replayed")
+    assert first.startswith(damaged)
+    assert f"now  .bpttcheck/{damaged}.json cannot be replayed" in first
+    assert first.index("now") + 3 == second.index(" d  ") + 2  # one column of ages
     assert second.startswith(f"{name}  ")
-    assert second.endswith(" d  Averaged: d_params['b'] (batch_additivity)")
+    assert second.endswith(" d  Averaged: d_params['b'] (batch_additivity), wrong.py:Averaged")
     document = json.loads(cli("replay", "--json").stdout)
     assert [row["id"] for row in document["failures"]] == [damaged, name]
     assert document["failures"][1]["target"] == "wrong.py:Averaged"
