@@ -51,6 +51,11 @@ How to read the tables:
 - An exception of any kind counts as a flag, for everybody.
 - Only bugs that can show at the inputs at hand, by their own declaration, are planted; in the arm
   of equal evaluations every bug may be.
+- One look is one gradient at the arrays given, for everybody. Bugs of the families `values`,
+  `magnitudes`, `layouts`, `impure`, `aliasing` and `uninitialised` show at other values, in other
+  layouts or in further calls: a look sees them by accident, if at all, and a peer that evaluates
+  the code more often in one look sees more of them. The checks `purity` and `arguments`, and cases
+  at other values, ask for those calls; they take part in the arm of equal evaluations.
 
 {tables.who(r)}
 

@@ -159,7 +159,7 @@ def _list(folder: Path, target: str | None, as_json: bool) -> None:
     for row in rows:
         words = row["error"] or f"{row['subject']}: {row['block']} ({row['check']})"
         of = f", {row['target']}" if row.get("target") and not row["error"] else ""
-        click.echo(f"{row['id']:<{widest}}  {_age(row['age_seconds']):>6}  {words}{of}")
+        click.echo(f"{row['id']:<{widest}}  {_age(row['age_seconds']):>8}  {words}{of}")
 
 
 def _row(path: Path, content: Any, age: float) -> dict[str, Any]:
