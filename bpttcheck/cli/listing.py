@@ -152,9 +152,8 @@ def explain(name: tuple[str, ...]) -> None:
     asked, pages = " ".join(name), _pages()
     word = asked if asked in pages else asked.lower().replace(" ", "-")
     if word not in pages:
-        raise click.UsageError(
-            f"nothing is called {asked!r}{near(word, pages)} (known: {', '.join(pages)})"
-        )
+        hint = near(word, pages) or f" (known: {', '.join(pages)})"
+        raise click.UsageError(f"nothing is called {asked!r}{hint}")
     click.echo(pages[word].replace("``", "`"))
 
 

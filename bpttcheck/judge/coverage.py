@@ -175,7 +175,8 @@ def _hidden_of(run: Run, cases: Sequence[Case], unreached: Sequence[str]) -> tup
         found.append(f"lines of the backward pass were not watched: {run.code.lines.reason}")
     if run.untried:
         found.append(f"larger sizes left out, for they take too long: {_sizes(run.untried)}")
-    if _keeps_buffers(unfilled(run.subject.target)):
+    of_functions = run.subject.traits.signature is not None
+    if not of_functions and _keeps_buffers(unfilled(run.subject.target)):
         found.append(
             "it keeps arrays on the instance and ran in one thread: what two threads do to them "
             "cannot show"

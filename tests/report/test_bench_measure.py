@@ -216,6 +216,31 @@ def test_what_jax_declines_is_refused_if_differences_contradict(only: Any) -> No
         measure.measure("mine", wrong, PLAN)
 
 
+class Leaking(Elman):
+    """``tanh`` plus a share of the old state: an attribute that is a constant to JAX."""
+
+    leak = 0.5
+
+    def step(self, params: Any, state: Any, x: Any) -> Any:
+        new, _, cache = super().step(params, state, x)
+        new = new + self.leak * state
+        return new, new, cache
+
+    def step_vjp(self, params: Any, cache: Any, d_state: Any, d_y: Any) -> Any:
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        return d_params, d_h + self.leak * (d_state + d_y), d_x
+
+
+def test_a_cell_changed_between_two_measurements_is_traced_anew(only: Any) -> None:
+    only("numpy", "jax", "on_jax")
+    cell = Leaking()
+    for leak in (0.5, 0.25):
+        cell.leak = leak
+        found = measure.measure("leaking", cell, PLAN)
+        assert found.points[0].absent == {}
+        assert forms(found) == {"numpy", "jax", "on_jax"}
+
+
 class Counting(Elman):
     """A dict for a state, with a step counter in it."""
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -171,3 +172,21 @@ def test_a_run_of_every_regime_and_dtype_hides_nothing():
 def test_a_check_without_any_gradient_case_makes_no_claim():
     report = bpttcheck.check(cells.Elman(), examples=3, checks=["purity"])
     assert report.hidden == ()
+
+
+def test_only_an_object_can_keep_arrays():
+    """A pair of functions has no instance, whatever the subject made of it holds."""
+
+    def forward(x, w):
+        return x @ w, (x, w)
+
+    def backward(cache, dy):
+        x, w = cache
+        return dy @ w.T, x.T @ dy
+
+    functions = bpttcheck.check_vjp(forward, backward, "x: N D, w: D H -> y: N H", examples=3)
+    assert not any("on the instance" in text for text in functions.hidden)
+    cell = type("Buffered", (cells.Elman,), {})()
+    vars(cell)["buffer"] = np.zeros(3)
+    kept = bpttcheck.check(cell, examples=3, dtypes=["float64"], checks=["step_vjp"])
+    assert any("on the instance" in text for text in kept.hidden)
