@@ -40,7 +40,7 @@ def report_of(run: Run, options: Options, outcomes: Sequence[Outcome], seconds: 
         seconds: time taken.
     """
     checks = tuple(result for result, _ in outcomes)
-    findings = sorted(_explained([f for _, found in outcomes for f in found]), key=_severity)
+    findings = _worst_first(_explained([f for _, found in outcomes for f in found]))
     gradient = {
         case.index: case
         for name, check in CHECKS.items()
@@ -130,14 +130,28 @@ def _letters(run: Run) -> dict[str, tuple[int, int]]:
 _ABSURD = 1e9
 
 
-def _severity(finding: Finding) -> tuple[bool, bool, float]:
-    """The worst first: what has no ratio, then what is explained, by the ratio of error to bar.
+def _worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    """What has no ratio, then what is explained, by the ratio of error to bar.
 
-    How absurd an absurd ratio is does not matter: beyond a billion the checks decide.
+    A block whose error is explained by its values needs no second cause: what has no ratio then
+    follows from it (a mean over the batch is not zero for no rows). How absurd an absurd ratio is
+    does not matter: beyond a billion the checks decide.
     """
-    ratio = finding.ratio
-    size = 0.0 if ratio is None or np.isnan(ratio) else min(ratio, _ABSURD)
-    return (ratio is not None, finding.counted, -size)
+    explained = {
+        Block(f.block).in_sequence
+        for f in findings
+        if f.ratio is not None and any(d.code != "impure" for d in f.diagnoses)
+    }
+
+    def severity(finding: Finding) -> tuple[bool, bool, float]:
+        ratio = finding.ratio
+        if ratio is None:
+            follows = Block(finding.block).in_sequence in explained and not finding.diagnoses
+            return (follows, follows, 0.0)
+        size = 0.0 if np.isnan(ratio) else min(ratio, _ABSURD)
+        return (True, finding.counted, -size)
+
+    return sorted(findings, key=severity)
 
 
 def _unchecked(run: Run, checks: tuple[CheckResult, ...]) -> tuple[str, ...]:
