@@ -10,7 +10,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -142,10 +144,7 @@ class Available:
 
 def parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the required and of the optional parameters, required keywords last."""
-    try:
-        known = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return (), ()
+    known = _parameters(function)
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     positional = [p for p in known if p.kind in places]
     required = tuple(p.name for p in positional if p.default is p.empty)
@@ -161,11 +160,26 @@ def is_cache(name: str) -> bool:
 
 def _keyword_only(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of the required parameters that are no positions."""
-    try:
-        known = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return ()
+    known = _parameters(function)
     return tuple(p.name for p in known if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
+
+
+# A backward function is called thousands of times; it lives here no longer than elsewhere.
+_KNOWN: WeakKeyDictionary[FunctionType, tuple[inspect.Parameter, ...]] = WeakKeyDictionary()
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    """What the signature of a function lists; nothing where it has none."""
+    plain = isinstance(function, FunctionType)
+    if plain and function in _KNOWN:
+        return _KNOWN[function]
+    try:
+        found = tuple(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        found = ()
+    if plain:
+        _KNOWN[function] = found
+    return found
 
 
 def _divided(arguments: Sequence[Any], keywords: Sequence[str], factor: Any = None) -> Call:

@@ -7,6 +7,7 @@ fits one input alone. What is ambiguous is an error that shows both lists; it is
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,11 @@ def stands_for(name: str, inputs: Sequence[str]) -> str | None:
     >>> stands_for("dWx", ["x", "Wx"]), stands_for("Wx_grad", ["x", "Wx"])
     ('Wx', 'Wx')
     """
+    return _stands_for(name, tuple(inputs))
+
+
+@functools.lru_cache(maxsize=4096)
+def _stands_for(name: str, inputs: tuple[str, ...]) -> str | None:
     for fold in (str, str.lower):
         known = {fold(one): one for one in reversed(inputs)}
         forms = [name[len(p):] for p in _PREFIXES if name.startswith(p)]  # fmt: skip

@@ -11,6 +11,7 @@ handful of programs rather than one per example.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -135,6 +136,7 @@ class Autodiff:
         self._programs: dict[Any, Waiting] = {}
         self._refused: dict[Any, tuple[str, str, str]] = {}
         self._ways: dict[Any, set[Any]] = {}
+        self._decided: dict[bytes, tuple[bool | int, ...]] = {}
         self._operations = 0
         self._paths: dict[Any, Paths] = {}
         self._wholes: dict[Any, WholeGraph] = {}
@@ -359,7 +361,13 @@ class Autodiff:
         assert self._sequence is not None
         params = trees.structure(point.params).unflatten(inputs.params)
         state = trees.structure(point.state0).unflatten(inputs.state0)
-        found = programs.decisions_at(self._sequence, params, state, inputs.xs, inputs.mask > 0)
+        # The checks ask at one point again and again, each time with other cotangents.
+        values = _digest([*inputs.params, *inputs.state0, inputs.xs, inputs.mask])
+        found = self._decided.get(values)
+        if found is None:
+            where = (params, state, inputs.xs, inputs.mask > 0)
+            found = programs.decisions_at(self._sequence, *where)
+            self._decided[values] = found
         ways = self._ways[key]
         if found not in ways and len(ways) >= MOST_WAYS:
             raise Declined(f"its `if`s take more than {MOST_WAYS} ways at equal shapes")
@@ -386,6 +394,15 @@ class Autodiff:
         else:
             traced = programs.trace(self._one_step(), point.params, state, inputs.xs[0])
         return programs.CACHE.get(maker, traced, *args)
+
+
+def _digest(arrays: Sequence[Array]) -> bytes:
+    """Equal for arrays that have the same shapes, dtypes and bits."""
+    found = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        found.update(f"{array.shape} {array.dtype} ".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.digest()
 
 
 def _inputs(point: Point, pad: tuple[int, int] | None, repeat: bool = True) -> ProgramInputs:

@@ -157,6 +157,11 @@ def deferred(tree: Definition) -> list[ast.AST]:
     return [node for name, node in inner.items() if name in kept - called]
 
 
+@functools.lru_cache(maxsize=512)
+def _inside_deferred(tree: Definition) -> frozenset[ast.AST]:
+    return frozenset(node for outer in deferred(tree) for node in ast.walk(outer))
+
+
 def _stored(node: ast.AST) -> Iterator[ast.AST]:
     """The expressions that ``node`` returns, collects or stores."""
     if isinstance(node, ast.Return) and node.value is not None:
@@ -284,9 +289,7 @@ class _Search:
     def _read(self, entry: UserFunction, visit: _Visit) -> None:
         """Follow the names and the attributes that a function reads."""
         scope = Scope(visit.function, entry.tree, visit.owner)
-        later: set[ast.AST] = set()
-        if not visit.backward:
-            later = {node for outer in deferred(entry.tree) for node in ast.walk(outer)}
+        later = frozenset[ast.AST]() if visit.backward else _inside_deferred(entry.tree)
         for node, is_base in _names_read(entry.tree):
             thing = scope.resolve(node)
             if is_base:  # only an attribute is read, it is not called
