@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.bptt.unroll import CellTape, put_rows, require_shape, take_rows
+from bpttcheck.bptt.unroll import CellTape, put_rows, require_d_params, require_shape, take_rows
 from bpttcheck.contract import Array, Cell, Params, State, is_float
 from bpttcheck.errors import ContractError
 
@@ -115,14 +115,6 @@ def zero_carried(tape: CellTape, d_state: State) -> State:
 
 
 def _accumulate(total: Params, d_step: Params) -> None:
-    if d_step.keys() != total.keys():
-        raise ContractError(
-            f"step_vjp returned d_params with the names {sorted(d_step)}, expected those of the"
-            f" parameters, {sorted(total)}",
-            method="step_vjp",
-            item="d_params",
-        )
+    require_d_params(d_step, total)
     for name, value in d_step.items():
-        if np.shape(value) != total[name].shape:
-            require_shape(value, total[name].shape, "step_vjp", f"d_params[{name!r}]")
         total[name] += value

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.bptt.unroll import CellTape, require_shape, unroll
+from bpttcheck.bptt.unroll import CellTape, require_d_params, require_shape, unroll
 from bpttcheck.contract import Array, Cache, Cell, Params, State, is_float
 from bpttcheck.errors import ContractError
 
@@ -185,15 +185,7 @@ def join_params(params: Params, d_params: Params) -> Array:
     Raises:
         ContractError: ``d_params`` has other names or shapes than ``params``.
     """
-    if d_params.keys() != params.keys():
-        raise ContractError(
-            f"step_vjp returned d_params with the names {sorted(d_params)}, expected those of the"
-            f" parameters, {sorted(params)}",
-            method="step_vjp",
-            item="d_params",
-        )
-    for name, value in params.items():
-        require_shape(d_params[name], np.shape(value), "step_vjp", f"d_params[{name!r}]")
+    require_d_params(d_params, params)
     return np.concatenate([np.ravel(d_params[name]) for name in params] or [np.zeros(0)])
 
 

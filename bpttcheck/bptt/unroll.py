@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck import trees
+from bpttcheck.blocks import d_param
 from bpttcheck.contract import Array, Cache, Cell, Params, State, is_float
 from bpttcheck.errors import ContractError
 
@@ -149,6 +150,20 @@ def require_shape(value: Array, expected: tuple[int, ...], method: str, item: st
             method=method,
             item=item,
         )
+
+
+def require_d_params(d_params: Params, params: Params) -> None:
+    """Reject gradients of a step with other names or shapes than the parameters."""
+    if d_params.keys() != params.keys():
+        raise ContractError(
+            f"step_vjp returned d_params with the names {sorted(d_params)}, expected those of the"
+            f" parameters, {sorted(params)}",
+            method="step_vjp",
+            item="d_params",
+        )
+    for name, value in d_params.items():
+        if np.shape(value) != np.shape(params[name]):
+            require_shape(value, np.shape(params[name]), "step_vjp", d_param(name))
 
 
 def require_sequence(xs: Array) -> None:

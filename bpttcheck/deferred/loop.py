@@ -10,11 +10,18 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from bpttcheck import trees
-from bpttcheck.blocks import D_XS, YS, d_param, of_params, of_state
+from bpttcheck.blocks import D_XS, YS, of_params, of_state
 from bpttcheck.blocks import d_state0 as d_of_state0
 from bpttcheck.blocks import state_T as of_state_T
 from bpttcheck.bptt.backpropagate import backpropagate, cotangents, zero_carried
-from bpttcheck.bptt.unroll import CellTape, put_rows, require_shape, take_rows, unroll
+from bpttcheck.bptt.unroll import (
+    CellTape,
+    put_rows,
+    require_d_params,
+    require_shape,
+    take_rows,
+    unroll,
+)
 from bpttcheck.contract import Array, Cell, Params, State, is_cell
 from bpttcheck.deferred.slices import Slices, slices
 from bpttcheck.errors import BpttcheckError, ContractError, Declined
@@ -274,18 +281,8 @@ def _together(parts: list[Any]) -> Any:
 
 
 def _of_params(params: Params, given: Params) -> Params:
-    if given.keys() != params.keys():
-        raise ContractError(
-            f"step_vjp returned d_params with the names {sorted(given)}, expected those of the"
-            f" parameters, {sorted(params)}",
-            method="step_vjp",
-            item="d_params",
-        )
-    found: Params = {}
-    for name, value in params.items():
-        require_shape(given[name], np.shape(value), "step_vjp", d_param(name))
-        found[name] = np.array(given[name], np.asarray(value).dtype)
-    return found
+    require_d_params(given, params)
+    return {n: np.array(given[n], np.asarray(value).dtype) for n, value in params.items()}
 
 
 def _shapes(params: Params, tape: DeferredTape) -> Any:
