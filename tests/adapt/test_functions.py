@@ -9,6 +9,8 @@ import bpttcheck
 from bpttcheck.adapt import from_grad, from_object, from_vjp, in_module
 from bpttcheck.errors import ContractError
 
+pytestmark = pytest.mark.usefixtures("as_found")
+
 NOTHING = np.zeros((1, 1, 0))
 SIGNATURE = "x: N D, W: D H -> h: N H"
 

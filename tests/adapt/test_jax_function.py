@@ -14,6 +14,8 @@ from bpttcheck import Verdict
 from bpttcheck.adapt import from_custom_vjp, from_jax
 from bpttcheck.errors import ContractError
 
+pytestmark = pytest.mark.usefixtures("as_found")
+
 SIGNATURE = "x: N D, h: N H, W: D H, U: H H -> new: N H, twice: N H"
 
 

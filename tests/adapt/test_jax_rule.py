@@ -10,6 +10,8 @@ from bpttcheck.adapt.jax_rule import JaxRule
 from bpttcheck.errors import ContractError
 from bpttcheck.jax_mode import enable_x64
 
+pytestmark = pytest.mark.usefixtures("as_found")
+
 TABLE = {"a": ("n_hidden",), "U": ("n_hidden", "n_in")}
 SymbolicZero = jax.custom_derivatives.SymbolicZero
 

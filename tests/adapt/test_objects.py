@@ -3,6 +3,8 @@ import pytest
 
 import bpttcheck
 
+pytestmark = pytest.mark.usefixtures("as_found")
+
 
 class Accumulating:
     """Adds to its gradients, and never empties them."""

@@ -10,6 +10,8 @@ from bpttcheck import Verdict
 from bpttcheck.adapt import from_torch
 from bpttcheck.errors import ContractError
 
+pytestmark = pytest.mark.usefixtures("as_found")
+
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 Function = torch.autograd.Function

@@ -8,6 +8,8 @@ import pytest
 import bpttcheck
 from bpttcheck.errors import ContractError
 
+pytestmark = pytest.mark.usefixtures("as_found")
+
 
 def off(x):
     """The gradient of the sum of squares, times ``1 + 1e-8``."""

@@ -6,7 +6,7 @@ import pytest
 import bpttcheck
 from bpttcheck.subject.subject import Subject
 
-pytestmark = pytest.mark.usefixtures("shared_runs")
+pytestmark = pytest.mark.usefixtures("shared_runs", "as_found")
 
 
 class Cell:

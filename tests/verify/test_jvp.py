@@ -5,6 +5,8 @@ import pytest
 
 import bpttcheck
 
+pytestmark = pytest.mark.usefixtures("as_found")
+
 
 class Cell:
     """``h' = tanh(W h + U x)``, with its tangents; ``factor`` is the planted bug."""

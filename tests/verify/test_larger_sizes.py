@@ -11,6 +11,8 @@ from bpttcheck.problems.large import ALL, EDGES, LONGEST, Budget, chunks, plan
 from bpttcheck.results.records import Case
 from bpttcheck.subject.subject import Subject
 
+pytestmark = pytest.mark.usefixtures("as_found")
+
 
 class Layer:
     """A fused Elman layer, right."""

@@ -1,6 +1,7 @@
 """An oracle is added by one line: it is asked, heard and counted like the others."""
 
 import numpy as np
+import pytest
 
 import bpttcheck
 from bpttcheck import Verdict
@@ -16,6 +17,8 @@ from bpttcheck.oracles.autodiff.autodiff import Spread
 from bpttcheck.oracles.estimate import Estimate
 from bpttcheck.subject import options
 from bpttcheck.subject.subject import Subject
+
+pytestmark = pytest.mark.usefixtures("as_found")
 
 
 class TwiceTheBias(Elman):

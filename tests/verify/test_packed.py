@@ -10,6 +10,8 @@ from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks import CHECKS
 
+pytestmark = pytest.mark.usefixtures("as_found")
+
 
 def segments(cu):
     return list(pairwise(cu))

@@ -8,6 +8,8 @@ from bpttcheck import Verdict
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import Elman
 
+pytestmark = pytest.mark.usefixtures("as_found")
+
 FEW = {"examples": 8, "raises": False}
 
 

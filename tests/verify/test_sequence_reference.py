@@ -79,6 +79,7 @@ def test_jax_judges_a_layer_that_runs_both_ways(cell):
     assert min(block.resolution for block in row.blocks if block.resolution) < 1e-12
 
 
+@pytest.mark.usefixtures("as_found")
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("bug", ["not flipped", "inputs not flipped back", "off by 1e-11"])
 def test_a_mistake_of_one_direction_is_caught(bug):
@@ -181,6 +182,7 @@ def test_a_declared_surrogate_is_verified_and_named_in_the_report():
     assert "not the gradient: the slope of a spike" in report.notes[0]
 
 
+@pytest.mark.usefixtures("as_found")
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("cell", [Undeclared(), WrongSlope()], ids=["undeclared", "wrong slope"])
 def test_a_surrogate_that_is_not_the_declared_one_fails(cell):
