@@ -193,6 +193,7 @@ def _larger(judged: Mapping[str, Sequence[Case]]) -> tuple[str, ...]:
     told: list[str] = []
     for name, axis in (("time_splitting", "T"), ("batch_additivity", "B")):
         sizes = sorted({getattr(c, axis) for c in judged.get(name, ()) if c.index >= FIRST})
+        sizes = [size for size in sizes if size > 4]  # the others are wide
         if sizes:
             told.append(f"{axis} {sizes[0]}..{sizes[-1]} ({len(sizes)} sizes) by {name}")
     wide = {
@@ -204,6 +205,13 @@ def _larger(judged: Mapping[str, Sequence[Case]]) -> tuple[str, ...]:
     if wide:
         most = (max(n for n, _ in wide), max(n for _, n in wide))
         told.append(f"n_in x n_hidden up to {most[0]}x{most[1]} ({len(wide)} sizes) by differences")
+    chained = {
+        (c.n_in, c.n_hidden)
+        for c in judged.get("time_splitting", ())
+        if c.index >= FIRST and (c.n_in, c.n_hidden) in wide
+    }
+    if chained:
+        told.append(f"{len(chained)} of these sizes over several steps by time_splitting")
     return tuple(told)
 
 

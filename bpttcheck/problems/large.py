@@ -28,6 +28,7 @@ ALL = 50
 
 # The loop over time is not part of a cell: fewer lengths reveal state kept between calls.
 _LENGTHS_OF_A_CELL = (17, 33, 65, 129, 257)
+_LENGTHS_OF_A_LAYER = (*EDGES, 300, 512, 513, 1024)
 _TOGETHER = ((33, 65, (3, 33)),)
 _SECONDS = 2.0
 
@@ -119,14 +120,15 @@ def plan(
         for i, (T, B, width) in enumerate(_TOGETHER)
         if (subject.batches, subject.lengths, sizes) == (None, None, None)
     )
-    cases = (
-        tuple(case(i, T, B, any_of(narrow)) for i, (T, B) in enumerate(long)),
-        (*(case(100 + i, T, B, any_of(narrow)) for i, (T, B) in enumerate(many)), *together),
-        tuple(
-            case(200 + i, few[-1], min(2, max(rows)), pair)
-            for i, pair in enumerate(_widths(rng, sizes, compiled, constants))
-        ),
-    )
+    longer = [case(i, T, B, any_of(narrow)) for i, (T, B) in enumerate(long)]
+    larger = [case(100 + i, T, B, any_of(narrow)) for i, (T, B) in enumerate(many)]
+    steps, row_count = few[-1], min(2, max(rows))
+    pairs = _widths(rng, sizes, compiled, constants)
+    wide = [case(200 + i, steps, row_count, pair) for i, pair in enumerate(pairs)]
+    if subject.kind == "cell" and steps > 1:
+        # A width is judged in one step: what the steps share, a buffer, shows in several.
+        longer += [case(400 + i, steps, row_count, pair) for i, pair in enumerate(pairs)]
+    cases = (tuple(longer), (*larger, *together), tuple(wide))
     own = (
         subject.lengths is not None, subject.batches is not None, sizes is not None
     )  # fmt: skip
@@ -171,7 +173,7 @@ def chunks(B: int, most: int = 4) -> list[slice]:
 
 
 def _lengths(subject: Subject, constants: Sequence[int]) -> set[int]:
-    own = _LENGTHS_OF_A_CELL if subject.kind == "cell" else (*EDGES, 300, 513)
+    own = _LENGTHS_OF_A_CELL if subject.kind == "cell" else _LENGTHS_OF_A_LAYER
     return {*own, LONGEST, *constants}
 
 

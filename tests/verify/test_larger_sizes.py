@@ -52,6 +52,7 @@ SIZES = {
     "T a multiple of 32": (lambda T, B, n, H: T and T % 32 == 0, "time_splitting"),
     "T > 300": (lambda T, B, n, H: T > 300, "time_splitting"),
     "T > 1000": (lambda T, B, n, H: T > 1000, "time_splitting"),
+    "T = 1024": (lambda T, B, n, H: T == 1024, "time_splitting"),
     "T B > 1024": (lambda T, B, n, H: T * B > 1024 and B > 1, "time_splitting"),
     "T B H > 65535": (lambda T, B, n, H: T * B * H > 65535, "batch_additivity"),
     "B H > 2048": (lambda T, B, n, H: B * H > 2048, "batch_additivity"),
@@ -80,6 +81,27 @@ def test_the_same_layer_without_a_bug_passes():
     report = bpttcheck.check(Layer(), checks=checks, examples=ALL)
     assert report.passed
     assert len(report.larger) == 3
+
+
+class SharesResiduals(Elman):
+    """A wide step keeps its state in one buffer, which the next step overwrites."""
+
+    def step(self, params, state, x):
+        if not self.shares or state.shape[1] <= 8:
+            return super().step(params, state, x)
+        kept = self.buffers.setdefault((state.shape, state.dtype), np.empty_like(state))
+        kept[:] = state
+        return super().step(params, kept, x)
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_what_the_steps_of_a_wide_cell_share_shows_in_several_steps(shares):
+    cell = SharesResiduals()
+    vars(cell).update(shares=shares, buffers={})
+    report = bpttcheck.check(cell, checks=["step_vjp", "time_splitting"], examples=ALL,
+                             dtypes=["float64"], raises=False)  # fmt: skip
+    assert [f.check for f in report.findings[:1]] == ["time_splitting"] * shares
+    assert shares or any("over several steps by time_splitting" in text for text in report.larger)
 
 
 class Blocked(Layer):

@@ -19,8 +19,8 @@ from bpttcheck.verify.law import Law, gradients, run_law, run_law_on
 def time_splitting(context: Context) -> Tally:
     """Compares backpropagation over T steps with two chained halves.
 
-    Finds a truncated pass, a lost or doubled carry, special treatment of a step at either end, and
-    a layer whose tape depends on the length.
+    Finds a truncated pass, a lost or doubled carry, special treatment of a step at either end, a
+    layer whose tape depends on the length, and residuals that a later step overwrites.
     """
     run, subject = context.run, context.run.subject
     if not subject.traits.causal:
@@ -39,49 +39,48 @@ def on_problem(run: Run, problem: Problem) -> Tally:
     return run_law_on(run, LAW, problem)
 
 
-def _halves(run: Run, problem: Problem) -> tuple[Problem, Problem, Any, Any]:
-    """Both halves as problems, and the tape of each; the early one lacks its last cotangent."""
+def _halves(run: Run, problem: Problem) -> tuple[Problem, Problem]:
+    """Both halves as problems; the early one lacks the cotangent of its last state."""
     p, cut = problem, problem.case.T // 2
-    step, _ = run.code.methods
 
-    def half(part: slice, state: Any) -> tuple[Problem, Any, Any]:
+    def half(part: slice, state: Any) -> Problem:
         mask = None if p.mask is None else p.mask[part]
-        _, end, tape = call(
-            step,
-            run.code.layer.forward,
-            p.params,
-            p.xs[part],
-            state,
-            *(() if mask is None else (mask,)),
-        )
-        T = len(p.xs[part])
-        case = replace(p.case, T=T)
-        part_of = replace(p, case=case, xs=p.xs[part], state0=state, mask=mask, d_ys=p.d_ys[part])
-        return part_of, end, tape
+        case = replace(p.case, T=len(p.xs[part]))
+        return replace(p, case=case, xs=p.xs[part], state0=state, mask=mask, d_ys=p.d_ys[part])
 
-    early, middle, first = half(slice(None, cut), p.state0)
-    late, _, second = half(slice(cut, None), middle)
-    return early, late, first, second
+    early = half(slice(None, cut), p.state0)
+    _, middle, _ = _forward(run, early)
+    return early, half(slice(cut, None), middle)
 
 
-def _pulled(run: Run, half: Problem, tape: Any) -> Any:
+def _forward(run: Run, half: Problem) -> Any:
+    step, _ = run.code.methods
+    masked = () if half.mask is None else (half.mask,)
+    return call(step, run.code.layer.forward, half.params, half.xs, half.state0, *masked)
+
+
+def _gradient(run: Run, half: Problem) -> Any:
+    """Of one half, right after its own forward pass: nothing that is kept for it was in use since.
+
+    A whole sequence whose residuals share memory over the steps then differs from its halves.
+    """
     _, step_vjp = run.code.methods
+    _, _, tape = _forward(run, half)
     return call(step_vjp, run.code.layer.vjp, half.params, tape, half.d_ys, half.d_state)
 
 
 def _parts(run: Run, problem: Problem) -> list[Problem]:
-    early, late, _, second = _halves(run, problem)
-    d_middle = _pulled(run, late, second)[2]
-    return [problem, late, replace(early, d_state=d_middle)]
+    early, late = _halves(run, problem)
+    return [problem, late, replace(early, d_state=_gradient(run, late)[2])]
 
 
 def _two_halves(run: Run, problem: Problem) -> dict[str, Any]:
-    early, late, first, second = _halves(run, problem)
-    one = _pulled(run, late, second)
-    two = _pulled(run, replace(early, d_state=one[2]), first)
+    early, late = _halves(run, problem)
+    one = _gradient(run, late)
+    two = _gradient(run, replace(early, d_state=one[2]))
     p = problem
-    late, early = of_params(one[0], p.params), of_params(two[0], p.params)
-    out: dict[str, Any] = {b: np.asarray(late[b]) + np.asarray(early[b]) for b in late}
+    of_late, of_early = of_params(one[0], p.params), of_params(two[0], p.params)
+    out: dict[str, Any] = {b: np.asarray(of_late[b]) + np.asarray(of_early[b]) for b in of_late}
     out.update(of_state(d_state0(), two[2], p.state0))
     out[D_XS] = np.concatenate([two[1], one[1]])
     return out
