@@ -27,127 +27,203 @@ from bpttcheck.jax_mode import enable_x64, is_x64
 from bpttcheck.judge.own_noise import unlike
 from bpttcheck.judge.run import Run
 from bpttcheck.on_jax.form import JaxArray, is_float
+from bpttcheck.on_jax.over_time import Steps
+from bpttcheck.on_jax.partition import Graph, Values, apply
 from bpttcheck.oracles.tracer.trace import lift
 from bpttcheck.subject.subject import Subject
 
-FORMS = ("in the loop", "deferred", "kept", "kept, deferred")
-"""Where the gradients of the parameters are summed, and whether residuals are kept."""
 
 _ROUNDS = 5
 
 
-class TracedTape(NamedTuple):
-    """The residuals: the state before each step, and the caches where they are kept."""
+class Form(NamedTuple):
+    """How the equations of a step and its rule are placed."""
 
+    hoisted: bool
+    kept: str
+    deferred: bool
+    unroll: int = 1
+
+
+FORMS = {
+    "in the loop": Form(False, "states", False),
+    "kept": Form(False, "frontier", False),
+    "deferred": Form(False, "states", True),
+    "kept, deferred": Form(False, "frontier", True),
+    "h states": Form(True, "states", True),
+    "h products": Form(True, "products", True),
+    "h frontier": Form(True, "frontier", True),
+    "h frontier 4": Form(True, "frontier", True, 4),
+    "h states 4": Form(True, "states", True, 4),
+}
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A step and its rule as one graph, with the numbers of its inputs and outputs."""
+
+    graph: Graph
+    params: list[int]
+    state: list[int]
+    x: list[int]
+    d_new: list[int]
+    d_y: int
+    new: list[int]
+    y: int
+    d_params: list[int]
+    d_previous: list[int]
+    d_x: int
+
+
+class TracedTape(NamedTuple):
+    """The residuals: stacked values by their numbers in the graph of the rule."""
+
+    rule: Rule
     params: Any
-    xs: JaxArray
-    states: Any
-    mask: JaxArray | None
-    caches: Any
+    like: Any
+    stacked: dict[int, JaxArray]
 
 
 @dataclass(frozen=True, eq=False)
 class TracedLoops:
-    """A cell over a whole sequence, by its own code, in two scans.
-
-    Forward, for ``t = 0 .. T-1``::
-
-        state[t+1], ys[t], cache[t] = step(params, state[t], xs[t])
-
-    Backward, for ``t = T-1 .. 0`` from ``d_state[T] = d_state_T``::
-
-        d_params[t], d_state[t], d_xs[t] = step_vjp(params, cache[t], d_state[t+1], d_ys[t])
-
-    and ``d_params = sum_t d_params[t]``, in one of four ways:
-
-    - *in the loop*: the caches are computed again from ``state[t]``, the sum is carried;
-    - *deferred*: by the batch law, ``d_params`` of all steps is one call of ``step_vjp`` over the
-      ``T B`` rows of all steps together; XLA drops what the loop does not use;
-    - *kept*: as in the loop, but the caches of the forward pass are kept;
-    - *kept, deferred*: both; only where every array of the cache has the batch as its first axis.
-
-    A row that is masked at a step keeps its state; its cotangents there are zero.
-
-    Args:
-        cell: any :class:`bpttcheck.Cell` whose code can be traced.
-        form: one of :data:`FORMS`.
-    """
-
     cell: Any
-    form: str = FORMS[0]
+    form: str = "in the loop"
 
-    def forward(
-        self, params: Any, xs: JaxArray, state0: Any, mask: JaxArray | None
-    ) -> tuple[JaxArray, Any, TracedTape]:
-        """``(ys, state_T, tape)``."""
-        if mask is not None:  # zero times NaN is NaN: padding must not reach a product
+    def forward(self, params, xs, state0, mask):
+        if mask is not None:
             xs = jnp.where(mask[..., None], xs, 0)
-        keep = self.form.startswith("kept")
-        step = lift(self._step_with_cache if keep else self._step)
-
-        def body(state: Any, given: Any) -> tuple[Any, Any]:
-            x, real = given
-            new, y, *cache = step(params, state, x)
-            y = y if real is None else jnp.where(_column(real, y), y, 0)
-            return _like(state, new, real), (state, y.astype(x.dtype), tuple(cache))
-
+        how = FORMS[self.form]
         with enable_x64():
-            state_T, (states, ys, caches) = lax.scan(body, state0, (xs, mask))
-        return ys, state_T, TracedTape(params, xs, states, mask, caches)
+            rule = self._traced(params, xs, state0, mask)
+            graph = rule.graph
+            state, x = set(rule.state), set(rule.x)
+            constant = Values(graph, dict(zip(rule.params, trees.leaves(params))), apply)
+            moving = graph.depending([*rule.state, *rule.x, *rule.d_new, rule.d_y])
+            inside = graph.depending(rule.state) if how.hoisted else moving
+            given = dict(zip(rule.x, [xs] if mask is None else [xs, mask]))
+            T = xs.shape[0]
+            steps = Steps(graph, constant, moving, given, T)
+            targets = rule.new if how.hoisted else [*rule.new, rule.y]
+            looped = graph.reached(targets, lambda v: v not in inside or v in x) & inside - x
+            fed = _fed(graph, looped, state, moving)
+            # what is emitted
+            in_y = graph.reached([rule.y], lambda v: v in looped or v not in moving) & looped
+            backward = graph.depending([*rule.d_new, rule.d_y])
+            ends = [*rule.d_params, *rule.d_previous, rule.d_x]
+            pulled = graph.reached(ends, lambda v: v not in backward)
+            needed = {v for v in pulled if v not in backward and v in moving}
+            stop = {
+                "frontier": lambda v: v in looped,
+                "products": lambda v: v in looped and (v in in_y or v in state or _expensive(graph, v)),
+                "states": lambda v: v in state or v in in_y,
+            }[how.kept]
+            emitted = sorted(in_y | {v for v in graph.reached(needed, stop) if stop(v)})
+            stacked_in = {v: steps.stacked[v] for v in fed if v in moving}
+            for v in fed:
+                if v not in moving:
+                    constant[v]
 
-    def backward(self, tape: TracedTape, d_ys: JaxArray, d_state_T: Any) -> tuple[Any, Any, Any]:
-        """``(d_params, d_xs, d_state0)``; an integer leaf of the state gets a ``float0``."""
-        params, xs, deferred = tape.params, tape.xs, self.form.endswith("deferred")
-        pull = lift(self._pull if self.form.startswith("kept") else self._pull_again)
-        zeros = trees.map_leaves(jnp.zeros_like, params)
+            def body(carried, given):
+                values = Values(graph, {**dict(zip(rule.state, carried)), **given}, apply, constant, moving)
+                return [values[v] for v in rule.new], [values[v] for v in emitted]
 
-        def pulled(state: Any, x: Any, cache: Any, d_new: Any, d_y: Any) -> tuple[Any, Any, Any]:
-            d_params, d_state, d_x = pull(params, state, x, cache, d_new, d_y)
-            d_params = trees.map_leaves(_gradient_like, params, d_params)
-            return d_params, trees.map_leaves(_gradient_like, d_new, d_state), d_x.astype(x.dtype)
+            last, found = lax.scan(body, trees.leaves(state0), stacked_in, length=T, unroll=how.unroll)
+            steps.stacked.known.update(zip(emitted, found))
+            ys = steps.stacked[rule.y] if rule.y in moving else jnp.broadcast_to(constant[rule.y], (T, *constant[rule.y].shape))
+        state_T = trees.structure(state0).unflatten(last)
+        if how.kept == "states":
+            stacked = {v: steps.stacked.known[v] for v in {*given, *emitted}}
+        else:
+            stacked = {v: a for v, a in steps.stacked.known.items() if v in moving}
+        return ys, state_T, TracedTape(rule, params, state0, stacked)
 
-        def body(carried: Any, given: Any) -> tuple[Any, Any]:
-            d_state, total = carried
-            state, x, cache, d_y, real = given
+    def backward(self, tape, d_ys, d_state_T):
+        how = FORMS[self.form]
+        rule, graph = tape.rule, tape.rule.graph
+        T, dtype = d_ys.shape[0], d_ys.dtype
+        floats = [is_float(leaf) for leaf in trees.leaves(tape.like)]
+        last = [d if f else jnp.zeros(leaf.shape, dtype) for leaf, d, f in zip(trees.leaves(tape.like), trees.leaves(trees.map_leaves(lambda _, d: d, tape.like, d_state_T)), floats)]
+        with enable_x64():
+            constant = Values(graph, dict(zip(rule.params, trees.leaves(tape.params))), apply)
+            moving = graph.depending([*rule.state, *rule.x, *rule.d_new, rule.d_y])
+            known = {**tape.stacked, rule.d_y: d_ys}
+            steps = Steps(graph, constant, moving, known, T)
+            carried_in = set(rule.d_new)
+            depends = graph.depending(rule.d_new)
+            inside = depends if how.hoisted else moving
+            targets = list(rule.d_previous) + ([] if how.deferred else [*rule.d_params, rule.d_x])
+            looped = {v for v in graph.reached(targets, lambda v: v not in inside or v in known) if v in inside and v not in known}
+            fed = _fed(graph, looped, carried_in, moving) | {v for v in targets if v not in looped}
+            stacked_in = {v: steps.stacked[v] for v in fed if v in moving}
+            for v in fed:
+                if v not in moving:
+                    constant[v]
+            after = [*rule.d_params, rule.d_x] if how.deferred else [rule.d_x]
+            stop = lambda v: v in looped or v in carried_in or v not in depends
+            emitted = sorted(v for v in graph.reached(after, stop) if v in looped or v in carried_in)
+            summed = [] if how.deferred else rule.d_params
+            zeros = [jnp.zeros(p.shape, p.dtype) for p in trees.leaves(tape.params)] if summed else []
+
+            def body(state, given):
+                carried, totals = state
+                values = Values(graph, {**dict(zip(rule.d_new, carried)), **given}, apply, constant, moving)
+                totals = [a + values[v] for a, v in zip(totals, summed)]
+                return ([values[v] for v in rule.d_previous], totals), [values[v] for v in emitted]
+
+            (d_state0, totals), found = lax.scan(body, (last, zeros), stacked_in, length=T, reverse=True, unroll=how.unroll)
+            steps.stacked.known.update(zip(emitted, found))
+            d_params = totals if summed else [steps.total(v) for v in rule.d_params]
+            d_xs = steps.stacked[rule.d_x]
+        d_state0 = [d if f else np.zeros(d.shape, jax.dtypes.float0) for d, f in zip(d_state0, floats)]
+        return (trees.structure(tape.params).unflatten(d_params), d_xs, trees.structure(tape.like).unflatten(d_state0))
+
+    def _traced(self, params, xs, state0, mask):
+        def shape(leaf, drop=0):
+            return jax.ShapeDtypeStruct(leaf.shape[drop:], leaf.dtype)
+        p, s = (trees.map_leaves(shape, one) for one in (params, state0))
+        x = shape(xs, 1)
+        real = None if mask is None else shape(mask, 1)
+        d_new = trees.map_leaves(lambda l: jax.ShapeDtypeStruct(l.shape, l.dtype if is_float(l) else xs.dtype), state0)
+        y = jax.eval_shape(lift(lambda p, s, x: self.cell.step(p, s, x)[1]), p, s, x)
+        d_y = jax.ShapeDtypeStruct(y.shape, xs.dtype)
+        flat = [*trees.leaves(p), *trees.leaves(s), x, *([] if mask is None else [real]), *trees.leaves(d_new), d_y]
+        both = lift(self._both)
+        P, S = trees.structure(params), trees.structure(state0)
+
+        def joint(*flat):
+            rest = iter(flat)
+            params = P.unflatten([next(rest) for _ in range(P.size)])
+            state = S.unflatten([next(rest) for _ in range(S.size)])
+            x = next(rest)
+            real = None if mask is None else next(rest)
+            d_state = S.unflatten([next(rest) for _ in range(S.size)])
+            d_y = next(rest)
             d_new = _real(real, d_state)
-            found, d_previous, d_x = pulled(state, x, cache, d_new, _real(real, d_y))
-            d_previous = _like(d_state, d_previous, real)
-            seen = d_new if deferred else None
-            total = total if deferred else trees.map_leaves(jnp.add, total, found)
-            return (d_previous, total), (_real(real, d_x), seen)
+            new, y, (d_params, d_previous, d_x) = both(params, state, x, d_new, _real(real, d_y))
+            d_params = trees.map_leaves(_gradient_like, params, d_params)
+            d_previous = _like(d_state, trees.map_leaves(_gradient_like, d_new, d_previous), real)
+            y = _real(real, y)
+            return [*trees.leaves(_like(state, new, real)), y.astype(x.dtype), *trees.leaves(d_params), *trees.leaves(d_previous), _real(real, jnp.asarray(d_x).astype(x.dtype))]
 
-        d_last = trees.map_leaves(
-            lambda leaf, d: d if is_float(leaf) else jnp.zeros(leaf.shape[1:], xs.dtype),
-            tape.states, d_state_T,
-        )  # fmt: skip
-        with enable_x64():
-            given = (tape.states, xs, tape.caches, d_ys, tape.mask)
-            (d_state0, d_params), (d_xs, d_news) = lax.scan(
-                body, (d_last, zeros), given, reverse=True
-            )
-            if deferred and xs.shape[0] and xs.shape[1]:
-                d_rows = _real(tape.mask, d_ys)
-                given = map(_rows, (tape.states, xs, tape.caches, d_news, d_rows))
-                d_params = pulled(*given)[0]
-        d_state0 = trees.map_leaves(
-            lambda leaf, d: d if is_float(leaf) else np.zeros(leaf.shape[1:], jax.dtypes.float0),
-            tape.states, d_state0,
-        )  # fmt: skip
-        return d_params, d_xs, d_state0
+        graph = Graph(jax.make_jaxpr(joint)(*flat))
+        i, o = iter(graph.inputs), iter(graph.outputs)
+        def take(it, n): return [next(it) for _ in range(n)]
+        return Rule(graph, take(i, P.size), take(i, S.size), take(i, 1 + (mask is not None)), take(i, S.size), next(i),
+                    take(o, S.size), next(o), take(o, P.size), take(o, S.size), next(o))
 
-    def _step(self, params: Any, state: Any, x: Any) -> tuple[Any, Any]:
-        return self.cell.step(params, state, x)[:2]
+    def _both(self, params, state, x, d_state, d_y):
+        new, y, cache = self.cell.step(params, state, x)
+        return new, y, self.cell.step_vjp(params, cache, d_state, d_y)
 
-    def _step_with_cache(self, params: Any, state: Any, x: Any) -> tuple[Any, Any, Any]:
-        return self.cell.step(params, state, x)
 
-    def _pull_again(
-        self, params: Any, state: Any, x: Any, cache: Any, d_state: Any, d_y: Any
-    ) -> Any:
-        return self.cell.step_vjp(params, self.cell.step(params, state, x)[2], d_state, d_y)
+def _fed(graph, looped, carried, moving):
+    return {i for v in looped if v not in carried and v in graph.makers for i in graph.makers[v].inputs if i not in looped and i not in carried}
 
-    def _pull(self, params: Any, state: Any, x: Any, cache: Any, d_state: Any, d_y: Any) -> Any:
-        return self.cell.step_vjp(params, cache[0], d_state, d_y)
+
+def _expensive(graph, v):
+    m = graph.makers.get(v)
+    return m is not None and m.primitive.name in ("dot_general", "conv_general_dilated", "scan", "while", "lu", "triangular_solve", "cholesky", "custom_linear_solve", "eigh", "qr", "svd")
 
 
 def _column(real: JaxArray, leaf: JaxArray) -> JaxArray:
