@@ -1,6 +1,7 @@
-"""A traced step and its rule as one graph of equations, and what each equation depends on.
+"""A jaxpr as a graph of equations on numbered values, and values of it on demand.
 
-What needs no carried value is evaluated for all steps at once.
+This is how the equations of one step are told apart by what they depend on, and evaluated in
+different places: before a loop, inside it and after it.
 """
 
 from __future__ import annotations
@@ -8,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax import lax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
-JaxArray = Any
-
-_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
+# Calls that stand for their bodies, and where these are.
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 
 
 class Equation(NamedTuple):
@@ -29,7 +27,7 @@ class Equation(NamedTuple):
     def bind(self, *arrays: Any) -> tuple[Any, ...]:
         """The outputs for these inputs."""
         params = self.primitive.get_bind_params(self.params)
-        if isinstance(params, tuple):  # JAX before 0.8
+        if isinstance(params, tuple):  # before JAX 0.10: the functions apart
             functions, params = params
             arrays = *functions, *arrays
         found = self.primitive.bind(*arrays, **params)
@@ -37,39 +35,48 @@ class Equation(NamedTuple):
 
 
 class Graph:
-    """The equations of a jaxpr, calls inlined."""
+    """The equations of a jaxpr, calls inlined.
+
+    Args:
+        closed: the jaxpr.
+
+    Attributes:
+        makers: value -> the equation that it is an output of, in the order of evaluation.
+        constants: value -> its array, for the literals and the captured arrays.
+        inputs: the values of the arguments.
+        outputs: the values of the results.
+    """
 
     def __init__(self, closed: ClosedJaxpr) -> None:
         self.makers: dict[int, Equation] = {}
         self.constants: dict[int, Any] = {}
         self._count = 0
         self.inputs = [self._new() for _ in closed.jaxpr.invars]
-        self.outputs = self._inline(closed, self.inputs)
+        self.outputs = self._inline(closed.jaxpr, closed.consts, self.inputs)
 
     def _new(self) -> int:
         self._count += 1
         return self._count - 1
 
-    def _constant(self, value: Any) -> int:
-        number = self._new()
-        self.constants[number] = value
-        return number
+    def _constant(self, array: Any) -> int:
+        value = self._new()
+        self.constants[value] = array
+        return value
 
-    def _inline(self, closed: ClosedJaxpr, inputs: Sequence[int]) -> list[int]:
-        jaxpr = closed.jaxpr
+    def _inline(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> list[int]:
         names: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
-        names.update(zip(jaxpr.constvars, map(self._constant, closed.consts), strict=True))
+        names.update(zip(jaxpr.constvars, map(self._constant, consts), strict=True))
 
         def read(atom: Any) -> int:
             if isinstance(atom, Literal):
-                return self._constant(jnp.asarray(atom.val, atom.aval.dtype))
+                return self._constant(np.asarray(atom.val, getattr(atom.aval, "dtype", None)))
             return names[atom]
 
         for equation in jaxpr.eqns:
             given = tuple(map(read, equation.invars))
             inner = equation.params.get(_CALLS.get(equation.primitive.name, ""))
             if inner is not None:
-                found = self._inline(inner, given)
+                found = self._inline(inner.jaxpr, inner.consts, given)
             else:
                 found = [self._new() for _ in equation.outvars]
                 made = Equation(equation.primitive, equation.params, given, tuple(found))
@@ -78,69 +85,69 @@ class Graph:
         return [read(atom) for atom in jaxpr.outvars]
 
     def depending(self, on: Iterable[int]) -> set[int]:
-        """The values that depend on one of these, and these."""
+        """These values, and those that depend on one of them."""
         found = set(on)
-        for value, equation in self.makers.items():  # in the order of evaluation
-            if any(one in found for one in equation.inputs):
+        for value, equation in self.makers.items():
+            if not found.isdisjoint(equation.inputs):
                 found.add(value)
         return found
 
     def reached(self, targets: Iterable[int], stop: Callable[[int], bool]) -> set[int]:
-        """What the targets are made of, down to values at which ``stop``, and these."""
+        """The targets and what they are made of, down to values at which ``stop``, and these."""
         found: set[int] = set()
         rest = list(targets)
         while rest:
             value = rest.pop()
-            if value in found:
-                continue
-            found.add(value)
-            if not stop(value) and value in self.makers:
-                rest += self.makers[value].inputs
+            if value not in found:
+                found.add(value)
+                if not stop(value) and value in self.makers:
+                    rest += self.makers[value].inputs
         return found
 
 
+Apply = Callable[[Equation, list[Any]], Sequence[Any]]
+
+
+def as_written(equation: Equation, arrays: list[Any]) -> Sequence[Any]:
+    """The outputs of an equation for arrays of one step."""
+    return equation.bind(*arrays)
+
+
 class Values:
-    """Values of a graph on demand, each computed once.
+    """Arrays of the values of a graph, on demand, each computed once.
 
     Args:
         graph: the equations.
-        known: values that are known.
+        known: value -> array.
         apply: evaluates an equation.
-        outer: where the values that are not ``inside`` come from.
-        inside: the values that are made here; None: all.
+        outer: where the values that are not ``inside`` come from; None: all are made here.
+        inside: those that are made here.
     """
 
     def __init__(
         self,
         graph: Graph,
         known: Mapping[int, Any],
-        apply: Callable[[Equation, list[Any]], tuple[Any, ...]],
+        apply: Apply = as_written,
         outer: Values | None = None,
         inside: Collection[int] = (),
     ) -> None:
-        self.graph, self.known, self.apply = graph, dict(known), apply
-        self.outer, self.inside = outer, inside
+        self.known = {**graph.constants, **known} if outer is None else dict(known)
+        self._makers, self._apply, self._outer, self._inside = graph.makers, apply, outer, inside
 
     def __getitem__(self, value: int) -> Any:
-        todo = [value]
-        while todo:
-            one = todo[-1]
+        rest = [value]
+        while rest:
+            one = rest[-1]
             if one in self.known:
-                todo.pop()
-            elif self.outer is not None and one not in self.inside:
-                self.known[one] = self.outer[one]
-            elif one in self.graph.constants:
-                self.known[one] = self.graph.constants[one]
+                rest.pop()
+            elif self._outer is not None and one not in self._inside:
+                self.known[one] = self._outer[one]
             else:
-                equation = self.graph.makers[one]
+                equation = self._makers[one]
                 missing = [item for item in equation.inputs if item not in self.known]
-                todo += missing
+                rest += missing
                 if not missing:
-                    arrays = [self.known[item] for item in equation.inputs]
-                    self.known.update(zip(equation.outputs, self.apply(equation, arrays), strict=True))
+                    found = self._apply(equation, [self.known[item] for item in equation.inputs])
+                    self.known.update(zip(equation.outputs, found, strict=True))
         return self.known[value]
-
-
-def apply(equation: Equation, arrays: list[Any]) -> tuple[Any, ...]:
-    """As it is written."""
-    return equation.bind(*arrays)

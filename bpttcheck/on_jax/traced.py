@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from bpttcheck import trees
 from bpttcheck.blocks import D_XS, YS, of_params, of_state
@@ -28,233 +27,151 @@ from bpttcheck.judge.own_noise import unlike
 from bpttcheck.judge.run import Run
 from bpttcheck.on_jax.form import JaxArray, is_float
 from bpttcheck.on_jax.over_time import Steps
-from bpttcheck.on_jax.partition import Graph, Values, apply
-from bpttcheck.oracles.tracer.trace import lift
+from bpttcheck.on_jax.rule import Rule, traced
 from bpttcheck.subject.subject import Subject
 
 
-_ROUNDS = 5
-
-
 class Form(NamedTuple):
-    """How the equations of a step and its rule are placed."""
+    """Where the equations of a rule are evaluated.
+
+    Args:
+        hoisted: what no carried value enters is evaluated for all steps at once, before the loop
+            or after it; else in the loop.
+        kept: the backward pass reads what the loop forward made; else it makes it again of the
+            states.
+        deferred: the gradients of the parameters are summed after the loop.
+        unroll: steps in one turn of a loop.
+    """
 
     hoisted: bool
-    kept: str
+    kept: bool
     deferred: bool
     unroll: int = 1
 
 
 FORMS = {
-    "in the loop": Form(False, "states", False),
-    "kept": Form(False, "frontier", False),
-    "deferred": Form(False, "states", True),
-    "kept, deferred": Form(False, "frontier", True),
-    "h states": Form(True, "states", True),
-    "h products": Form(True, "products", True),
-    "h frontier": Form(True, "frontier", True),
-    "h frontier 4": Form(True, "frontier", True, 4),
-    "h states 4": Form(True, "states", True, 4),
+    "in the loop": Form(hoisted=False, kept=False, deferred=False),
+    "deferred": Form(hoisted=False, kept=True, deferred=True),
+    "hoisted": Form(hoisted=True, kept=True, deferred=True),
+    "hoisted, recomputed": Form(hoisted=True, kept=False, deferred=True),
+    "hoisted, unrolled": Form(hoisted=True, kept=True, deferred=True, unroll=4),
 }
+"""The forms that are tried."""
 
-
-@jax.tree_util.register_static
-@dataclass(frozen=True, eq=False)
-class Rule:
-    """A step and its rule as one graph, with the numbers of its inputs and outputs."""
-
-    graph: Graph
-    params: list[int]
-    state: list[int]
-    x: list[int]
-    d_new: list[int]
-    d_y: int
-    new: list[int]
-    y: int
-    d_params: list[int]
-    d_previous: list[int]
-    d_x: int
+_ROUNDS = 5
 
 
 class TracedTape(NamedTuple):
-    """The residuals: stacked values by their numbers in the graph of the rule."""
+    """The residuals: arrays ``(T, ...)`` of values of the rule."""
 
     rule: Rule
     params: Any
-    like: Any
+    state0: Any
     stacked: dict[int, JaxArray]
 
 
 @dataclass(frozen=True, eq=False)
 class TracedLoops:
+    """A cell over a whole sequence, by its own code, in two loops as short as they can be.
+
+    Forward, for ``t = 0 .. T-1``::
+
+        state[t+1], ys[t], cache[t] = step(params, state[t], xs[t])
+
+    Backward, for ``t = T-1 .. 0`` from ``d_state[T] = d_state_T``::
+
+        d_params[t], d_state[t], d_xs[t] = step_vjp(params, cache[t], d_state[t+1], d_ys[t])
+
+    and ``d_params = sum_t d_params[t]``. Both are traced together, into one graph of equations,
+    and each equation is evaluated where what it depends on is known:
+
+    - parameters alone: once;
+    - no state, such as ``x W``: for all steps at once, before the loop forward;
+    - what the next state is made of: in the loop forward;
+    - other things that read the state: for all steps at once, after it;
+    - what ``d_state[t]`` is made of, of ``d_state[t+1]``: in the loop backward;
+    - other things that read ``d_state[t+1]``: after it. A sum of ``a[t]^T b[t]`` over the steps is
+      one product over the rows of all steps (:class:`bpttcheck.on_jax.over_time.Steps`).
+
+    ``lax.scan`` and XLA move nothing out of a loop but what is constant. Arrays of all steps cost
+    memory: with many rows or a large state more may belong in the loops (:class:`Form`).
+
+    Args:
+        cell: any :class:`bpttcheck.Cell` whose code can be traced.
+        form: one of :data:`FORMS`.
+    """
+
     cell: Any
     form: str = "in the loop"
 
-    def forward(self, params, xs, state0, mask):
-        if mask is not None:
+    def forward(
+        self, params: Any, xs: JaxArray, state0: Any, mask: JaxArray | None
+    ) -> tuple[JaxArray, Any, TracedTape]:
+        """``(ys, state_T, tape)``."""
+        if mask is not None:  # zero times NaN is NaN: padding must not reach a product
             xs = jnp.where(mask[..., None], xs, 0)
+        given = [xs] if mask is None else [xs, mask]
         how = FORMS[self.form]
         with enable_x64():
-            rule = self._traced(params, xs, state0, mask)
-            graph = rule.graph
-            state, x = set(rule.state), set(rule.x)
-            constant = Values(graph, dict(zip(rule.params, trees.leaves(params))), apply)
-            moving = graph.depending([*rule.state, *rule.x, *rule.d_new, rule.d_y])
-            inside = graph.depending(rule.state) if how.hoisted else moving
-            given = dict(zip(rule.x, [xs] if mask is None else [xs, mask]))
-            T = xs.shape[0]
-            steps = Steps(graph, constant, moving, given, T)
-            targets = rule.new if how.hoisted else [*rule.new, rule.y]
-            looped = graph.reached(targets, lambda v: v not in inside or v in x) & inside - x
-            fed = _fed(graph, looped, state, moving)
-            # what is emitted
-            in_y = graph.reached([rule.y], lambda v: v in looped or v not in moving) & looped
-            backward = graph.depending([*rule.d_new, rule.d_y])
-            ends = [*rule.d_params, *rule.d_previous, rule.d_x]
-            pulled = graph.reached(ends, lambda v: v not in backward)
-            needed = {v for v in pulled if v not in backward and v in moving}
-            stop = {
-                "frontier": lambda v: v in looped,
-                "products": lambda v: v in looped and (v in in_y or v in state or _expensive(graph, v)),
-                "states": lambda v: v in state or v in in_y,
-            }[how.kept]
-            emitted = sorted(in_y | {v for v in graph.reached(needed, stop) if stop(v)})
-            stacked_in = {v: steps.stacked[v] for v in fed if v in moving}
-            for v in fed:
-                if v not in moving:
-                    constant[v]
+            rule = traced(self.cell, params, state0, *given)
+            graph, known = rule.graph, dict(zip(rule.given, given, strict=True))
+            steps = Steps(graph, _named(rule.params, params), rule.moving, known, len(xs))
+            within = graph.depending(rule.state) if how.hoisted else steps.moving - {*rule.given}
+            results = rule.new if how.hoisted else (*rule.new, rule.y)
+            inside = graph.reached(results, lambda v: v not in within) & within | {*rule.state}
+            in_y = graph.reached([rule.y], lambda v: v in inside or v not in within) & inside
+            stop = inside if how.kept else in_y | {*rule.state}
+            kept = graph.reached(_read_back(rule), lambda v: v in stop) & stop | in_y
+            last, _ = steps.loop(
+                inside, _named(rule.state, state0), rule.new, sorted(kept), unroll=how.unroll
+            )
+            ys, stacked = steps.stacked(rule.y), steps.known()
+        if not how.kept:
+            stacked = {v: stacked[v] for v in {*rule.given, *kept}}
+        tape = TracedTape(rule, params, state0, stacked)
+        return ys, trees.structure(state0).unflatten(last), tape
 
-            def body(carried, given):
-                values = Values(graph, {**dict(zip(rule.state, carried)), **given}, apply, constant, moving)
-                return [values[v] for v in rule.new], [values[v] for v in emitted]
-
-            last, found = lax.scan(body, trees.leaves(state0), stacked_in, length=T, unroll=how.unroll)
-            steps.stacked.known.update(zip(emitted, found))
-            ys = steps.stacked[rule.y] if rule.y in moving else jnp.broadcast_to(constant[rule.y], (T, *constant[rule.y].shape))
-        state_T = trees.structure(state0).unflatten(last)
-        if how.kept == "states":
-            stacked = {v: steps.stacked.known[v] for v in {*given, *emitted}}
-        else:
-            stacked = {v: a for v, a in steps.stacked.known.items() if v in moving}
-        return ys, state_T, TracedTape(rule, params, state0, stacked)
-
-    def backward(self, tape, d_ys, d_state_T):
-        how = FORMS[self.form]
-        rule, graph = tape.rule, tape.rule.graph
-        T, dtype = d_ys.shape[0], d_ys.dtype
-        floats = [is_float(leaf) for leaf in trees.leaves(tape.like)]
-        last = [d if f else jnp.zeros(leaf.shape, dtype) for leaf, d, f in zip(trees.leaves(tape.like), trees.leaves(trees.map_leaves(lambda _, d: d, tape.like, d_state_T)), floats)]
+    def backward(self, tape: TracedTape, d_ys: JaxArray, d_state_T: Any) -> tuple[Any, Any, Any]:
+        """``(d_params, d_xs, d_state0)``; an integer leaf of the state gets a ``float0``."""
+        rule, params, state0, stacked = tape
+        graph, how = rule.graph, FORMS[self.form]
+        d_last = trees.map_leaves(
+            lambda leaf, d: d if is_float(leaf) else jnp.zeros(leaf.shape, d_ys.dtype),
+            state0, d_state_T,
+        )  # fmt: skip
         with enable_x64():
-            constant = Values(graph, dict(zip(rule.params, trees.leaves(tape.params))), apply)
-            moving = graph.depending([*rule.state, *rule.x, *rule.d_new, rule.d_y])
-            known = {**tape.stacked, rule.d_y: d_ys}
-            steps = Steps(graph, constant, moving, known, T)
-            carried_in = set(rule.d_new)
-            depends = graph.depending(rule.d_new)
-            inside = depends if how.hoisted else moving
-            targets = list(rule.d_previous) + ([] if how.deferred else [*rule.d_params, rule.d_x])
-            looped = {v for v in graph.reached(targets, lambda v: v not in inside or v in known) if v in inside and v not in known}
-            fed = _fed(graph, looped, carried_in, moving) | {v for v in targets if v not in looped}
-            stacked_in = {v: steps.stacked[v] for v in fed if v in moving}
-            for v in fed:
-                if v not in moving:
-                    constant[v]
-            after = [*rule.d_params, rule.d_x] if how.deferred else [rule.d_x]
-            stop = lambda v: v in looped or v in carried_in or v not in depends
-            emitted = sorted(v for v in graph.reached(after, stop) if v in looped or v in carried_in)
-            summed = [] if how.deferred else rule.d_params
-            zeros = [jnp.zeros(p.shape, p.dtype) for p in trees.leaves(tape.params)] if summed else []
-
-            def body(state, given):
-                carried, totals = state
-                values = Values(graph, {**dict(zip(rule.d_new, carried)), **given}, apply, constant, moving)
-                totals = [a + values[v] for a, v in zip(totals, summed)]
-                return ([values[v] for v in rule.d_previous], totals), [values[v] for v in emitted]
-
-            (d_state0, totals), found = lax.scan(body, (last, zeros), stacked_in, length=T, reverse=True, unroll=how.unroll)
-            steps.stacked.known.update(zip(emitted, found))
-            d_params = totals if summed else [steps.total(v) for v in rule.d_params]
-            d_xs = steps.stacked[rule.d_x]
-        d_state0 = [d if f else np.zeros(d.shape, jax.dtypes.float0) for d, f in zip(d_state0, floats)]
-        return (trees.structure(tape.params).unflatten(d_params), d_xs, trees.structure(tape.like).unflatten(d_state0))
-
-    def _traced(self, params, xs, state0, mask):
-        def shape(leaf, drop=0):
-            return jax.ShapeDtypeStruct(leaf.shape[drop:], leaf.dtype)
-        p, s = (trees.map_leaves(shape, one) for one in (params, state0))
-        x = shape(xs, 1)
-        real = None if mask is None else shape(mask, 1)
-        d_new = trees.map_leaves(lambda l: jax.ShapeDtypeStruct(l.shape, l.dtype if is_float(l) else xs.dtype), state0)
-        y = jax.eval_shape(lift(lambda p, s, x: self.cell.step(p, s, x)[1]), p, s, x)
-        d_y = jax.ShapeDtypeStruct(y.shape, xs.dtype)
-        flat = [*trees.leaves(p), *trees.leaves(s), x, *([] if mask is None else [real]), *trees.leaves(d_new), d_y]
-        both = lift(self._both)
-        P, S = trees.structure(params), trees.structure(state0)
-
-        def joint(*flat):
-            rest = iter(flat)
-            params = P.unflatten([next(rest) for _ in range(P.size)])
-            state = S.unflatten([next(rest) for _ in range(S.size)])
-            x = next(rest)
-            real = None if mask is None else next(rest)
-            d_state = S.unflatten([next(rest) for _ in range(S.size)])
-            d_y = next(rest)
-            d_new = _real(real, d_state)
-            new, y, (d_params, d_previous, d_x) = both(params, state, x, d_new, _real(real, d_y))
-            d_params = trees.map_leaves(_gradient_like, params, d_params)
-            d_previous = _like(d_state, trees.map_leaves(_gradient_like, d_new, d_previous), real)
-            y = _real(real, y)
-            return [*trees.leaves(_like(state, new, real)), y.astype(x.dtype), *trees.leaves(d_params), *trees.leaves(d_previous), _real(real, jnp.asarray(d_x).astype(x.dtype))]
-
-        graph = Graph(jax.make_jaxpr(joint)(*flat))
-        i, o = iter(graph.inputs), iter(graph.outputs)
-        def take(it, n): return [next(it) for _ in range(n)]
-        return Rule(graph, take(i, P.size), take(i, S.size), take(i, 1 + (mask is not None)), take(i, S.size), next(i),
-                    take(o, S.size), next(o), take(o, P.size), take(o, S.size), next(o))
-
-    def _both(self, params, state, x, d_state, d_y):
-        new, y, cache = self.cell.step(params, state, x)
-        return new, y, self.cell.step_vjp(params, cache, d_state, d_y)
+            known = {**stacked, rule.d_y: d_ys}
+            steps = Steps(graph, _named(rule.params, params), rule.moving, known, len(d_ys))
+            reads = graph.depending(rule.d_new)
+            within = reads if how.hoisted else steps.moving - known.keys()
+            sums = () if how.deferred else rule.d_params
+            inside = graph.reached((*rule.d_previous, *sums), lambda v: v not in within) & within
+            inside |= {*rule.d_new}
+            after = (*rule.d_params, rule.d_x) if how.deferred else (rule.d_x,)
+            kept = graph.reached(after, lambda v: v in inside or v not in reads) & inside & reads
+            zeros = trees.map_leaves(jnp.zeros_like, params)
+            d_first, totals = steps.loop(
+                inside, _named(rule.d_new, d_last), rule.d_previous, sorted(kept),
+                _named(sums, zeros) if sums else {}, reverse=True, unroll=how.unroll,
+            )  # fmt: skip
+            d_params = totals if sums else [steps.total(value) for value in rule.d_params]
+            d_xs = steps.stacked(rule.d_x)
+        d_state0 = trees.map_leaves(
+            lambda leaf, d: d if is_float(leaf) else np.zeros(leaf.shape, jax.dtypes.float0),
+            state0, trees.structure(state0).unflatten(d_first),
+        )  # fmt: skip
+        return trees.structure(params).unflatten(d_params), d_xs, d_state0
 
 
-def _fed(graph, looped, carried, moving):
-    return {i for v in looped if v not in carried and v in graph.makers for i in graph.makers[v].inputs if i not in looped and i not in carried}
+def _named(values: Sequence[int], tree: Any) -> dict[int, Any]:
+    return dict(zip(values, trees.leaves(tree), strict=True))
 
 
-def _expensive(graph, v):
-    m = graph.makers.get(v)
-    return m is not None and m.primitive.name in ("dot_general", "conv_general_dilated", "scan", "while", "lu", "triangular_solve", "cholesky", "custom_linear_solve", "eigh", "qr", "svd")
-
-
-def _column(real: JaxArray, leaf: JaxArray) -> JaxArray:
-    """``real`` (..., B) beside ``leaf`` (..., B, n, ...)."""
-    return real.reshape(*real.shape, *[1] * (leaf.ndim - real.ndim))
-
-
-def _real(real: JaxArray | None, tree: Any) -> Any:
-    """Zero where a row is masked."""
-    if real is None:
-        return tree
-    return trees.map_leaves(lambda leaf: jnp.where(_column(real, leaf), leaf, 0), tree)
-
-
-def _like(old: Any, new: Any, real: JaxArray | None) -> Any:
-    """The new leaves in the structure and the dtypes of the old ones, which masked rows keep."""
-
-    def one(o: Any, n: Any) -> Any:
-        n = jnp.broadcast_to(jnp.asarray(n, o.dtype), o.shape)
-        return n if real is None else jnp.where(_column(real, o), n, o)
-
-    return trees.map_leaves(one, old, new)
-
-
-def _gradient_like(of: Any, gradient: Any) -> Any:
-    return jnp.broadcast_to(jnp.asarray(gradient, of.dtype), of.shape)
-
-
-def _rows(tree: Any) -> Any:
-    """``(T, B, ...)`` as ``(T B, ...)``, in every leaf."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+def _read_back(rule: Rule) -> set[int]:
+    """What the equations of the backward pass read of the forward pass."""
+    backward = rule.graph.depending([*rule.d_new, rule.d_y])
+    ends = (*rule.d_params, *rule.d_previous, rule.d_x)
+    return rule.graph.reached(ends, lambda v: v not in backward) - backward
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,7 +259,7 @@ def forms_of(
         one = TracedLoops(cell, name)
         try:
             # What is done with masked rows is the same in all forms.
-            wrong = _differs(run, one, ("none", "lengths") if name == FORMS[0] else ("none",))
+            wrong = _differs(run, one, ("none", "lengths"))
         except Declined as refusal:
             reason = reason or str(refusal)
             continue
