@@ -171,4 +171,4 @@ def _sum(array: JaxArray, axes: Sequence[int]) -> JaxArray:
         return lax.reduce(array, np.zeros((), array.dtype), lambda a, b: a - (-b), (last,))
     shape = [size for axis, size in enumerate(array.shape) if axis not in axes]
     ones = [axis for axis, size in enumerate(array.shape) if axis in axes or size == 1]
-    return array.sum(ones).reshape(shape)
+    return array.sum(tuple(ones)).reshape(shape)

@@ -87,13 +87,13 @@ def traced(cell: Any, params: Any, state: Any, xs: JaxArray, mask: JaxArray | No
         d_params, d_previous, d_x = found
         d_previous = _where(real, trees.map_leaves(_as, d_new, d_previous), d_state)
         new = _where(real, trees.map_leaves(_as, state, new), state)
-        y, d_x = _where(real, y).astype(x.dtype), _where(real, _as(x, d_x))
+        y, d_x = _where(real, y.astype(xs.dtype)), _where(real, _as(x, d_x))
         d_params = trees.map_leaves(_as, params, d_params)
         return trees.leaves(new), y, trees.leaves(d_params), trees.leaves(d_previous), d_x
 
     params, state = (trees.map_leaves(_shape, tree) for tree in (params, state))
-    given = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in (xs, mask) if a is not None]
-    x = given[0]
+    x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    given = [x] if mask is None else [x, jax.ShapeDtypeStruct(mask.shape[1:], mask.dtype)]
     y = jax.eval_shape(
         lift(lambda params, state, x: cell.step(params, state, x)[1]), params, state, x
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -59,6 +60,8 @@ FORMS = {
 """The forms that are tried."""
 
 _ROUNDS = 5
+# A form that takes more memory than this, and than so many times the least, is not measured.
+_MOST_BYTES, _MOST_TIMES = 2**30, 4
 
 
 class TracedTape(NamedTuple):
@@ -204,28 +207,25 @@ class FastestLoops:
         return self.functions[self.chosen[key]]
 
     def _fastest(self, shapes: Any, mode: bool) -> str:
-        arguments = jax.tree.map(_filling, shapes)
+        given = jax.tree.map(_filling, shapes)
+        arguments = (given[:3], given[3], None, given[2])
         times: dict[str, list[float]] = {}
-        runs: dict[str, Callable[[], Any]] = {}
         with enable_x64(mode):
+            runs: dict[str, tuple[Callable[..., Any], int]] = {}
             for name, loops in self.loops.items():
-                compiled = jax.jit(partial(_everything, loops))
-                one = partial(_finished, compiled, arguments[:3], arguments[3], None, arguments[2])
-                try:
-                    one()
-                except (BpttcheckError, TypeError, ValueError):
-                    continue  # a cache whose first axis was the batch by chance
-                runs[name] = one
-            for _ in range(_ROUNDS):
-                for name, run in runs.items():
+                with suppress(BpttcheckError, TypeError, ValueError):  # at these sizes alone
+                    compiled = jax.jit(partial(_everything, loops)).lower(*arguments).compile()
+                    found = compiled.memory_analysis()
+                    runs[name] = compiled, found.temp_size_in_bytes if found else 0
+            least = min((size for _, size in runs.values()), default=0)
+            most = max(_MOST_BYTES, _MOST_TIMES * least)
+            fitting = {name: run for name, (run, size) in runs.items() if size <= most}
+            for _ in range(_ROUNDS + 1):
+                for name, run in fitting.items():
                     started = time.perf_counter()
-                    run()
+                    jax.block_until_ready(run(*arguments))
                     times.setdefault(name, []).append(time.perf_counter() - started)
         return min(times, key=lambda name: min(times[name]), default=next(iter(self.functions)))
-
-
-def _finished(compiled: Callable[..., Any], *arguments: Any) -> None:
-    jax.block_until_ready(compiled(*arguments))
 
 
 def _filling(shape: Any) -> Any:
