@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from bpttcheck.on_jax.form import JaxArray
-from bpttcheck.on_jax.partition import Equation, Graph, Values
+from bpttcheck.on_jax.partition import Equation, EquationGraph, OnDemand
 
 # f(a + a', b + b') = f(a, b) + f(a', b'): a sum over the steps passes through.
 _LINEAR = frozenset(
@@ -35,7 +35,7 @@ class Steps:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: EquationGraph,
         constants: Mapping[int, Any],
         moving: Collection[int],
         known: Mapping[int, JaxArray],
@@ -43,8 +43,8 @@ class Steps:
     ) -> None:
         self.moving = graph.depending(moving)
         self._graph, self._T = graph, T
-        self._constant = Values(graph, constants)
-        self._stacked = Values(graph, known, self._at_once, self._constant, self.moving)
+        self._constant = OnDemand(graph, constants)
+        self._stacked = OnDemand(graph, known, self._at_once, self._constant, self.moving)
         self._totals: dict[int, Any] = {}
 
     def known(self) -> dict[int, JaxArray]:
@@ -94,7 +94,7 @@ class Steps:
         def body(carry: Any, given: dict[int, Any]) -> tuple[Any, Any]:
             arrays, totals = carry
             known = {**fixed, **given, **dict(zip(carried, arrays, strict=True))}
-            values = Values(self._graph, known)
+            values = OnDemand(self._graph, known)
             totals = [total + values[v] for total, v in zip(totals, sums, strict=True)]
             return ([values[v] for v in results], totals), [values[v] for v in kept]
 

@@ -27,14 +27,14 @@ class Equation(NamedTuple):
     def bind(self, *arrays: Any) -> tuple[Any, ...]:
         """The outputs for these inputs."""
         params = self.primitive.get_bind_params(self.params)
-        if isinstance(params, tuple):  # before JAX 0.10: the functions apart
+        if isinstance(params, tuple):  # older JAX: the functions apart
             functions, params = params
             arrays = *functions, *arrays
         found = self.primitive.bind(*arrays, **params)
         return tuple(found) if self.primitive.multiple_results else (found,)
 
 
-class Graph:
+class EquationGraph:
     """The equations of a jaxpr, calls inlined.
 
     Args:
@@ -113,7 +113,7 @@ def as_written(equation: Equation, arrays: list[Any]) -> Sequence[Any]:
     return equation.bind(*arrays)
 
 
-class Values:
+class OnDemand:
     """Arrays of the values of a graph, on demand, each computed once.
 
     Args:
@@ -126,10 +126,10 @@ class Values:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: EquationGraph,
         known: Mapping[int, Any],
         apply: Apply = as_written,
-        outer: Values | None = None,
+        outer: OnDemand | None = None,
         inside: Collection[int] = (),
     ) -> None:
         self.known = {**graph.constants, **known} if outer is None else dict(known)

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 
 from bpttcheck import trees
 from bpttcheck.on_jax.form import JaxArray, is_float
-from bpttcheck.on_jax.partition import Graph
+from bpttcheck.on_jax.partition import EquationGraph
 from bpttcheck.oracles.tracer.trace import lift
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True, eq=False)
-class Rule:
+class TracedRule:
     """One step and its rule, masked rows included.
 
     ::
@@ -42,7 +42,7 @@ class Rule:
         d_x: the gradient of ``x``.
     """
 
-    graph: Graph
+    graph: EquationGraph
     params: tuple[int, ...]
     state: tuple[int, ...]
     given: tuple[int, ...]
@@ -60,7 +60,9 @@ class Rule:
         return [*self.state, *self.given, *self.d_new, self.d_y]
 
 
-def traced(cell: Any, params: Any, state: Any, xs: JaxArray, mask: JaxArray | None = None) -> Rule:
+def traced(
+    cell: Any, params: Any, state: Any, xs: JaxArray, mask: JaxArray | None = None
+) -> TracedRule:
     """The rule of a cell for arguments of these shapes and dtypes, in 64-bit mode.
 
     Args:
@@ -101,14 +103,14 @@ def traced(cell: Any, params: Any, state: Any, xs: JaxArray, mask: JaxArray | No
     d_new = [jax.ShapeDtypeStruct(a.shape, a.dtype if is_float(a) else x.dtype) for a in leaves]
     d_y = jax.ShapeDtypeStruct(y.shape, x.dtype)
     program = jax.make_jaxpr(flat)(trees.leaves(params), leaves, given, d_new, d_y)
-    graph = Graph(program)
+    graph = EquationGraph(program)
     values = iter([*graph.inputs, *graph.outputs])
 
     def take(count: int) -> tuple[int, ...]:
         return tuple(islice(values, count))
 
     P, S = at_params.size, at_state.size
-    return Rule(
+    return TracedRule(
         graph, take(P), take(S), take(len(given)), take(S), next(values),
         take(S), next(values), take(P), take(S), next(values),
     )  # fmt: skip

@@ -28,7 +28,7 @@ from bpttcheck.judge.own_noise import unlike
 from bpttcheck.judge.run import Run
 from bpttcheck.on_jax.form import JaxArray, is_float
 from bpttcheck.on_jax.over_time import Steps
-from bpttcheck.on_jax.rule import Rule, traced
+from bpttcheck.on_jax.rule import TracedRule, traced
 from bpttcheck.subject.subject import Subject
 
 
@@ -67,7 +67,7 @@ _MOST_BYTES, _MOST_TIMES = 2**30, 4
 class TracedTape(NamedTuple):
     """The residuals: arrays ``(T, ...)`` of values of the rule."""
 
-    rule: Rule
+    rule: TracedRule
     params: Any
     state0: Any
     stacked: dict[int, JaxArray]
@@ -170,7 +170,7 @@ def _named(values: Sequence[int], tree: Any) -> dict[int, Any]:
     return dict(zip(values, trees.leaves(tree), strict=True))
 
 
-def _read_back(rule: Rule) -> set[int]:
+def _read_back(rule: TracedRule) -> set[int]:
     """What the equations of the backward pass read of the forward pass."""
     backward = rule.graph.depending([*rule.d_new, rule.d_y])
     ends = (*rule.d_params, *rule.d_previous, rule.d_x)

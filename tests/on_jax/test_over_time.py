@@ -1,4 +1,4 @@
-"""Values of all steps, at once, in a loop and summed: each is what the steps give one by one."""
+"""OnDemand of all steps, at once, in a loop and summed: each is what the steps give one by one."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bpttcheck.on_jax.over_time import Steps
-from bpttcheck.on_jax.partition import Graph
+from bpttcheck.on_jax.partition import EquationGraph
 
 T, B, N, K = 4, 3, 2, 5
 
@@ -30,7 +30,7 @@ def of(function):
     rng = np.random.default_rng(0)
     w, a, b = (rng.standard_normal(shape) for shape in ((N, K), (T, B, N), (T, B, K)))
     w, a, b = map(jnp.asarray, (w, a, b))
-    graph = Graph(jax.make_jaxpr(lambda *given: [function(*given)])(w, a[0], b[0]))
+    graph = EquationGraph(jax.make_jaxpr(lambda *given: [function(*given)])(w, a[0], b[0]))
     constant, *moving = graph.inputs
     known = dict(zip(moving, (a, b), strict=True))
     steps = Steps(graph, {constant: w}, moving, known, T)
@@ -54,7 +54,7 @@ def test_the_sum_of_products_is_one_product_over_all_rows(x64):
 @pytest.mark.parametrize("axes", [[3], [2], [1], [0, 2]])
 def test_sums_over_any_axes(x64, axes):
     array = jnp.asarray(np.random.default_rng(0).standard_normal((T, 4, 1, 20, 3)))
-    graph = Graph(jax.make_jaxpr(lambda a: [a.sum(tuple(axes))])(array[0]))
+    graph = EquationGraph(jax.make_jaxpr(lambda a: [a.sum(tuple(axes))])(array[0]))
     steps = Steps(graph, {}, graph.inputs, {graph.inputs[0]: array}, T)
     found = steps.stacked(graph.outputs[0])
     np.testing.assert_allclose(found, array.sum(tuple(a + 1 for a in axes)), atol=1e-12)
