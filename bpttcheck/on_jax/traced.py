@@ -148,7 +148,8 @@ class TracedLoops:
             reads = graph.depending(rule.d_new)
             within = reads if how.hoisted else steps.moving - known.keys()
             sums = () if how.deferred else rule.d_params
-            inside = graph.reached((*rule.d_previous, *sums), lambda v: v not in within) & within
+            results = rule.d_previous if how.deferred else (*rule.d_previous, *sums, rule.d_x)
+            inside = graph.reached(results, lambda v: v not in within) & within
             inside |= {*rule.d_new}
             after = (*rule.d_params, rule.d_x) if how.deferred else (rule.d_x,)
             kept = graph.reached(after, lambda v: v in inside or v not in reads) & inside & reads

@@ -108,7 +108,7 @@ def products_in_loops(f, arguments):
 
 @pytest.mark.parametrize(
     ("form", "forward", "backward"),
-    [("in the loop", 2, 4), ("deferred", 2, 0), ("hoisted", 0, 0)],  # 2: U_z x and U_c x
+    [("in the loop", 2, 6), ("deferred", 2, 0), ("hoisted", 0, 0)],  # 2: U_z x and U_c x
 )
 def test_what_reads_no_state_is_in_no_loop(kit, x64, form, forward, backward):
     cell = load(EXAMPLES / "gallery/mingru.py", "MinGRU")
