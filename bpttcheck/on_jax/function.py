@@ -61,7 +61,8 @@ def layer(subject: Any, *, form: str | None = None) -> Callable[..., tuple[Any, 
     Args:
         subject: a :class:`bpttcheck.Cell` or a :class:`bpttcheck.Layer`.
         form: None: the fastest. ``"host"``: callbacks. ``"in the loop"``, ``"deferred"``,
-            ``"kept"`` or ``"kept, deferred"``: this form of the traced loops.
+            ``"hoisted"``, ``"hoisted, recomputed"`` or ``"hoisted, unrolled"``: this form of the
+            traced loops (:class:`bpttcheck.on_jax.traced.Form`).
 
     Returns:
         ``f``. It raises ``ContractError`` if a shape or a dtype is wrong, or if a gradient comes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from bpttcheck import trees
 from bpttcheck.blocks import D_XS, YS, of_params, of_state
@@ -27,28 +27,55 @@ from bpttcheck.jax_mode import enable_x64, is_x64
 from bpttcheck.judge.own_noise import unlike
 from bpttcheck.judge.run import Run
 from bpttcheck.on_jax.form import JaxArray, is_float
-from bpttcheck.oracles.tracer.trace import lift
+from bpttcheck.on_jax.over_time import Steps
+from bpttcheck.on_jax.rule import TracedRule, traced
 from bpttcheck.subject.subject import Subject
 
-FORMS = ("in the loop", "deferred", "kept", "kept, deferred")
-"""Where the gradients of the parameters are summed, and whether residuals are kept."""
+
+class Form(NamedTuple):
+    """Where the equations of a rule are evaluated.
+
+    Args:
+        hoisted: what no carried value enters is evaluated for all steps at once, before the loop
+            or after it; else in the loop.
+        kept: the backward pass reads what the loop forward made; else it makes it again of the
+            states.
+        deferred: the gradients of the parameters are summed after the loop.
+        unroll: steps in one turn of a loop.
+    """
+
+    hoisted: bool
+    kept: bool
+    deferred: bool
+    unroll: int = 1
+
+
+FORMS = {
+    "in the loop": Form(hoisted=False, kept=False, deferred=False),
+    "deferred": Form(hoisted=False, kept=True, deferred=True),
+    "hoisted": Form(hoisted=True, kept=True, deferred=True),
+    "hoisted, recomputed": Form(hoisted=True, kept=False, deferred=True),
+    "hoisted, unrolled": Form(hoisted=True, kept=True, deferred=True, unroll=4),
+}
+"""The forms that are tried."""
 
 _ROUNDS = 5
+# A form that takes more memory than this, and than so many times the least, is not measured.
+_MOST_BYTES, _MOST_TIMES = 2**30, 4
 
 
 class TracedTape(NamedTuple):
-    """The residuals: the state before each step, and the caches where they are kept."""
+    """The residuals: arrays ``(T, ...)`` of values of the rule."""
 
+    rule: TracedRule
     params: Any
-    xs: JaxArray
-    states: Any
-    mask: JaxArray | None
-    caches: Any
+    state0: Any
+    stacked: dict[int, JaxArray]
 
 
 @dataclass(frozen=True, eq=False)
 class TracedLoops:
-    """A cell over a whole sequence, by its own code, in two scans.
+    """A cell over a whole sequence, by its own code, in two loops as short as they can be.
 
     Forward, for ``t = 0 .. T-1``::
 
@@ -58,15 +85,19 @@ class TracedLoops:
 
         d_params[t], d_state[t], d_xs[t] = step_vjp(params, cache[t], d_state[t+1], d_ys[t])
 
-    and ``d_params = sum_t d_params[t]``, in one of four ways:
+    and ``d_params = sum_t d_params[t]``. Both are traced together, into one graph of equations,
+    and each equation is evaluated where what it depends on is known:
 
-    - *in the loop*: the caches are computed again from ``state[t]``, the sum is carried;
-    - *deferred*: by the batch law, ``d_params`` of all steps is one call of ``step_vjp`` over the
-      ``T B`` rows of all steps together; XLA drops what the loop does not use;
-    - *kept*: as in the loop, but the caches of the forward pass are kept;
-    - *kept, deferred*: both; only where every array of the cache has the batch as its first axis.
+    - parameters alone: once;
+    - no state, such as ``x W``: for all steps at once, before the loop forward;
+    - what the next state is made of: in the loop forward;
+    - other things that read the state: for all steps at once, after it;
+    - what ``d_state[t]`` is made of, of ``d_state[t+1]``: in the loop backward;
+    - other things that read ``d_state[t+1]``: after it. A sum of ``a[t]^T b[t]`` over the steps is
+      one product over the rows of all steps (:class:`bpttcheck.on_jax.over_time.Steps`).
 
-    A row that is masked at a step keeps its state; its cotangents there are zero.
+    ``lax.scan`` and XLA move nothing out of a loop but what is constant. Arrays of all steps cost
+    memory: with many rows or a large state more may belong in the loops (:class:`Form`).
 
     Args:
         cell: any :class:`bpttcheck.Cell` whose code can be traced.
@@ -74,7 +105,7 @@ class TracedLoops:
     """
 
     cell: Any
-    form: str = FORMS[0]
+    form: str = "in the loop"
 
     def forward(
         self, params: Any, xs: JaxArray, state0: Any, mask: JaxArray | None
@@ -82,103 +113,69 @@ class TracedLoops:
         """``(ys, state_T, tape)``."""
         if mask is not None:  # zero times NaN is NaN: padding must not reach a product
             xs = jnp.where(mask[..., None], xs, 0)
-        keep = self.form.startswith("kept")
-        step = lift(self._step_with_cache if keep else self._step)
-
-        def body(state: Any, given: Any) -> tuple[Any, Any]:
-            x, real = given
-            new, y, *cache = step(params, state, x)
-            y = y if real is None else jnp.where(_column(real, y), y, 0)
-            return _like(state, new, real), (state, y.astype(x.dtype), tuple(cache))
-
+        given = [xs] if mask is None else [xs, mask]
+        how = FORMS[self.form]
         with enable_x64():
-            state_T, (states, ys, caches) = lax.scan(body, state0, (xs, mask))
-        return ys, state_T, TracedTape(params, xs, states, mask, caches)
+            rule = traced(self.cell, params, state0, *given)
+            graph, known = rule.graph, dict(zip(rule.given, given, strict=True))
+            steps = Steps(graph, _named(rule.params, params), rule.moving, known, len(xs))
+            within = graph.depending(rule.state) if how.hoisted else steps.moving - {*rule.given}
+            results = rule.new if how.hoisted else (*rule.new, rule.y)
+            inside = graph.reached(results, lambda v: v not in within) & within | {*rule.state}
+            in_y = graph.reached([rule.y], lambda v: v in inside or v not in within) & inside
+            stop = inside if how.kept else in_y | {*rule.state}
+            kept = graph.reached(_read_back(rule), lambda v: v in stop) & stop | in_y
+            last, _ = steps.loop(
+                inside, _named(rule.state, state0), rule.new, sorted(kept), unroll=how.unroll
+            )
+            ys, stacked = steps.stacked(rule.y), steps.known()
+        if not how.kept:
+            stacked = {v: stacked[v] for v in {*rule.given, *kept}}
+        tape = TracedTape(rule, params, state0, stacked)
+        return ys, trees.structure(state0).unflatten(last), tape
 
     def backward(self, tape: TracedTape, d_ys: JaxArray, d_state_T: Any) -> tuple[Any, Any, Any]:
         """``(d_params, d_xs, d_state0)``; an integer leaf of the state gets a ``float0``."""
-        params, xs, deferred = tape.params, tape.xs, self.form.endswith("deferred")
-        pull = lift(self._pull if self.form.startswith("kept") else self._pull_again)
-        zeros = trees.map_leaves(jnp.zeros_like, params)
-
-        def pulled(state: Any, x: Any, cache: Any, d_new: Any, d_y: Any) -> tuple[Any, Any, Any]:
-            d_params, d_state, d_x = pull(params, state, x, cache, d_new, d_y)
-            d_params = trees.map_leaves(_gradient_like, params, d_params)
-            return d_params, trees.map_leaves(_gradient_like, d_new, d_state), d_x.astype(x.dtype)
-
-        def body(carried: Any, given: Any) -> tuple[Any, Any]:
-            d_state, total = carried
-            state, x, cache, d_y, real = given
-            d_new = _real(real, d_state)
-            found, d_previous, d_x = pulled(state, x, cache, d_new, _real(real, d_y))
-            d_previous = _like(d_state, d_previous, real)
-            seen = d_new if deferred else None
-            total = total if deferred else trees.map_leaves(jnp.add, total, found)
-            return (d_previous, total), (_real(real, d_x), seen)
-
+        rule, params, state0, stacked = tape
+        graph, how = rule.graph, FORMS[self.form]
         d_last = trees.map_leaves(
-            lambda leaf, d: d if is_float(leaf) else jnp.zeros(leaf.shape[1:], xs.dtype),
-            tape.states, d_state_T,
+            lambda leaf, d: d if is_float(leaf) else jnp.zeros(leaf.shape, d_ys.dtype),
+            state0, d_state_T,
         )  # fmt: skip
         with enable_x64():
-            given = (tape.states, xs, tape.caches, d_ys, tape.mask)
-            (d_state0, d_params), (d_xs, d_news) = lax.scan(
-                body, (d_last, zeros), given, reverse=True
-            )
-            if deferred and xs.shape[0] and xs.shape[1]:
-                d_rows = _real(tape.mask, d_ys)
-                given = map(_rows, (tape.states, xs, tape.caches, d_news, d_rows))
-                d_params = pulled(*given)[0]
+            known = {**stacked, rule.d_y: d_ys}
+            steps = Steps(graph, _named(rule.params, params), rule.moving, known, len(d_ys))
+            reads = graph.depending(rule.d_new)
+            within = reads if how.hoisted else steps.moving - known.keys()
+            sums = () if how.deferred else rule.d_params
+            results = rule.d_previous if how.deferred else (*rule.d_previous, *sums, rule.d_x)
+            inside = graph.reached(results, lambda v: v not in within) & within
+            inside |= {*rule.d_new}
+            after = (*rule.d_params, rule.d_x) if how.deferred else (rule.d_x,)
+            kept = graph.reached(after, lambda v: v in inside or v not in reads) & inside & reads
+            zeros = trees.map_leaves(jnp.zeros_like, params)
+            d_first, totals = steps.loop(
+                inside, _named(rule.d_new, d_last), rule.d_previous, sorted(kept),
+                _named(sums, zeros) if sums else {}, reverse=True, unroll=how.unroll,
+            )  # fmt: skip
+            d_params = totals if sums else [steps.total(value) for value in rule.d_params]
+            d_xs = steps.stacked(rule.d_x)
         d_state0 = trees.map_leaves(
-            lambda leaf, d: d if is_float(leaf) else np.zeros(leaf.shape[1:], jax.dtypes.float0),
-            tape.states, d_state0,
+            lambda leaf, d: d if is_float(leaf) else np.zeros(leaf.shape, jax.dtypes.float0),
+            state0, trees.structure(state0).unflatten(d_first),
         )  # fmt: skip
-        return d_params, d_xs, d_state0
-
-    def _step(self, params: Any, state: Any, x: Any) -> tuple[Any, Any]:
-        return self.cell.step(params, state, x)[:2]
-
-    def _step_with_cache(self, params: Any, state: Any, x: Any) -> tuple[Any, Any, Any]:
-        return self.cell.step(params, state, x)
-
-    def _pull_again(
-        self, params: Any, state: Any, x: Any, cache: Any, d_state: Any, d_y: Any
-    ) -> Any:
-        return self.cell.step_vjp(params, self.cell.step(params, state, x)[2], d_state, d_y)
-
-    def _pull(self, params: Any, state: Any, x: Any, cache: Any, d_state: Any, d_y: Any) -> Any:
-        return self.cell.step_vjp(params, cache[0], d_state, d_y)
+        return trees.structure(params).unflatten(d_params), d_xs, d_state0
 
 
-def _column(real: JaxArray, leaf: JaxArray) -> JaxArray:
-    """``real`` (..., B) beside ``leaf`` (..., B, n, ...)."""
-    return real.reshape(*real.shape, *[1] * (leaf.ndim - real.ndim))
+def _named(values: Sequence[int], tree: Any) -> dict[int, Any]:
+    return dict(zip(values, trees.leaves(tree), strict=True))
 
 
-def _real(real: JaxArray | None, tree: Any) -> Any:
-    """Zero where a row is masked."""
-    if real is None:
-        return tree
-    return trees.map_leaves(lambda leaf: jnp.where(_column(real, leaf), leaf, 0), tree)
-
-
-def _like(old: Any, new: Any, real: JaxArray | None) -> Any:
-    """The new leaves in the structure and the dtypes of the old ones, which masked rows keep."""
-
-    def one(o: Any, n: Any) -> Any:
-        n = jnp.broadcast_to(jnp.asarray(n, o.dtype), o.shape)
-        return n if real is None else jnp.where(_column(real, o), n, o)
-
-    return trees.map_leaves(one, old, new)
-
-
-def _gradient_like(of: Any, gradient: Any) -> Any:
-    return jnp.broadcast_to(jnp.asarray(gradient, of.dtype), of.shape)
-
-
-def _rows(tree: Any) -> Any:
-    """``(T, B, ...)`` as ``(T B, ...)``, in every leaf."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+def _read_back(rule: TracedRule) -> set[int]:
+    """What the equations of the backward pass read of the forward pass."""
+    backward = rule.graph.depending([*rule.d_new, rule.d_y])
+    ends = (*rule.d_params, *rule.d_previous, rule.d_x)
+    return rule.graph.reached(ends, lambda v: v not in backward) - backward
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,28 +208,25 @@ class FastestLoops:
         return self.functions[self.chosen[key]]
 
     def _fastest(self, shapes: Any, mode: bool) -> str:
-        arguments = jax.tree.map(_filling, shapes)
+        given = jax.tree.map(_filling, shapes)
+        arguments = (given[:3], given[3], None, given[2])
         times: dict[str, list[float]] = {}
-        runs: dict[str, Callable[[], Any]] = {}
         with enable_x64(mode):
+            runs: dict[str, tuple[Callable[..., Any], int]] = {}
             for name, loops in self.loops.items():
-                compiled = jax.jit(partial(_everything, loops))
-                one = partial(_finished, compiled, arguments[:3], arguments[3], None, arguments[2])
-                try:
-                    one()
-                except (BpttcheckError, TypeError, ValueError):
-                    continue  # a cache whose first axis was the batch by chance
-                runs[name] = one
-            for _ in range(_ROUNDS):
-                for name, run in runs.items():
+                with suppress(BpttcheckError, TypeError, ValueError):  # at these sizes alone
+                    compiled = jax.jit(partial(_everything, loops)).lower(*arguments).compile()
+                    found = compiled.memory_analysis()
+                    runs[name] = compiled, found.temp_size_in_bytes if found else 0
+            least = min((size for _, size in runs.values()), default=0)
+            most = max(_MOST_BYTES, _MOST_TIMES * least)
+            fitting = {name: run for name, (run, size) in runs.items() if size <= most}
+            for _ in range(_ROUNDS + 1):
+                for name, run in fitting.items():
                     started = time.perf_counter()
-                    run()
+                    jax.block_until_ready(run(*arguments))
                     times.setdefault(name, []).append(time.perf_counter() - started)
         return min(times, key=lambda name: min(times[name]), default=next(iter(self.functions)))
-
-
-def _finished(compiled: Callable[..., Any], *arguments: Any) -> None:
-    jax.block_until_ready(compiled(*arguments))
 
 
 def _filling(shape: Any) -> Any:
@@ -266,7 +260,7 @@ def forms_of(
         one = TracedLoops(cell, name)
         try:
             # What is done with masked rows is the same in all forms.
-            wrong = _differs(run, one, ("none", "lengths") if name == FORMS[0] else ("none",))
+            wrong = _differs(run, one, ("none", "lengths"))
         except Declined as refusal:
             reason = reason or str(refusal)
             continue
