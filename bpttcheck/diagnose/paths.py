@@ -296,10 +296,17 @@ _PRECISION_PAGE = Page(
 )
 
 
+_UNITS = 32
+"""What a format that is too short makes wrong, in units of its last digit, at most."""
+
+
 def _fit_precision(evidence: Evidence) -> Diagnosis | None:
     """Every entry fits a shorter format and is right in that format."""
     examples = evidence.examples
+    least = min((_relative(s, evidence.block) for s in examples), default=0.0)
     for short in (np.float16, np.float32):
+        if least > _UNITS * np.finfo(short).eps:
+            continue  # and what the rounded cotangents give may take an hour of differences
         if examples and all(_fits_in(s, short, evidence.block) for s in examples):
             unit = float(np.finfo(short).eps)
             name = np.dtype(short).name
@@ -345,7 +352,7 @@ def _cancels(evidence: Evidence) -> Diagnosis | None:
     errors = [_relative(s, evidence.block) for s in evidence.examples]
     unit = float(np.finfo(np.float32).eps)
     double = all(s.problem.dtype == np.float64 for s in evidence.examples)
-    if double and all(1e-3 * unit < e < 16 * unit for e in errors):
+    if double and all(1e-3 * unit < e < _UNITS * unit for e in errors):
         if WRONG_COTANGENT.fit(evidence) is not None:
             return None  # which says where
         return diagnosis(
