@@ -112,6 +112,12 @@ class FailingExample:
         case = self.problem.case
         return dict(case.letters) or {"T": case.T, "B": case.B, "n_hidden": case.n_hidden}
 
+    @cached_property
+    def factor(self) -> float:
+        """What the gradients of a loss, which its author returns, are multiplied by: else 1."""
+        of_loss = getattr(self.run.subject.target, "backward_function", False) is None
+        return float(np.ravel(self.problem.d_ys)[0]) if of_loss else 1.0
+
     def given(self, block: str) -> Array:
         """The hand-derived block, float64."""
         return np.asarray(self.hand.gradients[block], np.float64)

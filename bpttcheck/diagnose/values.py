@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -174,10 +174,14 @@ def _fit_clipped(evidence: Evidence) -> Diagnosis | None:
     """Cut off entry by entry, or scaled to a norm."""
     if not evidence.examples:
         return None
-    bounds = [np.abs(s.given(evidence.block)).max(initial=0.0) for s in evidence.examples]
+    if not all(s.factor for s in evidence.examples):
+        return None
+    bounds = [_returned(s, evidence.block).max(initial=0.0) for s in evidence.examples]
     if _one_number(bounds):
         c = float(bounds[0])
-        residual = evidence.fits_block(lambda right, _: np.clip(right, -c, c))
+        residual = evidence.fits_block(
+            lambda right, s: np.clip(right, -c * abs(s.factor), c * abs(s.factor))
+        )
         if residual is not None:
             return diagnosis(
                 "clipped", f"{evidence.block} is clipped at {c:.6g}", residual, bound=c
@@ -195,22 +199,21 @@ def _fit_clipped(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
+def _returned(example: FailingExample, block: str) -> np.ndarray:
+    """The size of what the author's code returns, entry by entry."""
+    return np.abs(example.given(block) / example.factor)
+
+
 def _norms(evidence: Evidence) -> Iterator[tuple[list[float], str]]:
+    def norm(example: FailingExample, blocks: Iterable[str]) -> float:
+        return float(np.sqrt(sum((_returned(example, b) ** 2).sum() for b in blocks)))
+
+    yield [norm(s, [evidence.block]) for s in evidence.examples], evidence.block
+    yield [norm(s, s.right) for s in evidence.examples], "the whole gradient"
     yield (
-        [float(np.linalg.norm(s.given(evidence.block))) for s in evidence.examples],
-        (evidence.block),
+        [norm(s, [b for b in s.right if Block(b).kind == "params"]) for s in evidence.examples],
+        "the gradient of the parameters",
     )
-
-    def whole(example: FailingExample) -> float:
-        return float(np.sqrt(sum((example.given(b) ** 2).sum() for b in example.right)))
-
-    yield [whole(s) for s in evidence.examples], "the whole gradient"
-
-    def parameters(example: FailingExample) -> float:
-        blocks = [b for b in example.right if Block(b).kind == "params"]
-        return float(np.sqrt(sum((example.given(b) ** 2).sum() for b in blocks)))
-
-    yield [parameters(s) for s in evidence.examples], "the gradient of the parameters"
 
 
 def _one_number(values: list[float]) -> bool:

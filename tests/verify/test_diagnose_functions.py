@@ -3,6 +3,7 @@
 import linecache
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 import bpttcheck
@@ -100,3 +101,20 @@ def test_the_mistake_is_named(old, new, code, says):
     found = said(subject(old, new))
     assert [one.code for one in found] == ([code] if code else [])
     assert all(says in one.sentence for one in found)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_bound_of_the_gradients_of_a_loss_is_that_of_the_code(whole):
+    """What the check multiplies a loss by is no part of the bound."""
+
+    def loss(x, W):
+        y = np.tanh(x @ W)
+        d_W = 50 * x.T @ (2 * y * (1 - y * y))
+        size = np.sqrt((d_W * d_W).sum()) if whole else np.abs(d_W)
+        return 50 * (y * y).sum(), d_W * np.minimum(1, 3 / np.maximum(size, 1e-9))
+
+    report = bpttcheck.check_grad(
+        loss, "x: N D, W: D H", returns="loss, dW", dtypes=["float64"], examples=12, raises=False
+    )
+    (named,) = report.findings[0].diagnoses
+    assert named.sentence == ("dW is scaled to the norm 3" if whole else "dW is clipped at 3")
