@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.judge.run import Run
+from bpttcheck.judge.verdict import Judged
 from bpttcheck.problems.problem import Problem, Template, simplified
 from bpttcheck.results.records import Case
 
@@ -22,6 +23,7 @@ _TRIES = 400
 # Rows of all steps of all tries: few tries where a sequence is long.
 _ROWS = 30_000
 _STREAMS = 2
+_ABSURD, _FADED = 1e9, 1e4
 
 Result = TypeVar("Result")
 Attempt = Callable[[Problem, Template | None], Result | None]
@@ -65,6 +67,18 @@ def smallest(
         if result is not None:
             return result
     return found
+
+
+def shows(found: Sequence[Judged], before: Sequence[Judged]) -> bool:
+    """True if wrong blocks stand out about as much as before; an error that fades explains less.
+
+    How absurd an absurd ratio is does not matter: beyond a billion none is larger.
+    """
+    new, old = (
+        max((min(j.ratio, _ABSURD) for j in judged if j.wrong), default=0.0)
+        for judged in (found, before)
+    )
+    return new >= old / _FADED > 0
 
 
 def _candidates(

@@ -18,7 +18,7 @@ from bpttcheck.judge.gradient_finding import (
 )
 from bpttcheck.judge.outcome import CaseOutcome
 from bpttcheck.judge.run import STEP, Run
-from bpttcheck.judge.shrink import smallest
+from bpttcheck.judge.shrink import shows, smallest
 from bpttcheck.judge.tally import Tally
 from bpttcheck.judge.verdict import Judged
 from bpttcheck.problems.problem import Problem, Template
@@ -207,8 +207,10 @@ def _shrunk(
             run, mode, problem, room, confirm=confirm, differences_only=differences_only
         )
         found = accepted(run, found)
-        names = [j.block for j in found.wrong]
-        return found if names and (block is None or block in names) else None
+        if block is None:
+            return found if shows(found.wrong, outcome.wrong) else None
+        of_block = [[j for j in one.wrong if j.block == block] for one in (found, outcome)]
+        return found if shows(*of_block) else None
 
     best = smallest(run, outcome.problem, template, attempt, outcome)
     if best is outcome or differences_only:

@@ -21,7 +21,7 @@ from bpttcheck.contract import is_float
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
 from bpttcheck.judge.gradient_finding import exception_finding
 from bpttcheck.judge.run import SEQUENCE, Run
-from bpttcheck.judge.shrink import smallest
+from bpttcheck.judge.shrink import shows, smallest
 from bpttcheck.judge.tally import Tally
 from bpttcheck.judge.verdict import Judged, judge, rounding
 from bpttcheck.problems.cases import MOST_UNROLLED
@@ -322,7 +322,7 @@ def _shrunk(
             return None
         # Attempts use the first bar alone; the reported case gets the full comparison.
         found = _compare(run, law, problem, at_once=True)
-        return (problem, found) if any(j.wrong for j in found) else None
+        return (problem, found) if shows(found, judged) else None
 
     small, _ = smallest(run, problem, None, attempt, (problem, judged))
     try:

@@ -61,6 +61,19 @@ def test_a_failure_is_shrunk_to_the_smallest_case(failed):
         assert case.regime == "ordinary"
 
 
+def test_an_error_is_not_shrunk_until_it_fades():
+    class GrowsWithT(CellLayer):
+        def vjp(self, params, tape, d_ys, d_state_T=None):
+            d_params, d_xs, d_state0 = super().vjp(params, tape, d_ys, d_state_T)
+            return d_params, d_xs * (2 if len(d_xs) > 3 else 1 + 1e-11), d_state0
+
+    report = bpttcheck.check(
+        GrowsWithT(Elman()), reference=Elman(), raises=False, checks=["sequence_vjp"], **ONE
+    )
+    assert report.findings[0].ratio > 1e9
+    assert report.findings[0].case.T == 4
+
+
 def test_a_bug_that_needs_two_steps_is_shrunk_to_two_steps():
     class SecondStepOnly(CellLayer):
         def vjp(self, params, tape, d_ys, d_state_T=None):
