@@ -184,6 +184,7 @@ def test_the_finest_dtype_that_shows_a_bug_decides_what_is_below_the_resolution(
     assert "1e-06" in invisible(replace(BUG, error=1e-12), both[1:], seen)
 
 
+@pytest.mark.nightly
 def test_a_layer_can_be_tested_too():
     class Half:
         """A layer that outputs half of what it gets, right."""

@@ -311,6 +311,7 @@ def repeated(slope):
     return from_jax(f, "z: N H, gain: H -> y: N H")
 
 
+@pytest.mark.nightly
 def test_a_rule_that_cannot_be_transposed_is_judged_in_forward_mode():
     report = checked(repeated(lambda z, v: v * jnp.cos(z)), ["vjp", "jvp"], require=["jax"])
     assert report.passed, str(report)
@@ -381,6 +382,7 @@ def small(keep=lambda value: value):
     return f
 
 
+@pytest.mark.nightly
 def test_the_gradient_of_a_gradient_is_judged():
     subject = from_jax(small(), SMALL, order=2)
     assert str(subject.signature) == "x: N D, W: D H, d_y: N H -> grad_x: N D, grad_W: D H"

@@ -315,6 +315,7 @@ def in_torch(x, W):
     return torch.tanh(x @ W.T)
 
 
+@pytest.mark.nightly
 def test_a_double_backward_that_is_right_passes():
     subject = from_torch(TwiceRight.apply, SMALL, in_torch, order=2)
     assert str(subject.signature) == "x: N D, W: H D, d_y: N H -> grad_x: N D, grad_W: H D"

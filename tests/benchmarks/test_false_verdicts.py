@@ -44,6 +44,7 @@ def test_every_group_has_its_subjects_and_each_is_found():
         assert is_cell(subject) or is_layer(subject), name
 
 
+@pytest.mark.nightly
 def test_a_right_subject_passes_and_a_wrong_one_fails_with_its_block():
     right, wrong = (judged(name, 0, find, **QUICK) for name in ("right", "wrong"))
     assert (right.verdict, right.findings) == ("passed", ())

@@ -113,6 +113,7 @@ def test_a_refusal_that_user_code_makes_an_error_of_its_own_needs_none_either(wi
     assert living_runs() == without_collector
 
 
+@pytest.mark.nightly
 def test_an_exception_that_is_kept_keeps_no_run(without_collector):
     cell, _ = make(KINDS.index("wrong"))
     with pytest.raises(bpttcheck.GradientMismatch) as kept:

@@ -36,6 +36,7 @@ def test_a_difference_is_told(once, part):
     assert len(differences(once, other)) == 1
 
 
+@pytest.mark.nightly
 def test_the_command_writes_what_it_found_and_compares(tmp_path):
     command = [sys.executable, "-m", "benchmarks.same_verdicts", "--examples", "2"]
     root = Path(__file__).parents[2]

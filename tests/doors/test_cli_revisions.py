@@ -93,6 +93,7 @@ def test_what_is_no_revision_and_no_repository_is_said(
     assert beside.revision() == ""
 
 
+@pytest.mark.nightly
 def test_a_line_is_printed_and_stored_for_each_form(
     cli: Cli, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

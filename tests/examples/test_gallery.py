@@ -138,7 +138,7 @@ def rows():
         met.add(name)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(3)
 @pytest.mark.usefixtures("as_found")
 @pytest.mark.parametrize(("name", "block", "changes"), list(rows()))
 def test_a_planted_mistake_is_found_where_it_is(tmp_path, name, block, changes):
@@ -291,6 +291,7 @@ CANCELS = [
 ]  # fmt: skip
 
 
+@pytest.mark.nightly
 def test_right_terms_that_cancel_in_float32_break_no_law(tmp_path, monkeypatch):
     source = (GALLERY / "slstm.py").read_text()
     for short, long in CANCELS:

@@ -74,6 +74,7 @@ def test_the_curve_by_hand_stays_in_the_band_of_jax(result):
     assert result.jax.leaves(result.hand) is None, result.jax.reach(result.hand).max()
 
 
+@pytest.mark.nightly
 def test_each_run_of_jax_stays_in_the_band_of_the_others(result):
     assert [band.leaves(curve) for band, curve in result.jax.of_the_others()] == [None] * 8
     assert len(np.unique(result.jax.losses[-1])) > 1

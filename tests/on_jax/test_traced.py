@@ -79,6 +79,7 @@ def test_float32_jit_vmap_and_no_steps_without_64_bits(kit):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient(params, xs[:0])[0]))
 
 
+@pytest.mark.nightly
 def test_a_counter_keeps_its_dtype_and_gets_no_gradient(kit):
     cell = OWN["clockwork"]()
     params, xs, (h, t) = kit.problem(cell, dtype=np.float32).arguments

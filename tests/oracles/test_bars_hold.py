@@ -365,7 +365,7 @@ def test_the_bars_of_every_oracle_hold_against_sixty_digits(name: str) -> None:
     assert result.median_bar < 1e-10
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ORACLES)
 def test_bars_that_are_a_thousand_times_too_short_are_found_out(name: str) -> None:
     def boastful(*args: Any) -> Estimate:
@@ -375,7 +375,7 @@ def test_bars_that_are_a_thousand_times_too_short_are_found_out(name: str) -> No
     assert tally(boastful, of_kinds(name, "tanh", "lstm")).share < SHARE
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ORACLES)
 def test_a_value_that_is_off_by_a_millionth_is_found_out(name: str) -> None:
     def sloppy(*args: Any) -> Estimate:

@@ -147,7 +147,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("change", CHANGES, ids=" to ".join)
 def test_a_planted_bug_is_undone_in_its_own_line(module, change):
     text = mended(module(CELL, change).Gated())
@@ -246,6 +246,7 @@ def test_code_without_a_source_of_its_own_is_left_alone():
     assert remedies(wrong, report) == ()
 
 
+@pytest.mark.nightly
 def test_a_loss_that_leaves_a_gradient_out_is_mended(module):
     code = module(
         "import numpy as np\n"

@@ -137,6 +137,7 @@ def test_no_block_may_be_wrong(block: str, dtype: str) -> None:
     assert (error > limit) == (dtype == "float64")  # 1e-9 is below what float32 can hold
 
 
+@pytest.mark.nightly
 def test_a_foreign_form_that_is_wrong_is_left_out_with_the_reason(
     only: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +232,7 @@ class Leaking(Elman):
         return d_params, d_h + self.leak * (d_state + d_y), d_x
 
 
+@pytest.mark.nightly
 def test_a_cell_changed_between_two_measurements_is_traced_anew(only: Any) -> None:
     only("numpy", "jax", "on_jax")
     cell = Leaking()

@@ -143,6 +143,7 @@ class Opaque(CellLayer):
         return super().forward(params, xs, state0, mask)
 
 
+@pytest.mark.nightly
 def test_a_layer_that_cannot_be_traced_is_judged_by_differences_alone():
     right = bpttcheck.check(Opaque(Elman()), checks=["sequence_vjp"], **ONE)
     assert right.passed

@@ -223,6 +223,7 @@ def test_an_inconclusive_check_with_an_expected_failure_stays_inconclusive():
     assert report.verdict is Verdict.INCONCLUSIVE
 
 
+@pytest.mark.nightly
 def test_counted_is_what_was_judged():
     class Finite(Elman):
         """Its forward pass is not finite where weights are large."""

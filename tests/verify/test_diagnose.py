@@ -94,6 +94,7 @@ def test_a_diagnosis_comes_with_its_fit(run):
     assert diagnosis.evidence["residual"] < 1 < diagnosis.evidence["limit"]
 
 
+@pytest.mark.nightly
 def test_where_a_bug_shows_does_not_hide_what_it_is(run):
     halved = run(method(Tanh, d_new=halved_when_large), "step_vjp").findings[0]
     assert [d.code for d in halved.diagnoses] == ["nonlinear", "scale"]

@@ -103,6 +103,7 @@ def test_the_mistake_is_named(old, new, code, says):
     assert all(says in one.sentence for one in found)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_bound_of_the_gradients_of_a_loss_is_that_of_the_code(whole):
     """What the check multiplies a loss by is no part of the bound."""

@@ -57,6 +57,7 @@ def test_two_bugs_in_two_outputs_get_a_diagnosis_each(run):
     assert found == {U: "sign", W: "missing-term"}
 
 
+@pytest.mark.nightly
 def test_a_sum_over_the_last_steps_only_is_told_of_its_own_block(run):
     late = summed(lambda d_W, terms: sum(terms[-2:]))
     (finding,) = run(late, LOOP, examples=12).findings

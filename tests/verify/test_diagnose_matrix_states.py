@@ -76,7 +76,7 @@ def made(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("right", "wrong", "what"), BUGS, ids=[wrong for _, wrong, _ in BUGS])
 def test_the_wrong_way_round_is_named_and_mended(made, right, wrong, what):
     cell = made(right, wrong)

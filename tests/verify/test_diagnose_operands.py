@@ -118,6 +118,7 @@ def test_a_users_own_names_are_spoken(bug, says, line, report_of):
         assert first.evidence["where"].split(": ", 1)[1].startswith(line)
 
 
+@pytest.mark.nightly
 def test_a_quantity_that_the_step_does_not_know_gets_no_such_diagnosis(report_of):
     strange = method(Times, operand=lambda self, h, z, t: np.cos(3 * z - h))
     (finding,) = report_of(Times, strange).findings

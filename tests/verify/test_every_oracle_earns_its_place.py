@@ -150,6 +150,7 @@ def test_the_differences_keep_a_wrong_reference_from_convicting_a_right_cell(mon
     assert verdict(cell, reference=half_the_path) is Verdict.FAILED
 
 
+@pytest.mark.nightly
 def test_jax_traces_a_layer_without_a_reference(monkeypatch):
     monkeypatch.setattr(Differences, "directional", declines)
     assert verdict(Layer(), "sequence_vjp") is Verdict.PASSED

@@ -496,7 +496,7 @@ def of_one_kind(regime, schedule):
     return tuple("ordinary" if name in others else name for name in schedule)
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("regime", "wrong"), REGIMES, ids=lambda x: x if isinstance(x, str) else type(x).__name__
 )

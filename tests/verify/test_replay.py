@@ -571,6 +571,7 @@ def test_an_announced_failure_still_fails_in_a_replay(tmp_path, check, name):
     assert replay.rerun(stored, subject).verdict is Verdict.FAILED
 
 
+@pytest.mark.nightly
 def test_a_problem_that_is_no_evidence_is_undecided(tmp_path):
     stored = replay.store(verified(wrong.ignores_mask, "masking"), tmp_path)[0]
     layer = wrong.Net("")

@@ -318,6 +318,7 @@ class Foreign:
         return g.d_params, g.d_xs, g.d_state0 * g.d_state0.dtype.type(scale)
 
 
+@pytest.mark.nightly
 def test_a_foreign_layer_is_asked_for_its_adjoints_by_calls_on_suffixes():
     report = bpttcheck.check(
         Foreign(Elman(), 3), reference=Elman(), checks=["sequence_vjp"], examples=6, raises=False
