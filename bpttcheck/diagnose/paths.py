@@ -356,8 +356,8 @@ def _cancels(evidence: Evidence) -> Diagnosis | None:
         if WRONG_COTANGENT.fit(evidence) is not None:
             return None  # which says where
         return diagnosis(
-            "precision", f"{evidence.block} is off by little in most cases, with no pattern: float32 "
-            "inside, a rounded constant, or a small epsilon in one pass only",
+            "precision", f"{evidence.block} is off by little in most cases, with no pattern: "
+            "float32 inside, a rounded constant, or a small epsilon in one pass only",
             0.0, relative_error=max(errors),
         )  # fmt: skip
     return None
