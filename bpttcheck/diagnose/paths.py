@@ -306,7 +306,7 @@ def _fit_precision(evidence: Evidence) -> Diagnosis | None:
     least = min((_relative(s, evidence.block) for s in examples), default=0.0)
     for short in (np.float16, np.float32):
         if least > _UNITS * np.finfo(short).eps:
-            continue  # and what the rounded cotangents give may take an hour of differences
+            continue  # and what the rounded cotangents give takes minutes by differences
         if examples and all(_fits_in(s, short, evidence.block) for s in examples):
             unit = float(np.finfo(short).eps)
             name = np.dtype(short).name
@@ -356,7 +356,7 @@ def _cancels(evidence: Evidence) -> Diagnosis | None:
         if WRONG_COTANGENT.fit(evidence) is not None:
             return None  # which says where
         return diagnosis(
-            "precision", f"{evidence.block} is off by little in most cases, with no pattern: "
+            "precision", f"{evidence.block} is off by little, with no pattern: "
             "float32 inside, a rounded constant, or a small epsilon in one pass only",
             0.0, relative_error=max(errors),
         )  # fmt: skip

@@ -23,7 +23,10 @@ _TRIES = 400
 # Rows of all steps of all tries: few tries where a sequence is long.
 _ROWS = 30_000
 _STREAMS = 2
-_ABSURD, _FADED = 1e9, 1e4
+_FADED = 1e4
+
+ABSURD = 1e9
+"""Ratios beyond it are alike: how absurd an absurd one is does not matter."""
 
 Result = TypeVar("Result")
 Attempt = Callable[[Problem, Template | None], Result | None]
@@ -70,15 +73,16 @@ def smallest(
 
 
 def shows(found: Sequence[Judged], before: Sequence[Judged]) -> bool:
-    """True if wrong blocks stand out about as much as before; an error that fades explains less.
+    """True if something is wrong still and stands out about as much: a faded error explains less.
 
-    How absurd an absurd ratio is does not matter: beyond a billion none is larger.
+    Args:
+        found: the wrong blocks of the smaller problem.
+        before: those of the problem that is made small.
     """
     new, old = (
-        max((min(j.ratio, _ABSURD) for j in judged if j.wrong), default=0.0)
-        for judged in (found, before)
+        max((min(ABSURD, j.ratio) for j in judged), default=0.0) for judged in (found, before)
     )
-    return new >= old / _FADED > 0
+    return bool(found) and new >= old / _FADED
 
 
 def _candidates(

@@ -322,7 +322,8 @@ def _shrunk(
             return None
         # Attempts use the first bar alone; the reported case gets the full comparison.
         found = _compare(run, law, problem, at_once=True)
-        return (problem, found) if shows(found, judged) else None
+        wrong = [[j for j in one if j.wrong] for one in (found, judged)]
+        return (problem, found) if shows(*wrong) else None
 
     small, _ = smallest(run, problem, None, attempt, (problem, judged))
     try:

@@ -15,6 +15,7 @@ import numpy as np
 from bpttcheck.blocks import D_XS, Block, d_param
 from bpttcheck.judge.coverage import covered
 from bpttcheck.judge.run import SEQUENCE, Run
+from bpttcheck.judge.shrink import ABSURD
 from bpttcheck.problems.large import FIRST
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import CheckResult, Diagnosis, Finding, Verdict
@@ -127,9 +128,6 @@ def _letters(run: Run) -> dict[str, tuple[int, int]]:
     }
 
 
-_ABSURD = 1e9
-
-
 def _worst_first(findings: Sequence[Finding]) -> list[Finding]:
     """What has no ratio, then what is explained, by the ratio of error to bar.
 
@@ -148,7 +146,7 @@ def _worst_first(findings: Sequence[Finding]) -> list[Finding]:
         if ratio is None:
             follows = Block(finding.block).in_sequence in explained and not finding.diagnoses
             return (follows, follows, 0.0)
-        size = 0.0 if np.isnan(ratio) else min(ratio, _ABSURD)
+        size = 0.0 if np.isnan(ratio) else min(ratio, ABSURD)
         return (True, finding.counted, -size)
 
     return sorted(findings, key=severity)
