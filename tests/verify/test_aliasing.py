@@ -352,8 +352,24 @@ class KeptByValue(KeptTranspose):
         super().__init__(lambda params: params["W"].tobytes())
 
 
+class FastPhase(Plain):
+    """What is added moves by ten thousand times the rounding of the bias."""
+
+    rate = 1e4
+
+    def step(self, params, state, x):
+        phase = np.sin(self.rate * params["b"])
+        h = np.tanh(x @ params["U"].T + state @ params["W"].T + phase)
+        return h, h, (x, state, h)
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        d_params, d_h, d_x = super().step_vjp(params, cache, d_state, d_y)
+        slope = self.rate * np.cos(self.rate * params["b"])
+        return {**d_params, "b": d_params["b"] * slope}, d_h, d_x
+
+
 @pytest.mark.parametrize("make", [PassesThrough, ReturnsItsCotangent, ReadOnlyZeros, LargeRing,
-                                  KeptByValue, lambda: Counts(10**6)])  # fmt: skip
+                                  KeptByValue, FastPhase, lambda: Counts(10**6)])  # fmt: skip
 def test_what_is_allowed_is_left_alone(make):
     assert found(make()) == []
 

@@ -271,7 +271,8 @@ def _one_changed(probe: _Probe) -> None:
         near.leaves()[path][...] *= 0.875
         right = bits(passes.both(base.noisy(rng, rounding(base.dtype)[0])))
         passes.both(near)
-        if not probe.compare(right, passes.both(base.copy()), why, Rounding(passes, base, right)):
+        bar = Rounding(passes, base, right, moved=True)
+        if not probe.compare(right, passes.both(base.copy()), why, bar):
             return
 
 

@@ -253,6 +253,8 @@ class Rounding:
         value: the results there.
         unit: rounding unit; None: that of the inputs' dtype.
         extra: by item, what is added to ``s``.
+        moved: one of the two that are compared is of arguments moved by a rounding unit, which the
+            subject may amplify: a difference is not expected to be small beside everything.
     """
 
     def __init__(
@@ -262,7 +264,9 @@ class Rounding:
         value: Bits,
         unit: float | None = None,
         extra: Mapping[str, Array] | None = None,
+        moved: bool = False,
     ) -> None:
+        self._moved = moved
         self._passes, self._given = replace(passes, notes=None), given.copy()
         self._value = {item: np.array(a) for item, a in value.items() if a.dtype.kind == "f"}
         self._unit, self._tiny = rounding(given.dtype)
@@ -309,7 +313,7 @@ class Rounding:
             return False
         with np.errstate(all="ignore"):
             gap = float(np.max(np.abs(other - value), initial=0.0))
-        if not gap <= _LAST_DIGITS * self._unit * self.largest:
+        if not (self._moved or gap <= _LAST_DIGITS * self._unit * self.largest):
             return False
         return self.ratio(item, value, other) <= LIMIT
 
