@@ -61,8 +61,9 @@ def layer(subject: Any, *, form: str | None = None) -> Callable[..., tuple[Any, 
     Args:
         subject: a :class:`bpttcheck.Cell` or a :class:`bpttcheck.Layer`.
         form: None: the fastest. ``"host"``: callbacks. ``"in the loop"``, ``"deferred"``,
-            ``"hoisted"``, ``"hoisted, recomputed"`` or ``"hoisted, unrolled"``: this form of the
-            traced loops (:class:`bpttcheck.on_jax.traced.Form`).
+            ``"deferred, chunks recomputed"``, ``"hoisted"``, ``"hoisted, in chunks"``,
+            ``"hoisted, recomputed"`` or ``"hoisted, unrolled"``: this form of the traced loops
+            (:class:`bpttcheck.on_jax.traced.Form`).
 
     Returns:
         ``f``. It raises ``ContractError`` if a shape or a dtype is wrong, or if a gradient comes
@@ -95,13 +96,11 @@ def layer(subject: Any, *, form: str | None = None) -> Callable[..., tuple[Any, 
 
 def _foreign(subject: Any, form: str | None) -> Callable[..., Callable[..., Any]]:
     """From arguments to the function that runs a subject without a native form."""
-    reason = "a layer is not traced, a cell is"
-    if form != "host" and is_cell(subject):
-        forms, reason = forms_of(subject, with_rule)
-        if forms is not None and form is None:
-            return forms.function
-        if forms is not None and form in forms.functions:
-            return lambda *_: forms.functions[form]
+    reason = "" if is_cell(subject) else "a layer is not traced, a cell is"
+    if form in (None, *FORMS) and is_cell(subject):
+        forms, reason = forms_of(subject, with_rule, form or "in the loop")
+        if forms is not None:
+            return forms.function if form is None else lambda *_: forms.functions[form]
     if form not in (None, "host"):
         raise ContractError(
             f"form={form!r}, expected None, 'host' or, where the cell has it, one of"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -157,6 +157,45 @@ class Steps:
                 contracted, batch = ([order[i] for i in axes] for axes in (contracted, batch))
         moved = [tuple(axis + 1 for axis in axes) for axes in (contracted, batch)]
         return self._stacked[value], (0, *moved[0]), moved[1]
+
+
+def in_chunks(arrays: Any, length: int) -> list[Any]:
+    """Arrays ``(T, ...)`` in chunks of equal length, at least two, about ``length`` steps each.
+
+    The steps that are left over stand before them, as a chunk of their own.
+
+    Returns:
+        The left-over steps ``(rest, ...)``, if any, and the chunks ``(count, size, ...)``.
+    """
+    T = len(jax.tree.leaves(arrays)[0])
+    count = max(T // length, min(T, 2), 1)
+    size = T // count
+    rest = T - count * size
+    chunks = jax.tree.map(lambda a: a[rest:].reshape(count, size, *a.shape[1:]), arrays)
+    return [jax.tree.map(lambda a: a[:rest], arrays), chunks] if rest else [chunks]
+
+
+def over_chunks(
+    body: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    parts: Sequence[Any],
+    reverse: bool = False,
+) -> tuple[Any, list[Any]]:
+    """``lax.scan`` over what :func:`in_chunks` made, the left-over steps in their place."""
+    found: list[Any] = []
+    for part in reversed(parts) if reverse else parts:
+        if part is parts[-1]:
+            carry, made = lax.scan(body, carry, part, reverse=reverse)
+        else:
+            carry, made = body(carry, part)
+        found.append(made)
+    return carry, found[::-1] if reverse else found
+
+
+def joined(parts: Sequence[JaxArray]) -> JaxArray:
+    """The array ``(T, ...)`` whose chunks these are."""
+    *rest, chunks = parts
+    return jnp.concatenate([*rest, chunks.reshape(-1, *chunks.shape[2:])])
 
 
 def _sum(array: JaxArray, axes: Sequence[int]) -> JaxArray:

@@ -27,7 +27,7 @@ from bpttcheck.jax_mode import enable_x64, is_x64
 from bpttcheck.judge.own_noise import unlike
 from bpttcheck.judge.run import Run
 from bpttcheck.on_jax.form import JaxArray, is_float
-from bpttcheck.on_jax.over_time import Steps
+from bpttcheck.on_jax.over_time import Steps, in_chunks, joined, over_chunks
 from bpttcheck.on_jax.rule import TracedRule, traced
 from bpttcheck.subject.subject import Subject
 
@@ -42,18 +42,24 @@ class Form(NamedTuple):
             states.
         deferred: the gradients of the parameters are summed after the loop.
         unroll: steps in one turn of a loop.
+        chunk: where it is not 0, the backward pass goes through the sequence in chunks of about so
+            many steps: what it makes of a chunk is still in the caches of a CPU when it is summed.
+            If it is not ``kept``, the states at the first steps of the chunks are all that is.
     """
 
     hoisted: bool
     kept: bool
     deferred: bool
     unroll: int = 1
+    chunk: int = 0
 
 
 FORMS = {
     "in the loop": Form(hoisted=False, kept=False, deferred=False),
     "deferred": Form(hoisted=False, kept=True, deferred=True),
+    "deferred, chunks recomputed": Form(hoisted=False, kept=False, deferred=True, chunk=20),
     "hoisted": Form(hoisted=True, kept=True, deferred=True),
+    "hoisted, in chunks": Form(hoisted=True, kept=True, deferred=True, chunk=50),
     "hoisted, recomputed": Form(hoisted=True, kept=False, deferred=True),
     "hoisted, unrolled": Form(hoisted=True, kept=True, deferred=True, unroll=4),
 }
@@ -65,12 +71,13 @@ _MOST_BYTES, _MOST_TIMES = 2**30, 4
 
 
 class TracedTape(NamedTuple):
-    """The residuals: arrays ``(T, ...)`` of values of the rule."""
+    """The residuals: arrays ``(T, ...)`` of values of the rule, or states at starts of chunks."""
 
     rule: TracedRule
     params: Any
     state0: Any
     stacked: dict[int, JaxArray]
+    starts: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,57 +121,101 @@ class TracedLoops:
         if mask is not None:  # zero times NaN is NaN: padding must not reach a product
             xs = jnp.where(mask[..., None], xs, 0)
         given = [xs] if mask is None else [xs, mask]
-        how = FORMS[self.form]
+        how, starts = FORMS[self.form], ()
         with enable_x64():
             rule = traced(self.cell, params, state0, *given)
-            graph, known = rule.graph, dict(zip(rule.given, given, strict=True))
-            steps = Steps(graph, _named(rule.params, params), rule.moving, known, len(xs))
-            within = graph.depending(rule.state) if how.hoisted else steps.moving - {*rule.given}
-            results = rule.new if how.hoisted else (*rule.new, rule.y)
-            inside = graph.reached(results, lambda v: v not in within) & within | {*rule.state}
-            in_y = graph.reached([rule.y], lambda v: v in inside or v not in within) & inside
-            stop = inside if how.kept else in_y | {*rule.state}
-            kept = graph.reached(_read_back(rule), lambda v: v in stop) & stop | in_y
-            last, _ = steps.loop(
-                inside, _named(rule.state, state0), rule.new, sorted(kept), unroll=how.unroll
-            )
-            ys, stacked = steps.stacked(rule.y), steps.known()
-        if not how.kept:
-            stacked = {v: stacked[v] for v in {*rule.given, *kept}}
-        tape = TracedTape(rule, params, state0, stacked)
+            stacked = dict(zip(rule.given, given, strict=True))
+            first = trees.leaves(state0)
+            if how.chunk and not how.kept:
+
+                def one(state: Any, part: Any) -> tuple[Any, Any]:
+                    last, ys, _ = self._ahead(rule, params, part, state)
+                    return last, (ys, state)
+
+                last, found = over_chunks(one, first, in_chunks(stacked, how.chunk))
+                ys, starts = joined([ys for ys, _ in found]), [start for _, start in found]
+            else:
+                last, ys, stacked = self._ahead(rule, params, stacked, first)
+        tape = TracedTape(rule, params, state0, stacked, starts)
         return ys, trees.structure(state0).unflatten(last), tape
 
     def backward(self, tape: TracedTape, d_ys: JaxArray, d_state_T: Any) -> tuple[Any, Any, Any]:
         """``(d_params, d_xs, d_state0)``; an integer leaf of the state gets a ``float0``."""
-        rule, params, state0, stacked = tape
-        graph, how = rule.graph, FORMS[self.form]
+        rule, params, state0, stacked, starts = tape
+        how = FORMS[self.form]
         d_last = trees.map_leaves(
             lambda leaf, d: d if is_float(leaf) else jnp.zeros(leaf.shape, d_ys.dtype),
             state0, d_state_T,
         )  # fmt: skip
+        known = {**stacked, rule.d_y: d_ys}
+
+        def one(carry: Any, part: Any) -> tuple[Any, Any]:
+            (d_new, totals), (known, start) = carry, part
+            if starts:
+                _, _, again = self._ahead(rule, params, known, start)
+                known = {**known, **again}
+            d_previous, d_params, d_xs = self._back(rule, params, known, d_new)
+            return (d_previous, [a + b for a, b in zip(totals, d_params, strict=True)]), d_xs
+
         with enable_x64():
-            known = {**stacked, rule.d_y: d_ys}
-            steps = Steps(graph, _named(rule.params, params), rule.moving, known, len(d_ys))
-            reads = graph.depending(rule.d_new)
-            within = reads if how.hoisted else steps.moving - known.keys()
-            sums = () if how.deferred else rule.d_params
-            results = rule.d_previous if how.deferred else (*rule.d_previous, *sums, rule.d_x)
-            inside = graph.reached(results, lambda v: v not in within) & within
-            inside |= {*rule.d_new}
-            after = (*rule.d_params, rule.d_x) if how.deferred else (rule.d_x,)
-            kept = graph.reached(after, lambda v: v in inside or v not in reads) & inside & reads
-            zeros = trees.map_leaves(jnp.zeros_like, params)
-            d_first, totals = steps.loop(
-                inside, _named(rule.d_new, d_last), rule.d_previous, sorted(kept),
-                _named(sums, zeros) if sums else {}, reverse=True, unroll=how.unroll,
-            )  # fmt: skip
-            d_params = totals if sums else [steps.total(value) for value in rule.d_params]
-            d_xs = steps.stacked(rule.d_x)
+            if how.chunk:
+                zeros = [jnp.zeros_like(leaf) for leaf in trees.leaves(params)]
+                chunks = in_chunks(known, how.chunk)
+                parts = [*zip(chunks, starts or [None] * len(chunks), strict=True)]
+                carry, found = over_chunks(one, (trees.leaves(d_last), zeros), parts, reverse=True)
+                (d_first, d_params), d_xs = carry, joined(found)
+            else:
+                d_first, d_params, d_xs = self._back(rule, params, known, trees.leaves(d_last))
         d_state0 = trees.map_leaves(
             lambda leaf, d: d if is_float(leaf) else np.zeros(leaf.shape, jax.dtypes.float0),
             state0, trees.structure(state0).unflatten(d_first),
         )  # fmt: skip
         return trees.structure(params).unflatten(d_params), d_xs, d_state0
+
+    def _ahead(
+        self, rule: TracedRule, params: Any, known: dict[int, JaxArray], first: Sequence[Any]
+    ) -> tuple[list[Any], JaxArray, dict[int, JaxArray]]:
+        """The last state, ``ys`` and what the backward pass reads, from the first state on."""
+        graph, how = rule.graph, FORMS[self.form]
+        T = len(known[rule.given[0]])
+        known = {v: known[v] for v in rule.given}
+        steps = Steps(graph, _named(rule.params, params), rule.moving, known, T)
+        within = graph.depending(rule.state) if how.hoisted else steps.moving - {*rule.given}
+        results = rule.new if how.hoisted else (*rule.new, rule.y)
+        inside = graph.reached(results, lambda v: v not in within) & within | {*rule.state}
+        in_y = graph.reached([rule.y], lambda v: v in inside or v not in within) & inside
+        is_kept = how.kept or how.chunk
+        stop = inside if is_kept else in_y | {*rule.state}
+        kept = graph.reached(_read_back(rule), lambda v: v in stop) & stop | in_y
+        carried = dict(zip(rule.state, first, strict=True))
+        last, _ = steps.loop(inside, carried, rule.new, sorted(kept), unroll=how.unroll)
+        ys, stacked = steps.stacked(rule.y), steps.known()
+        if not is_kept:
+            stacked = {v: stacked[v] for v in {*rule.given, *kept}}
+        return last, ys, stacked
+
+    def _back(
+        self, rule: TracedRule, params: Any, known: dict[int, JaxArray], d_last: Sequence[Any]
+    ) -> tuple[list[Any], list[Any], JaxArray]:
+        """The leaves of ``d_state0`` and ``d_params``, and ``d_xs``, of what is known."""
+        graph, how = rule.graph, FORMS[self.form]
+        T = len(known[rule.d_y])
+        steps = Steps(graph, _named(rule.params, params), rule.moving, known, T)
+        reads = graph.depending(rule.d_new)
+        within = reads if how.hoisted else steps.moving - known.keys()
+        sums = () if how.deferred else rule.d_params
+        results = rule.d_previous if how.deferred else (*rule.d_previous, *sums, rule.d_x)
+        inside = graph.reached(results, lambda v: v not in within) & within | {*rule.d_new}
+        after = (*rule.d_params, rule.d_x) if how.deferred else (rule.d_x,)
+        kept = graph.reached(after, lambda v: v in inside or v not in reads) & inside & reads
+        zeros = trees.map_leaves(jnp.zeros_like, params)
+        carried = dict(zip(rule.d_new, d_last, strict=True))
+        d_first, totals = steps.loop(
+            inside, carried, rule.d_previous, sorted(kept), _named(sums, zeros) if sums else {},
+            reverse=True, unroll=how.unroll,
+        )  # fmt: skip
+        d_params = totals if sums else [steps.total(value) for value in rule.d_params]
+        return d_first, d_params, steps.stacked(rule.d_x)
 
 
 def _named(values: Sequence[int], tree: Any) -> dict[int, Any]:
@@ -180,17 +231,23 @@ def _read_back(rule: TracedRule) -> set[int]:
 
 @dataclass(frozen=True, eq=False)
 class FastestLoops:
-    """The fastest of the forms that are right, measured once for each set of shapes.
+    """The fastest of the forms that are right, found once for each set of shapes.
+
+    A form is verified against the cell in NumPy before it is handed out.
 
     Args:
-        loops: the forms by name, each verified against the cell in NumPy.
+        run: the cell.
+        loops: the forms by name.
         functions: the differentiable function of each, by name.
         chosen: shapes -> the name of the form that is used there.
+        reasons: why a form is refused, by name, or an empty text.
     """
 
+    run: Run
     loops: dict[str, TracedLoops]
     functions: dict[str, Callable[..., Any]]
     chosen: dict[Any, str] = field(default_factory=dict[Any, str])
+    reasons: dict[str, str] = field(default_factory=dict[str, str])
 
     def function(self, *arguments: Any) -> Callable[..., Any]:
         """The function of the form for arguments of these shapes."""
@@ -207,6 +264,21 @@ class FastestLoops:
             self.chosen[key] = found[0] if found else next(iter(self.functions))
         return self.functions[self.chosen[key]]
 
+    def refused(self, form: str) -> str:
+        """Why a form is not handed out, or an empty text.
+
+        Values and gradients are compared with those of the cell in NumPy, with and without a mask:
+        a difference must be one that rounding explains, by Monte Carlo arithmetic on the cell.
+        """
+        if form not in self.reasons:
+            try:
+                self.reasons[form] = _differs(self.run, self.loops[form], ("none", "lengths"))
+            except Declined as refusal:
+                self.reasons[form] = str(refusal)
+            except (BpttcheckError, TypeError, ValueError) as error:
+                self.reasons[form] = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return self.reasons[form]
+
     def _fastest(self, shapes: Any, mode: bool) -> str:
         given = jax.tree.map(_filling, shapes)
         arguments = (given[:3], given[3], None, given[2])
@@ -214,6 +286,8 @@ class FastestLoops:
         with enable_x64(mode):
             runs: dict[str, tuple[Callable[..., Any], int]] = {}
             for name, loops in self.loops.items():
+                if self.reasons.get(name) or len(given[1]) <= FORMS[name].chunk:
+                    continue
                 with suppress(BpttcheckError, TypeError, ValueError):  # at these sizes alone
                     compiled = jax.jit(partial(_everything, loops)).lower(*arguments).compile()
                     found = compiled.memory_analysis()
@@ -226,7 +300,9 @@ class FastestLoops:
                     started = time.perf_counter()
                     jax.block_until_ready(run(*arguments))
                     times.setdefault(name, []).append(time.perf_counter() - started)
-        return min(times, key=lambda name: min(times[name]), default=next(iter(self.functions)))
+        by_time = sorted(times, key=lambda name: min(times[name]))
+        right = (name for name in by_time if not self.refused(name))
+        return next(right, next(iter(self.functions)))
 
 
 def _filling(shape: Any) -> Any:
@@ -238,42 +314,25 @@ def _filling(shape: Any) -> Any:
 
 
 def forms_of(
-    cell: Any, with_rule: Callable[[TracedLoops], Callable[..., Any]]
+    cell: Any,
+    with_rule: Callable[[TracedLoops], Callable[..., Any]],
+    first: str = "in the loop",
 ) -> tuple[FastestLoops | None, str]:
-    """The forms of a cell that give its own gradients, and why there is none.
-
-    Each is compared with the cell in NumPy, values and gradients, with and without a mask: a
-    difference must be one that rounding explains, by Monte Carlo arithmetic on the cell.
+    """The forms of a cell, and why there are none.
 
     Args:
         cell: any :class:`bpttcheck.Cell`.
         with_rule: makes the differentiable function of a form.
+        first: the form that must be right.
 
     Returns:
-        The forms, or None and the reason.
+        The forms and an empty text, or None and the reason.
     """
-    run = Run(Subject(cell), 0, ("float64",))
-    loops: dict[str, TracedLoops] = {}
-    functions: dict[str, Callable[..., Any]] = {}
-    reason = ""
-    for name in FORMS:
-        one = TracedLoops(cell, name)
-        try:
-            # What is done with masked rows is the same in all forms.
-            wrong = _differs(run, one, ("none", "lengths"))
-        except Declined as refusal:
-            reason = reason or str(refusal)
-            continue
-        except (BpttcheckError, TypeError, ValueError) as error:
-            reason = reason or f"{type(error).__name__}: {error}".partition("\n")[0]
-            continue
-        if wrong:
-            reason = reason or wrong
-        else:
-            loops[name], functions[name] = one, with_rule(one)
-    if "in the loop" not in loops and loops:  # a law of the batch is broken, or rounding explodes
-        return None, reason
-    return (FastestLoops(loops, functions) if loops else None), reason
+    loops = {name: TracedLoops(cell, name) for name in FORMS}
+    functions = {name: with_rule(one) for name, one in loops.items()}
+    forms = FastestLoops(Run(Subject(cell), 0, ("float64",)), loops, functions)
+    reason = forms.refused(first)
+    return (None if reason else forms), reason
 
 
 def _differs(run: Run, loops: TracedLoops, masks: Sequence[str]) -> str:

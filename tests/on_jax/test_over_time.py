@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bpttcheck.on_jax.over_time import Steps
+from bpttcheck.on_jax.over_time import Steps, in_chunks, joined, over_chunks
 from bpttcheck.on_jax.partition import EquationGraph
 
 T, B, N, K = 4, 3, 2, 5
@@ -58,3 +58,24 @@ def test_sums_over_any_axes(x64, axes):
     steps = Steps(graph, {}, graph.inputs, {graph.inputs[0]: array}, T)
     found = steps.stacked(graph.outputs[0])
     np.testing.assert_allclose(found, array.sum(tuple(a + 1 for a in axes)), atol=1e-12)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("steps", "shape"),
+    [(0, (1, 0)), (1, (1, 1)), (2, (2, 1)), (5, (2, 2)), (12, (3, 4)), (13, (3, 4))],
+)
+def test_chunks_are_walked_in_order_and_joined(x64, steps, shape, reverse):
+    array = jnp.arange(2.0 * steps).reshape(steps, 2)
+
+    def sums(part):
+        return jnp.cumsum(part[::-1], 0)[::-1] if reverse else jnp.cumsum(part, 0)
+
+    def one(carry, part):
+        return carry + part.sum(0), carry + sums(part)
+
+    parts = in_chunks(array, 4)
+    carry, found = over_chunks(one, jnp.zeros(2), parts, reverse=reverse)
+    np.testing.assert_array_equal(joined(found), sums(array))
+    np.testing.assert_array_equal(carry, array.sum(0))
+    assert parts[-1].shape[:2] == shape

@@ -58,7 +58,22 @@ def test_gradients_are_those_of_the_code_in_numpy(kit, x64, name):
 @pytest.mark.parametrize("name", OWN)
 def test_the_forms_that_a_cell_has(name):
     forms, _ = forms_of(OWN[name](), with_rule)
-    assert set(forms.functions) == set(FORMS)
+    assert [forms.refused(form) for form in FORMS] == [""] * len(FORMS)
+
+
+def test_a_form_that_is_wrong_is_refused_and_the_next_is_taken(kit, monkeypatch):
+    back = TracedLoops.backward
+
+    def backward(self, tape, d_ys, d_state_T):
+        d_params, d_xs, d_state0 = back(self, tape, d_ys, d_state_T)
+        return d_params, d_xs * (1 if self.form == "in the loop" else 1.001), d_state0
+
+    monkeypatch.setattr(TracedLoops, "backward", backward)
+    cell = OWN["leaky"]()
+    forms, _ = forms_of(cell, with_rule)
+    found = forms.function(*kit.problem(cell, dtype=np.float32).arguments, None)
+    assert found is forms.functions["in the loop"]
+    assert "d_xs is not that of the code in NumPy" in forms.refused("hoisted")
 
 
 def test_float32_jit_vmap_and_no_steps_without_64_bits(kit):
@@ -115,6 +130,27 @@ def test_what_reads_no_state_is_in_no_loop(kit, x64, form, forward, backward):
     cell = load(EXAMPLES / "gallery/mingru.py", "MinGRU")
     arguments = kit.problem(cell).arguments
     assert products_in_loops(layer(cell, form=form), arguments) == [forward, backward]
+
+
+@pytest.mark.parametrize("form", [form for form, how in FORMS.items() if how.chunk])
+@pytest.mark.parametrize("name", ["leaky", "clockwork"])
+def test_chunks_and_left_over_steps_give_the_gradients_of_the_whole(kit, x64, name, form):
+    cell = OWN[name]()
+    problem = kit.problem(cell, T=2 * FORMS[form].chunk + 3, masked=True)
+    if name == "clockwork":  # a counter is carried from chunk to chunk
+        assert any(leaf.dtype.kind == "i" for leaf in jax.tree.leaves(problem.arguments[2]))
+    kit.assert_equal(
+        kit.pull_back(layer(cell, form=form), problem),
+        kit.pull_back(layer(cell, form="host"), problem),
+    )
+
+
+def test_a_form_that_recomputes_chunks_keeps_only_the_states_before_them(kit, x64):
+    cell, form = OWN["leaky"](), "deferred, chunks recomputed"
+    params, xs, state0 = kit.problem(cell, T=3 * FORMS[form].chunk).arguments
+    _, _, tape = TracedLoops(cell, form).forward(params, jnp.asarray(xs), state0, None)
+    assert [len(start[0]) for start in tape.starts] == [3]
+    assert len(tape.stacked) == 1  # the inputs
 
 
 class MeanOverTheBatch(cells.Elman):
@@ -183,5 +219,5 @@ def test_a_form_that_takes_far_more_memory_is_not_measured(kit, monkeypatch):
     monkeypatch.setattr(traced, "_MOST_BYTES", 0)
     loops = {form: TracedLoops(cell, form) for form in sizes}
     arguments = (*kit.problem(cell, dtype=np.float32).arguments, None)
-    FastestLoops(loops, dict(loops)).function(*arguments)
+    FastestLoops(None, loops, dict(loops), reasons={"in the loop": ""}).function(*arguments)
     assert set(ran) == {"in the loop"}
