@@ -47,6 +47,7 @@ def environment(
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": processors(),
+        "processors": os.cpu_count(),
         "load_average": UNKNOWN if load is None else load,
         "jax_device": str(jax.devices("cpu")[0].device_kind),
         "blas": _blas(),
@@ -65,14 +66,17 @@ def warnings(found: dict[str, Any]) -> list[str]:
         for name, value in found.get("variables", {}).items()
         if name in ("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "MKL_ENABLE_INSTRUCTIONS")
     ]
-    load, cores = found.get("load_average"), found.get("cores")
+    load, cores = found.get("load_average"), found.get("processors", found.get("cores"))
     known = isinstance(load, list) and isinstance(cores, int)
     told = busy(cast("list[float]", load), cast("int", cores)) if known else ""
     return [*said, *([f"the machine was busy before the run: {told}"] if told else [])]
 
 
 def busy(load: list[float] | None, cores: int) -> str:
-    """``load 1.4 on 2 cores`` where more than half of the cores were busy, else ``""``."""
+    """``load 1.4 on 2 cores`` where more than half of the cores were busy, else ``""``.
+
+    The load is that of the whole machine.
+    """
     if not load or load[0] <= 0.5 * cores:
         return ""
     return f"load {load[0]:.1f} on {cores} {'core' if cores == 1 else 'cores'}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ def measure(
             points.append(point)
             curves += [] if curve is None else [curve]
     found, name = summaries(points), subject.name.removesuffix("()")
-    busy = machine.busy(plan.load, machine.processors())
+    busy = machine.busy(plan.load, os.cpu_count() or 1)
     return SubjectBenchmark(
         target=target,
         name=name,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 _DEFAULT = ("elman", "lstm", "gru_reset_after")
 _ROUNDS, _QUICK_ROUNDS, _BAR = 15, 5, 20
+_THREADS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+)  # fmt: skip
 
 # Click takes the first character for "do not wrap what follows".
 _EXIT_CODES = """\b
@@ -49,6 +55,10 @@ Exit codes:
     type=click.IntRange(3),
     help=f"Paired rounds, at the least (default {_ROUNDS}); short ones are five times as many.",
 )
+@click.option(
+    "--cores", default="1", metavar="N|all",
+    help="Run on so many cores, each library with so many threads (default 1).",
+)  # fmt: skip
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(".bpttcheck/bench"),
     metavar="DIR", help="Where to write (default .bpttcheck/bench).",
@@ -76,6 +86,7 @@ def bench(
     sizes: Sequence[str],
     dtypes: Sequence[str],
     rounds: int | None,
+    cores: str,
     out: Path,
     compare: str | None,
     history: Path | None,
@@ -87,7 +98,8 @@ def bench(
 
     A TARGET is what `bpttcheck verify` takes; without any: elman, lstm and gru_reset_after.
     Gradients are compared first: a wrong one is not timed. report.json, summary.md, index.html and
-    plots are written to DIR. Nothing else should run on the machine meanwhile.
+    plots are written to DIR. Nothing else should run on the machine meanwhile. On one core every
+    library has one thread, which makes figures comparable; `--cores all` shows what threads bring.
 
     With --compare BASE the hand-written forms of the working tree and of the revision are timed in
     processes of their own, one thread each, in turns: "now over BASE: 0.97x (0.95 to 0.99)". The
@@ -96,6 +108,10 @@ def bench(
     Of functions (FILE.py:FORWARD+BACKWARD with --signature), T and B are the sizes of its time and
     batch axes, N and H those of its first two other letters.
     """
+    if cores != "all" and not (cores.isdecimal() and int(cores)):
+        raise click.UsageError(f"--cores {cores!r}, expected a number of at least 1, or 'all'")
+    ctx.with_resource(_on_cores(None if cores == "all" else int(cores)))
+
     from bpttcheck.bench.machine import load_average
     from bpttcheck.bench.measure import Plan
     from bpttcheck.bench.report.compare import compare as compare_with
@@ -148,6 +164,27 @@ def bench(
         if not quiet:
             click.echo(f"written: {written}", err=True)
     ctx.exit(code)
+
+
+@contextmanager
+def _on_cores(count: int | None) -> Generator[None]:
+    """So many cores, and as many threads for each library that is loaded inside.
+
+    Libraries count both when they are imported: where NumPy is there already nothing is changed.
+    """
+    if count is None or "numpy" in sys.modules:
+        yield
+        return
+    for name in _THREADS:
+        os.environ.setdefault(name, str(count))
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if before is not None:
+        os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.sched_setaffinity(0, before)
 
 
 def _measure(

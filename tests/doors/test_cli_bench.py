@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,3 +165,36 @@ def test_functions_are_timed_by_their_letters(cli, tmp_path, monkeypatch, target
     (point,) = json.loads(done.stdout)["subjects"][0]["points"]
     assert {one["form"] for one in point["timings"]} >= {"numpy", "jax"}
     assert point["size"]["letters"].split() in (["T=4", "V=3", "D=5"], ["N=3", "D=5", "H=7"])
+
+
+IN_A_NEW_PROCESS = """
+import os
+from bpttcheck.cli.bench import _on_cores
+cores = lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+before = cores()
+with _on_cores({count}):
+    print(cores(), os.environ.get("OMP_NUM_THREADS"), os.environ.get("OPENBLAS_NUM_THREADS"))
+    import numpy
+assert cores() == before
+"""
+
+
+@pytest.mark.parametrize(("count", "given", "said"), [
+    (1, {}, "1 1 1"), (1, {"OMP_NUM_THREADS": "7"}, "1 7 1"), (None, {}, "{all} None None"),
+])  # fmt: skip
+def test_libraries_that_are_loaded_have_one_thread(
+    count: int | None, given: dict[str, str], said: str
+) -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_NEW_PROCESS.format(count=count)],
+        env={**clean, **given}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    assert done.stdout.strip() == said.format(all=cores)
+
+
+def test_a_number_of_cores_that_is_none_is_refused(cli: Cli) -> None:
+    result = cli("bench", "elman", "--cores", "0")
+    assert result.exit_code == 2
+    assert "--cores '0', expected a number of at least 1, or 'all'" in result.output
