@@ -292,7 +292,8 @@ def to_tensor(array: Any) -> Any:
         slice(0, 1) if stride == 0 and size > 1 else slice(None)
         for stride, size in zip(whole.strides, whole.shape, strict=True)
     )
-    return torch.from_numpy(whole[single].copy(order="K")).expand(whole.shape)
+    # Ellipsis: of an array without axes it is an array as well, and no scalar.
+    return torch.from_numpy(whole[(*single, ...)].copy(order="K")).expand(whole.shape)
 
 
 def _carries_gradient(tensor: Any) -> bool:

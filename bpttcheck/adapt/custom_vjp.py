@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,8 +141,13 @@ class Decorated:
         """True if its rule is one of forward mode, that of a ``jax.custom_jvp`` function."""
         return not callable(getattr(self.function, "defvjp", None))
 
-    def require_rule(self, f: object) -> None:
-        """Refuse a function whose rule is missing or has arguments that are not bound."""
+    def require_rule(self, f: object, static: Collection[str] | None = None) -> None:
+        """Refuse a function whose rule is missing or has arguments that are not bound.
+
+        Args:
+            f: the function, for messages.
+            static: the constants of its signature; None: it is called as a cell's step.
+        """
         rule, how = ("jvp", "f.defjvp(rule)") if self.is_forward else ("bwd", "f.defvjp(fwd, bwd)")
         if getattr(self.function, rule, self) is None:
             raise ContractError(
@@ -150,17 +155,22 @@ class Decorated:
                 item="f",
             )
         signature = signature_of(self.function.fun)
-        static = getattr(self.function, "nondiff_argnums", ())
-        if signature is None or not static:
+        constants = getattr(self.function, "nondiff_argnums", ())
+        if signature is None or not constants:
             return
         names = list(signature.parameters)
         bound = self._names_bound(signature)
-        missing = [names[i] for i in static if names[i] not in bound]
+        missing = [names[i] for i in constants if names[i] not in bound | {*(static or ())}]
         if missing:
+            remedy = (
+                "place them before params in the signature and bind them with"
+                " functools.partial(f, value)"
+                if static is None
+                else f"give each its value in the signature, under its name: '{missing[0]} = True'"
+            )
             raise ContractError(
-                f"{given('f', f)} has the arguments {missing} that are not differentiated "
-                "(nondiff_argnums), expected none; place them before params in the signature and "
-                "bind them with functools.partial(f, value)",
+                f"{given('f', f)} has the arguments {missing} that are not differentiated"
+                f" (nondiff_argnums), expected none; {remedy}",
                 item="f",
             )
 

@@ -78,7 +78,8 @@ class Available:
         """
         cotangents, extras = self.cotangents, self.extras
         if receives == (CACHE, ALL):
-            return Call([*extras.values(), *cotangents.values()], {})
+            # The cache is what the signature does not name; opaque outputs stand before it.
+            return Call([*[*extras.values()][-1:], *cotangents.values()], {})
         required, optional = (receives, ()) if receives else parameters(backward)
         keywords = _keyword_only(backward)
         given: set[str] = set()

@@ -17,7 +17,7 @@ import numpy as np
 
 from bpttcheck.adapt.arguments import given, name_of
 from bpttcheck.adapt.autograd_function import to_tensor
-from bpttcheck.adapt.function import Function, flat_inputs, letters_of
+from bpttcheck.adapt.function import Function, flat_inputs
 from bpttcheck.adapt.functions import from_vjp
 from bpttcheck.adapt.received import ALL, CACHE
 from bpttcheck.adapt.second_order import Backward, of_second_order, require_order
@@ -30,6 +30,7 @@ from bpttcheck.adapt.torch_gradients import (
     require_plain,
     to_array,
 )
+from bpttcheck.adapt.torch_module import aliases_of, with_parameters
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined
 from bpttcheck.signature import Signature
@@ -135,7 +136,7 @@ def from_torch(
         raise ContractError(
             f"signature={signature!r} names no outputs: write '... -> h: N T H'", item="signature"
         )
-    text = _with_parameters(signature, function) if isinstance(function, Module) else signature
+    text = with_parameters(signature, function) if isinstance(function, Module) else signature
     names = [item.name for item in Signature.parse(text).inputs]
     outputs = [item.name for item in Signature.parse(text).outputs]
     program = _program(function, names, outputs, _require_device(device))
@@ -233,7 +234,7 @@ class _Program:
 def _program(
     function: Any, names: Sequence[str], outputs: Sequence[str], device: Any = "cpu"
 ) -> _Program:
-    aliases = _aliases(function) if hasattr(function, "named_parameters") else {}
+    aliases = aliases_of(function) if hasattr(function, "named_parameters") else {}
     unknown = [alias for alias in aliases if alias not in names]
     if unknown:
         raise ContractError(
@@ -242,42 +243,6 @@ def _program(
             item="reference",
         )
     return _Program(function, names, outputs, aliases, device)
-
-
-def _aliases(module: Any) -> dict[str, str]:
-    """Parameter as a signature can write it -> its name."""
-    found: dict[str, str] = {}
-    for key, _ in module.named_parameters():
-        alias = key.replace(".", "_")
-        alias = f"_{alias}" if alias[0].isdigit() else alias
-        if alias in found:
-            raise ContractError(
-                f"the parameters {found[alias]!r} and {key!r} would both be called {alias!r}: "
-                "rename one of them",
-                item="function",
-            )
-        found[alias] = key
-    return found
-
-
-def _with_parameters(text: str, module: Any) -> str:
-    """The signature with the parameters that it does not name, and the sizes that they fix."""
-    parsed = Signature.parse(text)
-    inputs, arrow, rest = text.partition("->")
-    outputs, where, limits = rest.partition(" where ")
-    named = {item.name for item in parsed.inputs}
-    shapes = {alias: tuple(module.get_parameter(key).shape)
-              for alias, key in _aliases(module).items()}  # fmt: skip
-    added = [
-        f"{alias}: {' '.join(map(str, shape))}"
-        for alias, shape in shapes.items()
-        if alias not in named
-    ]
-    letters = letters_of(parsed, {a: shape for a, shape in shapes.items() if a in named})
-    fixed = [f"{x} in {size}" for x, size in letters.items() if x not in parsed.allowed]
-    body = ", ".join([inputs.strip(), *added])
-    limits = ", ".join([*([limits.strip()] if where else []), *fixed])
-    return f"{body} {arrow} {outputs.strip()}{f' where {limits}' if limits else ''}"
 
 
 def _forward(program: _Program, *arguments: Any) -> tuple[Any, ...]:

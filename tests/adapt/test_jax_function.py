@@ -341,6 +341,10 @@ def test_structures_constants_and_integers_are_handed_on():
     text = "tokens: N < V, weights: {E: V H} -> y: N H"
     report = checked(from_jax(functools.partial(step, 3), text), require=["jax"])
     assert report.passed, str(report)
+    report = checked(from_jax(step, f"power = 3, {text}"), require=["jax"])
+    assert report.passed, str(report)
+    with pytest.raises(ContractError, match="in the signature, under its name: 'power = True'"):
+        from_jax(step, f"p = 3, {text}")
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,55 @@ def test_the_parameters_of_a_module_are_inputs_by_their_names(function):
     assert [f.block for f in report.findings] == ([] if report.passed else ["d_inner_weight"])
 
 
+class Residual(torch.nn.Module):
+    """Runs where the last axis of x has the size of its weight, and there alone."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(3 * width, width))
+
+    def forward(self, x, h):
+        a, b, c = (x @ self.weight.T).chunk(3, -1)
+        return torch.tanh(a * b) + c * h
+
+
+def test_sizes_that_the_parameters_of_a_module_fix_are_found_out():
+    text = "x: N T H, h: N 1 1 -> y: N T H"
+    subject = from_torch(Residual(4), text)
+    assert subject.signature.allowed == {"H": (4,)}
+    assert checked(subject).passed
+    assert from_torch(Residual(4), f"{text} where H in 4").signature.allowed == {"H": (4,)}
+    either = from_torch(Residual(4), "x: N T D, h: N 1 H -> y: N T H").signature.allowed
+    assert either == {"D": (4,), "H": (4,)}
+    scales = torch.nn.Module()
+    scales.weight = torch.nn.Parameter(torch.ones(()))
+    scales.forward = lambda x: torch.tanh(x)
+    assert from_torch(scales, "x: N H -> y: N H").signature.allowed == {}
+
+
+class Loss(Function):
+    """A sum of squares, with a count that carries no gradient and whose axes nobody names."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        many = (x > 0).sum(0)
+        ctx.mark_non_differentiable(many)
+        return (x**2).sum(), many
+
+    @staticmethod
+    def backward(ctx, d, _):
+        return 2 * d * ctx.saved_tensors[0]
+
+
+def test_a_loss_that_is_one_number_and_outputs_that_are_not_compared():
+    report = checked(
+        from_torch(Loss.apply, "x: N H -> loss:, many"), ("contract", "arguments", "vjp")
+    )
+    assert report.passed, str(report)
+    assert not report.remarks
+
+
 def test_structures_tokens_and_constants_are_handed_on():
     def function(tokens, weights, state, steps):
         h, c = state

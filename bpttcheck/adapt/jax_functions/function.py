@@ -206,13 +206,14 @@ def from_jax(
     for what, one in (("function", function), ("primal", primal)):
         if isinstance(one, type) or not (callable(one) or (what == "primal" and one is None)):
             raise ContractError(f"{given(what, one)}, expected a function of arrays", item=what)
-    if not Signature.parse(signature, batch=batch, time=time).outputs:
+    parsed = Signature.parse(signature, batch=batch, time=time)
+    if not parsed.outputs:
         raise ContractError(
             f"signature={signature!r} names no outputs: write '... -> h: N T H'", item="signature"
         )
     found = decorated(function)
     if found is not None:
-        found.require_rule(function)
+        found.require_rule(function, [x.name for x in parsed.leaves if x.kind == "constant"])
     rule = function if found is None else found.rule
     inner = decorated(primal) if primal is not None else found
     plain = (primal or function) if inner is None else inner.primal
