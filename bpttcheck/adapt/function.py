@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.adapt.received import Available, is_cache, parameters
+from bpttcheck.adapt.received import Available, is_cache, keyword_only, parameters
 from bpttcheck.adapt.returned import match, opened
 from bpttcheck.contract import Array
 from bpttcheck.errors import ContractError
@@ -117,10 +117,12 @@ class Function:
         """``(outputs, (), tape)``, with all outputs in one row ``(1, 1, M)``."""
         sizes = self.letters(params)
         arguments = self.signature.build(params, sizes)
-        handed = [a for item, a in zip(self.signature.inputs, arguments, strict=True)
-                  if item.name not in self.held]  # fmt: skip
+        by_name = {item.name: a for item, a in zip(self.signature.inputs, arguments, strict=True)
+                   if item.name not in self.held}  # fmt: skip
+        named = {name: by_name.pop(name) for name in keyword_only(self.forward_function)
+                 if name in by_name}  # fmt: skip
         with self.outside(self._held(arguments)):
-            result = self.forward_function(*handed)
+            result = self.forward_function(*by_name.values(), **named)
         outputs, extras = self._split(result, sizes)
         flat = [np.reshape(value, (-1,)) for value in outputs.values()]
         row = np.reshape(np.concatenate(flat) if len(flat) > 1 else flat[0], (1, 1, -1))

@@ -81,7 +81,7 @@ class Available:
             # The cache is what the signature does not name; opaque outputs stand before it.
             return Call([*[*extras.values()][-1:], *cotangents.values()], {})
         required, optional = (receives, ()) if receives else parameters(backward)
-        keywords = _keyword_only(backward)
+        keywords = keyword_only(backward)
         given: set[str] = set()
         found = [self._meant(name, given) for name in required]
         meant = [one[0] for one in found if one is not None]
@@ -150,7 +150,7 @@ def parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str
     positional = [p for p in known if p.kind in places]
     required = tuple(p.name for p in positional if p.default is p.empty)
     optional = tuple(p.name for p in positional if p.default is not p.empty)
-    return (*required, *_keyword_only(function)), optional
+    return (*required, *keyword_only(function)), optional
 
 
 def is_cache(name: str) -> bool:
@@ -159,7 +159,7 @@ def is_cache(name: str) -> bool:
     return name.lower() in _CACHES or words[-1] in _CACHES or words[0] in _CACHES
 
 
-def _keyword_only(function: Callable[..., Any]) -> tuple[str, ...]:
+def keyword_only(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of the required parameters that are no positions."""
     known = _parameters(function)
     return tuple(p.name for p in known if p.kind is p.KEYWORD_ONLY and p.default is p.empty)

@@ -168,7 +168,8 @@ def _pages() -> dict[str, str]:
 
 def _words() -> dict[str, str]:
     """Every word and its meaning; regimes have theirs where they are drawn."""
-    from bpttcheck.problems.problem import REGIMES
+    from bpttcheck.problems.problem import REGIMES, REGIMES_OF_FUNCTIONS
 
-    regimes = {name: f"A regime of cases: {text}." for name, text in REGIMES.items()}
+    every = REGIMES | REGIMES_OF_FUNCTIONS
+    regimes = {name: f"A regime of cases: {text}." for name, text in every.items()}
     return {word: textwrap.fill(text, 96) for word, text in {**_WORDS, **regimes}.items()}

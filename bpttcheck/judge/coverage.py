@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.judge.run import Run
-from bpttcheck.problems.function_cases import GIVEN
 from bpttcheck.problems.large import FIRST
+from bpttcheck.problems.problem import GIVEN, NEAR_GIVEN
 from bpttcheck.results.records import Case
 from bpttcheck.signature import Signature
 from bpttcheck.subject.filled import unfilled
@@ -122,6 +122,10 @@ def _hidden_of_function(cases: Sequence[Case], signature: Signature) -> tuple[st
     """Letters that had one size alone or small ones only, and what no value could show."""
     if all(case.regime == GIVEN for case in cases):
         return ("judged at the given arguments alone: what other sizes or values do cannot show",)
+    if all(case.regime in (GIVEN, NEAR_GIVEN) for case in cases):
+        return (
+            "judged within 5 % of the given arguments: what other sizes or values do cannot show",
+        )
     told: list[str] = []
     sizes = [dict(case.letters) for case in cases if case.letters]
     for letter in signature.letters if sizes else ():

@@ -29,8 +29,8 @@ from bpttcheck.problems.cases import (
 )
 from bpttcheck.problems.function_rows import draw_lengths
 from bpttcheck.problems.preconditions import Preconditions
-from bpttcheck.problems.problem import FEW, Problem, Template, nearest
-from bpttcheck.problems.values import FREE, Values
+from bpttcheck.problems.problem import FEW, GIVEN, NEAR_GIVEN, Problem, Template, nearest
+from bpttcheck.problems.values import FREE, NATURAL, Values
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.signature import Leaf, Signature
 from bpttcheck.subject.filled import filled, unfilled
@@ -42,8 +42,13 @@ from bpttcheck.subject.user_code import call
 _SHAPES = ((3, 3, 2, 5), (2, 2, 4, 4), (4, 2, 5, 3), (1, 1, 1, 1))
 _LONG = 35
 _LONGEST, _MOST_ROWS, _WIDEST = 513, 300, 256
-GIVEN = "given"
-"""The regime of arguments that the user handed in."""
+_ABOUT = 0.05
+
+# What these choose are cotangents, or lengths: values near given ones may be all of them.
+_OF_COTANGENTS = (
+    "ordinary", "long", "large_cotangents", "tiny_gradients", "one_sign", "silent_outputs",
+    NEAR_GIVEN,
+)  # fmt: skip
 
 
 class FunctionCases(Cases):
@@ -162,6 +167,9 @@ def build_function(subject: Subject, case: Case, stream: int, freedom: str) -> P
         ContractError: if the subject's own code fails on the way.
     """
     function, signature = unfilled(subject.target), subject.traits.signature
+    is_near = bool(function.points) and (freedom == NATURAL or case.regime == NEAR_GIVEN)
+    if is_near and case.regime not in (*_OF_COTANGENTS, GIVEN):
+        case = replace(case, regime=NEAR_GIVEN)
     rng = generator(case.seed, max(case.index, 0) + (case.index < 0) * 10**6, stream)
     dtype = np.dtype(case.dtype)
     sizes = letters(signature, case)
@@ -183,6 +191,9 @@ def build_function(subject: Subject, case: Case, stream: int, freedom: str) -> P
             for name, leaf in signature.expanded(sizes)
             if leaf.kind != "constant"
         }
+        if is_near:
+            given = function.points[turn_of(case) % len(function.points)]
+            params |= _near(given, params, values)
     nothing = np.zeros((1, 1, 0), dtype)
     _, _, tape = call("forward", function.forward, params, nothing, ())
     outputs = dict(signature.expanded_outputs(sizes))
@@ -197,6 +208,21 @@ def build_function(subject: Subject, case: Case, stream: int, freedom: str) -> P
     return problem
 
 
+def _near(given: Mapping[str, Any], drawn: Mapping[str, Any], values: Values) -> dict[str, Any]:
+    """Values about those of a given point, where the shapes are the same.
+
+    A function that does not live with any number lives with these.
+    """
+    rng, dtype = values.rng, np.dtype(values.case.dtype)
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in drawn and np.shape(drawn[name]) == value.shape:
+            moved = value * (1 + _ABOUT * rng.uniform(-1, 1, value.shape))
+            near = values.within(name, moved).astype(dtype) if is_float(value) else value
+            found[name] = np.array(near)
+    return found
+
+
 def _value(
     signature: Signature, name: str, leaf: Leaf, sizes: Mapping[str, int], values: Values
 ) -> Any:
@@ -205,9 +231,9 @@ def _value(
     if leaf.kind in ("packs", "offsets", "within"):
         return draw_lengths(leaf, sizes, rng)
     if leaf.kind == "int":
-        return rng.integers(0, leaf.below.at(sizes), shape)
+        return values.within(name, rng.integers(0, leaf.below.at(sizes), shape))
     if leaf.kind == "bool":
-        return rng.random(shape) < 0.75
+        return values.within(name, rng.random(shape) < 0.75)
     time, batch = leaf.axis(signature.time), leaf.axis(signature.batch)
     if time is None and batch is None:
         fan_in = shape[-1] if len(shape) > 1 else 1

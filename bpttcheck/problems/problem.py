@@ -40,6 +40,12 @@ REGIMES = {
     "overflowing": "parameters times 1000: exponentials overflow",
 }
 
+GIVEN, NEAR_GIVEN = "given", "near_given"
+REGIMES_OF_FUNCTIONS = {
+    GIVEN: "the arguments that were handed in, args= or at=, as they are",
+    NEAR_GIVEN: "values within 5 % of those that were handed in, the only ones that the code takes",
+}
+
 # Cases that share two compiled shapes: a short run then compiles three programs and not five.
 FEW = 20
 MASKS = ("none", "lengths", "holes", "empty_rows")

@@ -295,10 +295,13 @@ class Values:
         if allowed is None or isinstance(allowed, str):
             return values
         if callable(allowed):
-            return np.asarray(allowed(self.rng, values))
+            return np.asarray(allowed(self.rng, values)).astype(values.dtype)
         low, high = (float(end) for end in allowed)
         outside = (values <= low) | (values >= high)
         low, high = max(low, -1e3), min(high, 1e3)
+        if not is_float(values):
+            least, above = int(np.floor(low)) + 1, int(np.ceil(high))
+            return np.where(outside, self.rng.integers(least, above, values.shape), values)
         return np.where(outside, self.rng.uniform(low, high, values.shape), values)
 
 

@@ -326,6 +326,67 @@ def test_code_that_does_not_fit_its_signature_is_an_error_that_shows_both(subjec
         gradients(subject, params)
 
 
+def by_keywords(x, *, W, scale=2.0):
+    return scale * np.tanh(x @ W), (x, W)
+
+
+def by_keywords_vjp(d_y, *, cache, scale=2.0):
+    x, W = cache
+    d = scale * d_y * (1 - np.tanh(x @ W) ** 2)
+    return d @ W.T, x.T @ d
+
+
+def test_keyword_only_arguments_are_handed_in_by_their_names():
+    report = bpttcheck.check_vjp(
+        by_keywords, by_keywords_vjp, "x: N D, W: D H -> y: N H", examples=4, checks=["vjp"]
+    )
+    assert report.passed
+
+
+def stationary(theta, r):
+    """Runs for a sum of two rates below one alone, as they are fitted."""
+    alpha, beta = theta
+    rest = 1 - alpha - beta
+    d_log = 0.5 / rest * (1 - np.sum(r**2) * rest)
+    return np.sum(r**2) * rest / 2 - 0.5 * np.log(rest), np.array([d_log, d_log])
+
+
+def test_values_are_drawn_near_given_ones_where_a_function_takes_no_others():
+    given = (np.array([0.4, 0.55]), np.array([0.3, -1.2, 0.8]))
+    report = bpttcheck.check_grad(
+        stationary, args=given, returns="loss, dtheta", examples=40, checks=["vjp", "arguments"],
+        raises=False,
+    )  # fmt: skip
+    assert report.passed, str(report)
+    regimes = report.regimes
+    assert regimes["near_given"] > 5
+    wrong = bpttcheck.check_grad(
+        lambda theta, r: (stationary(theta, r)[0], np.array([1.0, 0.0]) * stationary(theta, r)[1]),
+        args=given, returns="loss, dtheta", examples=40, checks=["vjp"], raises=False,
+    )  # fmt: skip
+    assert not wrong.passed
+
+
+def test_the_domain_of_integers_is_kept():
+    def loss(rows, order):
+        assert sorted(order) == list(range(len(order)))
+        weights = np.arange(1.0, len(order) + 1)
+        total = np.sum(weights[:, None] * np.sin(rows[order]))
+        d = np.zeros_like(rows)
+        d[order] = weights[:, None] * np.cos(rows[order])
+        return total, d
+
+    options = {"returns": "loss, d_rows", "examples": 6, "checks": ["vjp"], "raises": False}
+    text = "rows: T D, order: T < T"
+    drawn = {"order": lambda rng, order: rng.permutation(len(order))}
+    assert bpttcheck.check_grad(loss, text, domain=drawn, **options).passed
+    within = bpttcheck.check_grad(
+        lambda x, n: (np.sum(x) / n, np.full_like(x, 1 / n) if 1 < n < 4 else np.nan * x),
+        "x: D, n: < 9", domain={"n": (1, 4)}, **{**options, "returns": "loss, d_x"},
+    )  # fmt: skip
+    assert within.passed, str(within)
+
+
 def test_a_function_of_integers_alone_has_no_gradient():
     with pytest.raises(ContractError, match="no input is a float array, so there is no gradient"):
         bpttcheck.check_vjp(lambda t: t, lambda d: d, "tokens: T < V -> y: T")

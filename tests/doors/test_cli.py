@@ -16,7 +16,7 @@ import bpttcheck
 from bpttcheck import cells
 from bpttcheck.activations import ACTIVATIONS
 from bpttcheck.cells import BUILTINS
-from bpttcheck.problems.problem import MASKS, REGIMES
+from bpttcheck.problems.problem import MASKS, REGIMES, REGIMES_OF_FUNCTIONS
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks import CHECKS, names_for
 
@@ -194,6 +194,7 @@ def test_a_diagnosis_can_be_explained_by_its_code(cli: Cli) -> None:
     "word",
     [
         *REGIMES,
+        *REGIMES_OF_FUNCTIONS,
         *MASKS,
         "largest",
         "visible",
