@@ -344,11 +344,12 @@ def test_keyword_only_arguments_are_handed_in_by_their_names():
 
 
 def stationary(theta, r):
-    """Runs for a sum of two rates below one alone, as they are fitted."""
+    """Takes positive rates whose sum is below one alone, as they are fitted."""
     alpha, beta = theta
     rest = 1 - alpha - beta
-    d_log = 0.5 / rest * (1 - np.sum(r**2) * rest)
-    return np.sum(r**2) * rest / 2 - 0.5 * np.log(rest), np.array([d_log, d_log])
+    loss = np.sum(r**2) * rest / 2 - 0.5 * np.log(rest * alpha) - np.log(beta) / 2
+    d = 0.5 / rest - np.sum(r**2) / 2
+    return loss + 0 * np.log(alpha), np.array([d - 0.5 / alpha, d - 0.5 / beta])
 
 
 def test_values_are_drawn_near_given_ones_where_a_function_takes_no_others():
