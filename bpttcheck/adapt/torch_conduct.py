@@ -56,8 +56,13 @@ def require_conduct(
             )
             for k, name in enumerate(graph.names)
         ]
-        way = "summed over losses of one output each"
-        _require_equal(_summed(parts), whole, graph.labels, way, function)
+        for place, label in enumerate(graph.labels):
+            none = [n for n, part in zip(graph.names, parts, strict=True) if part[place] is None]
+            way = "summed over losses of one output each"
+            if none and whole[place] is not None:
+                way += f" (it is None where {' or '.join(none)} alone takes part in the loss)"
+            summed = _summed([part[place : place + 1] for part in parts])
+            _require_equal(summed, whole[place : place + 1], [label], way, function)
     way = "for a cotangent that is expanded, as that of `sum(0)` is"
     ones = _with_ones(build(None), expanded=False).gradients(everything)
     loose = _with_ones(build(None), expanded=True)

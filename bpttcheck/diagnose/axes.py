@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -248,6 +248,17 @@ _TRAITS: tuple[tuple[str, Callable[[Case], object]], ...] = (
 )
 
 
+def _is_below(size: object, other: object) -> bool:
+    return isinstance(size, int) and isinstance(other, int) and size < other
+
+
+def _traits(case: Case) -> Sequence[tuple[str, Callable[[Case], object]]]:
+    """What may tell sizes apart; those of a function are its letters."""
+    return _TRAITS if not case.letters else [
+        (letter, lambda c, letter=letter: dict(c.letters).get(letter)) for letter, _ in case.letters
+    ]  # fmt: skip
+
+
 def _fit_one_size(evidence: Evidence) -> Diagnosis | None:
     """One size separates the wrong cases from the right ones."""
     wrong, right = evidence.wrong_cases(), evidence.right_cases()
@@ -255,13 +266,15 @@ def _fit_one_size(evidence: Evidence) -> Diagnosis | None:
         return None
     if all(case.regime == "long" for case in wrong):
         return None  # long sequences have one width: their length is an equal explanation
-    for name, trait in _TRAITS:
+    for name, trait in _traits(wrong[0]):
         values = {trait(case) for case in wrong}
         value = next(iter(values))
         others = {trait(case) for case in right}
         if len(values) > 1 or value is None or value in others:
             continue
         said = name if value is True else f"{name} = {value}"
+        if value is not True and all(_is_below(other, value) for other in others):
+            said += ", the largest that was judged"
         return diagnosis(
             "one-size", f"{evidence.block} is wrong only where {said}", 0.0,
             wrong=len(wrong), right=len(right),

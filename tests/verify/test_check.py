@@ -371,7 +371,7 @@ def test_a_gradient_beyond_the_range_of_the_dtype_is_nobodys_mistake():
 
 
 class CompensatedSum(Elman):
-    """Its state is a sum and what rounding took of it: a number that is rounding and nothing else."""
+    """Its state is a sum and what rounding took of it: rounding and nothing else."""
 
     def initial_state(self, params, batch_size):
         zeros = super().initial_state(params, batch_size)
@@ -394,5 +394,7 @@ class CompensatedSum(Elman):
 
 @pytest.mark.parametrize("seed", [3])
 def test_results_that_are_equal_bit_by_bit_are_judged_though_they_are_noise(seed):
-    report = bpttcheck.check(CompensatedSum(), checks=["masking"], examples=60, seed=seed, raises=False)
+    report = bpttcheck.check(
+        CompensatedSum(), checks=["masking"], examples=60, seed=seed, raises=False
+    )
     assert report.verdict is Verdict.PASSED, str(report)

@@ -153,6 +153,7 @@ def told(code, wrong, right, block="d_params['W']", kind="layer", examples=()):
     return found and found.sentence
 
 
+LARGEST = ", the largest that was judged"
 SQUARE, WIDE = {"n_in": 3, "n_hidden": 3}, {"n_in": 2, "n_hidden": 5}
 
 
@@ -161,8 +162,9 @@ SQUARE, WIDE = {"n_in": 3, "n_hidden": 3}, {"n_in": 2, "n_hidden": 5}
     [
         ([SQUARE, {"n_in": 4, "n_hidden": 4}], [WIDE] * 5, "n_in == n_hidden"),
         ([SQUARE] * 2, [WIDE, *[{"n_in": 1, "n_hidden": 1}] * 4], "n_in == n_hidden > 1"),
-        ([WIDE, {"n_in": 3, "n_hidden": 5}], [{}] * 5, "n_hidden = 5"),
-        ([{"B": 4}, {"B": 4, **WIDE}], [{}, WIDE] * 3, "B = 4"),
+        ([WIDE, {"n_in": 3, "n_hidden": 5}], [{}] * 5, f"n_hidden = 5{LARGEST}"),
+        ([{"B": 4}, {"B": 4, **WIDE}], [{}, WIDE] * 3, f"B = 4{LARGEST}"),
+        ([{"B": 4}, {"B": 4, **WIDE}], [{"B": 5}, WIDE] * 3, "B = 4"),
         ([{"T": 1, "B": 1}, {"T": 1, **WIDE}], [{}, WIDE] * 3, "T = 1"),
     ],
 )
@@ -185,6 +187,12 @@ def test_a_size_that_does_not_tell_them_apart_is_not_named(wrong, right):
     assert told("one-size", [case(**c) for c in wrong], [case(**c) for c in right]) is None
 
 
+def test_sizes_of_functions_are_named_by_their_letters():
+    wrong, right = ([case(letters=(("N", n), ("V", v))) for v in range(3)] for n in (5, 4))
+    sentence = told("one-size", wrong, [*right, *right])
+    assert sentence.endswith(f"only where N = 5{LARGEST}")
+
+
 sizes = st.fixed_dictionaries({name: st.integers(1, 4) for name in ("T", "B", "n_in", "n_hidden")})
 
 
@@ -195,7 +203,7 @@ def test_whatever_size_is_named_holds_of_every_wrong_case_and_of_no_right_one(pa
     sentence = told("one-size", wrong, right)
     if sentence is None:
         return
-    trait = sentence.rpartition("where ")[2].replace(" = ", " == ")
+    trait = sentence.rpartition("where ")[2].removesuffix(LARGEST).replace(" = ", " == ")
     if trait.startswith("n_in and n_hidden"):
         trait = trait.replace("n_in and n_hidden", "(n_in, n_hidden)")
     assert all(eval(trait, {}, vars(c)) for c in wrong)

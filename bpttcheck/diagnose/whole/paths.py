@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -72,17 +72,30 @@ def _edges(scene: Scene) -> Iterator[LoopEdit]:
     """The path through one operand of an operation, in every turn."""
     for turns in scene.turns:
         where = scene.where(turns)
-        for j, edges in scene.sides(turns):
-            name = scene.read(turns, j)
+        sides = dict(scene.sides(turns))
+        # Of a value that an operation reads twice, one side of the wrong sign takes the other away.
+        twice = [j for j in sides if _is_read_again(scene, sides, j)]
+        every = [(edges, (j,)) for j, edges in sides.items()]
+        every += [([edge for j in twice for edge in sides[j]], tuple(twice))] if twice else []
+        for edges, js in every:
+            name = scene.read(turns, js[0])
             for factor, code, what in _FACTORS:
+                if js[0] in twice and len(js) == 1 and factor < 0:
+                    continue
                 change = BackwardChange({edge: times(scene, edge, factor) for edge in edges})
                 path = f"the path from {name} through {word(scene.op(turns).primitive.name)}"
                 if not scene.op(turns).calls:  # ours: it puts the outputs together
                     path, what = f"the cotangent of {name}", what.replace("missing", "ignored")
-                key = ("edge", turns.key, j, factor)
+                key = ("edge", turns.key, *js, factor)
                 evidence = (("where", where),)
                 yield LoopEdit(key, code, f"{path} {what}{said(where)}", change, evidence)
         yield from _sized(scene, turns)
+
+
+def _is_read_again(scene: Scene, sides: Mapping[int, list[Edge]], j: int) -> bool:
+    read = [scene.operand(edge) for edge in sides[j]]
+    others = (edges for other, edges in sides.items() if other != j)
+    return any([scene.operand(edge) for edge in edges] == read for edges in others)
 
 
 def _sized(scene: Scene, turns: Turns) -> Iterator[LoopEdit]:
@@ -159,7 +172,7 @@ def _overwritten(scene: Scene) -> Iterator[LoopEdit]:
             which = "first" if first else "last"
             sentence = (
                 f"{gradient_of(name)} is overwritten: of the terms that belong in an entry only "
-                f"that of the {which} step remains (= for +=)"
+                f"that of the {which} step remains (= for +=, or the others are left out)"
             )
             yield LoopEdit(("overwritten", key, first), "overwritten", sentence, change)
 
