@@ -222,6 +222,8 @@ class _Search:
         self.package = package
         self.found: dict[FunctionType, UserFunction | None] = {}
         self._objects: dict[int, Any] = {}
+        self._attributes: dict[str, tuple[int, list[Any]]] = {}
+        self._followed: dict[int, bool] = {}
         self._queue: list[_Visit] = []
         self._seen: set[tuple[FunctionType, int, bool, bool]] = set()
         self._files: dict[str, tuple[ast.Module, dict[tuple[str, int], Definition]] | None] = {}
@@ -319,8 +321,12 @@ class _Search:
 
     def _methods(self, name: str) -> list[Any]:
         """The attributes called ``name`` of the objects that the target holds."""
-        found = [lookup(thing, name) for thing in self._objects.values()]
-        return [thing for thing in found if isinstance(thing, Bound)]
+        known, found = self._attributes.get(name, (0, []))
+        if known < len(self._objects):  # since then objects have come, in their order
+            more = (lookup(thing, name) for thing in islice(self._objects.values(), known, None))
+            found = found + [thing for thing in more if isinstance(thing, Bound)]
+            self._attributes[name] = len(self._objects), found
+        return found
 
     def _functions(self, thing: Any, depth: int = 4) -> Iterator[tuple[FunctionType, Any, bool]]:
         """The functions behind something that can be called: ``(function, owner, compiled)``."""
@@ -379,6 +385,12 @@ class _Search:
         return _is_ours(function) or not _is_installed(code.co_filename)
 
     def _is_followed_class(self, cls: type) -> bool:
+        known = self._followed.get(id(cls))  # by id: a metaclass may have no hash
+        if known is None:
+            known = self._followed[id(cls)] = self._is_of_the_user(cls)
+        return known
+
+    def _is_of_the_user(self, cls: type) -> bool:
         package = _top_package(str(cls.__module__))
         if package in (self.package, "bpttcheck"):
             return True
