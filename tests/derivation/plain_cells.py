@@ -172,11 +172,47 @@ class InputKept(Plain):
         return (n, x.copy()), h * 1, (x, last, h, n)
 
 
+class Vectors(Plain):
+    """Products of vectors and matrices, one of them symmetric and solved with."""
+
+    def init(self, rng, n_in, H):
+        return super().init(rng, n_in, H) | {"u": draw(rng, H), "v": draw(rng, H)}
+
+    def step(self, p, h, x):
+        u, v, W = p["u"], p["v"], p["W"]
+        a = x @ p["U"].T + h @ W + u @ W + W @ v
+        a = a + np.dot(u, v) + u @ (W @ v) + h @ np.outer(u, v) + (h @ u)[:, None]
+        near = np.eye(len(u), dtype=u.dtype) + 0.1 * np.einsum("ij,kj", W, W)
+        a = a + np.einsum("bi,i->b", h, v)[:, None] * np.linalg.solve(near, h.T).T
+        new = np.tanh(a @ np.linalg.inv(near) + p["b"])
+        return new, new, (x, h)
+
+
+class Axes(Plain):
+    """Axes moved, added and dropped, pieces split and put together, sums along the way."""
+
+    sizes = ((3, 4), (5, 6), (2, 8))
+
+    def step(self, p, h, x):
+        z = x @ p["U"].T + h @ p["W"].T + p["b"]
+        first, second = np.split(z, 2, axis=1)
+        third, fourth = np.array_split(h, [1], axis=1)
+        m = np.stack([first, second], axis=2)  # (B, H / 2, 2)
+        m = np.moveaxis(m, 2, 0) + np.transpose(m, (2, 0, 1)).cumsum(axis=2)
+        both = np.concatenate([m[0], np.squeeze(m[1:], axis=0)], axis=1)
+        rows = np.vstack([both, third @ np.ones_like(both[:1])])
+        rest = np.broadcast_to(fourth.std(axis=1, keepdims=True), both.shape)
+        top = both.max(axis=1)[:, None] - both.min(axis=1, keepdims=True)
+        y = special.log_softmax(rows[: len(both)], axis=1) + rest * np.expand_dims(top[:, 0], 1)
+        new = np.array([np.tanh(y), both * 0.1])
+        return new[0] + np.swapaxes(new[1], 0, 1).T, y, (x, h)
+
+
 CELLS = {
     cell.__name__: cell
     for cell in (
         Joint, GatesBySlices, LayerNorm, SoftmaxWrittenOut, Delta, InPlace, Heads, Mixed, Picked,
-        InputKept,
+        InputKept, Vectors, Axes,
     )
 }  # fmt: skip
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import inspect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -311,17 +312,21 @@ class AtHand:
             return None
         fine = {scene.self_name, scene.params_name, *scene.variables, *vars(builtins)}
         reads: list[Value] = []
+        swapped: dict[str, str] = {}  # of `W = params["W"]` nothing is written
         for name in (n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)):
             if name in self._code.co_varnames and name not in (
                 scene.self_name, scene.params_name
             ):  # fmt: skip
                 held = scene.names.holders(name)
+                if len(held) == 1 and scene.is_parameter(held[0]):
+                    swapped[name] = scene.parameter(held[0])
+                    continue
                 if len(held) != 1 or not self._is_at_hand(held[0], name, (*above, own)):
                     return None
                 reads.append(held[0])
             elif name not in fine:
                 return None
-        return text, reads
+        return _with_names(node, swapped) if swapped else text, reads
 
     def _is_at_hand(self, value: Value, name: str, above: Sequence[str]) -> bool:
         if value in self._cached:
@@ -352,6 +357,18 @@ class AtHand:
         if not isinstance(array, Varying) and np.size(array) <= _MOST_NUMBERS:
             return f"{scene.function('np.array')}({np.asarray(array).tolist()!r})"
         raise Declined("an array of numbers that is no attribute of the cell and no global")
+
+
+def _with_names(node: ast.Assign, names: Mapping[str, str]) -> str:
+    """A statement with other expressions in the place of names that it reads."""
+
+    class Swap(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.AST:
+            known = names.get(node.id) if isinstance(node.ctx, ast.Load) else None
+            return node if known is None else ast.parse(known, mode="eval").body
+
+    text = ast.unparse(Swap().visit(copy.deepcopy(node)))
+    return text if '"' in text else text.replace("'", '"')
 
 
 def terms_of(adjoint: Adjoint) -> Iterator[Term]:
