@@ -137,6 +137,19 @@ def test_no_block_may_be_wrong(block: str, dtype: str) -> None:
     assert (error > limit) == (dtype == "float64")  # 1e-9 is below what float32 can hold
 
 
+@pytest.mark.parametrize("cell", [Elman(), LSTM(), GRUResetAfter()], ids=repr)
+@pytest.mark.parametrize("form", ["torch", "differences"])
+def test_a_form_of_another_library_has_the_gradients_of_the_cell(form: str, cell: Any) -> None:
+    if form == "torch":
+        pytest.importorskip("torch", reason="torch is an optional peer")
+    problem = build(Subject(cell), Case(0, 0, 3, 2, 4, 5, "float64", "none", "ordinary"))
+    own = as_it_is(Subject(cell), problem)
+    assert own.at is not None
+    ready = FORMS[form].build(Subject(cell), problem)
+    _, error, limit = correct.right(own.at, problem).worst(ready.blocks(ready.run()))
+    assert error <= (FORMS[form].limit or {"float64": limit})["float64"]
+
+
 @pytest.mark.nightly
 def test_a_foreign_form_that_is_wrong_is_left_out_with_the_reason(
     only: Any, monkeypatch: pytest.MonkeyPatch
