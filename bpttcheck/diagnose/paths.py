@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -179,10 +182,25 @@ def _fit_wrong_derivative(evidence: Evidence) -> Diagnosis | None:
     cut, residual = found
     return diagnosis(
         "wrong-derivative",
-        f"the derivative of {cut.text} in {cut.where} is {cut.instead} (h its value, z its "
-        "argument)",
+        f"the derivative of {cut.text} in {cut.where} is {in_its_names(cut.instead, cut.where)}",
         residual, where=cut.where, instead=cut.instead,
     )  # fmt: skip
+
+
+def in_its_names(formula: str, where: str) -> str:
+    """A formula of ``h = f(z)`` with the names of the line: of ``c = np.tanh(a)``, c and a."""
+    line = where.split(": ", 1)[-1]
+    with suppress(SyntaxError, ValueError):
+        match ast.parse(line).body:
+            case [ast.Assign(targets=[ast.Name(id=value)], value=ast.Call(args=[argument]))]:
+                text = ast.unparse(argument)
+                text = text if isinstance(argument, ast.Name) else f"({text})"
+                head, apart, tail = formula.partition(", u from ")
+                names = {"h": value, "z": text}
+                return re.sub(r"\b[hz]\b", lambda m: names[m[0]], head) + apart + tail
+            case _:
+                pass
+    return f"{formula} (h its value, z its argument)"
 
 
 WRONG_DERIVATIVE = Rule(_WRONG_DERIVATIVE_PAGE, _fit_wrong_derivative)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from planted_bugs import Coupled, Loop, Tanh
 
-from bpttcheck.diagnose import CODES, rule
+from bpttcheck.diagnose import CODES, paths, rule
 from bpttcheck.diagnose.base import Evidence, FailingExample
 from bpttcheck.diagnose.evidence import explain
 from bpttcheck.diagnose.whole import EditSearch
@@ -253,3 +253,26 @@ def test_the_initial_state_is_not_blamed_where_anything_else_is_wrong(runs):
     assert blames(replace(known, seen=only)) is not None
     assert blames(replace(known, seen=[*only, *both])) is None
     assert blames(replace(known, seen=only, examples=[])) is None
+
+
+@pytest.mark.parametrize(
+    ("formula", "line", "says"),
+    [
+        ("1 - h", "c = np.tanh(a)", "1 - c"),
+        ("z * (1 - z)", "g = sigmoid(x @ W + b)", "(x @ W + b) * (1 - (x @ W + b))"),
+        (
+            "that of tanh at h, not at its argument z",
+            "h = f(z)",
+            "that of tanh at h, not at its argument z",
+        ),
+        (
+            "u * (1 - h), u from a.py:3: z = h @ W",
+            "c = np.tanh(a)",
+            "u * (1 - c), u from a.py:3: z = h @ W",
+        ),
+        ("1 - h", "h, c = np.tanh(a), 2", "1 - h (h its value, z its argument)"),
+        ("1 - h", "return np.tanh(a", "1 - h (h its value, z its argument)"),
+    ],
+)
+def test_a_wrong_derivative_is_told_in_the_names_of_its_line(formula, line, says):
+    assert paths.in_its_names(formula, f"cell.py:9: {line}") == says
