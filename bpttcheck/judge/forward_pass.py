@@ -90,8 +90,9 @@ def why_not_compared(differing: Sequence[Judged], operation: str) -> str:
     if not j.usable:
         return f"the traced forward pass is not finite in {j.block} where the native one is"
     return (
-        f"the traced forward pass differs from the native one in {j.block}; does the step "
-        "change its arguments, mix its rows, or draw random numbers? Else pass `reference=`"
+        f"the traced forward pass differs from the native one in {j.block}; if it does in every "
+        "case, the step changes its arguments, mixes its rows or draws random numbers, or "
+        "`reference=` is needed"
     )
 
 
