@@ -105,16 +105,7 @@ def plan(
         left = [pair for pair in sizes or () if pair not in compiled]
         fixed = tuple(case(i, 3, 2, pair) for i, pair in enumerate(left))
         return LargerSizes((), (), fixed, frozenset(one.index for one in fixed))
-    lengths = _allowed(subject.lengths, _lengths(subject, constants), LONGEST)
-    batches = _allowed(subject.batches, {5, *EDGES, MOST_ROWS, *constants}, MOST_ROWS)
-    rows = [B for B in subject.batches or (1, 2, 3) if B <= 4] or [min(subject.batches or (1,))]
-    long = [(T, rows[int(rng.integers(len(rows)))]) for T in lengths]
-    if subject.batches is None and subject.lengths is None:
-        long.append((MOST_ROWS, 4))  # many rows of the flattened sequence
-    few = list(subject.lengths or (1, 2, 3))[:3]
-    many = [(few[int(rng.integers(len(few)))], B) for B in batches]
-    if subject.batches is None and subject.lengths is None:
-        many.append((64, 17))
+    long, many = _long_and_many(subject, rng, constants)
     together = tuple(
         case(190 + i, T, B, width)  # large in all sizes at once, for code that counts all entries
         for i, (T, B, width) in enumerate(_TOGETHER)
@@ -122,24 +113,44 @@ def plan(
     )
     longer = [case(i, T, B, any_of(narrow)) for i, (T, B) in enumerate(long)]
     larger = [case(100 + i, T, B, any_of(narrow)) for i, (T, B) in enumerate(many)]
-    steps, row_count = few[-1], min(2, max(rows))
+    steps, rows = _few_steps(subject)[-1], min(2, max(_few_rows(subject)))
     pairs = _widths(rng, sizes, compiled, constants)
-    wide = [case(200 + i, steps, row_count, pair) for i, pair in enumerate(pairs)]
+    wide = [case(200 + i, steps, rows, pair) for i, pair in enumerate(pairs)]
     if subject.kind == "cell" and steps > 1:
         # A width is judged in one step: what the steps share, a buffer, shows in several.
-        longer += [case(400 + i, steps, row_count, pair) for i, pair in enumerate(pairs)]
+        longer += [case(400 + i, steps, rows, pair) for i, pair in enumerate(pairs)]
     cases = (tuple(longer), (*larger, *together), tuple(wide))
-    own = (
-        subject.lengths is not None, subject.batches is not None, sizes is not None
-    )  # fmt: skip
-    meant = set(constants)
+    own = (subject.lengths is not None, subject.batches is not None, sizes is not None)
     always = frozenset(
         one.index
         for part, declared in zip(cases, own, strict=True)
         for one in part
-        if declared or not meant.isdisjoint((one.T, one.B, one.n_in, one.n_hidden))
+        if declared or not {*constants}.isdisjoint((one.T, one.B, one.n_in, one.n_hidden))
     )
     return LargerSizes(*cases, always)
+
+
+def _long_and_many(
+    subject: Subject, rng: np.random.Generator, constants: Sequence[int]
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """``(T, B)`` of long sequences of few rows, and of short ones of many."""
+    rows, steps = _few_rows(subject), _few_steps(subject)
+    lengths = _allowed(subject.lengths, _lengths(subject, constants), LONGEST)
+    batches = _allowed(subject.batches, {5, *EDGES, MOST_ROWS, *constants}, MOST_ROWS)
+    long = [(T, rows[int(rng.integers(len(rows)))]) for T in lengths]
+    is_free = subject.batches is None and subject.lengths is None
+    if is_free:
+        long.append((MOST_ROWS, 4))  # many rows of the flattened sequence
+    many = [(steps[int(rng.integers(len(steps)))], B) for B in batches]
+    return long, [*many, (64, 17)] if is_free else many
+
+
+def _few_rows(subject: Subject) -> Sequence[int]:
+    return [B for B in subject.batches or (1, 2, 3) if B <= 4] or [min(subject.batches or (1,))]
+
+
+def _few_steps(subject: Subject) -> Sequence[int]:
+    return list(subject.lengths or (1, 2, 3))[:3]
 
 
 @dataclass
