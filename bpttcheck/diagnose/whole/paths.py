@@ -43,6 +43,7 @@ def edits(scene: Scene) -> Iterator[LoopEdit]:
     yield from _turned(scene)
     yield from _side_by_side(scene)
     yield from _backwards(scene)
+    yield from _reversed(scene)
 
 
 def times(scene: Scene, edge: Edge, factor: float) -> EdgeChange:
@@ -104,7 +105,10 @@ def _sized(scene: Scene, turns: Turns) -> Iterator[LoopEdit]:
     for j, edges in scene.sides(turns):
         name, where = scene.read(turns, j), scene.where(turns)
         for letter, size in sizes.items():
-            for factor, text in ((float(size), f"times {letter}"), (1 / size, f"over {letter}")):
+            factors = [(float(size), f"times {letter}"), (1 / size, f"over {letter}")]
+            if scene.op(turns).primitive.name == "div" and size > 1:
+                factors.append((size / (size - 1), f"times {letter}/({letter} - 1)"))
+            for factor, text in factors:
                 if size < 2:
                     continue
                 change = BackwardChange({edge: times(scene, edge, factor) for edge in edges})
@@ -323,7 +327,7 @@ def _side_by_side(scene: Scene) -> Iterator[LoopEdit]:
 
 
 def _backwards(scene: Scene) -> Iterator[LoopEdit]:
-    """A cumulative sum that runs the same way back; padding that is cut off at the other end."""
+    """What runs the same way back, or is cut off at the other end."""
     for turns in scene.turns:
         name, where = scene.op(turns).primitive.name, scene.where(turns)
         for j, edges in scene.sides(turns):
@@ -332,10 +336,36 @@ def _backwards(scene: Scene) -> Iterator[LoopEdit]:
                 change = BackwardChange({edge: _along(scene, edge) for edge in edges})
                 sentence = f"the cumulative sum of {text} is not reversed{said(where)}"
                 yield LoopEdit(("cumsum", turns.key), "time-order", sentence, change, evidence)
+            elif name == "rev":
+                change = BackwardChange({edge: lambda adjoint, _: adjoint for edge in edges})
+                sentence = f"what flows to {text} is not turned back{said(where)}"
+                yield LoopEdit(("rev", turns.key), "time-order", sentence, change, evidence)
             elif name == "pad" and j == 0:
                 change = BackwardChange({edge: _other_end(scene, edge) for edge in edges})
                 sentence = f"the padding of {text} is cut off at the wrong end{said(where)}"
                 yield LoopEdit(("pad", turns.key), "off-by-one", sentence, change, evidence)
+
+
+def _reversed(scene: Scene) -> Iterator[LoopEdit]:
+    """The gradient of an array of all steps with its steps in reversed order."""
+    steps = scene.example.sizes.get("T", 0)
+    seen: dict[int, None] = {}
+    for turns in scene.turns:
+        where, op = scene.where(turns), scene.op(turns).primitive.name
+        # Two layers of one class run the same lines: each array is its own place.
+        for number, ref in enumerate(map(scene.result, turns.ops)):
+            shape = () if ref is None or ref in seen else scene.graph.shapes[ref]
+            for axis in [k for k, n in enumerate(shape) if n == steps > 1 and len(shape) > 1]:
+                assert ref is not None
+                seen[ref] = None
+                change = BackwardChange(values={ref: _flipped(axis)})
+                sentence = f"the gradient of {scene.text(ref)} has its steps in reversed order"
+                key, evidence = ("reversed", where, op, number, axis), (("where", where),)
+                yield LoopEdit(key, "time-order", sentence + said(where), change, evidence)
+
+
+def _flipped(axis: int) -> ValueChange:
+    return lambda parts, _: np.flip(total(parts), axis)
 
 
 def _along(scene: Scene, edge: Edge) -> EdgeChange:
