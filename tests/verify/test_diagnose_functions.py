@@ -73,14 +73,19 @@ BUGS = [
 
 def subject(old="", new=""):
     """The pair of functions, with a mistake."""
-    assert not old or RIGHT.count(old) == 1
-    text = RIGHT.replace(old, new) if old else RIGHT
-    made = ModuleType("gated")
-    made.__file__ = f"<gated {new}>.py"
-    name = f"gated_{abs(hash(text))}.py"
+    return pair(RIGHT, SIGNATURE, old, new)
+
+
+def pair(text, signature, old="", new=""):
+    """The functions ``forward`` and ``backward`` of a text, with a mistake."""
+    assert not old or text.count(old) == 1
+    text = text.replace(old, new) if old else text
+    made = ModuleType("made")
+    made.__file__ = f"<made {new}>.py"
+    name = f"made_{abs(hash(text))}.py"
     linecache.cache[name] = (len(text), None, text.splitlines(True), name)
     exec(compile(text, name, "exec"), made.__dict__)
-    return bpttcheck.adapt.from_vjp(made.forward, made.backward, SIGNATURE)
+    return bpttcheck.adapt.from_vjp(made.forward, made.backward, signature)
 
 
 def said(subject, **options):
@@ -119,3 +124,87 @@ def test_a_bound_of_the_gradients_of_a_loss_is_that_of_the_code(whole):
     )
     (named,) = report.findings[0].diagnoses
     assert named.sentence == ("dW is scaled to the norm 3" if whole else "dW is clipped at 3")
+
+
+STACKED = """
+import numpy as np
+
+
+def layer(x, W, U):
+    h, hs = np.zeros((x.shape[1], len(U)), x.dtype), []
+    for t in range(len(x)):
+        h = np.tanh(x[t] @ W + h @ U)
+        hs.append(h)
+    return np.stack(hs)
+
+
+def layer_back(d, x, hs, W, U):
+    dx, dW, dU, dh = np.zeros_like(x), np.zeros_like(W), np.zeros_like(U), np.zeros_like(d[0])
+    for t in reversed(range(len(x))):
+        da = (d[t] + dh) * (1 - hs[t] ** 2)
+        dx[t], dh = da @ W.T, da @ U.T
+        dW += x[t].T @ da
+        dU += (hs[t - 1] if t else np.zeros_like(dh)).T @ da
+    return dx, dW, dU
+
+
+def forward(x, W1, U1, W2, U2, V):
+    one = layer(x, W1, U1)
+    two = layer(one[::-1], W2, U2)
+    g, gs = np.zeros((x.shape[1], V.shape[1]), x.dtype), []
+    for t in range(len(x)):
+        g = np.sin(two[len(x) - 1 - t] @ V + 0.5 * g)
+        gs.append(g)
+    top = gs[-1]
+    s = 1 / np.sqrt(top.var(axis=0) + 1)
+    return top * s, (x, one, two, gs, s, W1, U1, W2, U2, V)
+
+
+def backward(dy, cache):
+    x, one, two, gs, s, W1, U1, W2, U2, V = cache
+    top, N, T = gs[-1], x.shape[1], len(x)
+    ds = (dy * top).sum(axis=0)
+    dg = dy * s - s**3 * ds * (top - top.mean(axis=0)) / N
+    dtwo, dV = np.zeros_like(two), np.zeros_like(V)
+    for t in reversed(range(T)):
+        z = two[T - 1 - t] @ V + (0.5 * gs[t - 1] if t else 0)
+        dz = dg * np.cos(z)
+        dV += two[T - 1 - t].T @ dz
+        dtwo[T - 1 - t] = dz @ V.T
+        dg = 0.5 * dz
+    done, dW2, dU2 = layer_back(dtwo, one[::-1], two, W2, U2)
+    dx, dW1, dU1 = layer_back(done[::-1], x, one, W1, U1)
+    return dx, dW1, dU1, dW2, dU2, dV
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "says"),
+    [
+        ("layer_back(done[::-1]", "layer_back(done", "time-order", "steps in reversed order"),
+        ("dtwo[T - 1 - t] =", "dtwo[t] =", "time-order", "reversed order"),
+        ("mean(axis=0)) / N", "mean(axis=0)) / max(N - 1, 1)", "scale", "times N/(N - 1)"),
+    ],
+)
+def test_a_mistake_between_two_loops_is_named(old, new, code, says):
+    signature = "x: T N D, W1: D H, U1: H H, W2: H K, U2: K K, V: K H -> y: N H"
+    assert said(pair(STACKED, signature)) is None
+    found = said(pair(STACKED, signature, old, new))
+    assert [(one.code, says in one.sentence) for one in found] == [(code, True)]
+
+
+def test_a_value_that_an_operation_reads_twice_is_missing_and_not_of_the_wrong_sign():
+    def forward(x, V):
+        size = np.sqrt(np.einsum("dh,dh->h", V, V) + 1)
+        return np.tanh(x @ (V / size)), (x, V, size)
+
+    def backward(dy, cache):
+        x, V, size = cache
+        d = x.T @ (dy * (1 - np.tanh(x @ (V / size)) ** 2))
+        return dy * 0, d / size  # lacks - V * (d * V).sum(0) / size**3
+
+    made = bpttcheck.adapt.from_vjp(
+        forward, backward, "x: N D, V: D H -> y: N H", grads="_, dV"
+    )  # fmt: skip
+    found = said(made)
+    assert [one.code for one in found] == ["missing-path"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from bpttcheck.diagnose.whole.paths import times, total
 from bpttcheck.diagnose.whole.scene import GATHERING, LoopEdit, Scene
-from bpttcheck.oracles.step_graph.graph import MOVES, gradient_of
+from bpttcheck.oracles.step_graph.graph import MOVES
 from bpttcheck.oracles.step_graph.pullback import (
     BackwardChange,
     Edge,
@@ -31,7 +31,6 @@ def edits(scene: Scene) -> Iterator[LoopEdit]:
     yield from _left_out(scene, steps)
     yield from _outputs(scene)
     yield from _forwards(scene)
-    yield from _mirrored(scene, steps)
 
 
 def carries(scene: Scene) -> dict[Any, tuple[str, list[tuple[int, Edge]]]]:
@@ -280,25 +279,6 @@ def _forwards(scene: Scene) -> Iterator[LoopEdit]:
         yield LoopEdit(("forwards",), "time-order", sentence, change)
         sentence = "the carry is not updated: every step gets the adjoint of the final state"
         yield LoopEdit(("stays",), "truncated", sentence, BackwardChange(stays))
-
-
-def _mirrored(scene: Scene, steps: int) -> Iterator[LoopEdit]:
-    """A loop that reads another one's steps backwards, and does not turn back what flows there."""
-    places: dict[tuple[int, int], dict[int, Edge]] = {}
-    for k, j in scene.edges:
-        source = scene.made.get(scene.operand((k, j)))
-        if source is None or source not in scene.time or k not in scene.time:
-            continue
-        if scene.time[k] + scene.time[source] == steps - 1:
-            places.setdefault((_group(scene, k), j), {})[scene.time[k]] = (k, j)
-    for place, edges in places.items():
-        if len(edges) < steps:
-            continue
-        changes = {edge: _carried(scene, edge, edges[steps - 1 - t]) for t, edge in edges.items()}
-        name = scene.text(scene.operand(edges[0]))
-        sentence = f"{gradient_of(name)} is not turned back in time: a loop reads it backwards"
-        change = BackwardChange(changes, reads=True)
-        yield LoopEdit(("mirrored", place), "time-order", sentence, change)
 
 
 def _first(scene: Scene, edge: Edge) -> Edge | None:
