@@ -19,6 +19,7 @@ from bpttcheck.adapt.arguments import given, name_of
 from bpttcheck.adapt.autograd_function import to_tensor
 from bpttcheck.adapt.function import Function, flat_inputs
 from bpttcheck.adapt.functions import from_vjp
+from bpttcheck.adapt.module_sizes import aliases_of, with_parameters
 from bpttcheck.adapt.received import ALL, CACHE
 from bpttcheck.adapt.second_order import Backward, of_second_order, require_order
 from bpttcheck.adapt.torch_conduct import require_conduct
@@ -30,7 +31,6 @@ from bpttcheck.adapt.torch_gradients import (
     require_plain,
     to_array,
 )
-from bpttcheck.adapt.torch_module import aliases_of, with_parameters
 from bpttcheck.contract import is_float
 from bpttcheck.errors import ContractError, Declined
 from bpttcheck.signature import Signature

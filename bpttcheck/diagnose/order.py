@@ -217,7 +217,14 @@ _MIXED_ROWS_PAGE = Page(
 
 def _fit_mixed_rows(evidence: Evidence) -> Diagnosis | None:
     """Every row by itself is right."""
-    examples = [s for s in evidence.examples if s.problem.case.B > 1]
+    signature = evidence.run.subject.traits.signature
+    is_packed = signature is not None and function_rows.is_packed(signature)
+    if signature is not None and not (signature.batch or is_packed):
+        return None
+    examples = [
+        s for s in evidence.examples
+        if s.problem.case.B > 1 or (is_packed and len(rows.single(signature, s.problem)) > 1)
+    ]  # fmt: skip
     if not evidence.sequence or not examples:
         return None
     worst = max(_row_by_row(s, evidence.block) for s in examples)
@@ -231,8 +238,6 @@ def _row_by_row(example: FailingExample, block: str) -> float:
     """The residual of the gradient put together from single rows."""
     run, problem = example.run, example.problem
     signature = run.subject.traits.signature
-    if signature is not None and not signature.batch:
-        return np.inf
     parts = rows.single(signature, problem)
     gradients = [run.code.run(example.mode, one).gradients[block] for one in parts]
     found = rows.joined(signature, problem, parts, block, gradients)

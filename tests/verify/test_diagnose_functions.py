@@ -208,3 +208,36 @@ def test_a_value_that_an_operation_reads_twice_is_missing_and_not_of_the_wrong_s
     )  # fmt: skip
     found = said(made)
     assert [one.code for one in found] == ["missing-path"]
+
+
+PACKED = """
+import numpy as np
+
+
+def forward(x, cu, W):
+    h, first = np.zeros_like(x), set(cu[:-1].tolist())
+    for t in range(len(x)):
+        last = np.zeros_like(x[0]) if t in first else h[t - 1]
+        h[t] = np.tanh(last @ W + x[t])
+    return h, (h, cu, W)
+
+
+def backward(dh, cache):
+    h, cu, W = cache
+    dx, dW, carry = np.zeros_like(h), np.zeros_like(W), np.zeros(len(W), W.dtype)
+    first = set(cu[:-1].tolist())
+    for t in reversed(range(len(h))):
+        da = (dh[t] + carry) * (1 - h[t] ** 2)
+        carry = np.zeros_like(carry) if t in first else da @ W.T
+        dx[t] = da
+        if t not in first:
+            dW += np.outer(h[t - 1], da)
+    return dx, dW
+"""
+
+
+def test_packed_rows_that_run_into_one_another_are_named():
+    signature = "x: S H, cu: N+1 offsets S, W: H H -> h: S H"
+    assert said(pair(PACKED, signature)) is None
+    found = said(pair(PACKED, signature, "np.zeros_like(carry) if t in first else da", "da"))
+    assert [one.code for one in found] == ["mixed-rows"]
