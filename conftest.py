@@ -96,7 +96,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: the garbage collector need not walk it a thousand times."""
+    """What is imported by now stays: the garbage collector need not walk it a thousand times.
+
+    A worker meets the same cells again and again: it keeps more programs than a user needs.
+    """
+    programs = sys.modules.get("bpttcheck.oracles.autodiff.programs")
+    if programs is not None:
+        programs.CACHE.most = 96
     gc.collect()
     gc.freeze()
 

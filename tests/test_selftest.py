@@ -102,6 +102,7 @@ def without_oracles(monkeypatch):
         monkeypatch.setitem(CHECKS, name, blind)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("weakness", ["forgiving", "without_oracles"])
 def test_a_weakened_tester_misses_bugs_and_says_which(weakness, request):
     request.getfixturevalue(weakness)

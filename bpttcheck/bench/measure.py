@@ -313,6 +313,7 @@ def rounds(
     fewer = fewer or {}
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     rng = np.random.default_rng(seed)
+    gc.collect()  # once: with many objects alive it takes as long as a round
     with no_garbage_collection():
         took = {name: _warm(action, clock) for name, action in actions.items()}
         calls = {name: _calls(one) for name, one in took.items()}
@@ -340,9 +341,8 @@ def once(action: Action, clock: Clock = time.perf_counter) -> float:
 
 @contextmanager
 def no_garbage_collection() -> Generator[None]:
-    """Collect garbage once, then not until the end."""
+    """No collection of garbage until the end."""
     was = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

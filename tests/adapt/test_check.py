@@ -106,14 +106,14 @@ MAKERS = [numpy_cell, custom_cell, functools.partial(torch_cell, reference=jax_e
 NAMES = ["callables", "custom_vjp", "autograd_function"]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("make", MAKERS, ids=NAMES)
 def test_a_right_rule_passes(make):
     report = check(make(right))
     assert report.passed, str(report)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("make", "change", "block"),
     [

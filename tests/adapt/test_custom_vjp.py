@@ -233,6 +233,7 @@ def sequence(scale):
     return f
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_a_sequence_makes_a_layer_whose_reference_is_one_step(scale):
     layer = adapted(sequence(scale), sequence=True)

@@ -207,6 +207,7 @@ def test_an_object_may_gather_its_gradients():
     assert report.passed
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rate", [1.0, 0.01])
 def test_a_step_of_the_optimiser_shows_the_gradient(rate):
     report = bpttcheck.check_object(

@@ -62,6 +62,7 @@ def test_a_right_rule_passes_every_check_and_jax_judges():
     assert "vmap" not in " ".join(notes(report))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("wrapped", [False, True], ids=["decorated", "called inside"])
 def test_a_wrong_rule_is_not_its_own_reference(wrapped):
     rule = ruled(transposed)
@@ -207,6 +208,7 @@ def made_inside(hoist):
     return from_jax(outer, "x: N D, W: D H -> y: N H")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_values_that_were_hoisted_are_judged(factor):
     report = checked(made_inside(factor))

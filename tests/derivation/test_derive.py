@@ -122,7 +122,7 @@ def test_a_cell_without_a_backward_pass_gets_its_gradient(name, derived):
         assert inner == pytest.approx(slope, rel=1e-6, abs=1e-7)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", [*NAMES, *plain.CELLS])
 def test_the_checks_pass_it(name, derived):
     report = bpttcheck.check(derived(name).cell, examples=20, checks=("step_vjp", "purity"))

@@ -148,6 +148,7 @@ def loss(x, W):
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("target", "options"),
     [

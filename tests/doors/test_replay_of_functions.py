@@ -87,6 +87,7 @@ def run(name: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("functions", "options"),
     [

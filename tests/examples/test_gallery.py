@@ -138,7 +138,7 @@ def rows():
         met.add(name)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.usefixtures("as_found")
 @pytest.mark.parametrize(("name", "block", "changes"), list(rows()))
 def test_a_planted_mistake_is_found_where_it_is(tmp_path, name, block, changes):

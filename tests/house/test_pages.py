@@ -50,6 +50,7 @@ def test_files_are_written_and_changed_and_commands_are_run(tmp_path):
     run_pages.run(text, tmp_path)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "page",
     [

@@ -86,7 +86,7 @@ SUBJECTS = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", list(SUBJECTS))
 def test_the_checker_passes_every_loss(name):
     # The other checks are about time and rows, which here are the adapter's and not the loss's:

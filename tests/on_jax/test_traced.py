@@ -41,7 +41,7 @@ OWN = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", OWN)
 def test_gradients_are_those_of_the_code_in_numpy(kit, x64, name):
     with warnings.catch_warnings():
@@ -132,6 +132,7 @@ def test_what_reads_no_state_is_in_no_loop(kit, x64, form, forward, backward):
     assert products_in_loops(layer(cell, form=form), arguments) == [forward, backward]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", [form for form, how in FORMS.items() if how.chunk])
 @pytest.mark.parametrize("name", ["leaky", "clockwork"])
 def test_chunks_and_left_over_steps_give_the_gradients_of_the_whole(kit, x64, name, form):

@@ -40,6 +40,7 @@ def test_beyond_its_limit_it_is_one():
     assert [f.block for f in report.findings] == ["d_x"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("spread", [False, True])
 @pytest.mark.parametrize(("name", "why"), [("d_x", "no case needed it"), ("dW", "no gradient of")])
 def test_what_is_not_needed_is_a_failure(name, why, spread):

@@ -62,6 +62,7 @@ def test_a_carry_that_leaks_into_the_row_before_is_found():
     assert {"vjp", "batch_additivity"} <= {f.check for f in wrong.findings}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["packed", "padded"])
 def test_a_finding_is_found_again_on_its_own_problem(kind):
     if kind == "packed":

@@ -110,12 +110,33 @@ class Noise:
         """The last digit of the smallest normal number."""
         return self.tiny * self.unit
 
+    # Scaled once for all operations, each of which then takes a slice: JAX traces, batches,
+    # differentiates and lowers every equation, which takes longer than compiling them.
+    @cached_property
+    def _scaled(self) -> Any:
+        return lax.mul(self.values, lax.full_like(self.values, self.eps))
+
+    @cached_property
+    def _factors(self) -> Any:
+        return lax.add(self._scaled, lax.full_like(self.values, 1.0))
+
     def draw(self, shape: tuple[int, ...]) -> Any:
-        """The next numbers, as an array of ``shape``."""
+        """The next numbers ``u``, as an array of ``shape``."""
+        return self._next(self.values, shape)
+
+    def scaled(self, shape: tuple[int, ...]) -> Any:
+        """The next numbers as ``eps u``."""
+        return self._next(self._scaled, shape)
+
+    def factor(self, shape: tuple[int, ...]) -> Any:
+        """The next numbers as ``1 + eps u``."""
+        return self._next(self._factors, shape)
+
+    def _next(self, numbers: Any, shape: tuple[int, ...]) -> Any:
         size = math.prod(shape)
-        part = jax.lax.slice(self.values, (self.used,), (self.used + size,))
+        part = lax.slice(numbers, (self.used,), (self.used + size,))
         self.used += size
-        return jax.lax.reshape(part, shape)
+        return part if len(shape) == 1 else lax.reshape(part, shape)
 
 
 def uniform(key: Any, size: int) -> Any:
@@ -123,11 +144,21 @@ def uniform(key: Any, size: int) -> Any:
 
     An integer hash of (key, position): counter-based, so that the scan carries no generator state.
     """
-    x = jnp.arange(size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9) + key * jnp.uint32(0x85EBCA6B)
+    unsigned = np.dtype(np.uint32)
+
+    def all_(number: int) -> Any:
+        return lax.full((size,), number, unsigned)
+
+    turn = lax.mul(lax.convert_element_type(key, unsigned), np.uint32(0x85EBCA6B))
+    x = lax.mul(lax.iota(unsigned, size), all_(0x9E3779B9))
+    x = lax.add(x, lax.broadcast(turn, (size,)))
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = (x ^ (x >> shift)) * jnp.uint32(factor)
-    x = x ^ (x >> 16)
-    return (x.astype(jnp.float64) / 2**31 - 1.0) * math.sqrt(3.0)
+        folded = lax.bitwise_xor(x, lax.shift_right_logical(x, all_(shift)))
+        x = lax.mul(folded, all_(factor))
+    x = lax.bitwise_xor(x, lax.shift_right_logical(x, all_(16)))
+    wide = _Wide((size,))
+    from_zero = lax.div(_double(x), wide(2.0**31))
+    return lax.mul(lax.sub(from_zero, wide(1.0)), wide(math.sqrt(3.0)))
 
 
 def count_draws(jaxpr: Any) -> int:
@@ -224,14 +255,22 @@ def _round(name: str, out: Any, inputs: list[Any], noise: Noise) -> Any:
     if not _rounds(name, out):
         return out
     shape, wide = out.shape, _Wide(out.shape)
-    relative = lax.mul(_relative(name, out, noise, wide), noise.draw(shape))
-    noisy = lax.mul(_double(out), lax.add(wide(1.0), relative))
+    if name in _POWERS or name in ("exp", "exp2"):
+        relative = lax.mul(_relative(out, noise, wide), noise.draw(shape))
+        factor = lax.add(wide(1.0), relative)
+    else:
+        factor = noise.factor(shape)
+    noisy = lax.mul(_double(out), factor)
     for x in _curved(name, inputs, out):
         fixed = lax.stop_gradient(x)
-        share = _share(name, _double(fixed), _double(out), noise, wide)
+        if name in _SATURATING:
+            slope = noise.scaled(shape)
+        else:
+            share = _share(name, _double(fixed), _double(out), noise, wide)
+            slope = lax.mul(noise.draw(shape), share)
         # inf - inf is NaN
         zero = lax.select(lax.is_finite(fixed), lax.sub(x, fixed), lax.full_like(x, 0))
-        noisy = lax.add(noisy, lax.mul(lax.mul(noise.draw(shape), share), _double(zero)))
+        noisy = lax.add(noisy, lax.mul(slope, _double(zero)))
     return noisy
 
 
@@ -255,11 +294,9 @@ def _double(value: Any) -> Any:
     return value if value.dtype == np.float64 else lax.convert_element_type(value, np.float64)
 
 
-def _relative(name: str, out: Any, noise: Noise, wide: _Wide) -> Any:
-    """The relative error of a value: more than ``eps`` where a power is a subnormal number."""
+def _relative(out: Any, noise: Noise, wide: _Wide) -> Any:
+    """The relative error of a power: more than ``eps`` where it is a subnormal number."""
     eps = wide(noise.eps)
-    if name not in _POWERS and name not in ("exp", "exp2"):
-        return eps
     size, zero = lax.abs(_double(lax.stop_gradient(out))), wide(0.0)
     lost = lax.div(wide(noise.tiny_ulp), size)
     any_noise = lax.bitwise_and(lax.gt(eps, zero), lax.gt(size, zero))
@@ -267,14 +304,12 @@ def _relative(name: str, out: Any, noise: Noise, wide: _Wide) -> Any:
 
 
 def _share(name: str, x: Any, out: Any, noise: Noise, wide: _Wide) -> Any:
-    """How far noise moves a derivative: ``eps`` times its scale, and what is no normal number.
+    """How far noise moves the derivative of a power: ``eps |f / x|``, and what is no normal number.
 
-    The scale is 1 for a function that saturates, ``|f / x|`` for the others: the derivative of a
-    root of 1e300 is far from 1, and noise of relative size 1 would hide it.
+    The derivative of a root of 1e300 is far from 1: noise of relative size 1, as for the functions
+    that saturate, would hide it.
     """
     eps = wide(noise.eps)
-    if name in _SATURATING:
-        return eps
     size = lax.max(lax.abs(lax.stop_gradient(out)), wide(1.0 if name[:3] == "log" else 0.0))
     least = wide(float(np.finfo(np.float64).tiny))
     steepness = lax.min(wide(1.0), lax.div(size, lax.max(lax.abs(x), least)))

@@ -541,7 +541,7 @@ def _perturbed(inputs: ProgramInputs, eps: Any, key: Any) -> ProgramInputs:
     noise = Noise(eps, None, None, uniform(key, count))
 
     def one(leaf: Any) -> Any:
-        return leaf * (1 + eps * noise.draw(leaf.shape)) if _is_float(leaf) else leaf
+        return leaf * noise.factor(leaf.shape) if _is_float(leaf) else leaf
 
     params, state0, (xs, d_ys), d_state = [[one(leaf) for leaf in group] for group in groups]
     return ProgramInputs(params, state0, xs, inputs.mask, d_ys, d_state)

@@ -162,12 +162,13 @@ class _Filler:
         changed: list[tuple[ModuleType, str, Any]] = []
         try:
             self._active = True
+            modules = [np, *_of_the_user(self._own)]
             for name, original in originals.items():
                 wrapped = self._wrapped(f"np.{name}", original)
-                holders = [(np, name), *_holders(original, self._own)]
-                for module, attribute in holders:
-                    changed.append((module, attribute, original))
-                    setattr(module, attribute, wrapped)
+                for module in modules:
+                    for attribute in [at for at, v in list(vars(module).items()) if v is original]:
+                        changed.append((module, attribute, original))
+                        setattr(module, attribute, wrapped)
             yield
         finally:
             self._active = False
@@ -213,17 +214,16 @@ def _files_of(subject: Any) -> frozenset[str]:
     return frozenset(file for file in files if file)
 
 
-def _holders(original: Any, own: frozenset[str]) -> list[tuple[ModuleType, str]]:
-    """The user's modules that imported the function by name."""
-    found: list[tuple[ModuleType, str]] = []
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or (file not in own and _is_library(file)):
-            continue
-        inside = vars(module)
-        found += [(module, name) for name, value in list(inside.items()) if value is original]
-    return found
+def _of_the_user(own: frozenset[str]) -> list[ModuleType]:
+    """The modules that are no library's: they may have imported a function by name."""
+    return [
+        module
+        for module in list(sys.modules.values())
+        if isinstance(file := getattr(module, "__file__", None), str)
+        and (file in own or not _is_library(file))
+    ]
 
 
+@functools.cache
 def _is_library(filename: str) -> bool:
     return filename.startswith((*_LIBRARIES, "<frozen"))
