@@ -59,8 +59,8 @@ def ours(examples: int, checks: tuple[str, ...] | None) -> Callable[[int], dict[
     import bpttcheck
     import bpttcheck.verify.check
     from bpttcheck.cells import LSTM
-    from bpttcheck.judge.differences import Differences
     from bpttcheck.judge.handwritten import HandWritten
+    from bpttcheck.judge.oracle import Differences
 
     evaluations = [0]
     difference, hand = Differences.directional, HandWritten.run

@@ -11,12 +11,12 @@ from bpttcheck.lazy import index
 
 if TYPE_CHECKING:
     from bpttcheck.adapt.autograd_function import from_autograd_function
-    from bpttcheck.adapt.callables import from_callables
     from bpttcheck.adapt.custom_vjp import from_custom_vjp
     from bpttcheck.adapt.definitions import defs
     from bpttcheck.adapt.functions import from_grad, from_vjp, in_module
     from bpttcheck.adapt.jax_functions import from_jax
     from bpttcheck.adapt.objects import from_object
+    from bpttcheck.adapt.subjects import from_callables
     from bpttcheck.adapt.torch_function import from_torch
 
 __all__ = [

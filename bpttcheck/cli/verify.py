@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import click
 
 from bpttcheck.cli import github
-from bpttcheck.cli.fixed import write_patches
 from bpttcheck.cli.functions import function_options, told
 from bpttcheck.cli.judged import JudgedTarget, Order, judge
 from bpttcheck.cli.terminal import Progress, columns, paint, stdout_kept_clean
@@ -330,3 +330,43 @@ def _document(outcome: _Outcome, seed: int, code: int) -> dict[str, Any]:
         ],
         "errors": [{"target": one.target, "message": one.error} for one in outcome.errors],
     }
+
+
+def write_patches(judged: Iterable[JudgedTarget], *, in_place: bool) -> None:
+    """Write ``NAME.patch`` in the working directory for each target that has a remedy.
+
+    Args:
+        judged: the targets.
+        in_place: edit the source files themselves, too.
+
+    Raises:
+        click.UsageError: a file cannot be written.
+    """
+    edited: set[str] = set()
+    for one in judged:
+        if not one.patch:
+            continue
+        path = Path(f"{_name(one.target)}.patch")
+        _write_text(path, one.patch)
+        click.echo(f"patch: {path}", err=True)
+        if not in_place:
+            continue
+        if one.mends in edited:
+            click.echo(f"{one.mends} was edited already: verify {one.target} again", err=True)
+            continue
+        edited.add(one.mends)
+        _write_text(Path(one.mends), one.mended)
+        click.echo(f"edited: {one.mends}", err=True)
+
+
+def _name(target: str) -> str:
+    """A target as the name of a file: ``path/cells.py:Leaky`` is ``cells-Leaky``."""
+    last = target.replace(".py:", "-").replace("\\", "/").rpartition("/")[2]
+    return re.sub(r"[^\w.-]+", "-", last).strip("-.") or "remedy"
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"--fix: {path} cannot be written: {error}") from error

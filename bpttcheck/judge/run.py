@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from bpttcheck.judge.differences import Differences
 from bpttcheck.judge.handwritten import SEQUENCE, STEP, Hand, HandWritten
-from bpttcheck.judge.oracle import Oracle, Reference
+from bpttcheck.judge.oracle import Differences, Oracle, Reference
 from bpttcheck.judge.reference import JaxReference
 from bpttcheck.judge.torch_reference import TorchReference
 from bpttcheck.problems import function_cases, preconditions

@@ -1,7 +1,7 @@
 """Hand-derived backward passes inside JAX, loaded when first used.
 
 :func:`bpttcheck.on_jax.layer` makes a JAX function of a cell or a layer; a built-in cell has a form
-of its own in ``jax.numpy``, indexed in :mod:`bpttcheck.on_jax.native`.
+of its own in ``jax.numpy``, indexed in :mod:`bpttcheck.on_jax.function`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ any cell whose code can be traced. Any other subject runs in NumPy through host 
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,10 +22,44 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.contract import CELL_METHODS, LAYER_METHODS, is_cell, is_layer
 from bpttcheck.errors import ContractError
 from bpttcheck.on_jax.form import JaxArray, JaxCell, is_float, require_form, require_sequence
-from bpttcheck.on_jax.native import form_of
 from bpttcheck.on_jax.products import in_all_steps, is_few
 from bpttcheck.on_jax.traced import FORMS, TracedLoops, forms_of
 from bpttcheck.traits import trait
+
+_FORMS = {
+    "bpttcheck.cells.elman.Elman": "elman",
+    "bpttcheck.cells.gru_reset_after.GRUResetAfter": "gru_reset_after",
+    "bpttcheck.cells.gru_reset_before.GRUResetBefore": "gru_reset_before",
+    "bpttcheck.cells.jordan.Jordan": "jordan",
+    "bpttcheck.cells.lstm.LSTM": "lstm",
+    "bpttcheck.cells.peephole_lstm.PeepholeLSTM": "lstm",
+}
+
+# Built-in layers that compute the function of the cell in one of their attributes.
+_CELL_OF = {
+    "bpttcheck.bptt.layer.CellLayer": "cell",
+    "bpttcheck.bptt.fused.elman.FusedElman": "reference",
+    "bpttcheck.bptt.fused.gru_reset_after.FusedGRUResetAfter": "reference",
+    "bpttcheck.bptt.fused.gru_reset_before.FusedGRUResetBefore": "reference",
+    "bpttcheck.bptt.fused.lstm.FusedLSTM": "reference",
+}
+
+
+def form_of(subject: Any) -> JaxCell | None:
+    """The native form of a cell or a layer, or None.
+
+    The type must match exactly: a subclass may have overridden methods.
+    """
+    attribute = _CELL_OF.get(_name(subject))
+    cell = subject if attribute is None else getattr(subject, attribute)
+    home = _FORMS.get(_name(cell))
+    if home is None:
+        return None
+    return importlib.import_module(f"bpttcheck.on_jax.{home}").form(cell)
+
+
+def _name(subject: Any) -> str:
+    return f"{type(subject).__module__}.{type(subject).__qualname__}"
 
 
 def layer(subject: Any, *, form: str | None = None) -> Callable[..., tuple[Any, Any]]:

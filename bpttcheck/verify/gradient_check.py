@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bpttcheck.errors import BpttcheckError, ContractError, OutsideDomain
-from bpttcheck.judge.accepted import accepted, needless
 from bpttcheck.judge.gradient import examine
 from bpttcheck.judge.gradient_finding import (
     count,
@@ -16,7 +15,7 @@ from bpttcheck.judge.gradient_finding import (
     plain_finding,
     with_sides,
 )
-from bpttcheck.judge.outcome import CaseOutcome
+from bpttcheck.judge.outcome import CaseOutcome, accepted, needless
 from bpttcheck.judge.run import STEP, Run
 from bpttcheck.judge.shrink import shows, smallest
 from bpttcheck.judge.tally import Tally
@@ -226,3 +225,26 @@ def _shrunk(
 
 def _of(outcome: CaseOutcome, block: str) -> Judged:
     return next(j for j in outcome.wrong if j.block == block)
+
+
+def gradient_problem(run: Run, name: str, mode: str, problem: Problem) -> Tally:
+    """Judge one problem, every block of it.
+
+    Args:
+        run: the subject and its oracles.
+        name: the check's name.
+        mode: ``"step"`` or ``"sequence"``.
+        problem: the problem, as it is.
+    """
+    tally = Tally(name, cases=1)
+    try:
+        outcome = examine(run, mode, problem, None)
+    except ContractError as error:
+        tally.failures = 1
+        tally.findings.append(exception_finding(name, error, problem.case, problem))
+        return tally
+    count(run, tally, outcome)
+    if outcome.forward:
+        tally.findings.append(forward_finding(run, name, outcome))
+    tally.findings += [finding_of(run, name, outcome, wrong) for wrong in outcome.wrong]
+    return tally

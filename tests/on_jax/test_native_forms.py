@@ -12,7 +12,7 @@ from bpttcheck import cells, on_jax
 from bpttcheck.activations import ACTIVATIONS as NUMPY_ACTIVATIONS
 from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.on_jax.activations import ACTIVATIONS
-from bpttcheck.on_jax.native import form_of
+from bpttcheck.on_jax.function import form_of
 
 SOURCES = sorted(Path(importlib.util.find_spec("bpttcheck.on_jax").origin).parent.glob("*.py"))
 AUTODIFF = {"grad", "value_and_grad", "vjp", "jvp", "jacrev", "jacfwd", "hessian", "linearize"}

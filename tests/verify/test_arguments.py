@@ -9,9 +9,8 @@ from subjects import Plain, PlainLayer, in_memory_order
 from bpttcheck.cells import LSTM
 from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.checks.arguments import arguments, on_problem
+from bpttcheck.verify.checks.arguments import LAYOUTS, arguments, on_problem
 from bpttcheck.verify.checks.base import Context
-from bpttcheck.verify.conduct.arguments import LAYOUTS
 from bpttcheck.verify.conduct.passes import small_case
 
 BOTH = ("float64", "float32")

@@ -13,7 +13,7 @@ import bpttcheck
 from bpttcheck import Verdict, trees
 from bpttcheck.errors import Declined
 from bpttcheck.judge import by_slopes, gradient
-from bpttcheck.judge.differences import Differences
+from bpttcheck.judge.oracle import Differences
 from bpttcheck.judge.reference import JaxReference
 from bpttcheck.judge.run import STEP
 from bpttcheck.oracles.autodiff import noise

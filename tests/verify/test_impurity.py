@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bpttcheck.errors import ContractError
 from bpttcheck.subject.user_code import Notes
 from bpttcheck.subject.values import arrays, difference, different, same
-from bpttcheck.verify.conduct.impurity import impurities
+from bpttcheck.verify.conduct.repeatability import impurities
 
 T, B, N, H = 3, 2, 3, 4
 

@@ -7,10 +7,9 @@ import bpttcheck
 from bpttcheck import Verdict
 from bpttcheck.cells import Elman
 from bpttcheck.errors import Declined
-from bpttcheck.judge.differences import Differences
 from bpttcheck.judge.directions import Vote
 from bpttcheck.judge.gradient import examine
-from bpttcheck.judge.oracle import Reference
+from bpttcheck.judge.oracle import Differences, Reference
 from bpttcheck.judge.reference import JaxReference
 from bpttcheck.judge.run import ORACLES, STEP, Run
 from bpttcheck.oracles.autodiff.autodiff import Spread

@@ -15,9 +15,15 @@ from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.verify.checks.base import Check, Context
 from bpttcheck.verify.conduct.aliasing import shared_memory
-from bpttcheck.verify.conduct.impurity import Impurity, impurities
 from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
-from bpttcheck.verify.conduct.repeatability import CALLS, ENOUGH, repeated, unrepeatable
+from bpttcheck.verify.conduct.repeatability import (
+    CALLS,
+    ENOUGH,
+    Impurity,
+    impurities,
+    repeated,
+    unrepeatable,
+)
 from bpttcheck.verify.conduct.uninitialised import unwritten
 
 _UNWRITTEN = (

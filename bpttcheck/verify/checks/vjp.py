@@ -6,8 +6,7 @@ from bpttcheck.judge.run import SEQUENCE, Run
 from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.verify.checks.base import Check, Context
-from bpttcheck.verify.gradient_check import gradient_cases
-from bpttcheck.verify.gradient_problem import gradient_problem
+from bpttcheck.verify.gradient_check import gradient_cases, gradient_problem
 
 
 def vjp(context: Context) -> Tally:
