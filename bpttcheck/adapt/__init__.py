@@ -35,7 +35,7 @@ __all__ = [
 _HOMES = {
     "defs": "definitions",
     "from_autograd_function": "autograd_function",
-    "from_callables": "callables",
+    "from_callables": "subjects",
     "from_custom_vjp": "custom_vjp",
     "from_grad": "functions",
     "from_jax": "jax_functions",

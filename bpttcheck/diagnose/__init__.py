@@ -45,7 +45,7 @@ _HOMES = {
     "wrong-derivative": "paths",
     "wrong-operand": "paths",
     "precision": "paths",
-    "wrong-cotangent": "cotangent",
+    "wrong-cotangent": "paths",
     "mixed-rows": "order",
 }
 

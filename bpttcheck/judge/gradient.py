@@ -18,12 +18,12 @@ from bpttcheck import trees
 from bpttcheck.blocks import Block, of_state, state_T
 from bpttcheck.calibration import LIMIT
 from bpttcheck.errors import BpttcheckError, Declined
+from bpttcheck.judge.by_slopes import judged_by_slopes
 from bpttcheck.judge.case import GradientCase
 from bpttcheck.judge.directions import (
     Vote,
     Witness,
     along_the_difference,
-    judged_by_slopes,
     spot_check,
     vote,
 )

@@ -9,8 +9,7 @@ from typing import Any, cast
 
 from bpttcheck.judge.handwritten import SEQUENCE, STEP, Hand, HandWritten
 from bpttcheck.judge.oracle import Differences, Oracle, Reference
-from bpttcheck.judge.reference import JaxReference
-from bpttcheck.judge.torch_reference import TorchReference
+from bpttcheck.judge.reference import JaxReference, TorchReference
 from bpttcheck.problems import function_cases, preconditions
 from bpttcheck.problems.cases import Cases
 from bpttcheck.problems.problem import Problem

@@ -28,8 +28,7 @@ from bpttcheck.jax_mode import enable_x64, is_x64
 from bpttcheck.judge.own_noise import unlike
 from bpttcheck.judge.run import Run
 from bpttcheck.on_jax.form import JaxArray, is_float
-from bpttcheck.on_jax.over_time import Steps, in_chunks, joined, over_chunks
-from bpttcheck.on_jax.partition import EquationGraph
+from bpttcheck.on_jax.partition import EquationGraph, Steps, in_chunks, joined, over_chunks
 from bpttcheck.oracles.tracer.trace import lift
 from bpttcheck.subject.subject import Subject
 
@@ -224,7 +223,7 @@ class TracedLoops:
     - other things that read the state: for all steps at once, after it;
     - what ``d_state[t]`` is made of, of ``d_state[t+1]``: in the loop backward;
     - other things that read ``d_state[t+1]``: after it. A sum of ``a[t]^T b[t]`` over the steps is
-      one product over the rows of all steps (:class:`bpttcheck.on_jax.over_time.Steps`).
+      one product over the rows of all steps (:class:`bpttcheck.on_jax.partition.Steps`).
 
     ``lax.scan`` and XLA move nothing out of a loop but what is constant. Arrays of all steps cost
     memory: with many rows or a large state more may belong in the loops (:class:`Form`).

@@ -21,7 +21,7 @@ from bpttcheck.subject.options import Options, validate_options
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks import CHECKS, names_for
 from bpttcheck.verify.checks.base import Check, Context, NotApplicable
-from bpttcheck.verify.parallel.distribute import spread
+from bpttcheck.verify.parallel import spread
 from bpttcheck.verify.reporting import Outcome, report_of
 from bpttcheck.verify.session import Session
 

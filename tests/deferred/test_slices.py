@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bpttcheck import cells
-from bpttcheck.deferred.slices import slices
+from bpttcheck.deferred.loop import slices
 from bpttcheck.errors import Declined
 
 

@@ -17,7 +17,7 @@ from bpttcheck.cells import builtin, every_name
 from bpttcheck.cli import main
 from bpttcheck.cli.targets import load
 from bpttcheck.errors import ContractError, Declined
-from bpttcheck.oracles.step_source import rules
+from bpttcheck.oracles.step_source import backward
 from bpttcheck.oracles.step_source.terms import mul, number
 from bpttcheck.problems.sizes import collect
 from bpttcheck.traits import trait
@@ -146,7 +146,7 @@ def test_it_says_what_it_is_and_what_the_checks_say():
 
 
 def test_a_wrong_rule_fails_the_checks_and_says_so(monkeypatch, as_found):
-    monkeypatch.setitem(rules.SLOPES, "np.tanh", (lambda d, y, a: mul(d, number(2)),))
+    monkeypatch.setitem(backward.SLOPES, "np.tanh", (lambda d, y, a: mul(d, number(2)),))
     done = CliRunner().invoke(main, ["derive", "elman", "--examples", "4"])
     assert done.exit_code == 1
     assert done.stdout.splitlines()[-1].startswith("# FAILS")

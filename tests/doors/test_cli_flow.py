@@ -14,8 +14,8 @@ import pytest
 from click.testing import Result
 
 from bpttcheck.bptt.flow import Flow, flow
+from bpttcheck.bptt.flow_plot import draw
 from bpttcheck.cells import BUILTINS, builtin
-from bpttcheck.cli.flow import draw
 
 Cli = Callable[..., Result]
 

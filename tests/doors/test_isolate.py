@@ -17,7 +17,7 @@ import pytest
 from click.testing import Result
 
 from bpttcheck.cli import isolated
-from bpttcheck.cli.isolated import STACK, Record, sizes
+from bpttcheck.cli.child import STACK, Record, sizes
 from bpttcheck.cli.judged import JudgedTarget, Order
 
 Cli = Callable[..., Result]

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bpttcheck.on_jax.over_time import Steps, in_chunks, joined, over_chunks
-from bpttcheck.on_jax.partition import EquationGraph
+from bpttcheck.on_jax.partition import EquationGraph, Steps, in_chunks, joined, over_chunks
 
 T, B, N, K = 4, 3, 2, 5
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bpttcheck.calibration import DIFFERENCE_LIMIT
-from bpttcheck.oracles.differences import search as _search
+from bpttcheck.oracles.differences import finite_difference as _search
 from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.differences.line import Line
 from bpttcheck.oracles.differences.program import NativeProgram

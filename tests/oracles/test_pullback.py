@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bpttcheck.diagnose.whole.scene import SourceNames
 from bpttcheck.jax_mode import enable_x64
 from bpttcheck.oracles.step_graph.pullback import BackwardChange
-from bpttcheck.oracles.step_graph.source_names import SourceNames
 from bpttcheck.oracles.step_graph.whole import WholeGraph
 from bpttcheck.oracles.tracer.trace import lift
 

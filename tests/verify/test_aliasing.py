@@ -11,7 +11,7 @@ from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.checks.purity import on_problem, purity
-from bpttcheck.verify.conduct.aliasing import CALLS, shared_memory
+from bpttcheck.verify.conduct.memory import CALLS, shared_memory
 from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
 
 

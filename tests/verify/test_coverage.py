@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import bpttcheck
 from bpttcheck import cells
-from bpttcheck.judge.coverage import hidden
 from bpttcheck.problems.problem import MASKS, REGIMES
 from bpttcheck.results.records import Case
+from bpttcheck.verify.reporting import hidden
 
 PLAIN = Case(0, 0, 3, 2, 2, 3, "float64", "none", "ordinary")
 # Together they show every kind of bug: each of them alone shows something that no other does.

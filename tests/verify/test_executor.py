@@ -17,8 +17,8 @@ from bpttcheck.bptt.layer import CellLayer
 from bpttcheck.cells import LSTM, Elman
 from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
-from bpttcheck.verify.parallel import distribute as spread
-from bpttcheck.verify.parallel.worker import ProcessContext
+from bpttcheck.verify import parallel as spread
+from bpttcheck.verify.parallel import ProcessContext
 
 CHECKS = ["contract", "purity", "step_vjp", "sequence_vjp", "linearity", "masking"]
 SPAWN = multiprocessing.get_context("spawn")
@@ -169,9 +169,7 @@ def test_a_worker_that_dies_is_an_error_of_ours():
 
 
 def test_a_forked_worker_says_how_to_make_the_pool(monkeypatch):
-    from bpttcheck.verify.parallel import worker as _spread_worker
-
-    monkeypatch.setattr(_spread_worker, "_LOADED_IN", -1)
+    monkeypatch.setattr(spread, "_LOADED_IN", -1)
     with pytest.raises(BpttcheckError, match=r'get_context."spawn"'):
         report(Elman(), Counts())
 

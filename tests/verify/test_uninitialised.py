@@ -15,8 +15,8 @@ from bpttcheck.judge.run import Run
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks.base import Context
 from bpttcheck.verify.checks.purity import on_problem, purity
+from bpttcheck.verify.conduct.memory import unwritten
 from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
-from bpttcheck.verify.conduct.uninitialised import unwritten
 
 
 class Backward(Plain):

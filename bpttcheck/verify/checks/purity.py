@@ -14,7 +14,7 @@ from bpttcheck.judge.tally import Tally
 from bpttcheck.problems.problem import Problem
 from bpttcheck.results.records import Case, Finding
 from bpttcheck.verify.checks.base import Check, Context
-from bpttcheck.verify.conduct.aliasing import shared_memory
+from bpttcheck.verify.conduct.memory import shared_memory, unwritten
 from bpttcheck.verify.conduct.passes import Arguments, Passes, small_case
 from bpttcheck.verify.conduct.repeatability import (
     CALLS,
@@ -24,7 +24,6 @@ from bpttcheck.verify.conduct.repeatability import (
     repeated,
     unrepeatable,
 )
-from bpttcheck.verify.conduct.uninitialised import unwritten
 
 _UNWRITTEN = (
     (3, 3, 2, 3, "none", "ordinary"),

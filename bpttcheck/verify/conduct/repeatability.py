@@ -175,8 +175,6 @@ def spread(run: Run, problem: Problem, calls: int = SPREAD_CALLS) -> dict[str, A
     return most if any(gap.any() for gap in most.values()) else {}
 
 
-
-
 def impurities(
     subject: Any,
     kind: str,
