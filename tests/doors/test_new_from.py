@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from bpttcheck.cli.new import guess
+from bpttcheck.cli.new_from import guess
 
 Cli = Callable[..., Result]
 

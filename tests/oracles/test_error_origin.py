@@ -62,7 +62,7 @@ def broken(*_, **__):
         (programs, "compile_cheaply"),
         (noise, "_round"),
         (noise, "_draws"),
-        (noise.Noise, "draw"),
+        (noise.Noise, "_next"),
     ],
 )
 def test_a_function_of_ours_that_breaks_is_an_internal_error(monkeypatch, home, name):
@@ -73,7 +73,7 @@ def test_a_function_of_ours_that_breaks_is_an_internal_error(monkeypatch, home, 
 
 
 @pytest.mark.parametrize(
-    ("home", "name"), [(_lift_call, "_arrays"), (_lift_ufuncs, "cast"), (noise, "_share")]
+    ("home", "name"), [(_lift_call, "_arrays"), (_lift_ufuncs, "cast"), (noise, "_curved")]
 )
 def test_so_is_a_name_that_is_gone(monkeypatch, home, name):
     monkeypatch.delattr(home, name)

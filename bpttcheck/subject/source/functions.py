@@ -29,7 +29,7 @@ _WRAPPERS = ("bpttcheck.adapt.", "bpttcheck.activations")
 # Functions passed to these run when JAX traces them, not whenever the backward pass runs.
 _TRACING = (
     "bpttcheck.adapt.jax_rule", "bpttcheck.adapt.custom_vjp",
-    "bpttcheck.adapt.jax_functions", "bpttcheck.adapt.second_order",
+    "bpttcheck.adapt.jax_functions.function", "bpttcheck.adapt.second_order",
 )  # fmt: skip
 # The attributes in which wrappers keep a Python function: JAX and functools, Numba,
 # jax.custom_vjp.
