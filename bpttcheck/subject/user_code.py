@@ -6,6 +6,7 @@ Whatever a cell raises becomes a :class:`ContractError` that names the method an
 from __future__ import annotations
 
 import linecache
+import os
 import sysconfig
 import traceback
 from collections.abc import Callable, Generator
@@ -17,12 +18,15 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.activity import about_to
-from bpttcheck.errors import BpttcheckError, ContractError
+from bpttcheck.errors import BpttcheckError, ContractError, InternalError
 from bpttcheck.warning_scope import Heard, heard_by
 
 MOST_NOTES = 20
 _LONGEST_TEXT = 400
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+_ADAPTERS = str(Path(__file__).parents[1] / "adapt") + os.sep
+# What the user's arrays and functions make an adapter raise is of other types, or told by it.
+_DEFECTS = (AssertionError, AttributeError, IndexError, KeyError, NameError, ZeroDivisionError)
 
 SIGNATURES = {
     "init": "init(rng, n_in, n_hidden)",
@@ -69,6 +73,7 @@ def call(method: str, function: Callable[..., Any], *args: Any, notes: Notes | N
     Raises:
         ContractError: ``function`` raised anything (``SystemExit`` too), or is a coroutine. The
             errors of :mod:`bpttcheck.errors` and ``KeyboardInterrupt`` pass unchanged.
+        InternalError: an adapter of bpttcheck around the user's code has a defect.
     """
     about_to(method, *args)
     try:
@@ -77,6 +82,8 @@ def call(method: str, function: Callable[..., Any], *args: Any, notes: Notes | N
     except BpttcheckError:
         raise
     except (Exception, SystemExit) as error:
+        if _is_defect(error):
+            raise InternalError(f"adapting {method}", error) from error
         raise ContractError(_explain(method, error), method=method) from error
     if type(result) is CoroutineType:  # of the type: an unusual object may raise
         result.close()
@@ -100,6 +107,14 @@ def guarded_inspection(method: str, item: str = "") -> Generator[None]:
             method=method,
             item=item,
         ) from error
+
+
+def _is_defect(error: BaseException) -> bool:
+    """True if a line of an adapter, not of what it calls, raised what only a defect raises."""
+    if not isinstance(error, _DEFECTS):
+        return False
+    places = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return places[-1].startswith(_ADAPTERS)
 
 
 def _into(notes: Notes, method: str) -> Heard:

@@ -131,10 +131,14 @@ def _run_all(
     session: Session | None,
 ) -> Report:
     started = time.perf_counter()
-    if session is None:
-        run = Run(subject, options.seed, options.dtypes)
-    else:
-        run = session.run(subject, options)
+    try:
+        if session is None:
+            run = Run(subject, options.seed, options.dtypes)
+        else:
+            run = session.run(subject, options)
+    except InternalError as error:  # the first calls, which find out what the code accepts
+        first = _broken_off("contract", error, started)
+        return Report(subject.name, (first,), seed=options.seed, examples=options.examples)
     try:
         outcomes = _outcomes(run, options, executor, progress)
     except _CallersError as error:

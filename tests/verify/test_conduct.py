@@ -150,6 +150,24 @@ def test_an_error_of_ours_in_a_law_is_internal(monkeypatch):
     assert report.checks[0].reason.startswith("internal error while running the check linearity")
 
 
+def of_a_function(forward):
+    return bpttcheck.check_vjp(forward, lambda d, x: d * x, "x: N D -> y: N D", grads="dx", **FEW)
+
+
+def test_an_adapter_that_breaks_is_internal_and_what_it_calls_is_not(monkeypatch):
+    def theirs(x):
+        raise KeyError("theirs")
+
+    assert of_a_function(theirs).verdict is Verdict.FAILED
+
+    from bpttcheck.adapt import function
+
+    monkeypatch.delattr(function, "_unshared")
+    report = of_a_function(lambda x: (0.5 * x * x, x))
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert "internal error while adapting function: NameError" in report.checks[0].reason
+
+
 def test_an_error_of_the_callers_progress_is_the_callers():
     def progress(done, total, what):
         raise ZeroDivisionError("mine")
