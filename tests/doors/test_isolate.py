@@ -126,7 +126,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> tuple[Result, 
     targets = [f"dying.py:{name}" for name in NAMES]
     with pytest.MonkeyPatch.context() as patch:
         folder = settle(tmp_path_factory.mktemp("dying"), patch)
-        return cli("verify", *targets, *QUICK, "--jobs", "2", "--timeout", "10"), folder
+        return cli("verify", *targets, *QUICK, "--jobs", "2", "--timeout", "6"), folder
 
 
 def order(target: str, **options: object) -> Order:
@@ -155,7 +155,7 @@ def test_what_crashes_exits_or_is_killed_is_inconclusive_and_the_others_are_judg
 def test_what_hangs_is_given_up_and_its_line_is_named(judged: tuple[Result, Path]) -> None:
     result, folder = judged
     text = " ".join(result.stdout.split())
-    assert re.search(r"did not end within 10 s in case [^)]*dying\.py:\d+ in die", text)
+    assert re.search(r"did not end within 6 s in case [^)]*dying\.py:\d+ in die", text)
     assert_gone(int((folder / "hanging.txt").read_text()))
 
 

@@ -56,13 +56,8 @@ class ReadsTheWrongState(GRUResetBeforeForm):
 @pytest.mark.parametrize(
     ("form", "cell", "item"),
     [
-        (ForgetsTheCellPath(), cells.LSTM(), "d_state0"),
-        pytest.param(
-            ReadsTheWrongState(),
-            cells.GRUResetBefore(),
-            "d_params['W_hh']",
-            marks=pytest.mark.nightly,
-        ),
+        (ReadsTheWrongState(), cells.GRUResetBefore(), "d_params['W_hh']"),
+        pytest.param(ForgetsTheCellPath(), cells.LSTM(), "d_state0", marks=pytest.mark.nightly),
     ],
     ids=lambda value: type(value).__name__,
 )

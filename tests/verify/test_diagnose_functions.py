@@ -51,6 +51,7 @@ def backward(dhs, cache):
 SIGNATURE = "x: N T D, h0: N H, W: D H, U: H H, b: H, E: V H, tokens: N T < V -> h: N T H"
 
 BUGS = [
+    ("dU += h.T @ da", "dU += steps[t - 1][0].T @ da", "off-by-one", "h of the step before"),
     ("dh = dh * (1 - gate) + da @ U.T", "dh = da @ U.T", "missing-path", "new = np.tanh(a)"),
     ("dh * (np.tanh(a) - h)", "dh * (h - np.tanh(a))", "sign", "wrong sign"),
     ("gate * (1 - np.tanh(a) ** 2)", "gate", "wrong-derivative", "missing (a factor of 1)"),
@@ -59,7 +60,6 @@ BUGS = [
     ("+ da @ U.T", "+ da @ U", "transposed", "a transposed U"),
     ("dh = dh * (1 - gate) + da @ U.T", "dh = 0 * dh", "truncated", "lost at every step"),
     ("h, a, gate = steps[t]", "h, a, gate = steps[t][0], *steps[t - 1][1:]", "", ""),
-    ("dU += h.T @ da", "dU += steps[t - 1][0].T @ da", "off-by-one", "h of the step before"),
     ("dW += x[:, t].T", "dW += x[:, t - 1].T", "off-by-one", "x[:, t] of the step before"),
     ("np.add.at(dE, tokens[:, t], da)", "dE[tokens[:, t]] += da", "overwritten", "np.add.at"),
     ("dU += h.T @ da", "dU = h.T @ da", "overwritten", "d_U"),
@@ -182,8 +182,8 @@ def backward(dy, cache):
 @pytest.mark.parametrize(
     ("old", "new", "code", "says"),
     [
-        ("layer_back(done[::-1]", "layer_back(done", "time-order", "steps in reversed order"),
         ("dtwo[T - 1 - t] =", "dtwo[t] =", "time-order", "reversed order"),
+        ("layer_back(done[::-1]", "layer_back(done", "time-order", "steps in reversed order"),
         ("mean(axis=0)) / N", "mean(axis=0)) / max(N - 1, 1)", "scale", "times N/(N - 1)"),
     ],
 )

@@ -65,7 +65,7 @@ SIZES = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SIZES)
 def test_a_bug_that_begins_at_a_size_is_found(name):
     condition, check = SIZES[name]
