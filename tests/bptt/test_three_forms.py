@@ -121,8 +121,8 @@ def require_agreement(problem, got, expected):
     A sum of products in which every path takes at most ``n`` roundings errs by at most ``n EPS``
     times the sum of the absolute values. A path has a rounding for each factor and each addition:
     of the order of ``Z`` in each of the ``T + 1`` steps, and ``T^2 B`` when paths are added up. The
-    factor 100 is for the roundings inside of ``step_vjp``. Its gates may cancel: ``1 - z`` near zero
-    errs by ``EPS``, however small it is, and the entry by ``EPS`` times the largest of its block.
+    factor 100 is for the roundings inside of ``step_vjp``. Its gates may cancel: ``1 - z`` near
+    zero errs by ``EPS``, however small it is, and the entry by ``EPS`` times the block's largest.
     """
     Z, (T, B, _) = layout_of(problem.tape).Z, problem.xs.shape
     bar = 100 * ((T + 1) * (Z + 3) + (T + 1) ** 2 * B) * EPS
