@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bpttcheck.calibration import DIFFERENCE_LIMIT
-from bpttcheck.oracles.differences import finite_difference as _search
+from bpttcheck.oracles.differences import finite_difference as _differences
 from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.differences.line import Line
 from bpttcheck.oracles.differences.program import NativeProgram
@@ -100,14 +100,17 @@ def assume_only(line: Line) -> None:
 
 # What each guard is for: without it, at least so many of the family's problems are lies.
 ABLATIONS = {
-    "stairs": ([(_search, "stair_height", lambda *_: 0.0)], 50),
+    "stairs": ([(_differences, "stair_height", lambda *_: 0.0)], 50),
     "plateaus": ([(Line, "measure_noise", assume_only)], 10),
     "jitter": (
         [(Line, "measure_noise", assume_only), (NativeProgram, "repeat", lambda _: True)],
         3,
     ),
     "kinks": (
-        [(_search, "jump_at_point", lambda *_: None), (_search, "crosses_kink", lambda _: False)],
+        [
+            (_differences, "jump_at_point", lambda *_: None),
+            (_differences, "crosses_kink", lambda _: False),
+        ],
         3,
     ),
 }
@@ -126,5 +129,5 @@ def test_without_its_guard_a_family_is_lied_about(
 def test_without_the_look_at_single_outputs_those_of_other_scales_are_not_judged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_search, "unsettled", lambda _: np.zeros(1, bool))
+    monkeypatch.setattr(_differences, "unsettled", lambda _: np.zeros(1, bool))
     assert sum(count("odometer").abstained.values()) >= 50
