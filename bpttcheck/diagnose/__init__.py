@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "impure": "conduct",
     "uninitialised": "conduct",
+    "early-return": "values",
     "range": "values",
     "mask-ignored": "steps",
     "initial-state": "steps",

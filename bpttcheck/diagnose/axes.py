@@ -177,15 +177,43 @@ BATCH_REDUCTION = Rule(_BATCH_REDUCTION_PAGE, _fit_batch_reduction)
 
 _BROADCAST_ROW_PAGE = Page(
     "broadcast-row",
-    "One row of a gradient appears in place of others.",
+    "One row of a gradient, or a mean over rows, appears in place of others.",
     "d_x[n] = d_z[n] @ U, row by row",
-    "d_x[:] = d_z[0] @ U          # NumPy silently repeats the row",
+    "d_x[:] = d_z[0] @ U          # NumPy silently repeats the row\n"
+    "d_q = d_q.mean(axis=1, keepdims=True) + 0 * q    # each head has a gradient of its own",
     "d_x = d_z @ U",
-    "Every wrong row of the block equals a right row of the same block.",
+    "Every wrong row of the block equals a right row of the same block; or all places of an axis "
+    "hold the mean, or the sum, of the right ones.",
 )
 
 
 def _fit_broadcast_row(evidence: Evidence) -> Diagnosis | None:
+    """One value for a whole axis; or each row the right one of this or of another place."""
+    return _fit_one_for_all(evidence) or _fit_repeated(evidence)
+
+
+def _fit_one_for_all(evidence: Evidence) -> Diagnosis | None:
+    """The mean or the sum over an axis, put into every place of it."""
+    axes = min((s.right[evidence.block].ndim for s in evidence.examples), default=0)
+    for axis in range(axes):
+        some = [s for s in evidence.examples if s.right[evidence.block].shape[axis] > 1]
+        few = replace(evidence, examples=some)
+        for word, reduced in (("mean", np.mean), ("sum", np.sum)):
+            residual = few.fits_block(
+                lambda right, _, axis=axis, reduced=reduced: np.broadcast_to(
+                    reduced(right, axis=axis, keepdims=True), right.shape
+                )
+            )
+            if residual is not None:
+                return diagnosis(
+                    "broadcast-row",
+                    f"{evidence.block} has the {word} over axis {axis} in every place of that axis",
+                    residual, axis=axis,
+                )  # fmt: skip
+    return None
+
+
+def _fit_repeated(evidence: Evidence) -> Diagnosis | None:
     """Each row is the right one of this or of another place, along one axis."""
     for axis in (0, 1):
         found = [_sources(s, evidence.block, axis) for s in evidence.examples]

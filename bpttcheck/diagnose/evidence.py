@@ -31,6 +31,8 @@ from bpttcheck.results.records import Case, Diagnosis
 _CONDITIONS = frozenset(["mask-ignored", "one-size", "saturated", "nonlinear"])
 # These locate a bug without a formula for it.
 _PLACES = frozenset(["wrong-cotangent"])
+# What makes all gradients zero is not a path that is missing in each.
+_FIRST = "early-return"
 # These are said where nothing else is known.
 _LAST = ("mixed-rows",)
 _ENOUGH = 2
@@ -71,11 +73,14 @@ def explain(
 
 def _first_fits(evidence: Evidence, search: EditSearch) -> tuple[Diagnosis, ...]:
     """One mistake that explains several blocks; else what fits this block."""
+    first = _tried(evidence, _FIRST, diagnose.rule(_FIRST).fit)
+    if first is not None:
+        return (first,)
     shared = _tried(evidence, "of whole sequences", lambda e: search.best(e, _SEVERAL))
     if shared is not None:
         return (shared,)
     found: list[Diagnosis] = []
-    for code in (code for code in diagnose.CODES if code not in _LAST):
+    for code in (code for code in diagnose.CODES if code not in (_FIRST, *_LAST)):
         if any(d.code not in _CONDITIONS for d in found):
             break
         one = _tried(evidence, code, diagnose.rule(code).fit)

@@ -108,6 +108,42 @@ SCALE = Rule(_SCALE_PAGE, _fit_scale)
 """One output is the right one times a constant."""
 
 
+_EARLY_RETURN_PAGE = Page(
+    "early-return",
+    "In some cases every gradient is zero, although a cotangent is not.",
+    "d_z depends on every cotangent: on d_y, on each leaf of d_state, on every step and row",
+    "if not d_y.any(): return zeros           # d_state still flows back\n"
+    "if abs(d_h).max() < 1e-6: return zeros   # a small cotangent is one too",
+    "no test on a cotangent; or one on all of them at once",
+    "Every block is exactly zero where it is wrong, and cases with ordinary values are right.",
+)
+
+
+def _fit_early_return(evidence: Evidence) -> Diagnosis | None:
+    """Every gradient exactly zero in some cases, and right in ordinary ones."""
+    wrong, right = evidence.wrong_cases(), evidence.right_cases()
+    if not evidence.examples or not wrong or all(case.regime != "ordinary" for case in right):
+        return None
+    if not all(len(s.wrong) > 1 and _is_silent(s) for s in evidence.examples):
+        return None
+    regimes = {case.regime for case in wrong}
+    where = f", all of the regime {min(regimes)}" if len(regimes) == 1 else ""
+    return diagnosis(
+        "early-return",
+        f"every gradient is zero in {len(wrong)} of {len(wrong) + len(right)} cases{where}, though "
+        "a cotangent is not: does it return early?",
+        0.0, wrong=len(wrong), right=len(right),
+    )  # fmt: skip
+
+
+def _is_silent(example: FailingExample) -> bool:
+    return not any(example.given(block).any() for block in example.right)
+
+
+EARLY_RETURN = Rule(_EARLY_RETURN_PAGE, _fit_early_return)
+"""Every gradient is zero in some cases."""
+
+
 _ZEROED_ENTRY_PAGE = Page(
     "zeroed-entry",
     "Some entries of a gradient are zero, the others are right.",

@@ -235,6 +235,9 @@ STEPS = [
         evidence={"factor": 0.999}),
     Row("zeroed-entry", "d_W[1:] = ...", output(Tanh, "W", lambda v: np.where(
         np.arange(len(v))[:, None] == 0, 0, v)), W, says="[0, 0]"),
+    Row("early-return", "nothing for small cotangents", method(Tanh, d_z=lambda self, d, z, h: (
+        d * (1 - h * h) * (1 if np.abs(d).max(initial=0) > 1e-3 else 0)
+    )), W, says="does it return early"),
     Row("broadcast-row", "d_x[:] = d_x[0]", output(Tanh, "d_x", lambda v: v[:1] + 0 * v), X),
     Row("broadcast-row", "d_b[:] = d_b[0]", output(Tanh, "b", lambda v: v[:1] + 0 * v), b),
     Row("missing-path", "zeros", output(Tanh, "d_h", np.zeros_like), H, says="is zero"),

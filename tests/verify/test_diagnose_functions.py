@@ -242,3 +242,80 @@ def test_packed_rows_that_run_into_one_another_are_named():
     assert said(pair(PACKED, signature)) is None
     found = said(pair(PACKED, signature, "np.zeros_like(carry) if t in first else da", "da"))
     assert [one.code for one in found] == ["mixed-rows"]
+
+
+SMALL = """
+import numpy as np
+
+
+def scores(q, k):
+    s = np.einsum("nid,njd->nij", q, k)
+    return np.tanh(s), (q, k, np.tanh(s))
+
+
+def scores_back(d, cache):
+    q, k, t = cache
+    d = d * (1 - t * t)
+    dq = np.einsum("nij,njd->nid", d, k)
+    dk = np.einsum("nij,nid->njd", d, q)
+    return dq, dk
+
+
+def scaled(x, g):
+    s = np.sqrt((x * x).sum(axis=1, keepdims=True) + 1)
+    xh = x / s
+    return xh * g, (x, g, s, xh)
+
+
+def scaled_back(d, cache):
+    x, g, s, xh = cache
+    dxh = d * g
+    dx = (dxh - xh * (dxh * xh).sum(axis=1, keepdims=True)) / s
+    return dx, (d * xh).sum(axis=0)
+
+
+def gates(x, W):
+    both = 1 / (1 + np.exp(-(x @ W)))
+    H = both.shape[1] // 2
+    z, r = both[:, :H], both[:, H:]
+    return z * np.tanh(r), (x, W, z, r)
+
+
+def gates_back(d, cache):
+    x, W, z, r = cache
+    dz = d * np.tanh(r)
+    dr = d * z * (1 - np.tanh(r) ** 2)
+    da = np.concatenate([dz * z * (1 - z), dr * r * (1 - r)], axis=1)
+    return da @ W.T, x.T @ da
+"""
+SIGNATURES = {
+    "scores": "q: N T D, k: N T D -> s: N T T",
+    "scaled": "x: N D, g: D -> y: N D",
+    "gates": "x: N D, W: D 2H -> y: N H",
+}
+IN_SMALL = [
+    ("scores", '"nij,nid->njd", d, q', '"nij,njd->nid", d, q', "transposed", "the transpose of"),
+    ("scores", "return dq, dk", "return dq.mean(1, keepdims=True) + 0 * q, dk", "broadcast-row",
+     "the mean over axis 1"),
+    ("scaled", "keepdims=True)) / s", "keepdims=True)) / s**2", "wrong-operand",
+     "a factor too many: divided by s"),
+    ("gates", "[dz * z * (1 - z), dr * r * (1 - r)]", "[dr * r * (1 - r), dz * z * (1 - z)]",
+     "swapped-gates", "parts 0 and 1 of x @ W"),
+]  # fmt: skip
+
+
+def small(name, old="", new=""):
+    text = SMALL.replace(f"def {name}_back", "def backward").replace(f"def {name}(", "def forward(")
+    return pair(text, SIGNATURES[name], old, new)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_right_small_one_passes(name):
+    assert said(small(name)) is None
+
+
+@pytest.mark.parametrize(("name", "old", "new", "code", "says"), IN_SMALL)
+def test_a_mistake_of_a_few_lines_is_named(name, old, new, code, says):
+    found = said(small(name, old, new))
+    assert [one.code for one in found] == [code]
+    assert says in found[0].sentence

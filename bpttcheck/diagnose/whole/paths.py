@@ -40,8 +40,10 @@ def edits(scene: Scene) -> Iterator[LoopEdit]:
     yield from _values(scene)
     yield from _overwritten(scene)
     yield from _factors(scene)
+    yield from _factors_twice(scene)
     yield from _turned(scene)
     yield from _side_by_side(scene)
+    yield from _parts(scene)
     yield from _backwards(scene)
     yield from _reversed(scene)
 
@@ -233,6 +235,48 @@ def _factors(scene: Scene) -> Iterator[LoopEdit]:
             yield LoopEdit(("factor", turns.key, j), "wrong-operand", sentence, change, evidence)
 
 
+def _factors_twice(scene: Scene) -> Iterator[LoopEdit]:
+    """A factor of a product that comes in twice, on one way back or on both."""
+    for turns in scene.turns:
+        op, refs = scene.op(turns), scene.results(turns)
+        if op.primitive.name not in ("mul", "div") or refs is None:
+            continue
+        for j, edges in scene.sides(turns):
+            if len(edges) != len(turns.ops) or (op.primitive.name == "div" and j):
+                continue
+            factors = [_other(scene, edge) for edge in edges]
+            factor, where = scene.read(turns, 1 - j), scene.where(turns)
+            what = f"divided by {factor}" if op.primitive.name == "div" else f"times {factor}"
+            evidence = (("where", where), ("factor", factor))
+            one = {
+                edge: _pulled_times(scene, edge, by)
+                for edge, by in zip(edges, factors, strict=True)
+            }
+            both = {ref: _times(by) for ref, by in zip(refs, factors, strict=True)}
+            for name, change in (
+                (scene.read(turns, j), BackwardChange(one)),
+                (scene.text(refs[-1]), BackwardChange(values=both)),
+            ):
+                sentence = f"{gradient_of(name)} has a factor too many: {what}{said(where)}"
+                key = ("twice", turns.key, j, bool(change.edges))
+                yield LoopEdit(key, "wrong-operand", sentence, change, evidence)
+
+
+def _other(scene: Scene, edge: Edge) -> Array:
+    """What the operand of a product is multiplied with, or of a quotient one over the divisor."""
+    op = scene.graph.ops[edge[0]]
+    value = np.asarray(scene.graph.read(scene.pull.values, op.ins[1 - edge[1]]), np.float64)
+    return 1 / value if op.primitive.name == "div" else value
+
+
+def _pulled_times(scene: Scene, edge: Edge, factor: Array) -> EdgeChange:
+    return lambda adjoint, _: scene.pull.pulled(edge, (adjoint * factor)[None])[0]
+
+
+def _times(factor: Array) -> ValueChange:
+    return lambda parts, _: total(parts) * factor
+
+
 def _as_it_is(scene: Scene, edge: Edge) -> EdgeChange:
     shape = scene.shape(edge)
 
@@ -257,6 +301,13 @@ def _turned(scene: Scene) -> Iterator[LoopEdit]:
                 change = BackwardChange({edge: _transposed(scene, edge) for edge in edges})
                 sentence = f"what flows to {name} is transposed{said(scene.where(turns))}"
                 yield LoopEdit(("turned", turns.key, j), "transposed", sentence, change, evidence)
+            if op.primitive.name == "dot_general" and _ends_square(scene.graph.shapes[op.outs[0]]):
+                change = BackwardChange({edge: _of_transposed(scene, edge) for edge in edges})
+                out = gradient_of(scene.text(op.outs[0]))
+                sentence = f"{gradient_of(name)} is computed from the transpose of {out}"
+                sentence += said(scene.where(turns))
+                key = ("turned before", turns.key, j)
+                yield LoopEdit(key, "transposed", sentence, change, evidence)
             other = op.ins[1 - j] if op.primitive.name == "dot_general" else None
             square = all(_square(scene.pull.local[edge].shape) for edge in edges)
             if isinstance(other, int) and other in weights and square:
@@ -293,6 +344,14 @@ def _transposed(scene: Scene, edge: Edge) -> EdgeChange:
     return lambda adjoint, _: scene.pull.pulled(edge, adjoint[None])[0].T
 
 
+def _ends_square(shape: tuple[int, ...]) -> bool:
+    return len(shape) >= 2 and shape[-1] == shape[-2] > 1
+
+
+def _of_transposed(scene: Scene, edge: Edge) -> EdgeChange:
+    return lambda adjoint, _: scene.pull.pulled(edge, np.swapaxes(adjoint, -1, -2)[None])[0]
+
+
 def _through(scene: Scene, edge: Edge) -> EdgeChange:
     other = scene.pull.local[edge].T
     return lambda adjoint, _: scene.pull.with_other(edge, adjoint, other)
@@ -324,6 +383,33 @@ def _side_by_side(scene: Scene) -> Iterator[LoopEdit]:
             yield LoopEdit(
                 ("order", turns.key), "swapped-gates", sentence, BackwardChange(changes), evidence
             )
+
+
+def _parts(scene: Scene) -> Iterator[LoopEdit]:
+    """The gradient of an array of several gates side by side, with two of them exchanged."""
+    for turns in scene.turns:
+        refs = scene.results(turns)
+        shape = scene.graph.shapes[refs[-1]] if refs else ()
+        for size in sorted({size for size in scene.example.sizes.values() if size > 1}):
+            if not shape or shape[-1] % size or not 2 <= shape[-1] // size <= 4:
+                continue
+            assert refs is not None
+            name, where = scene.text(refs[-1]), scene.where(turns)
+            for i, j in combinations(range(shape[-1] // size), 2):
+                change = BackwardChange(values=dict.fromkeys(refs, _exchanged(size, i, j)))
+                sentence = f"the gradients of parts {i} and {j} of {name} are exchanged"
+                key = ("parts", turns.key, shape[-1] // size, i, j)
+                evidence = (("where", where), ("gates", [i, j]))
+                yield LoopEdit(key, "swapped-gates", sentence + said(where), change, evidence)
+
+
+def _exchanged(size: int, i: int, j: int) -> ValueChange:
+    def of(parts: list[Array], _: Lookup) -> Array:
+        gates = np.split(total(parts), parts[0].shape[-1] // size, axis=-1)
+        gates[i], gates[j] = gates[j], gates[i]
+        return np.concatenate(gates, axis=-1)
+
+    return of
 
 
 def _backwards(scene: Scene) -> Iterator[LoopEdit]:
