@@ -301,6 +301,7 @@ IN_SMALL = [
      "a factor too many: divided by s"),
     ("gates", "[dz * z * (1 - z), dr * r * (1 - r)]", "[dr * r * (1 - r), dz * z * (1 - z)]",
      "swapped-gates", "parts 0 and 1 of x @ W"),
+    ("gates", "dz * z * (1 - z)", "dz * z * z", "wrong-derivative", "h**2 in part 0"),
 ]  # fmt: skip
 
 

@@ -74,6 +74,7 @@ def _of_spans(scene: Scene, spans: Mapping[int, tuple[int, int]]) -> Iterator[Lo
         of = scene.text(pairs[-1][1])
         made = [(one[0][1], tuple(f for f, _ in one)) for one in zip(*named, strict=True)]
         made += list(_of_others(scene, turns, pairs))
+        made += list(_in_parts(scene, pairs, made))
         for formula, slopes in made:
             if not all(np.isfinite(slope).all() for slope in slopes):
                 continue
@@ -85,6 +86,31 @@ def _of_spans(scene: Scene, spans: Mapping[int, tuple[int, int]]) -> Iterator[Lo
             evidence = (("where", where), ("instead", formula))
             key = ("derivative", turns.key, formula, scene.text(pairs[-1][0]))
             yield LoopEdit(key, "wrong-derivative", sentence, BackwardChange(extra=extra), evidence)
+
+
+def _in_parts(
+    scene: Scene, pairs: list[tuple[int, int]], wrong: list[tuple[str, tuple[Array, ...]]]
+) -> Iterator[tuple[str, tuple[Array, ...]]]:
+    """The same in one of the gates that stand side by side, the others right."""
+    width, shape = scene.width_of_parts(pairs[-1][1]), scene.graph.shapes[pairs[-1][1]]
+    if not width:
+        return
+    right = [_slope(scene, *pair) for pair in pairs]
+    for i in range(shape[-1] // width):
+        here = np.arange(shape[-1]) // width == i
+        for formula, slopes in wrong:
+            mixed = tuple(np.where(here, w, r) for w, r in zip(slopes, right, strict=True))
+            yield f"{formula} in part {i}", mixed
+
+
+def _slope(scene: Scene, start: int, end: int) -> Array:
+    """The right derivative of one value by another, along operations of one operand."""
+    slope: Array = np.ones(scene.graph.shapes[end])
+    while end != start:
+        k = scene.made[end]
+        (j,) = [j for j in scene.graph.moving(scene.graph.ops[k]) if (k, j) in scene.pull.local]
+        slope, end = slope * scene.pull.local[k, j], scene.operand((k, j))
+    return slope
 
 
 _FORMULAS: tuple[tuple[str, Formula], ...] = (

@@ -19,6 +19,7 @@ from bpttcheck.oracles.step_graph.whole import Turns
 
 # Operations that put the results of the turns into one array.
 GATHERING = frozenset(["concatenate", "stack", "dynamic_update_slice", "scatter", "pad"])
+_PARTS = frozenset(["slice", "dynamic_slice", "split"])
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,17 @@ class Scene:
                 if isinstance(ref, int):
                     found.setdefault(ref, []).append((k, j))
         return found
+
+    def width_of_parts(self, ref: int) -> int:
+        """The width of the 2 to 4 equal parts of a last axis that are read by themselves, or 0."""
+        ops = [self.graph.ops[k] for k, _ in self._readers.get(ref, ())]
+        parts = {self.graph.shapes[out] for op in ops for out in op.outs}
+        shape = self.graph.shapes[ref]
+        if len(parts) != 1 or any(op.primitive.name not in _PARTS for op in ops) or not shape:
+            return 0
+        (part,) = parts
+        whole = part[:-1] == shape[:-1] and 2 <= shape[-1] // max(part[-1], 1) <= 4
+        return part[-1] if whole and shape[-1] % part[-1] == 0 else 0
 
     @cached_property
     def states(self) -> list[Quantity]:
