@@ -1,9 +1,10 @@
-"""Failures at the user's lines that are at fault, and as error annotations for GitHub."""
+"""Failures at the lines that are at fault: as error annotations for GitHub, and as SARIF."""
 
 from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,48 @@ def _relative(path: Path) -> Path:
     root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd())
     path = path.resolve()
     return path.relative_to(root.resolve()) if path.is_relative_to(root.resolve()) else path
+
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+def document(failures: Iterable[Mapping[str, Any]], checks: Mapping[str, str]) -> dict[str, Any]:
+    """The failures of a run as one SARIF log.
+
+    Args:
+        failures: each with ``check``, ``title``, ``message``, ``file`` and ``line``, as
+            :class:`bpttcheck.cli.github.PlacedFailure` has them; a file of ``""`` is unknown.
+        checks: what each check compares and finds, by its name.
+    """
+    from bpttcheck import __version__
+
+    found = list(failures)
+    rules = [name for name in checks if any(one["check"] == name for one in found)]
+    driver = {
+        "name": "bpttcheck",
+        "version": __version__,
+        "rules": [
+            {"id": name, "shortDescription": {"text": checks[name].partition("\n")[0]}}
+            for name in rules
+        ],
+    }
+    results = [_result(one, rules) for one in found]
+    run = {"tool": {"driver": driver}, "results": results, "columnKind": "unicodeCodePoints"}
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def _result(failure: Mapping[str, Any], rules: list[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "ruleId": failure["check"],
+        "level": "error",
+        "message": {"text": f"{failure['title']}\n{failure['message']}"},
+    }
+    if failure["check"] in rules:
+        result["ruleIndex"] = rules.index(failure["check"])
+    if failure["file"]:
+        place = {
+            "artifactLocation": {"uri": failure["file"]},
+            "region": {"startLine": failure["line"]},
+        }
+        result["locations"] = [{"physicalLocation": place}]
+    return result

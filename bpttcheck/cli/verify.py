@@ -286,7 +286,7 @@ def _write_files(page: Path | None, sarif: Path | None, outcome: _Outcome) -> No
         sections = [(one.target, one.verdict, one.page) for one in outcome.reports]
         _write("html", page, text(sections))
     if sarif is not None:
-        from bpttcheck.results.sarif import document
+        from bpttcheck.cli.github import document
         from bpttcheck.verify.checks import CHECKS
 
         checks = {name: check.text for name, check in CHECKS.items()}

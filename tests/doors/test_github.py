@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bpttcheck.cli.github import MOST, annotate, failures, locate
+from bpttcheck.cli.github import MOST, SCHEMA, annotate, document, failures, locate
 from bpttcheck.results.records import CheckResult, Finding, Verdict
 from bpttcheck.results.report import Report
-from bpttcheck.results.sarif import SCHEMA, document
 from bpttcheck.verify.checks import CHECKS
 
 

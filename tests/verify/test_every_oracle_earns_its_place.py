@@ -12,7 +12,7 @@ from subjects import Elementwise, relu
 import bpttcheck
 from bpttcheck import Verdict, trees
 from bpttcheck.errors import Declined
-from bpttcheck.judge import by_slopes, gradient
+from bpttcheck.judge import gradient
 from bpttcheck.judge.oracle import Differences
 from bpttcheck.judge.reference import JaxReference
 from bpttcheck.judge.run import STEP
@@ -206,8 +206,8 @@ def test_the_noise_of_the_copies_keeps_rounding_from_convicting_a_right_cell(mon
 def test_rounding_of_float32_alone_convicts_no_layer_without_a_reference(monkeypatch):
     layer = Layer()
     assert verdict(layer, "sequence_vjp", 60, ["float32"]) is Verdict.PASSED
-    monkeypatch.setattr(by_slopes, "own_rounding", lambda *args: {})
-    monkeypatch.setattr(by_slopes, "own_noise", lambda *args: {})
+    monkeypatch.setattr(gradient, "own_rounding", lambda *args: {})
+    monkeypatch.setattr(gradient, "own_noise", lambda *args: {})
     assert verdict(layer, "sequence_vjp", 60, ["float32"]) is Verdict.FAILED
 
 

@@ -12,17 +12,219 @@ changes before that event does.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpttcheck.oracles.branches import recorder as _recorder
-from bpttcheck.oracles.branches.events import Event
-from bpttcheck.oracles.branches.recorder import BranchRecorder
+from bpttcheck.oracles.branches.events import (
+    ComparisonEvent,
+    Event,
+    OrderEvent,
+    RoundingEvent,
+    SelectionEvent,
+)
+from bpttcheck.oracles.branches.user_line import SourceLine, user_place
+
+_running = threading.local()
+
+# The kind of an event and its fields; the event object is made on demand.
+Deferred = tuple[type[Event], tuple[Any, ...]]
+
+
+@dataclass
+class BranchRecorder:
+    """The events of one run, in order.
+
+    Args:
+        events: the branches taken.
+        unseen: where values left NumPy (``float(z)``), so that branches on them stay unseen.
+        narrowest: the item size in bytes of the narrowest floating result.
+    """
+
+    events: list[Deferred] = field(default_factory=list[Deferred])
+    unseen: list[str] = field(default_factory=list[str])
+    narrowest: int = 8
+    _outer: BranchRecorder | None = None
+
+    def __enter__(self) -> BranchRecorder:
+        """Become the recorder of this thread."""
+        self._outer = current()
+        _running.recorder = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Restore the previous recorder."""
+        _running.recorder = self._outer
+
+
+def current() -> BranchRecorder | None:
+    """The active recorder of this thread."""
+    return getattr(_running, "recorder", None)
+
+
+def add(kind: type[Event], name: str, *fields: Any) -> None:
+    """Note a branch."""
+    recorder = current()
+    if recorder is not None:
+        recorder.events.append((kind, (name, *user_place(), *fields)))
+
+
+def lose(what: str) -> None:
+    """Note that values left NumPy by ``what``."""
+    recorder = current()
+    if recorder is not None:
+        recorder.unseen.append(f"{what} at {SourceLine(*user_place())}")
+
+
+def narrow(itemsize: int) -> None:
+    """Note a floating result of ``itemsize`` bytes."""
+    recorder = current()
+    if recorder is not None:
+        recorder.narrowest = min(recorder.narrowest, itemsize)
+
+
+def compare(name: str, a: Any, b: Any) -> None:
+    """Note a decision on ``a`` against ``b``, real numbers both."""
+    if _is_real(a) and _is_real(b):
+        add(ComparisonEvent, name, _kept(a), _kept(b))
+
+
+def order(name: str, a: Any, axis: Any = -1) -> None:
+    """Note that the order of ``a`` along ``axis`` decides (``None``: of all its entries)."""
+    rows = _plain(a).ravel() if axis is None else np.moveaxis(_plain(a), axis, -1)
+    add(OrderEvent, name, rows.copy())
+
+
+def rounding(name: str, a: Any) -> None:
+    """Note that the integers around ``a`` decide."""
+    add(RoundingEvent, name, np.array(_plain(a), np.float64))
+
+
+def selection(name: str, a: Any, axis: Any, *, largest: bool) -> None:
+    """Note that the extreme entries of ``a`` along ``axis`` decide."""
+    add(SelectionEvent, name, _plain(a).copy(), axis, largest)
+
+
+def note_ufunc(name: str, method: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Note the branches of one call of a ufunc on plain ``args``, before it runs."""
+    if method == "__call__":
+        UFUNCS[name](name, args)
+    elif method == "reduce" and name in _LARGEST:
+        selection(name, args[0], kwargs.get("axis", 0), largest=_LARGEST[name])
+    elif method == "accumulate" and name in _LARGEST:
+        _accumulated(name, args[0], kwargs.get("axis", 0))
+    elif method == "reduce":
+        compare(name, args[0], 0)
+    else:
+        lose(f"{name}.{method}")
+
+
+def note_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Note the branches inside NumPy functions that work on plain arrays."""
+    note = _FUNCTIONS.get(func)
+    if note is not None:
+        note(*args, **kwargs)
+
+
+def _plain(a: Any) -> NDArray[Any]:
+    return np.asarray(a)
+
+
+def _is_real(a: Any) -> bool:
+    return a.dtype.kind in "fiub" if isinstance(a, np.ndarray) else isinstance(a, _REAL)
+
+
+def _kept(a: Any) -> Any:
+    # A copy: the program may go on to overwrite its array in place.
+    return a.view(np.ndarray).copy() if isinstance(a, np.ndarray) else a
+
+
+_REAL = (int, float, np.bool_, np.integer, np.floating)
+
+
+def _pair(name: str, args: list[Any]) -> None:
+    compare(name, args[0], args[1])
+
+
+def _zero(name: str, args: list[Any]) -> None:
+    for a in args:
+        compare(name, a, 0)
+
+
+def _accumulated(name: str, a: Any, axis: int) -> None:
+    """Each entry against the extreme of those before it."""
+    rows = np.moveaxis(a, axis, 0)
+    pick = np.maximum if _LARGEST[name] else np.minimum
+    compare(name, rows[1:], pick.accumulate(rows)[:-1])
+
+
+def _quotient(name: str, args: list[Any]) -> None:
+    rounding(name, np.divide(args[0], args[1]))
+
+
+def _clip(name: str, args: list[Any]) -> None:
+    compare(name, args[0], args[1])
+    compare(name, args[0], args[2])
+
+
+_LARGEST = {"maximum": True, "fmax": True, "minimum": False, "fmin": False}
+
+UFUNCS: dict[str, Callable[[str, list[Any]], None]] = {
+    **dict.fromkeys(("greater", "greater_equal", "less", "less_equal"), _pair),
+    **dict.fromkeys(("equal", "not_equal", *_LARGEST), _pair),
+    **dict.fromkeys(("absolute", "fabs", "sign", "signbit", "heaviside", "copysign"), _zero),
+    **dict.fromkeys(("logical_not", "logical_and", "logical_or", "logical_xor"), _zero),
+    # Roots of a square: sqrt(z * z) is |z|.
+    **dict.fromkeys(("sqrt", "cbrt"), _zero),
+    **dict.fromkeys(("floor_divide", "remainder", "divmod", "fmod"), _quotient),
+    **dict.fromkeys(("floor", "ceil", "trunc", "modf"), lambda n, args: rounding(n, args[0])),
+    # `rint` changes half way between integers.
+    "rint": lambda name, args: rounding(name, np.subtract(args[0], 0.5)),
+    "hypot": lambda name, args: compare(name, np.abs(args[0]) + np.abs(args[1]), 0),
+    "clip": _clip,
+}
+
+
+def _where(condition: Any, *_: Any) -> None:
+    if _plain(condition).dtype.kind == "f":
+        compare("where", condition, 0)
+
+
+def _interp(x: Any, xp: Any, fp: Any, *_: Any, **__: Any) -> None:
+    nodes = _plain(xp)
+    compare("interp", _plain(x)[..., None], nodes)
+
+
+def _searchsorted(a: Any, v: Any, *_: Any, **__: Any) -> None:
+    compare("searchsorted", _plain(v)[..., None], _plain(a))
+
+
+def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> None:
+    plain = np.abs(_plain(x))
+    is_vector = isinstance(axis, int) or (axis is None and plain.ndim == 1)
+    if ord is None or ord == "fro" or (is_vector and ord == 2):
+        compare("norm", np.sum(plain, axis=axis), 0)
+    elif is_vector and ord == 1:
+        compare("norm", plain, 0)
+    elif is_vector and ord in (np.inf, -np.inf):
+        order("norm", plain, axis)
+    else:
+        lose(f"norm(ord={ord!r})")
+
+
+_FUNCTIONS: dict[Any, Callable[..., None]] = {
+    np.where: _where,
+    np.interp: _interp,
+    np.searchsorted: _searchsorted,
+    np.digitize: lambda x, bins, *_, **__: _searchsorted(bins, x),
+    np.linalg.norm: _norm,
+}
+
 
 Array = NDArray[Any]
 Function = Callable[[list[Array]], list[Array]]
@@ -116,7 +318,7 @@ def plain(function: Function, point: Sequence[Array]) -> list[Array]:
 
 
 _FLOAT64 = np.dtype(np.float64)
-_BRANCHES = _recorder.UFUNCS
+_BRANCHES = UFUNCS
 _ndarray = np.ndarray
 # Functions that only rearrange or multiply and never branch: run on plain arrays in one go.
 _LAYOUT = {
@@ -137,7 +339,7 @@ class Recorded(np.ndarray):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         plain = [x.view(_ndarray) if isinstance(x, Recorded) else x for x in inputs]
         if ufunc.__name__ in _BRANCHES:
-            _recorder.note_ufunc(ufunc.__name__, method, plain, kwargs)
+            note_ufunc(ufunc.__name__, method, plain, kwargs)
         if method == "__call__" and not kwargs:
             result = ufunc(*plain)
             # The common case first: this line runs for nearly every operation of a program.
@@ -153,7 +355,7 @@ class Recorded(np.ndarray):
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func in _LAYOUT:
             return wrap(func(*unwrap_all(args), **kwargs))
-        _recorder.note_function(func, args, kwargs)
+        note_function(func, args, kwargs)
         # Python-level functions of NumPy call ufuncs, which come back to `__array_ufunc__`.
         return wrap(super().__array_function__(func, types, args, kwargs))
 
@@ -162,25 +364,25 @@ class Recorded(np.ndarray):
         return item if type(item) is Recorded else wrap(item)
 
     def __bool__(self) -> bool:
-        _recorder.compare("bool", self.view(np.ndarray), 0)
+        compare("bool", self.view(np.ndarray), 0)
         return bool(self.view(np.ndarray))
 
     def __float__(self) -> float:
-        _recorder.lose("float()")
+        lose("float()")
         return float(self.view(np.ndarray))
 
     def __int__(self) -> int:
-        _recorder.lose("int()")
+        lose("int()")
         return int(self.view(np.ndarray))
 
     def item(self, *args: Any) -> Any:
         """As NumPy's; the value is no longer recorded."""
-        _recorder.lose(".item()")
+        lose(".item()")
         return self.view(np.ndarray).item(*args)
 
     def tolist(self) -> Any:
         """As NumPy's; the values are no longer recorded."""
-        _recorder.lose(".tolist()")
+        lose(".tolist()")
         return self.view(np.ndarray).tolist()
 
     def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
@@ -188,9 +390,9 @@ class Recorded(np.ndarray):
         plain = self.view(np.ndarray)
         kind = np.dtype(dtype).kind
         if kind in "iu":
-            _recorder.rounding("astype", plain)
+            rounding("astype", plain)
         elif kind == "b":
-            _recorder.compare("astype", plain, 0)
+            compare("astype", plain, 0)
         return wrap(plain.astype(dtype, *args, **kwargs))
 
     def dot(self, b: Any, out: Any = None) -> Any:
@@ -199,37 +401,37 @@ class Recorded(np.ndarray):
 
     def argmax(self, axis: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As NumPy's."""
-        _recorder.selection("argmax", self.view(np.ndarray), axis, largest=True)
+        selection("argmax", self.view(np.ndarray), axis, largest=True)
         return self.view(np.ndarray).argmax(axis, *args, **kwargs)
 
     def argmin(self, axis: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As NumPy's."""
-        _recorder.selection("argmin", self.view(np.ndarray), axis, largest=False)
+        selection("argmin", self.view(np.ndarray), axis, largest=False)
         return self.view(np.ndarray).argmin(axis, *args, **kwargs)
 
     def argsort(self, axis: Any = -1, *args: Any, **kwargs: Any) -> Any:
         """As NumPy's."""
-        _recorder.order("argsort", self.view(np.ndarray), axis)
+        order("argsort", self.view(np.ndarray), axis)
         return self.view(np.ndarray).argsort(axis, *args, **kwargs)
 
     def argpartition(self, kth: Any, axis: Any = -1, *args: Any, **kwargs: Any) -> Any:
         """As NumPy's."""
-        _recorder.order("argpartition", self.view(np.ndarray), axis)
+        order("argpartition", self.view(np.ndarray), axis)
         return self.view(np.ndarray).argpartition(kth, axis, *args, **kwargs)
 
     def sort(self, axis: Any = -1, *args: Any, **kwargs: Any) -> None:
         """As NumPy's, in place."""
-        _recorder.order("sort", self.view(np.ndarray), axis)
+        order("sort", self.view(np.ndarray), axis)
         self.view(np.ndarray).sort(axis, *args, **kwargs)
 
     def partition(self, kth: Any, axis: Any = -1, *args: Any, **kwargs: Any) -> None:
         """As NumPy's, in place."""
-        _recorder.order("partition", self.view(np.ndarray), axis)
+        order("partition", self.view(np.ndarray), axis)
         self.view(np.ndarray).partition(kth, axis, *args, **kwargs)
 
     def nonzero(self) -> Any:
         """As NumPy's."""
-        _recorder.compare("nonzero", self.view(np.ndarray), 0)
+        compare("nonzero", self.view(np.ndarray), 0)
         return self.view(np.ndarray).nonzero()
 
 
@@ -292,13 +494,13 @@ def unwrap(result: Any) -> NDArray[Any]:
 
 def _narrow(result: NDArray[Any]) -> NDArray[Any]:
     if result.dtype is not _FLOAT64 and result.dtype.kind == "f":
-        _recorder.narrow(result.dtype.itemsize)
+        narrow(result.dtype.itemsize)
     return result
 
 
 def _whole(result: NDArray[Any]) -> NDArray[Any]:
     if result.dtype.kind == "O":
-        _recorder.lose("an array of Python objects")
+        lose("an array of Python objects")
     return result.view(np.ndarray)
 
 
