@@ -103,7 +103,8 @@ class StepNames:
             return "".join(c for c in value.label[6:] if c.isalnum() or c == "_"), True
         if value.label:
             digits = "".join(c for c in value.label[5:] if c.isalnum() or c == "_")
-            return (others[0] if others else f"s{digits}" if digits[:1].isdigit() else digits), True
+            unnamed = f"s{digits}" if not digits or digits[0].isdigit() else digits
+            return (others[0] if others else "x" if value.label == "x" else unnamed), True
         return self._made(value) or (others[0] if others else "t"), False
 
     def _made(self, value: Value) -> str:

@@ -207,10 +207,10 @@ class Writer:
         distinct = [o for o in dict.fromkeys(sources) if o.text or o.place]
         room = _WIDTH - len(text) - len(tag) - 4
         if len(distinct) > 1 or (distinct and not distinct[0].place):
-            return [f"{text}  # {tag}{' and '.join(o.within(40) for o in distinct)}"]
+            return [f"{text}  # {tag}{' and '.join(o.within(40) for o in distinct)}".rstrip()]
         comment = distinct[0].within(room) if distinct else ""
         if len(comment) <= room and (room >= _LEAST_COMMENT or not distinct):
-            return [f"{text}  # {tag}{comment}" if tag or comment else text]
+            return [f"{text}  # {tag}{comment}".rstrip() if tag or comment else text]
         indent = text[: len(text) - len(text.lstrip())]
         above = distinct[0].within(_WIDTH - len(indent) - len(tag) - 2) if distinct else ""
         return [f"{indent}# {tag}{above}", text]

@@ -1,0 +1,113 @@
+"""One expression after another: the gradient that is written is right, or the refusal says why."""
+
+import linecache
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import bpttcheck
+from bpttcheck.errors import Declined
+
+STEP = """
+import numpy as np
+from scipy import special
+
+
+class Cell:
+    sizes = ((2, 3), (3, 2), (4, 4))
+
+    def init(self, rng, n_in, H):
+        return {{"U": rng.standard_normal((H, n_in)) / 2, "W": rng.standard_normal((H, H)) / 2,
+                "b": rng.standard_normal(H) / 2}}
+
+    def initial_state(self, params, B):
+        return np.zeros((B, len(params["b"])), params["b"].dtype)
+
+    def step(self, params, h, x):
+        U, W, b = params["U"], params["W"], params["b"]
+        z = np.tanh(x @ U.T + h @ W.T + b) + 0.1 * h
+        new = {text}
+        return new, 0.5 * new, (x, h)
+"""
+
+WRITTEN = """
+z ** 2; z ** 3.0; 2.0 ** z; np.sqrt(z * z + 1); np.sin(z) + np.cos(h); np.arctan(z); np.expm1(z)
+np.log1p(z * z); special.erf(z); special.expit(z); np.where(z > h, z, 0.5 * h)
+np.maximum(z, 0.1 * h)
+np.clip(z, -0.5, 0.5); np.abs(z); z / (2 + h * h); -z - h; np.square(z); np.exp(z) * h; z.copy()
+np.cumsum(z, axis=1); z.sum(axis=0) * h; z.mean() * h; z.max(axis=1, keepdims=True) * h
+np.min(z, axis=1)[:, None] * h; z.std(axis=1, keepdims=True) * h
+z.var(axis=0) * h; np.linalg.norm(z + 3, axis=1)[:, None] * h
+special.softmax(z, axis=1); special.log_softmax(z, axis=1); special.softmax(z) * h
+special.logsumexp(z, axis=1, keepdims=True) * h
+np.add.reduce(np.stack([z, h])); np.stack([z, h], axis=-1).mean(axis=-1)
+np.einsum("bi,bi->b", z, h)[:, None] * h; np.einsum("bi,ij", z, W)
+np.einsum("bi,ij,j->bj", z, W, b)
+np.linalg.solve(W + 9 * np.eye(len(W)), z.T).T; z @ np.linalg.inv(W + 9 * np.eye(len(W)))
+(z @ b)[:, None] * h; b @ W * z; np.dot(b, b) * z; np.outer(b, b) @ W @ b + z
+np.transpose(z[:, None, :], (2, 1, 0))[:, 0].T; np.swapaxes(z[None], 0, 1)[:, 0]
+np.moveaxis(z[:, None], 1, 0)[0]; z[..., None][..., 0]; z[:, -1:] * h
+z.reshape(-1).reshape(h.shape)
+np.vsplit(np.vstack([z, h]), 2)[1]; np.split(np.hstack([z, h]), [1], axis=1)[0] * h
+np.array([z, h])[1] * z; np.broadcast_to(b, z.shape) * z; z[:, ::-1] * h; z + z[0]
+"""
+REFUSED = """
+np.einsum("...i,i->...", z, b)[:, None] * h; np.einsum("ii", W) * z; np.cumsum(z).reshape(z.shape)
+np.linalg.norm(z, ord=1, axis=1)[:, None] * h; z.var(axis=1, ddof=1, keepdims=True) * h
+np.array([[z, h], [h, z]])[0, 1] * z; np.tensordot(z, W, axes=1); np.prod(z, axis=1)[:, None] * h
+np.trace(W) * z; np.median(z, axis=1)[:, None] * h; np.floor(z) * h + np.sort(h, axis=1)
+"""
+
+
+def listed(text):
+    return [one.strip() for line in text.strip().splitlines() for one in line.split(";")]
+
+
+def made(expression):
+    text = STEP.format(text=expression)
+    module, name = ModuleType("expression"), f"expression_{abs(hash(text))}.py"
+    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    exec(compile(text, name, "exec"), module.__dict__)
+    return module
+
+
+@pytest.fixture
+def cell(expression, monkeypatch):
+    module = made(expression)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.Cell()
+
+
+@pytest.mark.sampled(20)
+@pytest.mark.parametrize("expression", listed(WRITTEN))
+def test_what_is_written_is_the_slope_of_the_step(cell):
+    subject = bpttcheck.derive(cell, examples=0).cell
+    rng = np.random.default_rng(1)
+    params = subject.init(rng, 3, 4)
+    h, x, along_h = (rng.standard_normal(shape) / 2 for shape in ((2, 4), (2, 3), (2, 4)))
+    along = {name: rng.standard_normal(value.shape) for name, value in params.items()}
+    d_new, d_y = rng.standard_normal((2, 2, 4))
+
+    def loss(s):
+        moved = {name: value + s * along[name] for name, value in params.items()}
+        new, y, _ = subject.step(moved, h + s * along_h, x)
+        return (d_new * new).sum() + (d_y * y).sum()
+
+    slope = (8 * (loss(1e-3) - loss(-1e-3)) - (loss(2e-3) - loss(-2e-3))) / 12e-3
+    d_params, d_h, _ = subject.step_vjp(params, subject.step(params, h, x)[2], d_new, d_y)
+    found = (d_h * along_h).sum() + sum((d_params[name] * along[name]).sum() for name in along)
+    assert found == pytest.approx(slope, rel=1e-7, abs=1e-8)
+
+
+@pytest.mark.parametrize("expression", listed(REFUSED))
+def test_what_is_not_written_is_refused_at_its_line(cell):
+    with pytest.raises(Declined, match=r"expression_\d+\.py:19"):
+        bpttcheck.derive(cell, examples=0)
+
+
+def test_without_the_names_of_the_step_there_are_others():
+    written = bpttcheck.derive(made("np.tanh(z)").Cell(), examples=0)  # in no module that is known
+    assert "    x, s = cache\n" in written.source
+    assert all(line == line.rstrip() for line in written.source.splitlines())
