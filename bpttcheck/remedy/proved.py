@@ -6,6 +6,7 @@ A backward pass that writes into its arguments is mended first: ``a = a + b`` fo
 from __future__ import annotations
 
 import ast
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -115,8 +116,8 @@ def remedies(subject: Any, report: Report, *, seconds: float = 10.0) -> tuple[Re
     for k, one in enumerate(found[:_PROVED]):
         passed = _proof(known, one, report)
         if passed is not None:
-            others = [_short(source, other) for other in found if other is not found[k]]
-            return (_remedy(source, one, passed, others),)
+            others = [_short(source, other) for other in found if other is not one]
+            return (_remedy(source, one, passed, _distinct(_short(source, one), others)),)
     return ()
 
 
@@ -156,6 +157,18 @@ def _remedy(source: BackwardSource, one: Mended, passed: int, others: list[str])
         diff(source.text, one.source.text, source.file), sentence, source.file, one.line,
         tuple(dict.fromkeys(others[:_NAMED])), one.source.text,
     )  # fmt: skip
+
+
+def _distinct(mine: str, others: list[str]) -> list[str]:
+    """Those that are other edits: not this one, nor each other, times a comparison that holds."""
+
+    def plain(text: str) -> str:
+        return re.sub(r" \* \(\w+ > 0\)", "", text)
+
+    return [
+        text for k, text in enumerate(others)
+        if plain(text) not in {plain(mine), *map(plain, others[:k])}
+    ]  # fmt: skip
 
 
 def _short(source: BackwardSource, other: Mended) -> str:

@@ -206,6 +206,16 @@ def test_a_remedy_is_proved_by_all_checks_and_stands_in_the_report(module):
     assert "d_z.sum" in section(told)
 
 
+@pytest.mark.nightly
+def test_the_same_edit_with_a_factor_of_one_is_no_other_edit(module):
+    cell = module(CELL, ('d_z @ params["W"] + 0.7 * d_new', 'd_z @ params["W"]')).Gated()
+    report = bpttcheck.check(cell, raises=False, examples=8, checks=["step_vjp"])
+    (found,) = remedies(cell, report)
+    mine = next(line[1:].strip() for line in found.diff.splitlines() if line.startswith("+  "))
+    assert found.others
+    assert [other for other in found.others if mine in other] == []
+
+
 @pytest.mark.parametrize(("old", "new", "now"), [
     ("d_new = d_state + d_y", "d_state += d_y; d_new = d_state", "d_state = d_state + d_y; d_new"),
     ("d_new = d_state + d_y", "d_new = d_state; d_new += d_y", "d_new = d_new + d_y"),
