@@ -113,7 +113,7 @@ def remedies(subject: Any, report: Report, *, seconds: float = 10.0) -> tuple[Re
     if not tried:
         return ()
     found = search(source, tried, time.monotonic() + seconds)
-    for k, one in enumerate(found[:_PROVED]):
+    for one in found[:_PROVED]:
         passed = _proof(known, one, report)
         if passed is not None:
             others = [_short(source, other) for other in found if other is not one]
