@@ -262,7 +262,7 @@ def scores_back(d, cache):
 
 
 def scaled(x, g):
-    s = np.sqrt((x * x).sum(axis=1, keepdims=True) + 1)
+    s = np.sqrt((x * x).sum(axis=1, keepdims=True) + 1e-3)
     xh = x / s
     return xh * g, (x, g, s, xh)
 
@@ -299,6 +299,8 @@ IN_SMALL = [
      "the mean over axis 1"),
     ("scaled", "keepdims=True)) / s", "keepdims=True)) / s**2", "wrong-operand",
      "a factor too many: divided by s"),
+    ("scaled", "keepdims=True)) / s", "keepdims=True)) / np.sqrt(s * s - 1e-3)", "wrong-operand",
+     "s without its 0.001"),
     ("gates", "[dz * z * (1 - z), dr * r * (1 - r)]", "[dr * r * (1 - r), dz * z * (1 - z)]",
      "swapped-gates", "parts 0 and 1 of x @ W"),
     ("gates", "dz * z * (1 - z)", "dz * z * z", "wrong-derivative", "h**2 in part 0"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from bpttcheck.diagnose.base import Array
 from bpttcheck.diagnose.graph_edits import mistakes
 from bpttcheck.diagnose.whole.paths import exchanged, said, total
 from bpttcheck.diagnose.whole.scene import LoopEdit, Quantity, Scene
-from bpttcheck.oracles.step_graph.graph import ELEMENTWISE, functions, gradient_of
+from bpttcheck.jax_mode import reference_mode
+from bpttcheck.oracles.step_graph.graph import ELEMENTWISE, Fixed, functions, gradient_of
 from bpttcheck.oracles.step_graph.pullback import (
     BackwardChange,
     Edge,
@@ -34,6 +35,7 @@ def edits(scene: Scene) -> Iterator[LoopEdit]:
     yield from _factors(scene)
     yield from _cotangents(scene)
     yield from _added(scene)
+    yield from _without_constants(scene)
     yield from exchanged(scene)
 
 
@@ -277,6 +279,73 @@ def _added(scene: Scene) -> Iterator[LoopEdit]:
             )
             evidence = (("where", scene.where(turns)),)
             yield LoopEdit(("added", turns.key, key), "doubled-path", sentence, change, evidence)
+
+
+_SMALL = 1e-2
+"""A constant up to this size may keep a quotient finite: an epsilon."""
+
+
+def _without_constants(scene: Scene) -> Iterator[LoopEdit]:
+    """A quotient or product with a value of which a small constant is left out."""
+    for added in scene.turns:
+        for j, number in _small_constants(scene, added):
+            changed = _values_without(scene, added, j)
+            for turns in scene.turns:
+                for k in {"div": (1,), "mul": (0, 1)}.get(scene.op(turns).primitive.name, ()):
+                    change = _with_values(scene, turns, k, changed)
+                    if change is None:
+                        continue
+                    where = scene.where(turns)
+                    made = gradient_of(scene.text(scene.op(turns).outs[0]))
+                    sentence = f"{made} is made with {scene.read(turns, k)} without its {number:g}"
+                    key = ("constant", turns.key, k, added.key, number)
+                    evidence = (("where", where), ("constant", number))
+                    yield LoopEdit(key, "wrong-operand", sentence + said(where), change, evidence)
+
+
+def _small_constants(scene: Scene, turns: Turns) -> Iterator[tuple[int, float]]:
+    """The operands of a sum that are small numbers."""
+    op = scene.op(turns)
+    if op.primitive.name != "add":
+        return
+    for j, ref in enumerate(op.ins):
+        if isinstance(ref, Fixed) and not np.ndim(ref.value) and 0 < abs(ref.value) <= _SMALL:
+            yield j, float(ref.value)
+
+
+def _with_values(
+    scene: Scene, turns: Turns, k: int, changed: Mapping[int, Array]
+) -> BackwardChange | None:
+    """What flows back to both factors, made with other values of factor ``k``."""
+    refs, values = scene.results(turns), scene.pull.values
+    read = [scene.graph.ops[i].ins[k] for i in turns.ops]
+    if refs is None or not all(isinstance(ref, int) and ref in values for ref in read):
+        return None
+    pairs = [(values[ref], changed[ref]) for ref in read]
+    if all(np.array_equal(own, other) for own, other in pairs):
+        return None
+    divides = scene.op(turns).primitive.name == "div"
+    factors = [own / other if divides else other / own for own, other in pairs]
+    return BackwardChange(values={r: _times(f) for r, f in zip(refs, factors, strict=True)})
+
+
+def _values_without(scene: Scene, added: Turns, j: int) -> dict[int, Array]:
+    """Every value of the forward pass if operand ``j`` of some sums were zero."""
+    graph, without = scene.graph, set(added.ops)
+
+    def apply(k: int, ins: Sequence[Any], _: Mapping[int, Any]) -> Sequence[Any]:
+        given = list(ins)
+        if k in without:
+            given[j] = np.zeros_like(np.asarray(given[j]))
+        return graph.ops[k].bind(given)
+
+    with reference_mode():
+        values = graph.run([scene.pull.values[ref] for ref in graph.inputs], apply)
+    return {ref: np.asarray(value, np.float64) for ref, value in values.items()}
+
+
+def _times(factor: Array) -> ValueChange:
+    return lambda parts, _: total(parts) * factor
 
 
 def _plus(share: Array) -> ValueChange:
