@@ -221,7 +221,7 @@ def told_apart(report: Report) -> tuple[list[Finding], list[Finding]]:
     shown: list[Finding] = []
     others: list[Finding] = []
     for finding in _unexpected(report):
-        (shown if _is_new(finding, shown) else others).append(finding)
+        (shown if _is_new(finding, shown, others) else others).append(finding)
     return shown[:FINDINGS_SHOWN], [*shown[FINDINGS_SHOWN:], *others]
 
 
@@ -246,17 +246,21 @@ def _findings(report: Report, width: int) -> list[str]:
     return lines
 
 
-def _is_new(finding: Finding, shown: Sequence[Finding]) -> bool:
+def _is_new(finding: Finding, shown: Sequence[Finding], others: Sequence[Finding]) -> bool:
     """False if the block, or the same mistake in another block, was already reported.
 
     A law broken beside a wrong gradient is its consequence, unless it names a mistake of its own.
+    So is what one expression mends together with a gradient whose error has a name.
     """
     if finding.counted and shown:
         return False  # wrong in some case and unexplained: a consequence of what is explained
     codes = {d.code for earlier in shown for d in earlier.diagnoses}
     mine = {d.code for d in finding.diagnoses}
-    if _key(finding) in {_key(earlier) for earlier in shown} or mine & codes:
+    if _key(finding) in {_key(earlier) for earlier in (*shown, *others)} or mine & codes:
         return not mine <= codes
+    mended = {e.expected.formula for e in shown if e.expected is not None and e.diagnoses}
+    if not mine and finding.expected is not None and finding.expected.formula in mended:
+        return False
     law = finding.comparison is not None
     return not law or not any(earlier.hand is not None for earlier in shown)
 

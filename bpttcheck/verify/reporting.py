@@ -135,7 +135,7 @@ def _worst_first(findings: Sequence[Finding]) -> list[Finding]:
 
     A block whose error is explained by its values needs no second cause: what has no ratio then
     follows from it (a mean over the batch is not zero for no rows). How absurd an absurd ratio is
-    does not matter: beyond a billion the checks decide.
+    does not matter: beyond a billion the checks decide, and what is explained is the cause.
     """
     explained = {
         Block(f.block).in_sequence
@@ -143,13 +143,15 @@ def _worst_first(findings: Sequence[Finding]) -> list[Finding]:
         if f.ratio is not None and any(d.code != "impure" for d in f.diagnoses)
     }
 
-    def severity(finding: Finding) -> tuple[bool, bool, float]:
-        ratio = finding.ratio
+    order = list(dict.fromkeys(finding.check for finding in findings))
+
+    def severity(finding: Finding) -> tuple[bool, bool, float, int, bool]:
+        ratio, of_check = finding.ratio, order.index(finding.check)
         if ratio is None:
             follows = Block(finding.block).in_sequence in explained and not finding.diagnoses
-            return (follows, follows, 0.0)
+            return (follows, follows, 0.0, 0, False)
         size = 0.0 if np.isnan(ratio) else min(ratio, ABSURD)
-        return (True, finding.counted, -size)
+        return (True, finding.counted, -size, of_check, not finding.diagnoses)
 
     return sorted(findings, key=severity)
 

@@ -10,6 +10,7 @@ import bpttcheck
 from bpttcheck.cells import LSTM, GRUResetBefore
 from bpttcheck.diagnose.expected import with_expected
 from bpttcheck.results.records import Finding
+from bpttcheck.results.text import told_apart
 
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "examples" / "gallery"
@@ -142,3 +143,15 @@ def test_it_is_in_the_text_the_page_and_the_json(spoilt, monkeypatch):
     assert "expected: d_f = d * (c - h) + d_r * h" in report.to_html()
     (first, *_) = report.to_dict()["findings"]
     assert first["expected"]["difference"] == "yours lacks `+ d_r * h`"
+
+
+def test_what_one_expression_mends_is_told_once_and_by_its_name(spoilt):
+    right, wrong = (f"concatenate([{gates}]" for gates in (
+        "d_a_i, d_a_f, d_a_g, d_a_o", "d_a_o, d_a_f, d_a_g, d_a_i"))  # fmt: skip
+    cell = spoilt(CELLS / "lstm.py", "LSTM", right, wrong)
+    report = bpttcheck.check(
+        cell, examples=4, checks=("step_vjp",), dtypes=("float64",), raises=False
+    )
+    shown, others = told_apart(report)
+    assert [[d.code for d in finding.diagnoses] for finding in shown] == [["swapped-gates"]]
+    assert {finding.block for finding in others} > {"d_x", "d_previous_state[0]"}
