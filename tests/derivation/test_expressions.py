@@ -49,7 +49,6 @@ np.linalg.solve(W + 9 * np.eye(len(W)), z.T).T; z @ np.linalg.inv(W + 9 * np.eye
 (z @ b)[:, None] * h; b @ W * z; np.dot(b, b) * z; np.outer(b, b) @ W @ b + z
 np.transpose(z[:, None, :], (2, 1, 0))[:, 0].T; np.swapaxes(z[None], 0, 1)[:, 0]
 np.moveaxis(z[:, None], 1, 0)[0]; z[..., None][..., 0]; z[:, -1:] * h
-z.reshape(-1).reshape(h.shape)
 np.vsplit(np.vstack([z, h]), 2)[1]; np.split(np.hstack([z, h]), [1], axis=1)[0] * h
 np.array([z, h])[1] * z; np.broadcast_to(b, z.shape) * z; z[:, ::-1] * h; z + z[0]
 """
@@ -57,7 +56,8 @@ REFUSED = """
 np.einsum("...i,i->...", z, b)[:, None] * h; np.einsum("ii", W) * z; np.cumsum(z).reshape(z.shape)
 np.linalg.norm(z, ord=1, axis=1)[:, None] * h; z.var(axis=1, ddof=1, keepdims=True) * h
 np.array([[z, h], [h, z]])[0, 1] * z; np.tensordot(z, W, axes=1); np.prod(z, axis=1)[:, None] * h
-np.trace(W) * z; np.median(z, axis=1)[:, None] * h; np.floor(z) * h + np.sort(h, axis=1)
+z.reshape(-1).reshape(h.shape); np.trace(W) * z; np.median(z, axis=1)[:, None] * h
+np.floor(z) * h + np.sort(h, axis=1)
 """
 
 
