@@ -281,7 +281,8 @@ def preconditions(subject: Subject, dtypes: Sequence[str], seed: int) -> Precond
     Raises:
         ContractError: it runs in no dtype; what it raised.
     """
-    known = Preconditions(subject, tuple(dtypes))
+    # A function has no input of its own beside those that its signature names.
+    known = Preconditions(subject, tuple(dtypes), absent=(D_XS,))
     cases = FunctionCases(subject, seed, dtypes)
     problem: Problem | None = None
     first: ContractError | None = None

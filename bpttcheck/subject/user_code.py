@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from types import CoroutineType, TracebackType
+from types import CoroutineType, ModuleType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -113,8 +113,15 @@ def _is_defect(error: BaseException) -> bool:
     """True if a line of an adapter, not of what it calls, raised what only a defect raises."""
     if not isinstance(error, _DEFECTS):
         return False
+    if isinstance(error, AttributeError) and not _is_ours(error.obj):
+        return False  # a method of the user's object that it does not have
     places = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
     return places[-1].startswith(_ADAPTERS)
+
+
+def _is_ours(item: object) -> bool:
+    home = item.__name__ if isinstance(item, ModuleType) else type(item).__module__
+    return home.partition(".")[0] == "bpttcheck"
 
 
 def _into(notes: Notes, method: str) -> Heard:

@@ -168,6 +168,29 @@ def test_an_adapter_that_breaks_is_internal_and_what_it_calls_is_not(monkeypatch
     assert "internal error while adapting function: NameError" in report.checks[0].reason
 
 
+def test_a_method_that_an_object_lacks_is_no_error_of_ours():
+    class Doubles:
+        def forward(self, x):
+            return 2 * x
+
+    report = bpttcheck.check_object(lambda _: Doubles(), {"W": "D"}, "N D", y="N D", **FEW)
+    assert report.verdict is Verdict.FAILED
+    assert "internal error" not in str(report)
+    assert "no attribute 'backward'" in str(report)
+
+
+def test_a_gradient_that_is_missing_in_the_first_call_breaks_no_law_of_ours():
+    def back(d, cache):  # the first case has two rows
+        x, W = cache
+        return (d @ W.T,) if len(d) == 2 else (d @ W.T, x.T @ d)
+
+    report = bpttcheck.check_vjp(
+        lambda x, W: (x @ W, (x, W)), back, "x: N D, W: D H -> y: N H", grads="dx, dW", **FEW
+    )
+    assert report.verdict is Verdict.FAILED
+    assert "internal error" not in str(report)
+
+
 def test_an_error_of_the_callers_progress_is_the_callers():
     def progress(done, total, what):
         raise ZeroDivisionError("mine")

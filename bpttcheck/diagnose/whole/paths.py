@@ -48,9 +48,9 @@ def edits(scene: Scene) -> Iterator[LoopEdit]:
     yield from _reversed(scene)
 
 
-def times(scene: Scene, edge: Edge, factor: float) -> EdgeChange:
-    """The right contribution of an edge, times a factor."""
-    return lambda adjoint, _: factor * scene.pull.pulled(edge, adjoint[None])[0]
+def times(scene: Scene, edge: Edge, factor: float | Array) -> EdgeChange:
+    """The right contribution of an edge, its adjoint times a factor."""
+    return lambda adjoint, _: scene.pull.pulled(edge, (factor * adjoint)[None])[0]
 
 
 def total(parts: Sequence[Array]) -> Array:
@@ -59,6 +59,11 @@ def total(parts: Sequence[Array]) -> Array:
     for part in parts[1:]:
         whole += part
     return whole
+
+
+def scaled(factor: float | Array) -> ValueChange:
+    """The adjoint of a value, times a factor."""
+    return lambda parts, _: factor * total(parts)
 
 
 def said(place: str) -> str:
@@ -130,15 +135,11 @@ def _values(scene: Scene) -> Iterator[LoopEdit]:
             continue
         name, where = scene.text(refs[-1]), scene.where(turns)
         for factor, code, what in _FACTORS:
-            change = BackwardChange(values=dict.fromkeys(refs, _scaled(factor)))
+            change = BackwardChange(values=dict.fromkeys(refs, scaled(factor)))
             sentence = f"the gradient of {name} {what}{said(where)}"
             yield LoopEdit(
                 ("value", turns.key, factor), code, sentence, change, (("where", where),)
             )
-
-
-def _scaled(factor: float) -> ValueChange:
-    return lambda parts, _: factor * total(parts)
 
 
 def _overwritten(scene: Scene) -> Iterator[LoopEdit]:
@@ -248,11 +249,8 @@ def _factors_twice(scene: Scene) -> Iterator[LoopEdit]:
             factor, where = scene.read(turns, 1 - j), scene.where(turns)
             what = f"divided by {factor}" if op.primitive.name == "div" else f"times {factor}"
             evidence = (("where", where), ("factor", factor))
-            one = {
-                edge: _pulled_times(scene, edge, by)
-                for edge, by in zip(edges, factors, strict=True)
-            }
-            both = {ref: _times(by) for ref, by in zip(refs, factors, strict=True)}
+            one = {edge: times(scene, edge, by) for edge, by in zip(edges, factors, strict=True)}
+            both = {ref: scaled(by) for ref, by in zip(refs, factors, strict=True)}
             for name, change in (
                 (scene.read(turns, j), BackwardChange(one)),
                 (scene.text(refs[-1]), BackwardChange(values=both)),
@@ -267,14 +265,6 @@ def _other(scene: Scene, edge: Edge) -> Array:
     op = scene.graph.ops[edge[0]]
     value = np.asarray(scene.graph.read(scene.pull.values, op.ins[1 - edge[1]]), np.float64)
     return 1 / value if op.primitive.name == "div" else value
-
-
-def _pulled_times(scene: Scene, edge: Edge, factor: Array) -> EdgeChange:
-    return lambda adjoint, _: scene.pull.pulled(edge, (adjoint * factor)[None])[0]
-
-
-def _times(factor: Array) -> ValueChange:
-    return lambda parts, _: total(parts) * factor
 
 
 def _as_it_is(scene: Scene, edge: Edge) -> EdgeChange:

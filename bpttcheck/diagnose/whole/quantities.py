@@ -10,7 +10,7 @@ import numpy as np
 from bpttcheck import activations
 from bpttcheck.diagnose.base import Array
 from bpttcheck.diagnose.graph_edits import mistakes
-from bpttcheck.diagnose.whole.paths import exchanged, said, total
+from bpttcheck.diagnose.whole.paths import exchanged, said, scaled, total
 from bpttcheck.diagnose.whole.scene import LoopEdit, Quantity, Scene
 from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.step_graph.graph import ELEMENTWISE, Fixed, functions, gradient_of
@@ -326,7 +326,7 @@ def _with_values(
         return None
     divides = scene.op(turns).primitive.name == "div"
     factors = [own / other if divides else other / own for own, other in pairs]
-    return BackwardChange(values={r: _times(f) for r, f in zip(refs, factors, strict=True)})
+    return BackwardChange(values={r: scaled(f) for r, f in zip(refs, factors, strict=True)})
 
 
 def _values_without(scene: Scene, added: Turns, j: int) -> dict[int, Array]:
@@ -342,10 +342,6 @@ def _values_without(scene: Scene, added: Turns, j: int) -> dict[int, Array]:
     with reference_mode():
         values = graph.run([scene.pull.values[ref] for ref in graph.inputs], apply)
     return {ref: np.asarray(value, np.float64) for ref, value in values.items()}
-
-
-def _times(factor: Array) -> ValueChange:
-    return lambda parts, _: total(parts) * factor
 
 
 def _plus(share: Array) -> ValueChange:
