@@ -105,6 +105,7 @@ def pytest_collection_finish() -> None:
         programs.CACHE.most = 96
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)  # a test leaves little behind, and JAX allocates much
 
 
 @pytest.fixture

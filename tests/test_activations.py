@@ -214,6 +214,7 @@ def traced(monkeypatch, jax):
     monkeypatch.setattr(activations, "special", jax.scipy.special)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", NAMES)
 def test_jax_differentiates_the_same_code_to_the_same_derivative(name, monkeypatch):
     jax = pytest.importorskip("jax", reason="the code is traced by JAX")

@@ -126,13 +126,14 @@ def distance(layer, change):
     return max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True)) / size
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("change", [both, no_outputs, no_state, nothing])
 def test_a_right_rule_is_right_whichever_result_takes_part_in_the_loss(change):
     assert distance(adapted(right), change) < 1e-13
     assert distance(adapted(needs_arrays, symbolic_zeros=False), change) < 1e-13
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("wrapped", [False, True], ids=["decorated", "called inside"])
 @pytest.mark.parametrize(
     ("bwd", "shows"), [(loses_the_state, no_outputs), (loses_the_outputs, no_state)]

@@ -118,6 +118,7 @@ def test_torch_that_is_required_and_has_nothing_to_compare_with_is_inconclusive(
     assert "torch required" in report.checks[0].reason
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("reference", [None, plain])
 def test_a_wrong_gradient_is_found(reference):
     report = checked(from_torch(Transposed.apply, SIGNATURE, reference, name="wrong"))

@@ -123,6 +123,7 @@ def test_an_exception_that_is_kept_keeps_no_run(without_collector):
     assert kept.value.report.findings
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_subject_is_what_it_says(kind):
     index = KINDS.index(kind)

@@ -129,7 +129,7 @@ def test_unroll_keeps_the_bytes_that_are_stated(name):
     assert 1.0 <= kept / (T * stored_bytes(cell, params, B, n_in)) < 1.2
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru_reset_after"])
 @pytest.mark.parametrize("segments", [None, 5, 50])
 def test_the_peak_at_400_steps_is_the_bytes_that_are_stated(name, segments):

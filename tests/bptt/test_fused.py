@@ -85,6 +85,7 @@ def test_a_fused_layer_passes_every_check_against_its_cell(name):
     assert {r.name for r in report.checks if r.skipped} == {"step_vjp", "initial_state"}
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", list(LAYERS))

@@ -85,6 +85,7 @@ def test_it_is_the_gradient_that_was_derived_by_hand(name, derived):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", [*NAMES, *plain.CELLS])
 def test_it_keeps_the_dtype_and_the_shapes(name, derived):
     made = derived(name).cell

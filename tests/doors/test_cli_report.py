@@ -166,6 +166,7 @@ def test_what_is_no_benchmark_is_told_in_one_line(cli: Cli, here: Path, text: st
         assert result.stdout == ""
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
 def test_without_the_extra_json_and_summary_are_written_all_the_same(
     cli: Cli, here: Path, no_extra: Callable[[str], None], missing: str

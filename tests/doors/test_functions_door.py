@@ -147,7 +147,7 @@ def test_a_process_of_its_own_gets_the_same_options(cli: Cli, code: str) -> None
 
 def test_where_a_function_hangs_is_said_with_its_inputs(cli: Cli, code: str) -> None:
     result = cli(
-        "verify", f"{code}:forward+hangs", "--signature", SIGNATURE, "--isolate", "--timeout", "3"
+        "verify", f"{code}:forward+hangs", "--signature", SIGNATURE, "--isolate", "--timeout", "1"
     )
     assert result.exit_code == 3, result.output
     words = " ".join(result.stdout.split())

@@ -121,7 +121,7 @@ def test_a_cell_imports_numpy_alone(name):
     assert [ast.unparse(node) for node in imports] == ["import numpy as np"]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", CELLS)
 def test_a_cell_passes_with_both_oracles(name):
     report = bpttcheck.check(cell(name), examples=8)
@@ -138,7 +138,7 @@ def rows():
         met.add(name)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.usefixtures("as_found")
 @pytest.mark.parametrize(("name", "block", "changes"), list(rows()))
 def test_a_planted_mistake_is_found_where_it_is(tmp_path, name, block, changes):

@@ -66,6 +66,7 @@ def is_right(bench, name, mutant, **structure):
     return not any(largest_gaps(bench, name, mutant, **structure).values())
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_is_wrong_in_its_blocks_and_in_no_other(name, dtype, bench):
@@ -144,6 +145,7 @@ def test_a_mutant_of_the_batch_is_right_for_one_row(name, bench):
         assert is_right(bench, name, mutant, **fitting(mutant, B=1)), mutant.name
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_of_sizes_is_right_up_to_its_size(name, bench):
     found = [mutant for mutant in pure(bench, name) if mutant.family == "sizes"]
@@ -173,6 +175,7 @@ def test_a_mutant_of_rare_values_is_right_for_ordinary_ones(name, bench):
             assert is_right(bench, name, mutant, **structure), (mutant.name, values)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_of_the_loop_is_right_for_a_sequence_that_is_too_short(name, bench):
     # A single step is the first and the last: its term is missing there too.
@@ -210,6 +213,7 @@ def test_float32_does_not_show_what_is_rounded_to_it(name, bench):
         assert is_right(bench, name, mutant, dtype="float32"), mutant.name
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", each(NAMES))
 def test_the_forward_pass_of_every_mutant_is_the_right_one(name, masked, bench):
@@ -225,6 +229,7 @@ def test_the_forward_pass_of_every_mutant_is_the_right_one(name, masked, bench):
             assert one.dtype == other.dtype, mutant.name
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", each(NAMES))
 def test_a_mutant_that_is_not_impure_is_a_function(name, bench):
     target = bench.target(name)
@@ -245,6 +250,7 @@ def test_a_mutant_that_is_not_impure_is_a_function(name, bench):
             assert np.array_equal(was, now), mutant.name
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", each(NAMES))
 def test_dtypes_and_shapes_stay_but_where_the_shape_is_the_bug(name, bench):
     target = bench.target(name)

@@ -110,6 +110,7 @@ def tensors(state):
     return state if isinstance(state, tuple) else (state,)
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     ("kind", "layers", "directions"), list(itertools.product(KINDS, (1, 2, 3, 4), (1, 2)))
 )

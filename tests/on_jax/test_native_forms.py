@@ -18,6 +18,7 @@ SOURCES = sorted(Path(importlib.util.find_spec("bpttcheck.on_jax").origin).paren
 AUTODIFF = {"grad", "value_and_grad", "vjp", "jvp", "jacrev", "jacfwd", "hessian", "linearize"}
 
 
+@pytest.mark.sampled(4)
 def test_gradients_are_those_of_autodiff_to_rounding(kit, x64, twin):
     cell, step = twin
     problem = kit.problem(cell)
@@ -25,6 +26,7 @@ def test_gradients_are_those_of_autodiff_to_rounding(kit, x64, twin):
     kit.assert_equal(found, kit.pull_back(kit.scan(step), problem))
 
 
+@pytest.mark.sampled(3)
 def test_masked_gradients_are_those_of_autodiff_to_rounding(kit, x64, gated):
     cell, step = gated
     problem = kit.problem(cell, masked=True)

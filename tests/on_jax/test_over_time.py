@@ -36,6 +36,7 @@ def of(function):
     return steps, graph.outputs[0], [function(w, *one) for one in zip(a, b, strict=True)]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", OF_ONE_STEP)
 def test_all_steps_at_once_and_their_sum_are_those_of_each_step(x64, name):
     steps, value, one_by_one = of(OF_ONE_STEP[name])
@@ -59,6 +60,7 @@ def test_sums_over_any_axes(x64, axes):
     np.testing.assert_allclose(found, array.sum(tuple(a + 1 for a in axes)), atol=1e-12)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
     ("steps", "shape"),

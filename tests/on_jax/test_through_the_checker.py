@@ -29,6 +29,7 @@ def test_float32_and_masks_pass_as_well(kit):
     assert all(check.cases >= 4 for check in report.checks)
 
 
+@pytest.mark.nightly
 def test_from_custom_vjp_takes_a_native_form(kit):
     cell, step = kit.twins["lstm"]
     subject = from_custom_vjp(

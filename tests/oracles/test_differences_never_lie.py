@@ -63,6 +63,7 @@ def count(family: str, number: int = PROBLEMS) -> Count:
     return result
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_value_is_further_from_the_truth_than_its_bar_allows(family: str) -> None:
     result = count(family)

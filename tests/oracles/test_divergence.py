@@ -74,6 +74,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_wrong_translation_is_named_with_its_line(plant, name):
     function, line, what = PLANTED[name]

@@ -42,6 +42,7 @@ def test_equal_steps_share_a_program():
     assert np.array_equal(first, second)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "number",
     [np.nextafter(0.5, 1), np.array([0.5, 0.25]), np.array([0.5, np.nextafter(0.25, 1)])],

@@ -102,6 +102,7 @@ def test_garbage_gets_no_diagnosis(name, runs, how, size, seed, dtype):
         assert {code: rule(code).fit(known) for code in CODES} == dict.fromkeys(CODES)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_a_right_gradient_is_not_explained(name, runs):
     right, mode = SUBJECTS[name]

@@ -18,7 +18,7 @@ def rows():
         yield pytest.param(row, id=str(row), marks=marks)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("row", list(rows()))
 def test_the_first_diagnosis_names_the_bug(row, run):
     report = run(row.subject, row.check, examples=12, **row.options)

@@ -579,6 +579,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.what)
 def test_a_shape_shows_a_bug_that_is_missed_without_it(shape, bases):
     assert result(bases, shape.wrong, "step_vjp")[0].verdict is Verdict.FAILED

@@ -72,7 +72,7 @@ def report(subject, executor, **options):
 @pytest.mark.parametrize(("cell", "names"), [
     pytest.param(Warns, ["threads", "2 processes"], marks=pytest.mark.nightly),
     (NegativeInput, ["threads", "2 processes"]),
-    (Raises, ["threads", "2 processes"]),
+    pytest.param(Raises, ["threads", "2 processes"], marks=pytest.mark.nightly),
     pytest.param(NegativeInput, ["3 processes"], marks=pytest.mark.nightly),
 ])  # fmt: skip
 def test_every_executor_gives_the_report_that_none_gives(cell, names, pools):

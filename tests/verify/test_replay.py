@@ -637,7 +637,7 @@ def gradient_report(kind, **changes):
     return found(problem, hand=float(hand[0, 1]), jax=jax, entry=(0, 1))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mask", ["none", "holes", "empty_rows"])
 @pytest.mark.parametrize("kind", CELLS)
 def test_the_script_shows_the_failure_with_numpy_alone(tmp_path, monkeypatch, kind, mask):

@@ -167,6 +167,7 @@ def test_numpy_is_as_it_was_after_an_error():
     assert np.empty is before
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("make", BUGS)
 def test_the_check_of_purity_says_uninitialised(make, seed):

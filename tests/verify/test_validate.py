@@ -1034,6 +1034,7 @@ def put(tree, path, junk):
     return at(path[0], lambda part: put(part, path[1:], junk))(tree)
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize(
     ("make", "method", "path"), [(make, name, p) for make, name, *ps in PLACES for p in ps]
 )

@@ -89,6 +89,7 @@ def failed(cell, **options):
     return {(finding.check, finding.block) for finding in report.findings}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("block", "factor"), SCALED)
 def test_a_scaled_block_is_caught_and_named(block, factor):
     found = failed(scaled(block, factor), checks=["step_vjp"])
