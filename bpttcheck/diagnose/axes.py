@@ -177,13 +177,15 @@ BATCH_REDUCTION = Rule(_BATCH_REDUCTION_PAGE, _fit_batch_reduction)
 
 _BROADCAST_ROW_PAGE = Page(
     "broadcast-row",
-    "One row of a gradient, or a mean over rows, appears in place of others.",
+    "One row of a gradient, or a mean or sum over the wrong axis, appears in place of others.",
     "d_x[n] = d_z[n] @ U, row by row",
     "d_x[:] = d_z[0] @ U          # NumPy silently repeats the row\n"
-    "d_q = d_q.mean(axis=1, keepdims=True) + 0 * q    # each head has a gradient of its own",
-    "d_x = d_z @ U",
+    "d_q = d_q.mean(axis=1, keepdims=True) + 0 * q    # each head has a gradient of its own\n"
+    "d_x = (d_n - d_n.mean(axis=0)) / s               # n = (x - x.mean(axis=1)) / s",
+    "d_x = d_z @ U\nd_x = (d_n - d_n.mean(axis=1, keepdims=True)) / s",
     "Every wrong row of the block equals a right row of the same block; or all places of an axis "
-    "hold the mean, or the sum, of the right ones.",
+    "hold the mean, or the sum, of the right ones; or JAX's gradient, with one sum of the backward "
+    "pass taken over another axis than that of the forward pass, gives the block.",
 )
 
 

@@ -36,6 +36,8 @@ _FIRST = "early-return"
 # These are said where nothing else is known.
 _LAST = ("mixed-rows",)
 _ENOUGH = 2
+# What says more than that one gradient stands where another belongs.
+_PLAINER = ("scale", "broadcast-row")
 # A mistake that explains so many blocks is a better name than what fits one of them.
 _SEVERAL = 2
 # Of different lengths, to distinguish steps counted from the end and from the start.
@@ -83,7 +85,10 @@ def _first_fits(evidence: Evidence, search: EditSearch) -> tuple[Diagnosis, ...]
     for code in (code for code in diagnose.CODES if code not in (_FIRST, *_LAST)):
         if any(d.code not in _CONDITIONS for d in found):
             break
-        one = _tried(evidence, code, diagnose.rule(code).fit)
+        one = None
+        if code == "wrong-operand" and not evidence.sequence and not found:
+            one = _tried(evidence, "of whole sequences", lambda e: search.best(e, codes=_PLAINER))
+        one = one or _tried(evidence, code, diagnose.rule(code).fit)
         if one is not None:
             found.append(one)
     if all(d.code in _CONDITIONS for d in found):

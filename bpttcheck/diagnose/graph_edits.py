@@ -97,8 +97,12 @@ def _changes(example: FailingExample) -> Iterator[tuple[Any, dict[str, Array]]]:
     point = (p.params, p.state0, p.xs[0])
     todo: list[tuple[Any, EditSite, Array | None]] = []
     number = _numbered(paths)
+    twice: set[Any] = set()
     for site in paths.sites("edge"):
-        todo.append(((CUT, _at(site, number), _named(site), site.where, ""), site, None))
+        key = (CUT, _at(site, number), _named(site), site.where, "")
+        if _is_read_twice(paths, site):
+            twice.add(key)
+        todo.append((key, site, None))
     for site in paths.sites("product"):
         operation, side = site.place
         weight = paths.graph.shapes[paths.graph.ops[operation].ins[side]]
@@ -114,13 +118,26 @@ def _changes(example: FailingExample) -> Iterator[tuple[Any, dict[str, Array]]]:
     found = paths.gradients(point, (p.d_state, p.d_ys[0]), [(s, f) for _, s, f in todo])
     for (key, _, _), gradients in zip(todo, found, strict=True):
         blocks = blocks_of(example, gradients)
-        yield key, blocks
-        if key[0] == CUT:
-            # The gradient is linear in the factor on one edge.
-            right = example.right
-            share = {name: right[name] - blocks[name] for name in right}
-            yield (DOUBLED, *key[1:]), {n: right[n] + share[n] for n in right}
-            yield (NEGATED, *key[1:]), {n: right[n] - 2 * share[n] for n in right}
+        if key[0] != CUT:
+            yield key, blocks
+            continue
+        # The gradient is linear in the factor on one edge.
+        right = example.right
+        share = {name: right[name] - blocks[name] for name in right}
+        if key in twice:
+            # An operation that reads a value twice has two such edges: together they are the path.
+            (operation, _), text = key[1:3]
+            yield (CUT, key[1], f"half of {text}", *key[3:]), blocks
+            key = (CUT, (operation, "both"), *key[2:])
+            share = {name: 2 * part for name, part in share.items()}
+        for kind, factor in ((CUT, -1), (DOUBLED, 1), (NEGATED, -2)):
+            yield (kind, *key[1:]), {n: right[n] + factor * share[n] for n in right}
+
+
+def _is_read_twice(paths: Paths, site: EditSite) -> bool:
+    operation, operand = site.place
+    ins = paths.graph.ops[operation].ins
+    return any(ref == ins[operand] for j, ref in enumerate(ins) if j != operand)
 
 
 def _at(site: EditSite, number: list[int]) -> tuple[int, int]:

@@ -94,3 +94,30 @@ def relu(at_zero):
 def in_memory_order(array):
     """What code sees that takes the pointer and believes in C order."""
     return np.ravel(array, order="K").reshape(array.shape)
+
+
+class Normalised(Plain):
+    """h' = tanh(g n + b), y = h', with n = U x + W h normalised over the units, right."""
+
+    def init(self, rng, n_in, n_hidden):
+        U = rng.standard_normal((n_in, n_hidden)) / np.sqrt(n_in)
+        W = rng.standard_normal((n_hidden, n_hidden)) / np.sqrt(n_hidden)
+        g = np.ones(n_hidden) + 0.1 * rng.standard_normal(n_hidden)
+        return {"U": U, "W": W, "g": g, "b": 0.1 * rng.standard_normal(n_hidden)}
+
+    def step(self, params, state, x):
+        a = x @ params["U"] + state @ params["W"]
+        c = a - a.mean(axis=1, keepdims=True)
+        s = np.sqrt((c * c).mean(axis=1, keepdims=True) + 1e-3)
+        h = np.tanh(c / s * params["g"] + params["b"])
+        return h, h, (x, state, c / s, s, h)
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, state, n, s, h = cache
+        d_z = (d_state + d_y) * (1 - h * h)
+        d_a = self.normalised_back(d_z * params["g"], n, s)
+        d_params = {"U": x.T @ d_a, "W": state.T @ d_a, "g": (d_z * n).sum(0), "b": d_z.sum(0)}
+        return d_params, d_a @ params["W"].T, d_a @ params["U"].T
+
+    def normalised_back(self, d_n, n, s):
+        return (d_n - d_n.mean(1, keepdims=True) - n * (d_n * n).mean(1, keepdims=True)) / s

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from subjects import Plain, PlainLayer
+from subjects import Normalised, Plain, PlainLayer
 
 from bpttcheck.cells import LSTM
 from bpttcheck.judge.run import Run
@@ -374,33 +374,9 @@ def test_what_is_allowed_is_left_alone(make):
     assert found(make()) == []
 
 
-class Normalised(Plain):
-    """Of two units normalised, a gradient has few values: most noisy copies agree."""
-
-    def init(self, rng, n_in, n_hidden):
-        U = rng.standard_normal((n_in, n_hidden)) / np.sqrt(n_in)
-        W = rng.standard_normal((n_hidden, n_hidden)) / np.sqrt(n_hidden)
-        g = np.ones(n_hidden) + 0.1 * rng.standard_normal(n_hidden)
-        return {"U": U, "W": W, "g": g, "b": 0.1 * rng.standard_normal(n_hidden)}
-
-    def step(self, params, state, x):
-        a = x @ params["U"] + state @ params["W"]
-        c = a - a.mean(axis=1, keepdims=True)
-        s = np.sqrt((c * c).mean(axis=1, keepdims=True) + 1e-3)
-        h = np.tanh(c / s * params["g"] + params["b"])
-        return h, h, (x, state, c / s, s, h)
-
-    def step_vjp(self, params, cache, d_state, d_y):
-        x, state, n, s, h = cache
-        d_z = (d_state + d_y) * (1 - h * h)
-        d_n = d_z * params["g"]
-        d_a = (d_n - d_n.mean(1, keepdims=True) - n * (d_n * n).mean(1, keepdims=True)) / s
-        d_params = {"U": x.T @ d_a, "W": state.T @ d_a, "g": (d_z * n).sum(0), "b": d_z.sum(0)}
-        return d_params, d_a @ params["W"].T, d_a @ params["U"].T
-
-
 @pytest.mark.parametrize("seed", [0, 17, 34, 42])
 def test_few_copies_that_agree_by_luck_call_nothing_impure(seed):
+    """Of two normalised units a gradient has few values: most noisy copies agree."""
     run = Run(Subject(Normalised()), seed, ("float64",))
     assert purity(Context(run, examples=100)).findings == []
 

@@ -274,6 +274,34 @@ def scaled_back(d, cache):
     return dx, (d * xh).sum(axis=0)
 
 
+def norm(x, g):
+    mu = x.mean(axis=1, keepdims=True)
+    s = np.sqrt(((x - mu) ** 2).mean(axis=1, keepdims=True) + 1e-3)
+    xh = (x - mu) / s
+    return xh * g, (g, s, xh)
+
+
+def norm_back(d, cache):
+    g, s, xh = cache
+    dxh = d * g
+    mean, along = dxh.mean(axis=1, keepdims=True), (dxh * xh).mean(axis=1, keepdims=True)
+    return (dxh - mean - xh * along) / s, (d * xh).sum(axis=0)
+
+
+def attend(q, k, v):
+    s = q @ k.T
+    e = np.exp(s - s.max(axis=1, keepdims=True))
+    p = e / e.sum(axis=1, keepdims=True)
+    return p @ v, (q, k, v, p)
+
+
+def attend_back(d, cache):
+    q, k, v, p = cache
+    dp = d @ v.T
+    ds = p * (dp - (dp * p).sum(axis=1, keepdims=True))
+    return ds @ k, ds.T @ q, p.T @ d
+
+
 def gates(x, W):
     both = 1 / (1 + np.exp(-(x @ W)))
     H = both.shape[1] // 2
@@ -292,6 +320,8 @@ SIGNATURES = {
     "scores": "q: N T D, k: N T D -> s: N T T",
     "scaled": "x: N D, g: D -> y: N D",
     "gates": "x: N D, W: D 2H -> y: N H",
+    "norm": "x: N D, g: D -> y: N D",
+    "attend": "q: N D, k: M D, v: M E -> y: N E",
 }
 IN_SMALL = [
     ("scores", '"nij,nid->njd", d, q', '"nij,njd->nid", d, q', "transposed", "the transpose of"),
@@ -303,6 +333,13 @@ IN_SMALL = [
      "s without its 0.001"),
     ("gates", "[dz * z * (1 - z), dr * r * (1 - r)]", "[dr * r * (1 - r), dz * z * (1 - z)]",
      "swapped-gates", "parts 0 and 1 of x @ W"),
+    ("norm", "dxh.mean(axis=1", "dxh.mean(axis=0", "broadcast-row",
+     "the sum in d_mu goes over axis 0"),
+    ("norm", "xh).mean(axis=1", "xh).mean(axis=0", "broadcast-row",
+     "the sum in d_s goes over axis 0"),
+    ("norm", "(dxh * xh).mean(axis=1, keepdims=True)", "(dxh * xh).mean()", "broadcast-row",
+     "the sum in d_s goes over all axes, but should go over axis 1"),
+    ("attend", "p).sum(axis=1", "p).sum(axis=0", "broadcast-row", "goes over axis 0"),
     ("gates", "dz * z * (1 - z)", "dz * z * z", "wrong-derivative", "h**2 in part 0"),
 ]  # fmt: skip
 
@@ -318,7 +355,7 @@ def test_a_right_small_one_passes(name):
     assert said(small(name)) is None
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "old", "new", "code", "says"), IN_SMALL)
 def test_a_mistake_of_a_few_lines_is_named(name, old, new, code, says):
     found = said(small(name, old, new))

@@ -154,4 +154,4 @@ def test_what_one_expression_mends_is_told_once_and_by_its_name(spoilt):
     )
     shown, others = told_apart(report)
     assert [[d.code for d in finding.diagnoses] for finding in shown] == [["swapped-gates"]]
-    assert {finding.block for finding in others} > {"d_x", "d_previous_state[0]"}
+    assert {finding.block for finding in others} > {"d_params['b']", "d_previous_state[0]"}

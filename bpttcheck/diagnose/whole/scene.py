@@ -230,6 +230,10 @@ class Scene:
                     found.setdefault(ref, []).append((k, j))
         return found
 
+    def readers(self, ref: int) -> list[Edge]:
+        """The operands by which something flows to a value."""
+        return [edge for edge in self._readers.get(ref, ()) if edge in self.edges]
+
     def width_of_parts(self, ref: int) -> int:
         """The width of the 2 to 4 equal parts of a last axis that are read by themselves, or 0."""
         ops = [self.graph.ops[k] for k, _ in self._readers.get(ref, ())]

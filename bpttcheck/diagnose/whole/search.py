@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from bpttcheck.blocks import D_XS, d_state0, of_params, of_state
+from bpttcheck.blocks import D_X, D_XS, d_state0, of_params, of_state
 from bpttcheck.calibration import LIMIT
-from bpttcheck.diagnose.base import Array, Evidence, FailingExample, diagnosis
-from bpttcheck.diagnose.whole import over_time, paths, quantities
+from bpttcheck.diagnose.base import STEP, Array, Evidence, FailingExample, diagnosis
+from bpttcheck.diagnose.whole import over_time, paths, quantities, sums
 from bpttcheck.diagnose.whole.scene import LoopEdit, Scene
 from bpttcheck.errors import BpttcheckError
 from bpttcheck.problems.problem import Problem
@@ -60,22 +60,27 @@ class EditSearch:
             self._examples[key] = (problem, make())
         return self._examples[key][1]
 
-    def best(self, evidence: Evidence, fewest: int = 1) -> Diagnosis | None:
+    def best(
+        self, evidence: Evidence, fewest: int = 1, codes: Container[str] | None = None
+    ) -> Diagnosis | None:
         """The edit that explains the block and the most others with it.
 
         Args:
             evidence: what is known of the block.
             fewest: how many wrong blocks it must explain.
+            codes: the diagnoses that count; None: all.
 
         Returns:
             None if there is none.
         """
-        if not evidence.sequence or not evidence.examples:
+        if not evidence.examples or not (evidence.sequence or fewest == 1):
             return None
         found = self._fitting(evidence)
         if found is None:
             return None
         common = [key for key in found[0] if all(key in fits for fits in found[1:])]
+        if codes is not None:
+            common = [key for key in common if found[0][key].edit.code in codes]
         scores = {key: [_score(fits[key]) for fits in found] for key in common}
         common = [key for key in common if min(wrong for wrong, _ in scores[key]) >= fewest]
         if fewest > 1:  # it is said before all else: no block may contradict it
@@ -116,7 +121,8 @@ def _fits(example: FailingExample, only: set[Any] | None) -> Iterator[tuple[Any,
     scene = Scene(example)
     with np.errstate(all="ignore"):
         every: dict[Any, LoopEdit] = {}
-        for edit in chain(over_time.edits(scene), paths.edits(scene), quantities.edits(scene)):
+        kinds = (over_time, paths, quantities, sums)
+        for edit in chain.from_iterable(kind.edits(scene) for kind in kinds):
             if only is None or edit.key in only:
                 every.setdefault(edit.key, edit)
         todo = list(every.values())
@@ -138,6 +144,8 @@ def _fits(example: FailingExample, only: set[Any] | None) -> Iterator[tuple[Any,
 def _blocks(scene: Scene, example: FailingExample, gradient: Sequence[Array]) -> dict[str, Array]:
     d_params, d_state, d_xs = scene.whole.unflatten(gradient)
     found: dict[Any, Array] = {**of_params(d_params), **of_state(d_state0(), d_state), D_XS: d_xs}
+    if example.mode == STEP:  # a sequence of one step, each array behind the axis of the edits
+        found = {name.in_step: a for name, a in found.items()} | {D_X: d_xs[:, 0]}
     return {name: found[name] for name in example.right}
 
 
