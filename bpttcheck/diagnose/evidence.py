@@ -37,7 +37,7 @@ _FIRST = "early-return"
 _LAST = ("mixed-rows",)
 _ENOUGH = 2
 # What says more than that one gradient stands where another belongs.
-_PLAINER = ("scale", "broadcast-row")
+_PLAINER = ("scale", "broadcast-row", "swapped-gates")
 # A mistake that explains so many blocks is a better name than what fits one of them.
 _SEVERAL = 2
 # Of different lengths, to distinguish steps counted from the end and from the start.
@@ -98,6 +98,9 @@ def _first_fits(evidence: Evidence, search: EditSearch) -> tuple[Diagnosis, ...]
         if one is not None:
             # An edit of the loop says itself in which cases it shows.
             found = [one] if one.code not in _LAST else [*found, one]
+    elif found[0].code in _PLACES:
+        one = _tried(evidence, "of whole sequences", search.best)
+        found = [one] if one is not None else found
     if not found or found[0].code in _PLACES:
         _mention_jumps(evidence)
     return tuple(found)

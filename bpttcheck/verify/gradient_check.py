@@ -39,12 +39,16 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
     """Run the cases of one gradient check."""
     run, tally = context.run, Tally(name)
     origins: dict[str, Origin] = {}
+    large: list[tuple[CaseOutcome, Template | None]] = []
     run.jax.prepare(run.cases, context.examples)
     for index in range(context.examples):
         try:
-            _one(run, mode, tally, origins, *run.cases.scheduled(index, mode == STEP))
+            _one(run, mode, tally, origins, *run.cases.scheduled(index, mode == STEP), large)
         finally:
             context.tick()
+    if not tally.findings:
+        for outcome, template in large[:_EXPLAINED]:
+            _explain(run, mode, tally, origins, outcome, template)
     wide_cases(run, mode, tally, origins, context.examples)
     tally.findings = _all_diagnosed(run, mode, tally, origins)
     tally.findings = [_placed(run, mode, f, origins) for f in tally.findings]
@@ -71,8 +75,12 @@ def _one(
     case: Case,
     template: Template | None,
     differences_only: bool,
+    large: list[tuple[CaseOutcome, Template | None]] | None = None,
 ) -> None:
-    """One case: judged, counted, and the first failures explained."""
+    """One case: judged, counted, and the first failures explained.
+
+    What is too large for JAX goes to ``large`` instead: a smaller failure is explained better.
+    """
     tally.cases += 1
     problem = None
     explain = len(tally.findings) < _EXPLAINED
@@ -102,11 +110,10 @@ def _one(
     if outcome.forward:
         if not any(f.block == outcome.forward[0].block for f in tally.findings):
             tally.findings.append(forward_finding(run, tally.name, outcome))
+    elif outcome.wrong and explain and large is not None and not outcome.by and run.jax.available:
+        large.append((outcome, template))
     elif outcome.wrong and explain:
-        before = len(tally.findings)
-        _explain(run, mode, tally, outcome, template)
-        new = tally.findings[before:]
-        origins.update({finding.block: (outcome.problem, template) for finding in new})
+        _explain(run, mode, tally, origins, outcome, template)
 
 
 def _with_all_blocks(run: Run, name: str, tally: Tally) -> Tally:
@@ -177,13 +184,19 @@ def _all_diagnosed(
 
 
 def _explain(
-    run: Run, mode: str, tally: Tally, outcome: CaseOutcome, template: Template | None
+    run: Run,
+    mode: str,
+    tally: Tally,
+    origins: dict[str, Origin],
+    outcome: CaseOutcome,
+    template: Template | None,
 ) -> None:
     """Findings for the wrong blocks that have none yet, each on its smallest case.
 
     In one step the blocks are wrong independently. In a sequence one wrong term corrupts all
     earlier steps, and the smallest case separates the cause from its consequences.
     """
+    before = len(tally.findings)
     known = {finding.block for finding in tally.findings}
     todo = [j for j in outcome.wrong if j.block not in known]
     if mode != STEP:
@@ -193,6 +206,8 @@ def _explain(
         best = _shrunk(run, mode, outcome, template, target)
         for wrong in best.wrong if target is None else [_of(best, target)]:
             tally.findings.append(finding_of(run, tally.name, best, wrong))
+    for finding in tally.findings[before:]:
+        origins[finding.block] = (outcome.problem, template)
 
 
 def _shrunk(

@@ -302,6 +302,26 @@ def attend_back(d, cache):
     return ds @ k, ds.T @ q, p.T @ d
 
 
+def tree(x, U):
+    hs = [None] * len(x)
+    for i in reversed(range(len(x))):
+        kids = [hs[j] for j in (2 * i + 1, 2 * i + 2) if j < len(x)]
+        hs[i] = np.tanh(x[i] + sum(kids, np.zeros_like(x[i])) @ U)
+    return np.stack(hs), (U, hs)
+
+
+def tree_back(d, cache):
+    U, hs = cache
+    dx, dU, dh = np.zeros(d.shape), np.zeros_like(U), list(d)
+    for i in range(len(hs)):
+        kids = [j for j in (2 * i + 1, 2 * i + 2) if j < len(hs)]
+        dx[i] = dh[i] * (1 - hs[i] ** 2)
+        for j in kids:
+            dU = dU + hs[j].T @ dx[i]
+            dh[j] = dh[j] + dx[i] @ U.T
+    return dx, dU
+
+
 def gates(x, W):
     both = 1 / (1 + np.exp(-(x @ W)))
     H = both.shape[1] // 2
@@ -321,6 +341,7 @@ SIGNATURES = {
     "scaled": "x: N D, g: D -> y: N D",
     "gates": "x: N D, W: D 2H -> y: N H",
     "norm": "x: N D, g: D -> y: N D",
+    "tree": "x: T N H, U: H H -> h: T N H",
     "attend": "q: N D, k: M D, v: M E -> y: N E",
 }
 IN_SMALL = [
@@ -338,7 +359,9 @@ IN_SMALL = [
     ("norm", "xh).mean(axis=1", "xh).mean(axis=0", "broadcast-row",
      "the sum in d_s goes over axis 0"),
     ("norm", "(dxh * xh).mean(axis=1, keepdims=True)", "(dxh * xh).mean()", "broadcast-row",
-     "the sum in d_s goes over all axes, but should go over axis 1"),
+     "the sum in d_s goes over axes 0, 1, but should go over axis 1"),
+    ("tree", "dh[j] = dh[j] + dx[i] @ U.T", "dh[j] = dx[i] @ U.T", "overwritten",
+     "what came first is lost"),
     ("attend", "p).sum(axis=1", "p).sum(axis=0", "broadcast-row", "goes over axis 0"),
     ("gates", "dz * z * (1 - z)", "dz * z * z", "wrong-derivative", "h**2 in part 0"),
 ]  # fmt: skip
@@ -361,3 +384,27 @@ def test_a_mistake_of_a_few_lines_is_named(name, old, new, code, says):
     found = said(small(name, old, new))
     assert [one.code for one in found] == [code]
     assert says in found[0].sentence
+
+
+LATE = """
+import numpy as np
+
+def forward(x):
+    ys = [x[t] * x[t - 2] if t > 1 else x[t] for t in range(len(x))]
+    return np.stack(ys), x
+
+def backward(dy, x):
+    dx = np.zeros_like(x)
+    for t in range(len(x)):
+        dx[t] += dy[t] * x[t - 2] if t > 1 else dy[t]
+        if t > 1:
+            dx[t - 2] += dy[t] * x[t]
+    return dx
+"""
+
+
+def test_a_failure_that_jax_judged_is_explained_and_not_an_earlier_longer_one():
+    wrong = pair(LATE, "x: T N D -> y: T N D", "+= dy[t] * x[t]", "+= 0 * x[t]")
+    report = bpttcheck.check(wrong, checks=["vjp"], examples=30, raises=False)
+    assert report.findings[0].case.T == 3
+    assert report.findings[0].diagnoses

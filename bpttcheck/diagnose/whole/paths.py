@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from bpttcheck.diagnose.base import Array
 from bpttcheck.diagnose.whole.scene import LoopEdit, Scene
-from bpttcheck.oracles.step_graph.graph import gradient_of
+from bpttcheck.oracles.step_graph.graph import ELEMENTWISE, gradient_of
 from bpttcheck.oracles.step_graph.pullback import (
     BackwardChange,
     Edge,
@@ -44,6 +45,7 @@ def edits(scene: Scene) -> Iterator[LoopEdit]:
     yield from _turned(scene)
     yield from _side_by_side(scene)
     yield from _parts(scene)
+    yield from _heads(scene)
     yield from _backwards(scene)
     yield from _reversed(scene)
 
@@ -69,6 +71,11 @@ def scaled(factor: float | Array) -> ValueChange:
 def said(place: str) -> str:
     """Where, if it is known."""
     return f", in the gradient of {place}" if place else ""
+
+
+def axes_named(axes: tuple[int, ...]) -> str:
+    """``"axis 1"``, ``"axes 0, 2"``."""
+    return f"ax{'i' if len(axes) == 1 else 'e'}s {', '.join(map(str, axes))}"
 
 
 def word(name: str) -> str:
@@ -124,6 +131,28 @@ def _sized(scene: Scene, turns: Turns) -> Iterator[LoopEdit]:
                 key = ("sized", turns.key, j, text)
                 evidence = (("where", where), ("factor", text))
                 yield LoopEdit(key, "scale", sentence, change, evidence)
+        yield from _averaged(scene, turns, j, edges)
+
+
+def _averaged(scene: Scene, turns: Turns, j: int, edges: list[Edge]) -> Iterator[LoopEdit]:
+    """A mean for a sum: over the axes of a sum, or those over which an operand is repeated."""
+    op, shape = scene.op(turns), scene.shape(edges[-1])
+    whole = shape
+    if op.primitive.name == "reduce_sum":
+        axes = tuple(op.params["axes"])
+    else:
+        whole = scene.graph.shapes[op.outs[0]]
+        same = op.primitive.name in ELEMENTWISE and len(whole) == len(shape)
+        axes = tuple(a for a, n in enumerate(shape) if n != whole[a]) if same else ()
+    count = prod(whole[a] for a in axes)
+    if count < 2:
+        return
+    change = BackwardChange({edge: times(scene, edge, 1 / count) for edge in edges})
+    name, where = scene.read(turns, j), scene.where(turns)
+    over = axes_named(axes)
+    sentence = f"{gradient_of(name)} is made with a mean over {over}, but should be with the sum"
+    key, evidence = ("mean", turns.key, j), (("where", where), ("axes", list(axes)))
+    yield LoopEdit(key, "scale", sentence + said(where), change, evidence)
 
 
 def _values(scene: Scene) -> Iterator[LoopEdit]:
@@ -163,6 +192,7 @@ def _overwritten(scene: Scene) -> Iterator[LoopEdit]:
         if all(readers[ref] < 2 for ref in refs) and not looked_up:
             continue
         if key[0] != "input" and not _read_in_parts(scene, refs):
+            yield from _replaced(key, name, refs)
             continue
         if looked_up:
             change = BackwardChange({edge: _rows(scene, edge, False) for edge in looked_up})
@@ -182,6 +212,16 @@ def _overwritten(scene: Scene) -> Iterator[LoopEdit]:
                 f"that of the {which} step remains (= for +=, or the others are left out)"
             )
             yield LoopEdit(("overwritten", key, first), "overwritten", sentence, change)
+
+
+def _replaced(key: Any, name: str, refs: list[int]) -> Iterator[LoopEdit]:
+    """Of all that flows to a value, what its first reader sends alone: it is added last."""
+    sentence = (
+        f"{gradient_of(name)} is overwritten: what came first is lost where something else flows "
+        "to it, too (= for +=)"
+    )
+    change = BackwardChange(values=dict.fromkeys(refs, lambda parts, _: parts[-1]))
+    yield LoopEdit(("overwritten", key, "whole"), "overwritten", sentence, change)
 
 
 def _read_in_parts(scene: Scene, refs: list[int]) -> bool:
@@ -393,6 +433,32 @@ def _parts(scene: Scene) -> Iterator[LoopEdit]:
                 yield LoopEdit(key, "swapped-gates", sentence + said(where), change, evidence)
 
 
+def _heads(scene: Scene) -> Iterator[LoopEdit]:
+    """The gradient of an array with two places of a short axis exchanged: heads, for instance."""
+    for turns in scene.turns:
+        refs = scene.results(turns)
+        shape = scene.graph.shapes[refs[-1]] if refs else ()
+        for axis in [a for a, n in enumerate(shape) if 2 <= n <= 4]:
+            assert refs is not None
+            name, where = scene.text(refs[-1]), scene.where(turns)
+            for i, j in combinations(range(shape[axis]), 2):
+                change = BackwardChange(values=dict.fromkeys(refs, _swapped(axis, i, j)))
+                sentence = f"the gradients of places {i} and {j} of axis {axis} of {name} are "
+                sentence += f"exchanged{said(where)}"
+                key = ("places", turns.key, axis, shape[axis], i, j)  # of one size in every example
+                evidence = (("where", where),)
+                yield LoopEdit(key, "swapped-gates", sentence, change, evidence)
+
+
+def _swapped(axis: int, i: int, j: int) -> ValueChange:
+    def of(parts: list[Array], _: Lookup) -> Array:
+        places = list(range(parts[0].shape[axis]))
+        places[i], places[j] = j, i
+        return np.take(total(parts), places, axis)
+
+    return of
+
+
 def _exchanged(size: int, i: int, j: int) -> ValueChange:
     def of(parts: list[Array], _: Lookup) -> Array:
         gates = np.split(total(parts), parts[0].shape[-1] // size, axis=-1)
@@ -480,6 +546,8 @@ def exchanged(scene: Scene) -> Iterator[LoopEdit]:
         for x, y in zip(mine, other, strict=True):
             swapped |= {x: _that_of(y), y: _that_of(x)}
         sentence = f"the gradients of {a} and {b} are exchanged"
+        if a == b:
+            sentence = f"two of the gradients of {a} are exchanged"
         change = BackwardChange(values=swapped, reads=True)
         yield LoopEdit(("exchanged", one, two), "swapped-gates", sentence, change)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from bpttcheck.diagnose.graph_edits import mistakes
 from bpttcheck.diagnose.whole.paths import exchanged, said, scaled, total
 from bpttcheck.diagnose.whole.scene import LoopEdit, Quantity, Scene
 from bpttcheck.jax_mode import reference_mode
-from bpttcheck.oracles.step_graph.graph import ELEMENTWISE, Fixed, functions, gradient_of
+from bpttcheck.oracles.step_graph.graph import ELEMENTWISE, LINEAR, Fixed, functions, gradient_of
 from bpttcheck.oracles.step_graph.pullback import (
     BackwardChange,
     Edge,
@@ -33,6 +34,7 @@ def edits(scene: Scene) -> Iterator[LoopEdit]:
     """All of them, those of the same step first."""
     yield from _derivatives(scene)
     yield from _factors(scene)
+    yield from _factors_exchanged(scene)
     yield from _cotangents(scene)
     yield from _added(scene)
     yield from _without_constants(scene)
@@ -42,8 +44,20 @@ def edits(scene: Scene) -> Iterator[LoopEdit]:
 def _derivatives(scene: Scene) -> Iterator[LoopEdit]:
     """The local derivative of a function of one variable: of another one, or of another value."""
     found = [*functions(scene.graph), *_chains(scene)]
-    for spans in ({k: (z, v) for k, z, v in found[::-1]}, {k: (z, v) for k, z, v in found}):
-        yield from _of_spans(scene, spans)
+    edits: list[LoopEdit] = []
+    for some in (found[::-1], found, list(_alone(scene))):
+        edits += _of_spans(scene, {k: (z, v) for k, z, v in some})
+    # Another formula may have the same values: exp(a) (1 + exp(a)) is that of a factor left out.
+    yield from sorted(edits, key=lambda edit: not edit.key[2].startswith("missing"))
+
+
+def _alone(scene: Scene) -> Iterator[tuple[int, int, int]]:
+    """Operation, argument and value of each function that is no part of a longer one here."""
+    graph = scene.graph
+    for k, op in enumerate(graph.ops):
+        out, moving = scene.result(k), graph.moving(op)
+        if out is not None and len(moving) == 1 and op.primitive.name in ELEMENTWISE - LINEAR:
+            yield k, op.ins[moving[0]], out
 
 
 def _chains(scene: Scene) -> Iterator[tuple[int, int, int]]:
@@ -196,6 +210,42 @@ def _factors(scene: Scene) -> Iterator[LoopEdit]:
                 evidence = (("where", scene.where(turns)), ("used", used), ("belongs", belongs))
                 code = "off-by-one" if moved else "wrong-operand"
                 yield LoopEdit(key, code, sentence, change, evidence)
+
+
+_MOST = 24
+
+
+def _factors_exchanged(scene: Scene) -> Iterator[LoopEdit]:
+    """Each of two products with the factor of the other: of ``g a + (1 - g) c``."""
+    sides: list[tuple[Turns, int, list[Edge], list[Array]]] = []
+    for turns in scene.turns:
+        if scene.op(turns).primitive.name != "mul" or "block" in turns.key:
+            continue
+        for j, edges in scene.sides(turns):
+            values = [scene.graph.read(scene.pull.values, scene.graph.ops[k].ins[1 - j])
+                      for k, j in edges]  # fmt: skip
+            if len(edges) == len(turns.ops) and np.ndim(values[0]):
+                sides.append((turns, j, edges, [np.asarray(v, np.float64) for v in values]))
+    for (one, i, mine, a), (two, j, its, b) in combinations(sides[:_MOST], 2):
+        shapes = {scene.shape(mine[0]), scene.shape(its[0]), a[0].shape, b[0].shape}
+        if one is two or len(mine) != len(its) or len(shapes) > 1 or _equal(a, b):
+            continue
+        change = BackwardChange(
+            {edge: _with(scene, edge, other) for edge, other in zip([*mine, *its], [*b, *a],
+                                                                    strict=True)}
+        )  # fmt: skip
+        first, second = (gradient_of(scene.read(t, k)) for t, k in ((one, i), (two, j)))
+        used, where = (scene.read(one, 1 - i), scene.read(two, 1 - j)), scene.where(one)
+        sentence = (
+            f"{first} and {second} are made with each other's factor, {used[1]} and {used[0]}"
+            f"{said(where)}"
+        )
+        key, evidence = ("exchanged", one.key, i, two.key, j), (("where", where),)
+        yield LoopEdit(key, "swapped-gates", sentence, change, evidence)
+
+
+def _equal(some: Sequence[Array], others: Sequence[Array]) -> bool:
+    return all(map(np.array_equal, some, others))
 
 
 def _with(scene: Scene, edge: Edge, other: Array) -> EdgeChange:

@@ -31,6 +31,7 @@ class Fit:
         says: the blocks of which it predicts an error of the size that there is.
         gradient: block -> what it predicts.
         wrong: the blocks that are wrong.
+        beyond: those of which it predicts another error than there is.
     """
 
     edit: LoopEdit
@@ -38,6 +39,7 @@ class Fit:
     says: frozenset[str]
     gradient: Mapping[str, Array]
     wrong: tuple[str, ...]
+    beyond: frozenset[str]
 
 
 class EditSearch:
@@ -80,7 +82,10 @@ class EditSearch:
             return None
         common = [key for key in found[0] if all(key in fits for fits in found[1:])]
         if codes is not None:
-            common = [key for key in common if found[0][key].edit.code in codes]
+            common = [
+                key for key in common
+                if found[0][key].edit.code in codes and not any(f[key].beyond for f in found)
+            ]  # fmt: skip
         scores = {key: [_score(fits[key]) for fits in found] for key in common}
         common = [key for key in common if min(wrong for wrong, _ in scores[key]) >= fewest]
         if fewest > 1:  # it is said before all else: no block may contradict it
@@ -138,7 +143,11 @@ def _fits(example: FailingExample, only: set[Any] | None) -> Iterator[tuple[Any,
                 ]  # fmt: skip
                 if says:
                     gradient = {block: value[e] for block, value in made.items()}
-                    yield part[e].key, Fit(part[e], mine, frozenset(says), gradient, example.wrong)
+                    beyond = frozenset(
+                        b for b in made if b not in mine and example.is_told(b, gradient[b])
+                    )
+                    fit = Fit(part[e], mine, frozenset(says), gradient, example.wrong, beyond)
+                    yield part[e].key, fit
 
 
 def _blocks(scene: Scene, example: FailingExample, gradient: Sequence[Array]) -> dict[str, Array]:

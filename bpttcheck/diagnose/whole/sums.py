@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from bpttcheck.diagnose.base import Array
-from bpttcheck.diagnose.whole.paths import said
+from bpttcheck.diagnose.whole.paths import axes_named, said
 from bpttcheck.diagnose.whole.scene import LoopEdit, Scene
 from bpttcheck.oracles.step_graph.graph import ELEMENTWISE, MOVES, gradient_of
 from bpttcheck.oracles.step_graph.pullback import BackwardChange, Edge, EdgeChange, Lookup
@@ -173,34 +173,39 @@ def _over_others(
     names = [gradient_of(scene.read(place.turns, place.j)) for place in places]
     others = [(a,) for a, n in enumerate(shape) if a not in axes and n > 1]
     others += [tuple(range(len(shape)))] if others else []
-    of = prod(shape[a] for a in axes)
-    for other in others:
-        for unit, scales in enumerate(_units(scene, places)):
-            for factor in {1.0, of / prod(shape[a] for a in other)}:  # the sum, or the mean
+    of, in_words = prod(shape[a] for a in axes), " and in ".join(names)
+    right = axes_named(axes)
+    for other in [*others, ()]:
+        by = prod(shape[a] for a in other)
+        code = "broadcast-row" if other else "missing-path"
+        sentence = (
+            f"the sum in {in_words} goes over {axes_named(other)}, but should go over {right}"
+        )
+        if not other:
+            sentence = f"the sum over {right} in {in_words} is left out: each term stands alone"
+        sentence += said(where)
+        evidence = (("where", where), ("axes", list(other)))
+        for unit, scales in enumerate(_units(scene, places) if other else [_ones(sums)]):
+            for mean in (False, True) if other else (False,):
+                factor = of / by if mean else 1.0
                 measured = list(zip(sums, scales, strict=True))
-                sentence = (
-                    f"the sum in {' and in '.join(names)} goes over {_named(other, shape)}, but "
-                    f"should go over {_named(axes, shape)}{said(where)}"
-                )
-                evidence = (("where", where), ("axes", list(other)))
                 key = tuple((place.turns.key, place.j, place.part) for place in places)
-                key = ("sum", *key, other == others[-1] or other, unit, factor == 1.0)
+                over = "all" if len(other) == len(shape) else other
+                key = ("sum", *key, over, unit, mean)
                 for cut in ([], empty) if empty else ([],):
                     made = _changes(scene, measured, cut, other, factor)
                     change = BackwardChange(made, reads=True)
-                    yield LoopEdit((*key, bool(cut)), "broadcast-row", sentence, change, evidence)
+                    yield LoopEdit((*key, bool(cut)), code, sentence, change, evidence)
 
 
-def _named(axes: tuple[int, ...], shape: tuple[int, ...]) -> str:
-    if len(axes) == len(shape):
-        return "all axes"
-    return f"ax{'i' if len(axes) == 1 else 'e'}s {', '.join(map(str, axes))}"
+def _ones(sums: list[SumAgain]) -> list[Array]:
+    return [np.ones(one.kept) for one in sums]
 
 
 def _units(scene: Scene, places: Sequence[Place]) -> Iterator[list[Array]]:
     """What the terms may be measured in before they are summed, and the sum after: one a term."""
     sums = [one for place in places for one in place.sums]
-    yield [np.ones(one.kept) for one in sums]
+    yield _ones(sums)
     for turns in scene.turns:
         refs = scene.results(turns)
         if refs is not None and all(len(refs) == len(place.sums) for place in places):

@@ -29,7 +29,7 @@ MOVES = frozenset(
     "transpose reshape broadcast_in_dim slice squeeze convert_element_type copy expand_dims "
     "dynamic_slice gather split".split()
 )
-_LINEAR = frozenset("neg add sub mul div convert_element_type copy add_any".split())
+LINEAR = frozenset("neg add sub mul div convert_element_type copy add_any".split())
 _PACKAGE = Path(__file__).resolve().parents[2]
 _LIBRARIES = tuple(str(Path(m.__file__).resolve().parent) for m in (jax, np) if m.__file__)
 
@@ -49,6 +49,11 @@ class Stand:
     first: int
     instruction: int
     span: tuple[int | None, ...] = field(compare=False)
+
+    @property
+    def where(self) -> str:
+        """The line, ``"cell.py:12: h = np.tanh(z)"``."""
+        return _line_of(self.file, self.span[0] or 0)
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,16 @@ class Op:
         """The line of user code, ``"cell.py:12: h = np.tanh(z)"``, or ``""``."""
         if self.line is None:
             return ""
-        file, number = self.line
-        return f"{Path(file).name}:{number}: {linecache.getline(file, number).strip()}"
+        return _line_of(*self.line)
 
     def bind(self, ins: Sequence[Any]) -> list[Any]:
         """Its results for these operands."""
         out = self.primitive.bind(*ins, **self.params)
         return list(out) if self.primitive.multiple_results else [out]
+
+
+def _line_of(file: str, number: int) -> str:
+    return f"{Path(file).name}:{number}: {linecache.getline(file, number).strip()}"
 
 
 class Fixed:
@@ -216,7 +224,7 @@ def functions(graph: Graph) -> list[tuple[int, int, int]]:
             start = next(iter(roots)) if one else out
             if one and graph.shapes[start] == graph.shapes[out]:
                 root[out] = start
-                bent = name not in _LINEAR or len(moving) > 1
+                bent = name not in LINEAR or len(moving) > 1
                 curved[out] = bent or any(curved.get(ref, False) for ref in moving)
     made = {out: k for k, op in enumerate(graph.ops) for out in op.outs}
     found: list[tuple[int, int, int]] = []
@@ -414,6 +422,8 @@ def _assigned(graph: Graph) -> dict[int, str]:
     lines: dict[str, list[int]] = {}
     for op in graph.ops:
         lines.setdefault(op.where, []).extend(op.outs)
+        for caller in op.calls[1:]:  # the line that a helper was called in
+            lines.setdefault(caller.where, []).extend(op.outs)
     found: dict[int, str] = {}
     for where, made in lines.items():
         names = _targets(where.partition(": ")[2])
