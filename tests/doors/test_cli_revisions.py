@@ -149,6 +149,7 @@ def test_what_is_no_history_is_left_as_it_is(cli: Cli, tmp_path: Path) -> None:
     assert "schema_version 2" in result.stderr
 
 
+@pytest.mark.nightly
 def test_a_report_appends_too_and_prints_its_comparison(cli: Cli, tmp_path: Path) -> None:
     history = tmp_path / "h.json"
     given = ("report", str(REPORT), "--out", str(tmp_path), "--append", str(history))

@@ -378,7 +378,7 @@ def test_a_right_small_one_passes(name):
     assert said(small(name)) is None
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("name", "old", "new", "code", "says"), IN_SMALL)
 def test_a_mistake_of_a_few_lines_is_named(name, old, new, code, says):
     found = said(small(name, old, new))

@@ -76,7 +76,7 @@ def made(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.nightly
 @pytest.mark.parametrize(("right", "wrong", "what"), BUGS, ids=[wrong for _, wrong, _ in BUGS])
 def test_the_wrong_way_round_is_named_and_mended(made, right, wrong, what):
     cell = made(right, wrong)
@@ -90,5 +90,6 @@ def test_the_wrong_way_round_is_named_and_mended(made, right, wrong, what):
     assert any('einsum("' in one.source.text and wrong not in one.source.text for one in found)
 
 
+@pytest.mark.nightly
 def test_the_right_cell_passes(made):
     assert bpttcheck.check(made(), checks=["step_vjp"], examples=12).passed

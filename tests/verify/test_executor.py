@@ -99,6 +99,7 @@ def test_sizes_reach_the_workers_although_a_strategy_does_not_pickle(pools):
     assert {tuple(size) for size in without["sizes"]} <= {(3, 2), (3, 4)}
 
 
+@pytest.mark.nightly
 def test_a_layer_and_its_reference_reach_the_workers(pools):
     options = {"reference": LSTM(), "dtypes": ["float32"]}
     without = report(CellLayer(LSTM()), None, **options)
