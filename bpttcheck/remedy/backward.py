@@ -6,7 +6,8 @@ import ast
 import copy
 import inspect
 import linecache
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import FunctionType
@@ -18,6 +19,7 @@ from bpttcheck import trees
 from bpttcheck.adapt.function import Function
 from bpttcheck.blocks import of_state
 from bpttcheck.contract import is_cell
+from bpttcheck.errors import Declined
 from bpttcheck.judge.handwritten import NAMES, SEQUENCE, STEP, params_blocks
 from bpttcheck.mutants.source.reading import Method, read, read_function
 from bpttcheck.problems.problem import Problem
@@ -35,12 +37,14 @@ class BackwardSource:
         method: its backward pass, with the tree of ``text``.
         text: the file in which it stands.
         fills: whether it returns None for some gradients.
+        caller: the backward pass that calls it, if it is a helper of one.
     """
 
     target: Any
     method: Method
     text: str
     fills: bool = False
+    caller: BackwardSource | None = None
 
     @classmethod
     def of(cls, target: Any, fills: bool = False) -> BackwardSource:
@@ -55,6 +59,48 @@ class BackwardSource:
         else:
             method = read(bare, "step_vjp" if is_cell(bare) else "vjp")
         return cls(bare, method, "".join(inspect.findsource(method.function)[0]), fills)
+
+    def helpers(self) -> Iterator[BackwardSource]:
+        """The functions of its module, and the methods of its class, that it alone calls.
+
+        What the forward pass calls, too, stays as it is: an edit would change what is derived.
+        """
+        first = next(iter(self.method.tree.args.args), None)
+        seen: set[FunctionType] = {self.method.function}
+        for node in ast.walk(self.method.tree):
+            found: Any = None
+            match node:
+                case ast.Call(func=ast.Name(id=name)):
+                    found = self.method.function.__globals__.get(name)
+                case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=name)):
+                    if first is not None and owner == first.arg:
+                        found = inspect.getattr_static(type(self.target), name, None)
+                        found = getattr(found, "__func__", found)  # of a static method
+                case _:
+                    continue
+            if not isinstance(found, FunctionType) or found in seen:
+                continue
+            seen.add(found)
+            if found.__code__.co_filename == self.file:
+                with suppress(Declined):
+                    is_method = isinstance(node.func, ast.Attribute)
+                    method = read(self.target, name) if is_method else read_function(found)
+                    if not self._is_named_elsewhere(name, method.tree):
+                        yield replace(self, method=method, caller=self)
+
+    def _is_named_elsewhere(self, name: str, definition: ast.FunctionDef) -> bool:
+        """True if the file has the name outside of the backward pass and of its definition."""
+        lines = {
+            line
+            for tree in (self.method.tree, definition)
+            for line in range(tree.lineno, (tree.end_lineno or tree.lineno) + 1)
+        }
+        return any(
+            name in (getattr(node, "id", None), getattr(node, "attr", None))
+            and node.lineno not in lines
+            for node in ast.walk(ast.parse(self.text))
+            if isinstance(node, ast.Name | ast.Attribute)
+        )
 
     @property
     def file(self) -> str:
@@ -72,7 +118,7 @@ class BackwardSource:
 
         It writes into arrays, which may be those of its record, or it is the forward pass itself.
         """
-        if isinstance(self.target, Function):
+        if isinstance(self.target, Function) or (self.caller and self.caller.makes_anew):
             return True
         return any(
             isinstance(node, ast.AugAssign | ast.Delete)
@@ -98,12 +144,18 @@ class BackwardSource:
 
     def _planted(self, code: Callable[..., Any]) -> Any:
         target = self.target
+        if self.caller is not None and not self.method.owner:
+            method = self.caller.method
+            return self.caller._planted(
+                method.compile(method.tree, **{self.method.function.__name__: code})
+            )
         if isinstance(target, Function):
             if target.backward_function is None:
                 return replace(target, forward_function=code)
             return replace(target, backward_function=code)
         owner = type(target)
         name = "step_vjp" if self.mode == STEP else "vjp"
+        name = self.method.function.__name__ if self.caller is not None else name
         method: Any = self.method.wrapper(code) if self.method.wrapper else code
         own = {name: method, "__module__": owner.__module__, "__slots__": (),
                "__doc__": owner.__doc__, "__qualname__": owner.__qualname__}  # fmt: skip

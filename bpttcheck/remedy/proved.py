@@ -80,11 +80,11 @@ _DTYPES = ("float64", "float32")
 def remedies(subject: Any, report: Report, *, seconds: float = 10.0) -> tuple[Remedy, ...]:
     """The smallest edit of the user's own source after which every check passes.
 
-    The source of ``step_vjp``, of ``vjp`` or of a backward function is edited as a planted bug
-    would be undone (a sign, a factor, a term, a name, a transposition, an order, an axis, ...), in
-    one place, or in two where blocks are wrong independently; ``a += b`` that writes into an
-    argument becomes ``a = a + b``. Every edit is tried on problems whose
-    gradient is known; what passes these is put to all checks.
+    The source of ``step_vjp``, of ``vjp`` or of a backward function, and then that of each function
+    or method that it alone calls in its file, is edited as a planted bug would be undone (a sign, a
+    factor, a term, a name, a transposition, an order, an axis, ...), in one place, or in two where
+    blocks are wrong independently; ``a += b`` that writes into an argument becomes ``a = a + b``.
+    Every edit is tried on problems whose gradient is known; what passes these is put to all checks.
 
     Args:
         subject: what was checked, with the options that belong to it.
@@ -107,12 +107,16 @@ def remedies(subject: Any, report: Report, *, seconds: float = 10.0) -> tuple[Re
                 if (passed := _proof(known, one, report)) is not None:
                     return (_remedy(source, one, passed, []),)
         kept = [f.problem for f in report.findings if f.problem is not None and _fits(f, source)]
-        tried = trials(run, source, kept)
+        found: list[Mended] = []
+        for place in (source, *source.helpers()):
+            tried = trials(run, place, kept)
+            if not tried:
+                return ()
+            found += search(place, tried, time.monotonic() + seconds)
+            seconds /= 2  # of the next one, which it calls
     except BpttcheckError:
         return ()
-    if not tried:
-        return ()
-    found = search(source, tried, time.monotonic() + seconds)
+    found.sort(key=lambda one: (one.edits, one.tokens))
     for one in found[:_PROVED]:
         passed = _proof(known, one, report)
         if passed is not None:

@@ -323,3 +323,48 @@ def test_a_defect_of_the_search_leaves_the_report_and_is_said(module, monkeypatc
     assert result.exit_code == 1
     assert "note: internal error" in result.stderr
     assert "FAILED" in result.stdout
+
+
+HELPERS = {
+    "a method": CELL.replace(
+        "        d_a = d_new * g * (1 - c**2)\n        d_b = d_new * c * g * (1 - g)\n",
+        "        d_a, d_b = self.gates(d_new, c, g)\n",
+    )
+    + """
+    def gates(self, d, c, g):
+        return d * g * (1 - c**2), d * c * g * (1 - g)
+""",
+    "a function": CELL.replace("        d_a = d_new * g * (1 - c**2)\n", "")
+    .replace("        d_b = d_new * c * g * (1 - g)\n", "        d_a, d_b = gates(d_new, c, g)\n")
+    .replace(
+        "class Gated",
+        "def gates(d, c, g):\n    return d * g * (1 - c**2), d * c * g * (1 - g)\n\n\nclass Gated",
+    ),
+}
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("text", HELPERS.values(), ids=HELPERS)
+def test_what_the_backward_pass_alone_calls_is_mended_too(module, text):
+    cell = module(text, ("1 - c**2)", "1 - c)")).Gated()
+    options = {"checks": ["step_vjp"], "dtypes": ["float64"]}
+    report = bpttcheck.check(cell, raises=False, examples=4, **options)
+    (remedy,) = remedies(cell, report)
+    assert remedy.patched == text
+
+
+def test_what_the_forward_pass_calls_too_stays_as_it_is(module):
+    def names(text):
+        return [
+            one.method.function.__name__
+            for one in BackwardSource.of(module(text).Gated()).helpers()
+        ]
+
+    assert names(HELPERS["a method"]) == names(HELPERS["a function"]) == ["gates"]
+    shared = HELPERS["a function"].replace("new = g * c +", "new = 0 * gates(c, c, g)[0] + g * c +")
+    assert names(shared) == []
+    shared = HELPERS["a method"].replace(
+        "new = g * c +", "new = 0 * self.gates(c, c, g)[0] + g * c +"
+    )
+    assert names(shared) == []
+    assert names(CELL) == []
