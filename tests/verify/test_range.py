@@ -129,3 +129,19 @@ def test_no_number_is_no_evidence_where_rounding_decides_what_is_divided_by():
     hand = run.code.run("sequence", problem)
     assert any(np.isnan(gradient).any() for gradient in hand.gradients.values())
     assert not examine(run, "sequence", problem, None).wrong
+
+
+def test_gradients_that_are_not_finite_raise_no_warning_of_ours():
+    def forward(x):
+        s = np.sqrt((x * x).mean(axis=1, keepdims=True) + 1e-3)
+        return x / s, x
+
+    def backward(d, x):
+        with np.errstate(all="ignore"):
+            n = x / np.sqrt((x * x).mean(axis=1, keepdims=True))  # without what keeps it finite
+            return d / np.abs(n) * np.inf
+
+    options = {"checks": ["vjp", "linearity"], "examples": 20, "raises": False}
+    report = bpttcheck.check_vjp(forward, backward, "x: N D -> y: N D", **options)
+    assert report.verdict.value == "failed"
+    assert not [note for note in report.notes if "RuntimeWarning" in note]
