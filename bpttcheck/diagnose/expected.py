@@ -182,11 +182,10 @@ class UserRule:
     def _returned(self) -> dict[str, ast.expr]:
         """The expressions of the gradients that are returned, by block."""
         last = self._tree.body[-1]
-        if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Tuple):
+        value = last.value if isinstance(last, ast.Return) else None
+        if not isinstance(value, ast.Tuple) or len(value.elts) != 3:
             return {}
-        if len(last.value.elts) != 3:
-            return {}
-        params, state, x = last.value.elts
+        params, state, x = value.elts
         found: dict[str, ast.expr] = {D_X: x}
         state = self._resolved(state)
         if isinstance(state, ast.Tuple):

@@ -208,11 +208,26 @@ class Axes(Plain):
         return new[0] + np.swapaxes(new[1], 0, 1).T, y, (x, h)
 
 
+class Constants(Plain):
+    """Arrays of the cell, keywords for keys, and a cache of which a part is not read."""
+
+    def __init__(self):
+        self.scale, self.wide = np.full((1, 1), 0.5), [np.arange(9.0)]
+
+    def initial_state(self, params, B):
+        return {"in": super().initial_state(params, B)}
+
+    def step(self, params, s, x):
+        a = x @ params["U"].T + s["in"] @ params["W"].T + params["b"]
+        h = np.tanh(a) * self.scale
+        return {"in": h}, h, {"x": x, "last": s["in"], "unread": 2 * a}
+
+
 CELLS = {
     cell.__name__: cell
     for cell in (
         Joint, GatesBySlices, LayerNorm, SoftmaxWrittenOut, Delta, InPlace, Heads, Mixed, Picked,
-        InputKept, Vectors, Axes,
+        InputKept, Vectors, Axes, Constants,
     )
 }  # fmt: skip
 
@@ -262,6 +277,42 @@ class TwoThings(Plain):
     def step(self, params, h, x):
         h = np.tanh(x @ params["U"].T + h @ params["W"].T)
         return h, h
+
+
+class UnnamedNumbers(Constants):
+    def step(self, params, s, x):
+        new, y, cache = super().step(params, s, x)
+        return new, y * np.outer(params["b"], 2 * self.wide[0])[:, 0], cache
+
+
+class AnotherStructure(Constants):
+    def step(self, params, s, x):
+        new, y, cache = super().step(params, s, x)
+        return new | {"more": y}, y, cache
+
+
+class OnlyAProductKept(Plain):
+    def step(self, params, h, x):
+        a = x @ params["U"].T
+        h = np.tanh(a + h @ params["W"].T)
+        return h, h, (a, h)
+
+
+class ByParity(Plain):
+    sizes = ((2, 3), (3, 2), (4, 4))
+
+    def step(self, params, h, x):
+        a = x @ params["U"].T + h @ params["W"].T
+        new = np.tanh(a) * (a, h)[h.shape[1] % 2]
+        return new, new, (x, h)
+
+
+class Callable(Plain):
+    class Step:
+        def __call__(self, params, h, x):
+            return h, h, None
+
+    step = Step()
 
 
 class Raises(Plain):

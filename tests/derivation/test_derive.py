@@ -207,6 +207,11 @@ def test_every_variable_is_used(name, derived):
         (plain.BranchOnValues, r"plain_cells\.py:\d+"),
         (plain.TwoThings, "return new_state, y, cache"),
         (plain.Raises, "ValueError: not yet"),
+        (plain.UnnamedNumbers, "no attribute of the cell"),
+        (plain.AnotherStructure, "returns a state of another structure"),
+        (plain.OnlyAProductKept, "h, which the backward pass needs, is not in the cache"),
+        (plain.ByParity, "other operations at other sizes"),
+        (plain.Callable, "step is a Step, no function"),
     ],
 )
 def test_a_refusal_names_the_operation_and_the_line(subject, said):

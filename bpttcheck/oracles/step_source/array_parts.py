@@ -98,11 +98,10 @@ class ArrayScene:
 Rule = Callable[[ArrayScene, Value, Term], Sent]
 
 
-def given(*pairs: tuple[Any, Term]) -> Sent:
-    """To each operand that is a value its term, of which a real one takes the real part."""
+def given(*pairs: tuple[Value, Term]) -> Sent:
+    """To each operand its term, of which a real one takes the real part."""
     for operand, term in pairs:
-        if isinstance(operand, Value):
-            yield operand, term if operand.kind == "c" else terms.real(term)
+        yield operand, term if operand.kind == "c" else terms.real(term)
 
 
 def batched(term: Term, operand: Value) -> Term:

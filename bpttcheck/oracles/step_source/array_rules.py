@@ -35,10 +35,12 @@ def matmul(here: ArrayScene, v: Value, d: Term) -> Sent:
 
 def _product(here: ArrayScene, v: Value, a: Any, b: Any, d: Term) -> Sent:
     A, B = here.forward.operand(a), here.forward.operand(b)
+    if () in (A.shape, B.shape) or (len(A.shape) == 1 and len(B.shape) > 2):
+        raise unsupported(v)
     if len(A.shape) == 1 and len(B.shape) == 1:
         yield from given((a, mul(d, conj(B))), (b, mul(d, conj(A))))
         return
-    if len(A.shape) == 1 and len(B.shape) == 2:
+    if len(A.shape) == 1:
         outer = mul(_new_axis(A, 1), _new_axis(d, 0))
         yield from given((a, terms.matmul(d, conj(terms.transposed(B)))), (b, outer))
         return
@@ -49,14 +51,11 @@ def _product(here: ArrayScene, v: Value, a: Any, b: Any, d: Term) -> Sent:
             (a, mul(spread, conj(B))), (b, total(mul(spread, conj(A)), axes, keep=False))
         )
         return
-    if len(A.shape) == 1:
-        raise unsupported(v)
     for operand, term in (
         (a, terms.matmul(d, conj(terms.transposed(B)))),
         (b, terms.matmul(conj(terms.transposed(A)), d)),
     ):
-        if isinstance(operand, Value):
-            yield operand, batched(term, operand)
+        yield operand, batched(term, operand)
 
 
 def dot(here: ArrayScene, v: Value, d: Term) -> Sent:
@@ -72,6 +71,8 @@ def outer(here: ArrayScene, v: Value, d: Term) -> Sent:
     a, b = v.args[:2]
     d = here.full(d, v)
     A, B = here.forward.operand(a), here.forward.operand(b)
+    if not len(A.shape) == len(B.shape) == 1:
+        raise unsupported(v)
     yield from given((a, terms.matmul(d, conj(B))), (b, terms.matmul(conj(A), d)))
 
 
@@ -116,9 +117,8 @@ def solve(here: ArrayScene, v: Value, d: Term) -> Sent:
     turned = conj(terms.transposed(A))
     d_b = call("np.linalg.solve", turned, here.full(d, v), shape=v.shape)
     d_a = terms.neg(terms.matmul(d_b, conj(terms.transposed(of(v)))))
-    for operand, term in ((a, d_a), (b, d_b)):
-        if isinstance(operand, Value):
-            yield operand, batched(term, operand)
+    yield a, batched(d_a, a)
+    yield b, batched(d_b, b)
 
 
 def _new_axis(term: Term, axis: int) -> Term:
@@ -309,6 +309,8 @@ def last_two(here: ArrayScene, v: Value, d: Term) -> Sent:
 def reshape(here: ArrayScene, v: Value, d: Term) -> Sent:
     """The adjoint in the operand's shape."""
     a = v.args[0]
+    if any(isinstance(item, str) for item in v.args):
+        raise unsupported(v)  # another order
     yield a, Term("reshape", (here.full(d, v),), a, a.shape, d.is_complex)
 
 
@@ -346,11 +348,13 @@ def concatenate(here: ArrayScene, v: Value, d: Term) -> Sent:
     """A slice for each array."""
     arrays = v.args[0]
     default = {"np.hstack": 1 if len(v.shape) > 1 else 0, "np.vstack": 0}.get(v.op)
-    axis = int(default if default is not None else axis_of(v, 1, 0)) % len(v.shape)
-    if not isinstance(arrays, (list, tuple)) or not all(isinstance(a, Value) for a in arrays):
+    axis = default if default is not None else axis_of(v, 1, 0)
+    alike = isinstance(arrays, (list, tuple)) and all(
+        isinstance(a, Value) and len(a.shape) == len(v.shape) for a in arrays
+    )
+    if not alike or axis is None:
         raise unsupported(v)
-    if any(len(a.shape) != len(v.shape) for a in arrays):
-        raise unsupported(v)
+    axis = int(axis) % len(v.shape)
     d = here.full(d, v)
     ends = [0] * len(here.shapes[v])
     for k, array in enumerate(arrays):
@@ -433,12 +437,13 @@ def put(here: ArrayScene, v: Value, d: Term) -> Sent:
     base, at, value = v.args
     parts = here.forward.parts(at)
     d = here.full(d, v)
-    if isinstance(base, Value):
-        yield base, ClearedPart(d, parts)
+    yield base, ClearedPart(d, parts)
     if isinstance(value, Value):
         shape = np.empty(v.shape)[_plain(at)].shape
         yield value, fitted(terms.index(d, parts, shape), _Shape(shape), value.shape,
                             value.kind == "c")  # fmt: skip
+    elif not np.isscalar(value):
+        raise unsupported(v)
 
 
 @dataclass(frozen=True)
@@ -454,11 +459,6 @@ def _plain(at: Any) -> Any:
     if isinstance(at, Value):
         return np.zeros(at.shape, at.kind if at.kind == "b" else int)
     return at
-
-
-def d_ndim(d: Term) -> int:
-    """The number of axes."""
-    return len(d.shape)
 
 
 PIECES: dict[str, Rule] = {
@@ -491,6 +491,9 @@ PIECES: dict[str, Rule] = {
     PUT: put,
 }
 """By operation."""
+
+JOINED = frozenset(op for op, rule in PIECES.items() if rule in (as_array, stack, concatenate))
+"""Operations on a list of arrays."""
 
 
 _RULES = PRODUCTS | PIECES | SUMS

@@ -19,9 +19,9 @@ from bpttcheck.errors import Declined
 from bpttcheck.oracles.step_source import terms
 from bpttcheck.oracles.step_source.array_parts import ArrayScene
 from bpttcheck.oracles.step_source.array_rules import piece
-from bpttcheck.oracles.step_source.backward import Adjoint, BackwardPass, GivenCotangent, place
+from bpttcheck.oracles.step_source.backward import Adjoint, BackwardPass, GivenCotangent
 from bpttcheck.oracles.step_source.forward import Forward
-from bpttcheck.oracles.step_source.recording import CONSTANT, INPUT, Value
+from bpttcheck.oracles.step_source.recording import CONSTANT, INPUT, Value, place
 from bpttcheck.oracles.step_source.source_lines import assignments, targets, text_at
 from bpttcheck.oracles.step_source.terms import Term
 from bpttcheck.oracles.step_source.traces import Sizes, Traced, Varying
@@ -189,8 +189,6 @@ class RuleScene:
 
     def function(self, name: str) -> str:
         """How the user's file calls a function of NumPy or SciPy."""
-        if name.startswith("the ufunc "):
-            name = f"np.{name[10:]}"
         home, _, last = name.rpartition(".")
         if home.startswith("np"):
             return f"{self._module(np, 'np', 'import numpy as np')}{name[2:]}"

@@ -16,10 +16,18 @@ from numpy.typing import NDArray
 
 from bpttcheck.errors import Declined
 from bpttcheck.oracles.step_source import terms
-from bpttcheck.oracles.step_source.array_parts import ArrayScene, ClearedPart, Part, Piece, Scatter
+from bpttcheck.oracles.step_source.array_parts import (
+    ArrayScene,
+    ClearedPart,
+    Part,
+    Piece,
+    Scatter,
+    unsupported,
+)
+from bpttcheck.oracles.step_source.array_rules import JOINED, PRODUCTS
 from bpttcheck.oracles.step_source.array_rules import sent as sent_by
 from bpttcheck.oracles.step_source.forward import SIGMOID, SOFTPLUS, Forward
-from bpttcheck.oracles.step_source.recording import CONSTANT, FREEZE, INPUT, Value
+from bpttcheck.oracles.step_source.recording import CONSTANT, FREEZE, INPUT, Value, place
 from bpttcheck.oracles.step_source.terms import (
     Term,
     add,
@@ -171,7 +179,6 @@ SLOPES: dict[str, tuple[Slope | None, ...]] = {
 }  # fmt: skip
 SLOPES["np.true_divide"] = SLOPES["np.divide"]
 SLOPES["np.abs"] = SLOPES["np.absolute"]
-SLOPES["the ufunc clip"] = SLOPES["np.clip"]
 """By operation, for each of its operands; None for an operand that has no gradient."""
 
 STEPS = frozenset(
@@ -388,10 +395,13 @@ class Accumulation:
         if value in self._functions:
             name, operand = self._functions[value]
             yield from self._slopes(value, name, (operand,), d)
-        elif value.op in SLOPES:
-            yield from self._slopes(value, value.op, value.args, d)
         else:
             try:
+                if not _is_plain(value):
+                    raise unsupported(value)
+                if value.op in SLOPES:
+                    yield from self._slopes(value, value.op, value.args, d)
+                    return
                 sent = sent_by(self._arrays, value, d)
                 if sent is None:
                     raise Declined(f"{value.op}, of which no adjoint is known here")
@@ -408,6 +418,11 @@ class Accumulation:
     ) -> Iterator[tuple[Value, Part]]:
         y = self._forward_ref(value)
         operands = [self._forward.operand(item, value) for item in items]
+        known = len(operands) >= len(SLOPES[name]) and None not in items
+        for slope, item in zip(SLOPES[name], items, strict=False):
+            known &= slope is not None or item not in self._active
+        if not known:
+            raise unsupported(value)
         chosen = self._comparison(name, items)
         for slope, item in zip(SLOPES[name], items, strict=False):
             if slope is not None and isinstance(item, Value) and item in self._active:
@@ -500,16 +515,23 @@ class Accumulation:
         )
 
 
+_KEYWORDS = frozenset(
+    "axis axes keepdims shape indices_or_sections ddof ord dtype casting copy optimize".split()
+)
+
+
+def _is_plain(value: Value) -> bool:
+    """True for arguments of which the rules know what they mean."""
+    if value.op in SLOPES or value.op in PRODUCTS:
+        arrays = value.args
+    else:
+        arrays = () if value.op in JOINED else value.args[:1]
+    listed = any(isinstance(item, (list, tuple)) for item in arrays)
+    return not listed and set(value.kwargs) <= _KEYWORDS
+
+
 def _term(part: Part) -> Term:
     return part if isinstance(part, Term) else part.term
 
 
-def place(value: Value) -> str:
-    """File and line of an operation, ``"cell.py:12"``."""
-    if not value.stands:
-        return ""
-    stand = value.stands[0]
-    return f"{stand.code.co_filename.rpartition('/')[2]}:{stand.span[0]}"
-
-
-__all__ = ["Accumulation", "Adjoint", "BackwardPass", "GivenCotangent", "place"]
+__all__ = ["Accumulation", "Adjoint", "BackwardPass", "GivenCotangent"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from bpttcheck.errors import Declined
 from bpttcheck.oracles.step_source import terms
-from bpttcheck.oracles.step_source.recording import CONSTANT, FREEZE, INPUT, PUT, Value
+from bpttcheck.oracles.step_source.recording import FREEZE, PUT, Value, place
 from bpttcheck.oracles.step_source.terms import Term
 from bpttcheck.oracles.step_source.traces import Sizes, Varying
 
@@ -72,8 +72,6 @@ class Forward:
     def operand(self, item: Any, of_value: Value | None = None) -> Term:
         """An argument of the operation that made a value: a value or a number."""
         if isinstance(item, Value):
-            if item.op == CONSTANT and item.shape == () and not isinstance(item.array, np.ndarray):
-                return self.operand(item.array)
             scaled = _is_scaled(item) and item not in self.functions
             if not self._named(item) and (item.op in _FOLDED or scaled):
                 return self.own(item)
@@ -100,11 +98,10 @@ class Forward:
         """A setting of a function, such as an axis or a shape."""
         if isinstance(item, Varying):
             return self.operand(item).info[1]
-        if isinstance(item, tuple):
+        if isinstance(item, (tuple, list)):
             inner = ", ".join(self.literal(part) for part in item)
-            return f"({inner},)" if len(item) == 1 else f"({inner})"
-        if isinstance(item, list):
-            return f"[{', '.join(self.literal(part) for part in item)}]"
+            left, right = "[]" if isinstance(item, list) else "()"
+            return f"{left}{inner}{',' if len(item) == 1 else ''}{right}"
         if isinstance(item, (type, np.dtype)):
             dtype = np.dtype(item)
             if dtype == np.float64:
@@ -138,12 +135,10 @@ class Forward:
     def own(self, value: Value) -> Term:
         """The operation that made a value, on references to its operands."""
         op = value.op
-        if op in (INPUT, CONSTANT):
-            return of(value)
         if op == FREEZE:
             return self.operand(value.args[0])
-        if op in (PUT,):
-            raise Declined("a value that was written in place is needed again")
+        if op == PUT:
+            raise Declined("a value that was written in place is needed again", where=place(value))
         args = [self.operand(item, value) for item in value.args] if op != "z[...]" else []
         plain = not value.kwargs or set(value.kwargs) <= {"out"}
         if op in INFIX and plain:

@@ -20,7 +20,7 @@ from bpttcheck import trees
 from bpttcheck.errors import BpttcheckError, Declined
 from bpttcheck.jax_mode import reference_mode
 from bpttcheck.oracles.tracer.arguments import replace
-from bpttcheck.oracles.tracer.memory import ArrayProxy
+from bpttcheck.oracles.tracer.memory import ArrayProxy, Selection
 from bpttcheck.oracles.tracer.run import TracingRun, current, decline
 from bpttcheck.oracles.tracer.trace import enter, lift
 from bpttcheck.oracles.tracer.watch import NumpyCall
@@ -89,6 +89,14 @@ class Value:
         found: list[Value] = []
         replace((self.args, self.kwargs), lambda x: found.append(x) if _is_value(x) else None)
         return found
+
+
+def place(value: Value) -> str:
+    """File and line of an operation, ``"cell.py:12"``."""
+    if not value.stands:
+        return ""
+    stand = value.stands[0]
+    return f"{stand.code.co_filename.rpartition('/')[2]}:{stand.span[0]}"
 
 
 def _is_value(item: Any) -> bool:
@@ -201,9 +209,7 @@ class _Recorder:
         result = perform()
         outs = kwargs.pop("out", None) if isinstance(kwargs, dict) else None
         if call.name == PUT:
-            target = call.args[0]
-            if isinstance(target, ArrayProxy):
-                self._note(call, args, kwargs, target, None, stands)
+            self._note(call, args, kwargs, call.args[0], None, stands)
             return result
         several = isinstance(result, (list, tuple))
         for part, one in enumerate(result if several else [result]):
@@ -265,6 +271,8 @@ class _Recorder:
         return value
 
     def _operand(self, item: Any) -> Any:
+        if isinstance(item, Selection):
+            decline("z[mask] for a mask that depends on values", "np.where(mask, a, b)")
         return self._read(item) if isinstance(item, (ArrayProxy, np.ndarray)) else item
 
     def _cached(self, item: Any) -> Any:
@@ -393,4 +401,6 @@ def _key(item: Any) -> Any:
     return repr(shape), tuple(found)
 
 
-__all__ = ["CONSTANT", "FREEZE", "INPUT", "PUT", "StepRecording", "UserStand", "Value", "record"]
+__all__ = [
+    "CONSTANT", "FREEZE", "INPUT", "PUT", "StepRecording", "UserStand", "Value", "place", "record",
+]  # fmt: skip

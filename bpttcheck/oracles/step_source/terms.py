@@ -39,8 +39,17 @@ class Term:
         """What it refers to, with repetitions."""
         if self.head == "ref":
             yield self.info
-        for arg in self.args:
+        for arg in (*self.args, *(_terms_in(self.info) if self.head in ("index", "put") else ())):
             yield from arg.refs()
+
+
+def _terms_in(at: Any) -> Iterator[Term]:
+    """The expressions in an index."""
+    if isinstance(at, Term):
+        yield at
+    elif isinstance(at, tuple):
+        for part in at:
+            yield from _terms_in(part)
 
 
 def ref(what: Any, shape: Shape, is_complex: bool = False) -> Term:
@@ -70,7 +79,8 @@ def add(*terms: Term) -> Term:
     common = _common_factor(flat)
     if common is not None:
         rest = [_without(t, common) for t in flat]
-        if all(not isinstance(what, BackwardTerm) for r in rest for what in r.refs()):
+        forward = all(not isinstance(what, BackwardTerm) for r in rest for what in r.refs())
+        if forward and sum(map(_is_boolean, rest)) < 2:  # NumPy's sum of two of them is their "or"
             return mul(common, add_plain(rest, shape))
     return flat[0] if len(flat) == 1 else add_plain(flat, shape)
 
@@ -119,6 +129,13 @@ def _common_factor(flat: Sequence[Term]) -> Term | None:
         if isinstance(factor.info, BackwardTerm) and all(factor in some for some in factors):
             return factor
     return None
+
+
+def _is_boolean(term: Term) -> bool:
+    if term.head in ("neg", "mul"):
+        return all(_is_boolean(arg) for arg in term.args)
+    compares = term.head == "not" or (term.head == "infix" and term.info not in ("%", "//"))
+    return compares or (term.head == "ref" and term.info.kind == "b")
 
 
 def _factors(term: Term) -> Sequence[Term]:
@@ -225,8 +242,6 @@ def transposed(term: Term) -> Term:
         return term.args[0]
     if term.head == "neg":
         return neg(transposed(term.args[0]))
-    if term.head == "conj":
-        return conj(transposed(term.args[0]))
     if len(term.shape) < 2:
         return term
     if term.head == "matmul" and all(len(a.shape) == 2 for a in term.args):
@@ -271,22 +286,14 @@ def index(term: Term, at: Sequence[Any], shape: Shape) -> Term:
 
     An axis of one entry that a sum has kept is not kept to be dropped.
     """
-    if all(isinstance(part, slice) and part == slice(None) for part in at):
-        return term
     if term.head == "neg":
         return neg(index(term.args[0], at, shape))
-    if term.head == "index" and term.args[0].shape == shape:
-        added = tuple(0 if part is None else part for part in term.info)
-        if added == tuple(_frozen(part) for part in at) and None in term.info:
-            return term.args[0]
     dropped = {k for k, part in enumerate(at) if isinstance(part, int) and part == 0}
     plain = all(isinstance(part, int) or part == slice(None) for part in at)
     if term.head == "sum" and plain and len(at) <= len(term.shape):
         axes, keep = term.info
-        if keep and dropped and dropped <= set(axes):
-            rest = tuple(a for a in axes if a not in dropped)
-            if not rest:
-                return total(term.args[0], tuple(axes), keep=False)
+        if keep and dropped == set(axes):
+            return total(term.args[0], axes, keep=False)
     return Term("index", (term,), tuple(_frozen(part) for part in at), shape, term.is_complex)
 
 
@@ -313,8 +320,6 @@ def real(term: Term) -> Term:
         return term
     if term.head == "neg":
         return neg(real(term.args[0]))
-    if term.head == "add":
-        return Term("add", tuple(real(a) for a in term.args), None, term.shape, False)
     if term.head == "mul":
         units = [f for f in term.args if f.head == "number" and f.info[0] in (1j, -1j)]
         plain = [f for f in term.args if not f.is_complex]
@@ -325,10 +330,6 @@ def real(term: Term) -> Term:
         if not units and len(rest) == 1 and all(f.head in ("ref", "number") for f in plain):
             # A real factor stays outside where it is short.
             return mul(*(real(f) if f is rest[0] else f for f in term.args))
-    if term.head == "sum":
-        inner = term.args[0]
-        if inner.head == "ref":
-            return total(real(inner), term.info[0], keep=term.info[1])
     return Term("real", (term,), None, term.shape, False)
 
 

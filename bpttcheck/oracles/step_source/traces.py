@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bpttcheck.errors import Declined
-from bpttcheck.oracles.step_source.recording import StepRecording, Value, record
+from bpttcheck.oracles.step_source.recording import StepRecording, Value, place, record
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def traced(cell: Any, points: Sequence[tuple[Any, Any, Any]]) -> Traced:
             value.array = _merged_array([value.array, *(r.array for r in rest)])
         ones = [tuple(size == 1 for size in shape) for shape in shapes[value]]
         if len(set(ones)) > 1:
-            raise Declined("an axis that has one entry at some sizes alone")
+            raise Declined("an axis that has one entry at some sizes alone", where=place(value))
     sizes = {
         name: tuple(r.integers[name] for r in recordings)
         for name in first.integers if all(name in r.integers for r in recordings)
@@ -82,11 +82,8 @@ def _operation(value: Value) -> Any:
 
 
 def _difference(first: StepRecording, other: StepRecording) -> str:
-    for a, b in zip(first.values, other.values, strict=False):
-        if _operation(a) != _operation(b) and a.stands:
-            stand = a.stands[0]
-            return f"{stand.code.co_filename.rpartition('/')[2]}:{stand.span[0]}"
-    return ""
+    pairs = zip(first.values, other.values, strict=False)
+    return next((place(a) for a, b in pairs if _operation(a) != _operation(b)), "")
 
 
 def _merged(items: Sequence[Any], numbers: Sequence[dict[Value, int]]) -> Any:
