@@ -54,11 +54,77 @@ WRONG = [
      "d_a = d * (c - h) * z * (1 - z)", ""),
 ]  # fmt: skip
 
+PLAIN = """
+import numpy as np
+
+OTHER = "b"
+
+
+class Plain:
+    def init(self, rng, n_in, H):
+        return {"U": rng.standard_normal((H, n_in)) / 2, "W": rng.standard_normal((H, H)) / 2,
+                "b": rng.standard_normal(H) / 2}
+
+    def initial_state(self, params, B):
+        return np.zeros((B, len(params["b"])), params["b"].dtype)
+
+    def step(self, params, h, x):
+        z = np.tanh(x @ params["U"].T + h @ params["W"].T + params["b"])
+        return z + h * params["b"], z * h, (x, h, z)
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        x, h, z = cache
+        d_z = d_state + d_y * h
+        d_a = d_z * (1 - z**2)
+        d_b = d_a.sum(axis=0) + (d_state * h).sum(axis=0)
+        d_params = {"U": d_a.T @ x, "W": d_a.T @ h, "b": d_b}
+        d_h = d_state * params["b"] + d_y * z + d_a @ params["W"]
+        return d_params, d_h, d_a @ params["U"]
+"""
+D_Z, D_A, REST = "d_z = d_state + d_y * h", "d_a = d_z * (1 - z**2)", '"W": d_a.T @ h, "b": d_b}'
+D_Z_IS, D_A_IS, D_W_IS = "d_z = d_y * h + d_state", D_A, "d_params['W'] = d_a.T @ h"
+
+# right code, statements in its place, wrong block, what is expected, what differs
+WRITTEN = [
+    (D_Z, ["d_z = 1 * d_state", "d_z -= d_y * h"], "d_x", D_Z_IS,
+     "yours has the wrong sign at `d_y * h`"),
+    (D_Z, ["d_z = d_state - -(d_y * z)"], "d_x", D_Z_IS, "yours has `* z` where `* h` belongs"),
+    (D_Z, ["d_z, *_ = d_state - d_y * h, 1"], "d_x", D_Z_IS,
+     "yours has the wrong sign at `d_y * h`"),
+    (D_Z, ["d_z = 1 * d_state", "d_z *= 2"], "d_x", "d_a = (d_y * h + d_state) * (1 - z**2)", ""),
+    (D_Z, ["d_z = -d_state - d_y * h"], "d_x", D_Z_IS, ""),
+    (D_Z, ["d_z = (d_state + d_y) * h"], "d_x", D_Z_IS, ""),
+    (D_A, ["d_a = d_z * (1 - z)"], "d_x", D_A_IS,
+     "yours has `* (1 - z)` where `* (1 - z**2)` belongs"),
+    (D_A, ["d_a = (lambda z: d_z * (1 - z))(z)"], "d_x", D_A_IS, ""),
+    (REST, ['"b": d_b}', 'd_params["W"] = d_z.T @ h'], "d_params['W']", D_W_IS, ""),
+    (REST, ['"W": d_z.T @ h}', "d_params[OTHER] = d_b"], "d_params['W']", D_W_IS, ""),
+    (REST, ['"W": d_z.T @ h}', "d_params |= dict(b=d_b)"], "d_params['W']", D_W_IS, ""),
+    (REST, ['**{"W": d_z.T @ h}, "b": d_b}'], "d_params['W']", "d_W = d_a.T @ h", ""),
+    ('"b": d_b}', ['"b": 2 * d_b}'], "d_params['b']",
+     "d_params['b'] = (d_state * h).sum(axis=0) + d_a.sum(axis=0)", "`* 2` is yours alone"),
+    ("d_h = d_state", ["d_state = 1 * d_state", "d_h = 2 * d_state"], "d_previous_state",
+     'd_h = d_y * z + d_state * params["b"] + d_a @ params["W"]', "`* 2` is yours alone"),
+]  # fmt: skip
+NOT_CERTAIN = {
+    "the-gradients-of-the-parameters-are-no-dict": (
+        "return d_params, d_h,",
+        "return list(d_params.items()), 2 * d_h,",
+        "d_previous_state",
+    ),
+    "the-rule-is-right": ("x, h, z = cache", "(x, h), z = cache[:2], cache[2]", "d_x"),
+    "it-returns-a-starred-tuple": (
+        "return d_params, d_h, d_a",
+        "both = d_params, d_h\n        return (*both, d_z)",
+        "d_x",
+    ),
+}
+
 
 @pytest.fixture
 def spoilt(tmp_path, monkeypatch):
-    def make(path, name, right, wrong):
-        text = path.read_text()
+    def make(path, name, right, wrong, text=None):
+        text = path.read_text() if text is None else text
         assert right in text
         file = tmp_path / f"spoilt_{path.name}"
         file.write_text(text.replace(right, wrong, 1))
@@ -84,6 +150,27 @@ def test_what_is_expected_stands_beside_what_is_written(
     assert found.formula == formula
     assert found.difference == differs
     assert found.where.startswith(f"spoilt_{path.name}:")
+
+
+@pytest.mark.parametrize(("right", "wrong", "block", "formula", "differs"), WRITTEN)
+def test_it_reads_a_rule_however_it_is_written(spoilt, right, wrong, block, formula, differs):
+    cell = spoilt(Path("plain.py"), "Plain", right, "\n        ".join(wrong), PLAIN)
+    found = said(cell, block)
+    assert (found.formula, found.difference) == (formula, differs)
+
+
+@pytest.mark.parametrize(("right", "wrong", "block"), NOT_CERTAIN.values(), ids=NOT_CERTAIN)
+def test_where_nothing_is_certain_nothing_is_said(spoilt, right, wrong, block):
+    assert said(spoilt(Path("plain.py"), "Plain", right, wrong, PLAIN), block) is None
+
+
+def test_an_explanation_that_fails_hides_no_finding(monkeypatch):
+    monkeypatch.setattr("bpttcheck.diagnose.expected.traced", lambda *_: [][0])
+    finding = Finding("step_vjp", "step_vjp", "d_x", "wrong")
+    assert with_expected(LSTM(), [finding]) == [finding]
+    monkeypatch.setenv("BPTTCHECK_DEBUG", "1")
+    with pytest.raises(IndexError):
+        with_expected(LSTM(), [finding])
 
 
 @pytest.mark.parametrize("cell", [LSTM(), GRUResetBefore()])

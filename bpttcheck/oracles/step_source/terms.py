@@ -134,8 +134,9 @@ def _common_factor(flat: Sequence[Term]) -> Term | None:
 def _is_boolean(term: Term) -> bool:
     if term.head in ("neg", "mul"):
         return all(_is_boolean(arg) for arg in term.args)
-    compares = term.head == "not" or (term.head == "infix" and term.info not in ("%", "//"))
-    return compares or (term.head == "ref" and term.info.kind == "b")
+    if term.head == "ref":
+        return term.info.kind == "b"
+    return term.head == "not" or (term.head == "infix" and term.info not in ("%", "//"))
 
 
 def _factors(term: Term) -> Sequence[Term]:
