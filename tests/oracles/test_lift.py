@@ -230,6 +230,54 @@ def diagonal_by_stride(h):
     return w
 
 
+def pieces_and_fills(h):
+    w, z = h * 1.0, h * 2.0
+    w[0, 0] = np.nan
+    np.nan_to_num(w, copy=False, nan=2.0)
+    z.sort(axis=0)
+    z[1:].fill(h[0, 0])
+    rows = np.full((2, 4), h[0]), np.full((2, 4), 0.5) + h[:2], np.full_like(h, h[0, 1])
+    by_three = np.piecewise(h, [h < -1, h > 1], [-1.0, lambda v: v * v, 0.5])
+    return w, z, *rows, by_three, np.piecewise(h[0], h[0] > 0, [np.sqrt, 0.0])
+
+
+def entries_of_a_mask(h):
+    z, mask = h * 1.0, h > 0
+    some = h[mask].copy()
+    some *= 2.0
+    assert some.ndim == 1
+    z[mask] = some.astype(float) + np.clip(h[mask], 0.0, 1.0)
+    return z
+
+
+def lists_among_arrays(h):
+    table = [[1.0, 2.0, 3.0, 4.0]]
+    joined = np.concatenate([h, table, [list(h[0])]]), np.vstack([h, table]), np.c_[h, h[:, :1]]
+    picked = np.where([True, False, True, False], h, 0.0), (h * h) ** np.array(0.5)
+    constant_rows = np.apply_along_axis(lambda row: 1.0, 1, h)
+    return *joined, *picked, *np.broadcast_arrays(h, h[0]), constant_rows * np.shares_memory(h, h)
+
+
+def numbers_that_are_known(h):
+    k, square = np.arange(4), np.zeros((3, 3))
+    np.add.at(k, [0, 0], 1)
+    np.cumsum(np.arange(4), out=k)
+    np.add(k, 1, out=k)
+    assert np.array2string(k) == str(k) == "[1 2 4 7]"
+    assert (repr(k), bool(k[0])) == ("array([1, 2, 4, 7])", True)
+    np.fill_diagonal(square, 2.0)
+    np.fill_diagonal(square, h[0, 0])
+    np.put_along_axis(square, np.array([[0], [1], [2]]), h[:, :1], axis=1)
+    return h * np.random.default_rng(0).choice(k) + np.vectorize(abs)(k), square, 1.0, k
+
+
+def views_at_a_traced_place(h):
+    z, k = h * 1.0, np.argmax(h[0])
+    row = z[:, k]
+    row += 1.0
+    return z, np.copy(row), row[::2]
+
+
 CORNERS = [
     buffers_and_outs,
     updates_at_places,
@@ -240,6 +288,11 @@ CORNERS = [
     odds_and_ends,
     empty_arrays,
     diagonal_by_stride,
+    pieces_and_fills,
+    entries_of_a_mask,
+    lists_among_arrays,
+    numbers_that_are_known,
+    views_at_a_traced_place,
 ]
 
 
@@ -253,6 +306,7 @@ def test_a_corner_of_numpy_is_kept(step):
 
 
 CORNER = np.random.default_rng(8).standard_normal((3, 4))
+FROM_OUTSIDE = [np.zeros((3, 4))]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +341,18 @@ CORNER = np.random.default_rng(8).standard_normal((3, 4))
         lambda h: h * np.vectorize(abs)(h),
         lambda h: np.trapezoid(h > 0),
         lambda h: (h * 2).resize(2, 2),
+        lambda h: h[h > 0] + h[h < 0],
+        lambda h: np.exp(h[h > 0], out=np.zeros_like(h)),
+        lambda h: np.random.default_rng(0).permutation(h[h > 0]),
+        lambda h: np.random.default_rng(0).permutation(h),
+        lambda h: (h * 1).__setitem__(h > 0, np.arange(12.0)),
+        lambda h: np.copyto(FROM_OUTSIDE[0], h),
+        lambda h: np.arctan2.reduce(h),
+        lambda h: np.apply_along_axis(np.sum, 1, h[:0]),
+        lambda h: np.require(h, np.float32),
+        lambda h: np.ix_(h[0] > 0, h[0] > 0),
+        lambda h: h * math.pow(h[0, 0], 2),
+        lambda h: [0 for _ in range(np.argmax(h[0]))],
     ],
 )
 def test_what_has_no_safe_form_is_declined(step):
@@ -653,6 +719,8 @@ def test_an_exception_that_user_code_raises_on_purpose_passes():
         (lambda h: h.no_such_method(), AttributeError),
         (lambda h: np.add(h, 1, out=np.zeros(h.shape, int)), TypeError),
         (lambda h: h[:, 7], IndexError),
+        (lambda h: h[(h > 0).T], IndexError),
+        (lambda h: np.broadcast_to(h[0], (2, 3)).__setitem__(0, 1.0), ValueError),
         (lambda h: memoryview(h), TypeError),
     ],
 )
@@ -673,6 +741,23 @@ def test_a_refusal_that_user_code_turns_into_its_own_error_stays_a_refusal():
 
     with pytest.raises(Declined, match=r"float\(\).*test_lift\.py:\d+: return h \* float"):
         lift(step)(jnp.ones(3))
+
+
+def test_a_traced_array_says_so_when_it_is_printed():
+    said = []
+
+    def step(h):
+        said.extend([str(h), np.array_repr(h), repr(h[h > 0])])
+        return h
+
+    jax.make_jaxpr(lift(step))(CORNER)
+    assert said == [*2 * ["<traced float64 array of shape (3, 4)>"], "<traced float64 z[mask]>"]
+
+
+@pytest.mark.parametrize("made", ["text", object()])
+def test_a_step_returns_arrays(made):
+    with pytest.raises(Declined, match=f"the step returned {type(made).__name__}"):
+        jax.make_jaxpr(lift(lambda h: made))(CORNER)
 
 
 def test_a_traced_array_kept_from_an_earlier_call_is_declined():

@@ -302,8 +302,13 @@ def _piecewise(x: Any, condlist: Any, funclist: Any, *args: Any, **kw: Any) -> A
     return made
 
 
-def _text(a: Any, *_: Any, **__: Any) -> str:
-    return repr(a)
+def _printing(native: Callable[..., str]) -> Callable[..., str]:
+    """``np.array2string`` and similar: of a traced array its dtype and shape."""
+
+    def text(a: Any, *args: Any, **kwargs: Any) -> str:
+        return repr(a) if is_traced(a) else native(*shadows((a, *args)), **kwargs)
+
+    return text
 
 
 def _fresh_empty(*args: Any, **kwargs: Any) -> Any:
@@ -345,7 +350,5 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     np.piecewise: _piecewise,
     np.shares_memory: _sharing(np.shares_memory),
     np.may_share_memory: _sharing(np.may_share_memory),
-    np.array2string: _text,
-    np.array_repr: _text,
-    np.array_str: _text,
+    **{native: _printing(native) for native in (np.array2string, np.array_repr, np.array_str)},
 }
