@@ -184,7 +184,16 @@ class Function:
         if key not in self._known_letters:
             if len(self._known_letters) >= _SHAPES_KEPT:
                 self._known_letters.clear()
-            self._known_letters[key] = letters_of(self.signature, shapes)
+            found = letters_of(self.signature, shapes)
+            sizes = [size for leaf in self.signature.results for size in leaf.axes]
+            unknown = dict.fromkeys(x for size in sizes for x in size.letters if x not in found)
+            if unknown:
+                raise ContractError(
+                    f"{', '.join(unknown)} cannot be told from the shapes of the inputs of "
+                    f"{self.signature}; write one letter for what has one length",
+                    item="signature",
+                )
+            self._known_letters[key] = found
         return dict(self._known_letters[key])
 
     @cached_property
@@ -342,14 +351,18 @@ def letters_of(signature: Signature, shapes: Mapping[str, tuple[int, ...]]) -> d
                 f"{name} has the shape {shape}, but the signature says {leaf}", item=name
             )
     for _ in range(3):  # ``D+H`` is known once one of the two is
-        for _, leaf, shape in pairs:
+        for name, leaf, shape in pairs:
             for size, length in zip(leaf.axes, shape, strict=True):
                 unknown = [(f, letter) for f, letter in size.terms if letter not in found]
                 if len(unknown) == 1:
                     factor, letter = unknown[0]
                     known = size.number + sum(f * found[x] for f, x in size.terms if x in found)
-                    if (length - known) % factor == 0:
-                        found[letter] = (length - known) // factor
+                    if (length - known) % factor:
+                        raise ContractError(
+                            f"{name} has the shape {shape}, but the signature says {leaf}",
+                            item=name,
+                        )
+                    found[letter] = (length - known) // factor
     for item in signature.inputs:
         if item.times is not None and item.times.letter:
             heads = {n.split(".")[1] for n in shapes if n.startswith(f"{item.name}.")}

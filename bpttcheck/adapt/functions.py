@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bpttcheck.adapt.function import Function, flat_inputs
+from bpttcheck.adapt.function import Function, flat_inputs, letters_of
 from bpttcheck.adapt.returned import names_of
 from bpttcheck.adapt.updates import require_rate, updating, widened
 from bpttcheck.errors import ContractError
@@ -251,6 +251,8 @@ def made(
             item="signature",
         )
     points = tuple(_point(parsed, one) for one in given)
+    for one in points:
+        letters_of(parsed, {key: value.shape for key, value in one.items()})
     called = methods or (_title(forward), _title(backward or forward))
     if update is not None and params is not None:
         others = [i.name for i in parsed.inputs if i.name not in params.shapes]

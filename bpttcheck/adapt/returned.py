@@ -86,9 +86,7 @@ class _Matching:
         return {name: shape for parts in self.inputs.values() for name, shape in parts.items()}
 
     def children(self, path: str) -> list[str]:
-        """What a container holds, by name or number; nothing for a leaf; the inputs for ``""``."""
-        if not path:
-            return list(self.inputs)
+        """What a container holds, by name or number; nothing for a leaf."""
         inside = [leaf[len(path) + 1 :] for leaf in self.leaves if leaf.startswith(f"{path}.")]
         return list(dict.fromkeys(rest.partition(".")[0] for rest in inside))
 

@@ -1,5 +1,6 @@
 """Functions as layers: how they are called, what they may keep, and what errors say."""
 
+import operator
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from bpttcheck.errors import ContractError
 
 pytestmark = pytest.mark.usefixtures("as_found")
 
+CELL = "p: {W: D H, b: H}"
 NOTHING = np.zeros((1, 1, 0))
 SIGNATURE = "x: N D, W: D H -> h: N H"
 
@@ -294,6 +296,19 @@ def test_globals_that_change_show_their_gradients():
         (lambda: in_module(np, W=3), "in_module: W=3, but should be axes such as 'H V'"),
         (lambda: from_vjp(forward, forward, SIGNATURE, at=(1.0,)), "1 arguments were given, but"),
         (lambda: from_vjp(forward, forward, SIGNATURE, at={"x": 1}), "at lacks 'W'"),
+        (lambda: from_vjp(forward, forward, at="no.npz"), "no.npz is no .npz file of arrays"),
+        (lambda: from_vjp(forward, forward, at=1.0), "at=float, but should be a tuple of arg"),
+        (lambda: from_vjp(forward, forward, SIGNATURE, at=(np.ones((2, 3)), np.ones((4, 4)))),
+         r"W has the shape \(4, 4\), but the signature says W: D H = \(3, 4\) for N=2, D=3, H=4"),
+        (lambda: from_vjp(forward, forward, "x: 2*N -> y: 2*N", at=(np.ones(3),)),
+         r"x has the shape \(3,\)"),
+        (lambda: from_vjp(forward, forward, f"{CELL} -> h: H", at=({"W": np.ones((2, 2))},)),
+         "p is a dict, but the signature says a dict of W, b"),
+        (lambda: from_vjp(forward, forward, f"{CELL} -> h: H", at=([1.0],)), "p is a list, but"),
+        (lambda: from_vjp(forward, forward, "p: (D, H) -> h: H", at=({},)),
+         "p is a dict, but the signature says a tuple of"),
+        (lambda: from_vjp(forward, forward, "p: (D, H) -> h: H", at=((np.ones(2),),)),
+         "p is a tuple, but the signature says a tuple of"),
     ],
 )  # fmt: skip
 def test_a_malformed_argument_is_an_error_that_says_what_was_expected(made, said):
@@ -316,6 +331,13 @@ def test_a_malformed_argument_is_an_error_that_says_what_was_expected(made, said
         (from_grad(lambda x, W: (x, W), "x: N D, W: D H"), "as its loss, but should return a num"),
         (from_grad(lambda x, W: (1.0, W), "x: N D, W: D H", returns="loss, dx, dW"),
          "returned 2 things, but `returns` names 3: loss, dx, dW"),
+        (from_vjp(forward, gradient, "x: N C+D, W: C+D H -> h: N D"),
+         "D cannot be told from the shapes of the inputs of x: N C.D, W: C.D H"),
+        (from_vjp(lambda x, W: (x @ W, "text", x), lambda a, b: 0, "x: N D, W: D H"),
+         "returned str where an output was expected; say what it returns"),
+        (from_object(lambda p: SimpleNamespace(forward=lambda x: x, backward=lambda d: d,
+                                               grads=[1, 2]), {"W": "3 4"}, "x: 2 3"),
+         "2 gradients were left, but there are 1 parameters: W"),
         (from_object(lambda p: SimpleNamespace(forward=lambda x: x, backward=lambda dy: dy),
                      {"W": "3 4"}, "x: 2 3", update=1.0),
          "keeps no parameter 'W' where it was looked for"),
@@ -325,6 +347,48 @@ def test_code_that_does_not_fit_its_signature_is_an_error_that_shows_both(subjec
     params = {"x": np.ones((2, 3)), "W": np.ones((4, 3) if "H D" in str(subject) else (3, 4))}
     with pytest.raises(ContractError, match=said):
         gradients(subject, params)
+
+
+def test_an_object_hands_its_gradients_out_in_many_ways(expected):
+    for grads in (None, "left", lambda made: made.left):
+        made = SimpleNamespace(left={})
+
+        def backward(dh, made=made):
+            dx, dW = gradient(dh, *made.cache)
+            made.left = made.grads = {"W": dW}
+            return {"dx": dx}
+
+        def run(x, made=made):
+            h, made.cache = forward(x, made.W)
+            return h
+
+        made.forward, made.backward = run, backward
+        subject = from_object(
+            lambda p, made=made: made.__dict__.update(W=p["W"]) or made,
+            {"W": "D H"}, "x: N D", y="N H", grads=grads,
+        )  # fmt: skip
+        found = gradients(subject)
+        np.testing.assert_allclose(found["x"], expected["x"])
+        np.testing.assert_allclose(found["W"], expected["W"])
+
+
+def test_a_compiled_function_has_inputs_by_number():
+    found = from_vjp(operator.itemgetter(0), lambda dy: dy, at=(np.ones(3),))
+    assert [item.name for item in found.signature.inputs] == ["arg0"]
+
+
+def test_a_gradient_may_be_a_python_number():
+    found = gradients(from_vjp(lambda a: 2 * a, lambda a, dy: 3.0, "a: -> y:"), {"a": np.ones(())})
+    assert (found["a"], found["a"].dtype) == (3.0, np.float64)
+
+
+def test_of_many_shapes_the_letters_are_worked_out_again(monkeypatch):
+    monkeypatch.setattr("bpttcheck.adapt.function._SHAPES_KEPT", 1)
+    subject = from_vjp(forward, gradient, SIGNATURE)
+    for sizes in ((2, 3, 4), (5, 6, 7), (2, 3, 4)):
+        N, D, H = sizes
+        found = subject.letters({"x": np.ones((N, D)), "W": np.ones((D, H))})
+        assert found == {"N": N, "D": D, "H": H}
 
 
 def by_keywords(x, *, W, scale=2.0):

@@ -42,6 +42,7 @@ def test_other_names_stand_for_nothing(name):
         {"db": B, "dU": U, "dW": W, "dx": X},
         (X, {"W": W, "U": U, "b": B}),
         (U, X, B, W),  # every shape fits one input alone
+        {"grads": {"dx": X, "dW": W}, "dU": U, "db": B},
     ],
 )
 def test_all_are_found(result):
@@ -63,6 +64,9 @@ def test_what_is_none_or_absent_is_not_there():
 def test_told_names_decide():
     assert found((B, U, "state"), grads="db, dU, _") == {"b": B, "U": U}
     assert set(found((X, (W, U, B)), grads="dx, dW, dU, db")) == set(INPUTS)
+    assert set(found((X, {"a": W, "b": U, "c": B}), grads="dx, dW, dU, db")) == set(INPUTS)
+    assert found((X, (W, None, 2 * W, U)), NESTED, "dx, dcell")["cell.r.U"] is U
+    assert "cell.z.U" not in found((X, (W, None, 2 * W, U)), NESTED, "dx, dcell")
 
 
 def test_nested_gradients_have_the_structure_of_the_inputs():
@@ -74,6 +78,8 @@ def test_nested_gradients_have_the_structure_of_the_inputs():
     assert set(matched) == {leaf for leaves in NESTED.values() for leaf in leaves}
     assert set(found({"dcell": gates, "dlayers": layers}, NESTED)) == set(matched) - {"x"}
     assert set(found(gates, NESTED)) == set(NESTED["cell"])
+    flat = (X, W, U, 2 * W, 2 * U, 5 * U, 6 * U)
+    assert found(flat, NESTED)["cell.r.U"] is flat[4]
 
 
 def test_a_gradient_keeps_the_name_that_its_author_gave_it():
@@ -103,6 +109,9 @@ def test_a_list_of_arrays_may_come_back_as_one_array():
          r"cannot be told, for the inputs are W \(4, 4\), U \(4, 4\), V \(4, 4\).*grads='dx, dW"),
         ((X, W), INPUTS, "dx", r"returned 2 things .*, but `grads` names 1: dx"),
         ((X, W), INPUTS, "dx, dV", "names 'dV', which is the gradient of no input; .* are x, W"),
+        ((X, (W, U)), NESTED, "dx, dcell",
+         "dcell holds an array .*, but should hold the gradients of cell.z.W, cell.z.U, cell.r.W"),
+        ((X, 3.0, []), NESTED, None, "which is the gradient of what cannot be told"),
         ({"foo": X}, INPUTS, None, "a dict with the keys foo, none of which names the gradient"),
         ({"dx": X, "grad_x": X}, INPUTS, None, "both 'dx' and 'grad_x' are gradients of 'x'"),
         ({"dW": W}, NESTED, None, "'dW' may be the gradient of cell.z.W or cell.r.W or layers.0.W"),

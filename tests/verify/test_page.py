@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from subjects import Plain, PlainLayer
@@ -17,6 +19,7 @@ import bpttcheck
 from bpttcheck.cli import main
 from bpttcheck.judge.run import Run
 from bpttcheck.results.page import page, section
+from bpttcheck.results.records import Diagnosis
 from bpttcheck.subject.subject import Subject
 from bpttcheck.verify.checks import CHECKS
 from bpttcheck.verify.checks.base import Context
@@ -120,6 +123,41 @@ def test_arrays_are_kept_for_the_worst_case_alone():
     kept = [j for some in tally._seen.values() for j in some if j.sides is not None]
     assert kept == []
     assert all(judged.sides is not None for judged, _, _ in tally.worst.values())
+
+
+def test_what_a_finding_has_is_shown_and_what_it_has_not_is_left_out(wrong):
+    (first, *_) = [f for f in wrong.findings if f.sides is not None]
+    wide = np.ones((2, 100))
+    wide[0, 0], wide[1, 99] = np.nan, -3.0
+    sides = replace(first.sides, hand=wide, value=np.zeros((2, 100)), width=np.ones((2, 100)))
+    bare = replace(first, diagnoses=(), ratio=None, expected=None, sides=sides, exception="a < b")
+    check = replace(wrong.checks[0], expected_failure="not yet", reason="too few cases")
+    report = replace(wrong, findings=[bare], checks=[check], notes=["a <note>"])
+    text = section(report)
+    require_alone(text)
+    assert "No known pattern fits the error." in text
+    assert "<pre>a &lt; b</pre>" in text
+    assert "times its error bar" not in text
+    assert "expected to fail: not yet" in text
+    assert "why: too few cases" in text
+    assert "a &lt;note&gt;" in text
+    drawn = text.partition("<figcaption>by hand")[0].rpartition("<svg")[2]
+    assert re.findall(r'class="(s4|neg)"', drawn) == ["s4", "neg"]
+    assert drawn.count("<rect") < wide.size  # of every patch the largest
+    one = replace(
+        first, sides=replace(sides, hand=np.ones(1)), diagnoses=(Diagnosis("x", "y", {}),)
+    )
+    text = section(replace(report, findings=[one]))
+    assert "in the worst case" not in text
+    assert "(fits up to" not in text
+
+
+def test_where_the_adjoint_departs_is_marked(reversed_in_time):
+    finding = next(f for f in reversed_in_time.findings if f.sides.over_time)
+    late = replace(finding, time_step=finding.sides.hand.shape[0])
+    for one, said in ((replace(finding, time_step=1), True), (late, False)):
+        text = section(replace(reversed_in_time, findings=[one]))
+        assert ("; the adjoint departs at t = 1<" in text) == said
 
 
 def test_several_subjects_have_an_index(wrong):
