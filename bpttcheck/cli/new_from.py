@@ -353,7 +353,8 @@ def _outputs(result: Any, told: list[str], letters: _Letters) -> tuple[str, list
     for i, (part, name) in enumerate(zip(parts, names, strict=True)):
         is_array = isinstance(part, (np.ndarray, float)) and np.asarray(part).dtype.kind == "f"
         called = name or (f"out{i}" if is_array else "cache")
-        found.append(f"{called}: {letters.axes(np.shape(part))}" if is_array else called)
+        axes = letters.axes(np.shape(part)) if is_array else ""
+        found.append(f"{called}: {axes}".rstrip() if is_array else called)
         if not is_array and called != "cache":
             remarks.append(f"{called} is handed to the backward pass as it is")
     return ", ".join(found), remarks

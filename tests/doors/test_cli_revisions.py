@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import Result
 
 from bpttcheck.bench.report.history import append, load_history
-from bpttcheck.bench.report.records import Interval, RevisionPoint, RevisionRatio, Size, load
+from bpttcheck.bench.report.records import (
+    Interval,
+    RevisionPoint,
+    RevisionRatio,
+    Size,
+    SubjectBenchmark,
+    load,
+)
 from bpttcheck.cli import beside
-from bpttcheck.cli.beside import RevisionTask, checked_out, compare_revisions
+from bpttcheck.cli.beside import RevisionTask, checked_out, compare_revisions, revisions
 from bpttcheck.cli.beside.child import TimedForms
 from bpttcheck.errors import ContractError
 from bpttcheck.jax_mode import enable_x64
@@ -93,17 +103,21 @@ def test_what_is_no_revision_and_no_repository_is_said(
     assert beside.revision() == ""
 
 
-@pytest.mark.nightly
 def test_a_line_is_printed_and_stored_for_each_form(
     cli: Cli, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bpttcheck.bench import measure
-    from bpttcheck.bench.forms import FORMS
+    whole = load(REPORT).subjects[0]  # of one point and no curve no plot is drawn, which take long
+    measured = replace(whole, points=whole.points[:1], v_curves=[])
+    asked: list[str] = []
 
-    monkeypatch.setattr(measure, "FORMS", {name: FORMS[name] for name in ("numpy", "jax")})
+    def measure(target: str, *_: object) -> SubjectBenchmark:
+        asked.append(target)
+        return replace(measured, target=target)
+
+    monkeypatch.setattr("bpttcheck.bench.measure.measure", measure)
 
     def compared(name: str, subjects: list[RevisionTask], *_: object) -> list[RevisionRatio]:
-        assert subjects[0].forms == ["numpy"]
+        assert subjects[0].forms == list(dict.fromkeys(one.form for one in measured.summaries))
         now, same = Interval(0.97, 0.95, 0.99), Interval(1.0, 0.98, 1.02)
         point = RevisionPoint("numpy", SIZE, "float64", now, [[1.0]] * 3)
         target = subjects[0].target
@@ -124,14 +138,44 @@ def test_a_line_is_printed_and_stored_for_each_form(
     found = load(Path("o/report.json"))
     assert found.revisions[0].ratio == Interval(0.97, 0.95, 0.99)
     (run,) = load_history(Path("h.json"))
-    assert {one.form for one in run.ratios} == {"numpy"}
+    assert "numpy" in {one.form for one in run.ratios}
     assert run.revision.rstrip("+")
 
     again = cli("bench", "mine.py:Mine", *small, "--compare", "o/report.json", "--append", "h.json")
     assert again.exit_code == 0, again.output
-    assert "mine.py:Mine, NumPy: the ratio to JAX is " in again.stdout
+    assert "mine.py:Mine, NumPy: the ratio to JAX is 1.00x that of before" in again.stdout
+    assert asked == ["mine.py:Mine"] * 2
     assert len(load_history(Path("h.json"))) == 2
     assert list(Path("o").glob("*-history.svg"))
+
+
+def test_a_folder_that_the_revision_had_not_is_said(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = repository / "inside" / "new"
+    new.mkdir()
+    with checked_out("HEAD~1") as base:
+        monkeypatch.chdir(new)
+        with pytest.raises(ContractError, match="there is no folder inside/new at HEAD~1"):
+            revisions._Child("before", base.folder, base, "HEAD~1")
+
+
+@pytest.mark.usefixtures("repository")
+def test_what_a_child_says_is_told_with_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    with checked_out("HEAD~1") as base:
+        child = revisions._Child("before", base.folder, base, "HEAD~1")
+        inside, outside = base.top / "inside" / "mine.py", Path("/elsewhere/mine.py")
+        assert revisions._within(f"{inside}:Mine", child) == f"{base.folder}/inside/mine.py:Mine"
+        assert revisions._within(f"{outside}:Mine", child) == f"{outside}:Mine"
+        assert revisions._within("elman", child) == "elman"
+        for line, said in (("", "the process of HEAD~1 ended"),
+                           ('{"error": "no"}', "at HEAD~1: no")):  # fmt: skip
+            child._process = SimpleNamespace(stdout=io.StringIO(line))
+            with pytest.raises(ContractError, match=said):
+                child.answer()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ContractError, match="git cannot be run: No such file"):
+        revisions.git("status")
 
 
 def test_what_is_no_history_is_left_as_it_is(cli: Cli, tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import json
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from click.testing import Result
 
+from bpttcheck.cli.verify import write_patches
 from bpttcheck.verify.checks import CHECKS
 
 Cli = Callable[..., Result]
@@ -43,6 +46,39 @@ def mine() -> str:
                 cell = Faked("small one")
         """
     )
+
+
+def test_what_cannot_be_written_is_told(cli: Cli, mine: str) -> None:
+    for option in ("--html", "--sarif"):
+        result = cli("verify", f"{mine}:bad", option, f"{mine}/below.txt")
+        assert result.exit_code == 2
+        assert f"{option}: {mine}/below.txt cannot be written" in result.stderr
+
+
+def test_the_failures_are_written_as_sarif(cli: Cli, mine: str) -> None:
+    result = cli("verify", f"{mine}:bad", f"{mine}:good", "--sarif", "deep/found.sarif", "--strict")
+    assert result.exit_code == 1
+    assert "sarif: deep/found.sarif" in result.stderr
+    (run,) = json.loads(Path("deep/found.sarif").read_text())["runs"]
+    assert [one["ruleId"] for one in run["results"]] == ["purity"]
+
+
+def test_two_remedies_of_one_file_are_not_written_over_each_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("cells.py").write_text("before")
+    judged = [
+        SimpleNamespace(target=f"cells.py:{name}", patch="diff", mends="cells.py", mended=name)
+        for name in ("One", "Two")
+    ]
+    write_patches(judged, in_place=True)
+    assert Path("cells.py").read_text() == "One"
+    said = capsys.readouterr().err
+    assert "cells.py was edited already: verify cells.py:Two again" in said
+    Path("cells-One.patch").unlink()
+    Path("cells-One.patch").mkdir()
+    with pytest.raises(click.UsageError, match=r"--fix: cells-One\.patch cannot be written"):
+        write_patches(judged, in_place=False)
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,48 @@ def test_containers_and_booleans_have_items_too() -> None:
     )
 
 
+def test_the_usual_axes_are_tried_where_nothing_was_seen() -> None:
+    def forward(x, h, W, Wh, b):  # type: ignore[no-untyped-def]
+        hidden = np.tanh(x @ W + h @ Wh + b)
+        return hidden, ("kept", hidden)
+
+    found = guess(forward, None, is_pair=True)
+    signature = "x: T N D, h: N H, W: D H, Wh: H H, b: H -> hidden: T N H, cache"
+    assert found.signature == signature
+    assert any("the first usual axes with which it runs" in remark for remark in found.remarks)
+
+
+def test_what_has_no_name_gets_one() -> None:
+    kept = guess(lambda x, W: (x @ W, [x]), arrays(x=(4, 3), W=(3, 2)), is_pair=True)
+    assert kept.signature.endswith("-> out0: N H, cache")
+    compiled = guess(np.sum, (np.zeros((2, 3)),), is_pair=True)
+    assert compiled.signature.endswith("-> out0:")
+
+    def named(x):  # type: ignore[no-untyped-def]
+        saved = [x]
+        return 2 * x, saved
+
+    found = guess(named, (np.zeros((2, 3)),), is_pair=True)
+    assert found.signature.endswith("-> out0: N D, saved")
+    assert "saved is handed to the backward pass as it is" in found.remarks
+    assert guess(lambda x: {"loss": 1.0}, (np.zeros(2),), is_pair=False).returns == ""
+    assert guess(lambda x: (x, 1.0), (np.zeros(2),), is_pair=False).returns == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def example(): return (1.0,)", "1 arguments were given, but the function takes x, y"),
+        ("args = (1.0, 2.0)", "f raised KeyError: 'x', with the arguments that were given"),
+    ],
+)
+def test_arguments_in_the_module_are_looked_at(cli: Cli, here: Path, text: str, words: str) -> None:
+    Path("net.py").write_text(f"def f(x, y):\n    raise KeyError('x')\n{text}\n")
+    result = cli("new", "--from", "net.py:f")
+    assert result.exit_code == 2
+    assert words in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -18,7 +18,7 @@ from bpttcheck.judge.run import Run
 from bpttcheck.mutants import catalogue
 from bpttcheck.remedy import remedies, with_remedies
 from bpttcheck.remedy.backward import BackwardSource
-from bpttcheck.remedy.patch import patched
+from bpttcheck.remedy.patch import diff, patched, size
 from bpttcheck.remedy.search import search
 from bpttcheck.remedy.trials import trials
 from bpttcheck.results.page import section
@@ -299,6 +299,46 @@ def test_a_patch_changes_one_place_and_keeps_the_comments():
     text, tree = patched(source.text, way, ast.UnaryOp(ast.USub(), way[-1]))
     assert "d_i = -(d_c_new * g)  # (13)" in text
     assert ast.unparse(tree).count("-(d_c_new * g)") == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "now"),
+    [
+        ("y = a, b", None, "pass"),
+        ("y = a, b", "(c, a)", "y = c, a"),
+        ("y = a, b", "a ** 2", "y = a**2"),
+        ('y = "no"', "'say \"no\"'", 'y = "say \\"no\\""'),
+        ("y = 'no'", '"yes"', "y = 'yes'"),
+    ],
+)
+def test_a_patch_is_the_least_change_that_means_it(old, new, now):
+    source = f"def f(a, b, c):\n    {old}\n"
+    function = ast.parse(source).body[0]
+    way = (function, function.body[0]) + (() if new is None else (function.body[0].value,))
+    node = None if new is None else ast.parse(new, mode="eval").body
+    text, tree = patched(source, way, node)
+    assert text == source.replace(old, now)
+    assert ast.unparse(tree) == ast.unparse(ast.parse(text))
+
+
+def test_a_patch_that_no_text_can_give_is_none():
+    source = "def f(a):\n    return a\n"
+    function = ast.parse(source).body[0]
+    other = ast.parse("\n" + source).body[0]  # of a file that has changed since
+    new = ast.Name("b", ast.Load())
+    assert patched(source, (function, function.body[0], function.body[0].value), new) is not None
+    assert patched(source, (other, function.body[0], function.body[0].value), new) is None
+
+
+def test_a_diff_of_a_file_elsewhere_has_its_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert diff("a\n", "b\n", str(tmp_path / "mine.py")).startswith("--- a/mine.py\n+++ b/mine")
+    assert diff("a\n", "b\n", "/elsewhere/mine.py").startswith("--- /elsewhere/mine.py\n")
+
+
+def test_the_size_of_an_edit_is_counted_in_tokens_or_in_words():
+    assert size("d = a * b\n", "d = a * (b + c)\n") == 4
+    assert size("d = (a\n", "d = (b\n") == 1  # no whole program
 
 
 def test_the_command_line_writes_a_patch_and_edits_the_file_only_if_asked(module, tmp_path):
