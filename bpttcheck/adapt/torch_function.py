@@ -209,6 +209,14 @@ class _Program:
     def __call__(self, *arguments: Any) -> Any:
         found = self._called(arguments)
         if isinstance(found, Mapping) and self.outputs:
+            missing = [name for name in self.outputs if name not in found]
+            if missing:
+                raise ContractError(
+                    f"a dict of {', '.join(map(str, found))} was returned, but the signature names "
+                    f"{missing[0] or 'no output'}; write its outputs one by one, such as "
+                    f"'-> {next(iter(found), 'y')}: N H'",
+                    item="signature",
+                )
             return tuple(found[name] for name in self.outputs)
         return found
 

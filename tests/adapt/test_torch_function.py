@@ -8,6 +8,7 @@ import pytest
 import bpttcheck
 from bpttcheck import Verdict
 from bpttcheck.adapt import from_torch
+from bpttcheck.adapt.torch_function import aliases_of, with_parameters
 from bpttcheck.errors import ContractError
 
 pytestmark = pytest.mark.usefixtures("as_found")
@@ -230,6 +231,62 @@ class Loss(Function):
     @staticmethod
     def backward(ctx, d, _):
         return 2 * d * ctx.saved_tensors[0]
+
+
+class Embedded(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.E = torch.nn.Parameter(torch.ones(5, 3))
+
+    def forward(self, tokens, keep, more):
+        found = self.E[tokens] * keep[..., None] * more["w"]
+        return {"y": found} if more["w"].shape == (3,) else [][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("tokens: T < 5, keep: T bool, more: {w: D} -> y: T D", " where D in 3"),
+        ("tokens: T < 5, keep: T bool, more: {w: A B} -> y: T A", ""),  # runs with none
+        ("tokens: T < 5, keep: T bool, more: {w: D}, E: V D -> y: T D", " where V in 5, D in 3"),
+    ],
+)
+def test_what_fits_the_parameters_is_found_by_trial(text, limits):
+    found = with_parameters(text, Embedded())
+    assert found.partition(" where ")[2] == limits.removeprefix(" where ")
+    assert ("E: 5 3" in found) == ("E: V D" not in text)
+
+
+def test_of_too_many_trials_nothing_is_concluded(monkeypatch):
+    monkeypatch.setattr("bpttcheck.adapt.torch_function._MOST_TRIALS", 1)
+    found = with_parameters("tokens: T < 5, keep: T bool, more: {w: D} -> y: T D", Embedded())
+    assert "where" not in found
+
+
+def test_parameters_of_one_name_are_refused():
+    module = torch.nn.Module()
+    module.a = torch.nn.Linear(1, 1)
+    module.a_bias = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(
+        ContractError, match=r"'a_bias' and 'a\.bias' would both be called 'a_bias'"
+    ):
+        aliases_of(module)
+
+
+def test_outputs_that_are_detached_are_said():
+    subject = from_torch(lambda x: {"y": x.detach() * 2}, "x: N -> y: N")
+    report = bpttcheck.check(subject, examples=2, raises=False)
+    assert not report.passed
+    assert "no output carries a gradient of d_x: are all detached?" in str(report)
+
+
+@pytest.mark.parametrize(("outputs", "named"), [("{y: N}", "no output"), ("z: N", "z")])
+def test_outputs_in_a_dict_are_named_one_by_one(outputs, named):
+    subject = from_torch(lambda x: {"y": 2 * x}, f"x: N -> {outputs}")
+    report = bpttcheck.check(subject, examples=2, raises=False)
+    (finding,) = report.findings
+    assert finding.check == "contract"
+    assert f"a dict of y was returned, but the signature names {named}; write" in finding.message
 
 
 def test_a_loss_that_is_one_number_and_outputs_that_are_not_compared():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from bpttcheck.bench.measure import Plan
 from bpttcheck.bench.report.records import Size, SubjectBenchmark
 from bpttcheck.bptt.fused import FusedLSTM
 from bpttcheck.cells import LSTM, Elman, GRUResetAfter, GRUResetBefore, builtin
-from bpttcheck.errors import ContractError, GradientMismatch
+from bpttcheck.errors import ContractError, Declined, GradientMismatch
 from bpttcheck.jax_mode import enable_x64
 from bpttcheck.problems.cases import build
 from bpttcheck.results.records import Case
@@ -288,6 +289,52 @@ def test_a_broken_contract_is_told_before_anything_runs(only: Any) -> None:
     })()  # fmt: skip
     with pytest.raises(ContractError, match="d_x"):
         measure.measure("mine", narrow, PLAN)
+
+
+def raising(error: Exception) -> Any:
+    def build(*_: object) -> Any:
+        raise error
+
+    return SimpleNamespace(smallest_only=False, build=build)
+
+
+def test_a_form_that_cannot_be_had_is_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subject = Subject(Elman())
+    problem = build(subject, Case(0, 0, 3, 2, 4, 5, "float64", "none", "ordinary"))
+    odd = {
+        "slow": SimpleNamespace(smallest_only=True),
+        "declines": raising(Declined("nothing for it here")),
+        "breaks": raising(RuntimeError("no memory\nat all")),
+        "is silent": raising(RuntimeError()),
+    }
+    monkeypatch.setattr(measure, "FORMS", {"numpy": FORMS["numpy"], **odd})
+    ready, absent, first = measure._ready(subject, problem, False)
+    assert ready.keys() == first.keys() == {"numpy"}
+    assert absent == {
+        "slow": "measured at the smallest size only",
+        "declines": "nothing for it here",
+        "breaks": "RuntimeError: no memory",
+        "is silent": "RuntimeError: no message",
+    }
+    monkeypatch.setattr(measure, "FORMS", {"numpy": odd["breaks"]})
+    with pytest.raises(ContractError, match=r"Elman\(\) at T=3 B=2 N=4 H=5: no memory"):
+        measure._ready(subject, problem, False)
+    assert measure._floor(SimpleNamespace(floor=odd["declines"].build)) == (None, None)
+
+
+def test_what_is_no_gradient_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Subject(Elman())
+    problem = build(subject, Case(0, 0, 3, 2, 4, 5, "float64", "none", "ordinary"))
+    right = correct.Right({"d_xs": np.ones((3, 2, 4))}, {"d_xs": 1.0})
+    with pytest.raises(ContractError, match=r"d_xs.shape=\(3, 2\), but should be \(3, 2, 4\)"):
+        right.worst({"d_xs": np.ones((3, 2))})
+    with pytest.raises(ContractError, match=r"d_xs is not finite .* nothing was timed"):
+        correct.right(lambda _: {"d_xs": np.array([np.inf])}, problem)
+    monkeypatch.setattr(correct, "LONGEST", 0.0)
+    with pytest.raises(Declined, match="finite differences would take 0 s"):
+        correct.every_entry(subject, problem)
 
 
 def test_a_fused_layer_is_found_for_the_very_cell_only() -> None:
