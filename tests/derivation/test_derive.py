@@ -3,6 +3,7 @@
 import re
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from bpttcheck.errors import ContractError, Declined
 from bpttcheck.oracles.step_source import backward
 from bpttcheck.oracles.step_source.terms import mul, number
 from bpttcheck.problems.sizes import collect
+from bpttcheck.results.records import CheckResult, Verdict
+from bpttcheck.results.report import Report
 from bpttcheck.traits import trait
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +147,17 @@ def test_it_says_what_it_is_and_what_the_checks_say():
     assert "automatic differentiation" in made.latex
     assert str(made).endswith("\n# passes all 11 checks, each with 20 cases at most")
     assert made.report.verdict is bpttcheck.Verdict.PASSED
+
+
+def test_without_its_checks_it_says_so(derived):
+    made = derived("elman")
+    assert made.conclusion == "not checked"
+    assert str(made) == made.source
+    undecided = CheckResult("step_vjp", Verdict.INCONCLUSIVE, 4, reason="blind")
+    report = Report("Elman", (undecided,))
+    assert replace(made, report=report).conclusion == "INCONCLUSIVE: step_vjp"
+    none = replace(report, checks=(replace(undecided, verdict=None),))
+    assert replace(made, report=none).conclusion == "INCONCLUSIVE: no check was run"
 
 
 def test_a_wrong_rule_fails_the_checks_and_says_so(monkeypatch, as_found):

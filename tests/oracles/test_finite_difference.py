@@ -11,6 +11,7 @@ from bpttcheck.errors import ContractError
 from bpttcheck.oracles.branches.recording import Pattern
 from bpttcheck.oracles.differences.finite_difference import finite_difference
 from bpttcheck.oracles.differences.line import Tableau
+from bpttcheck.oracles.differences.program import shaken
 from bpttcheck.oracles.estimate import Estimate
 
 
@@ -455,6 +456,26 @@ def test_an_error_raised_at_the_point_comes_through() -> None:
 def test_a_single_entry_uses_the_step_it_really_took() -> None:
     found = slope_of(lambda x: 3 * x, [1e6 / 3, 1.0], [1.0, 0.0], [1.0, 0.0])
     assert found.value == pytest.approx(3.0, rel=1e-15)
+
+
+def test_a_number_close_to_an_integer_is_one_however_it_is_rounded() -> None:
+    def code(leaves: Any) -> list[Any]:
+        (x,) = leaves
+        count = x * 10  # 3, give or take rounding
+        buffer = np.multiply(x, 2.0, out=np.empty_like(x))
+        largest = np.maximum(x, 0.0, out=np.empty_like(x))
+        whole = np.floor(count), count.astype(int) * 1.0, count // 1.0, x * 0 + int(count[0])
+        return [*whole, buffer, largest, count]
+
+    moved = 0
+    for seed in range(20):
+        found = shaken(code, [np.array([0.3])], seed, 2.0**-52, [np.ones(1, bool)])
+        assert found is not None
+        *whole, buffer, largest, count = [np.asarray(one)[0] for one in found[0]]
+        assert whole == [3.0, 3.0, 3.0, 3.0]
+        moved += buffer != 2 * largest
+        assert abs(count - 3) < 1e-14
+    assert moved > 5
 
 
 def test_evaluations_stay_within_their_budget() -> None:

@@ -324,6 +324,18 @@ def test_a_form_that_cannot_be_had_is_left_out_with_the_reason(
     assert measure._floor(SimpleNamespace(floor=odd["declines"].build)) == (None, None)
 
 
+@pytest.mark.parametrize("form", ["on_jax", "jax_hoisted"])
+def test_a_form_on_jax_has_the_gradients_of_the_cell(form: str) -> None:
+    subject = Subject(LSTM())
+    problem = build(subject, Case(0, 0, 3, 2, 4, 5, "float64", "none", "ordinary"))
+    with enable_x64():
+        by_hand, on_jax = (FORMS[name].build(subject, problem) for name in ("numpy", form))
+        found, wanted = on_jax.blocks(on_jax.run()), by_hand.blocks(by_hand.run())
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, atol=1e-13)
+
+
 def test_what_is_no_gradient_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Subject(Elman())
     problem = build(subject, Case(0, 0, 3, 2, 4, 5, "float64", "none", "ordinary"))

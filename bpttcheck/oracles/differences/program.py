@@ -207,6 +207,7 @@ _SNAP = frozenset({"floor", "ceil", "trunc", "floor_divide"})
 _EXACT = frozenset({
     *("absolute", "fabs", "negative", "positive", "sign", "heaviside", "copysign", "conjugate"),
     *("maximum", "minimum", "fmax", "fmin", "clip", "rint", "floor", "ceil", "trunc"),
+    "floor_divide",
 })  # fmt: skip
 _LAYOUT = frozenset({
     *(np.concatenate, np.stack, np.hstack, np.vstack, np.split, np.array_split, np.hsplit),
