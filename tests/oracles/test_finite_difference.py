@@ -464,7 +464,8 @@ def test_a_number_close_to_an_integer_is_one_however_it_is_rounded() -> None:
         count = x * 10  # 3, give or take rounding
         buffer = np.multiply(x, 2.0, out=np.empty_like(x))
         largest = np.maximum(x, 0.0, out=np.empty_like(x))
-        whole = np.floor(count), count.astype(int) * 1.0, count // 1.0, np.full_like(x, int(count[0]))
+        one = np.full_like(x, int(count.reshape(())))
+        whole = np.floor(count), count.astype(int) * 1.0, count // 1.0, one
         return [*whole, buffer, largest, count]
 
     moved = 0
