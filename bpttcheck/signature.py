@@ -305,8 +305,6 @@ class _Parser:
         if self._peek() == "->":
             self._next()
             outputs = self._items("", "", output=True)
-        if self._peek():
-            self._expected("',' or the end")
         if not inputs:
             _refuse(self.text, "it has no input")
         return inputs, outputs
@@ -318,7 +316,7 @@ class _Parser:
             if self._peek() == ",":
                 self._next()
             elif self._peek() not in (end, ""):
-                self._expected(f"',' or {end!r}" if end else "','")
+                self._expected(f"',' or {end!r}" if end else "',' or the end")
         return tuple(found)
 
     def _item(self, path: str, number: int, output: bool) -> Entry:

@@ -107,13 +107,13 @@ def test_what_has_no_shape_among_the_outputs_is_handed_on():
 
 def test_it_is_read_off_given_arguments():
     signature = Signature.of_arrays(
-        ["x", "p", "n", "tokens"],
-        [np.ones((2, 3)), {"W": np.ones(4)}, 7, np.array([0, 5])],
+        ["x", "p", "n", "rows", "mode", "tokens"],
+        [np.ones((2, 3)), {"W": np.ones(4)}, 7, [np.ones(1)], "fast", np.array([0, 5])],
     )
     kinds = {leaf.name: (leaf.kind, leaf.shape({})) for leaf in signature.leaves}
     assert kinds == {
         "x": ("float", (2, 3)), "p.W": ("float", (4,)), "n": ("constant", ()),
-        "tokens": ("int", (2,)),
+        "rows.0": ("float", (1,)), "mode": ("constant", ()), "tokens": ("int", (2,)),
     }  # fmt: skip
     assert signature.leaves[-1].below.at({}) == 6
 
@@ -128,6 +128,7 @@ def test_it_is_read_off_given_arguments():
         ("x: N, x: T", "two inputs are called 'x'"),
         ("x: N T y: N", "at character 8 there is 'y', but should be a size"),
         ("x: N) -> y: N", r"at character 5 there is '\)', but should be ',' or '->'"),
+        ("x: N -> y: N)", r"at character 13 there is '\)', but should be ',' or the end"),
         ("p: {N D}", "an entry of the dict p has no name"),
         ("p: (N, D", r"at character 9 there is the end, but should be '\)'"),
         ("x: N, k = foo", "should be a constant such as 2, 0.5, True or 'relu'"),

@@ -68,7 +68,22 @@ def test_only_what_is_needed_is_kept_and_views_are_known():
     ]
 
 
-@pytest.mark.parametrize("make", [Spelled, cells.LSTM, cells.GRUResetBefore, cells.Elman])
+class Swapped(Spelled):
+    """Names that change places, stars, lists of another length, attributes that are written."""
+
+    def step_vjp(self, params, cache, d_state, d_y):
+        (x, h), *(f, g) = (cache[0], cache[1]), cache[2], cache[3]
+        f, g = g, f
+        g, f = f, g
+        [d, one], self.seen = (d_state + d_y, 1.0), x
+        d_g, (f, g) = d * (1 - f**2) * h, (f * one, g)
+        kept = np.empty_like(x)
+        kept.flags.writeable = True
+        d_a = np.hstack([d_g, d * (1 - g**2)])
+        return {"W": d_a.T @ x, "b": d_a.sum(0)}, d * f, d_a @ params["W"]
+
+
+@pytest.mark.parametrize("make", [Spelled, Swapped, cells.LSTM, cells.GRUResetBefore, cells.Elman])
 def test_both_parts_give_the_results_of_the_whole(make):
     rng = np.random.default_rng(0)
     cell = make()

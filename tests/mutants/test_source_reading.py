@@ -13,7 +13,8 @@ import pytest
 
 from bpttcheck import adapt
 from bpttcheck.cells import BUILTINS, LSTM, Elman, builtin
-from bpttcheck.errors import Declined
+from bpttcheck.errors import BpttcheckError, ContractError, Declined
+from bpttcheck.mutants import catalogue
 from bpttcheck.mutants.source import source_mutants, why_no_source
 from bpttcheck.mutants.source.problems import compare, problem
 from bpttcheck.mutants.source.reading import read
@@ -388,6 +389,35 @@ def test_a_step_vjp_without_source_of_its_own_is_declined(target, reason):
     assert why_no_source(target).startswith(reason)
     with pytest.raises(Declined, match=reason):
         read(target)
+
+
+def loss_and_gradient(x, W):
+    h = np.tanh(x @ W)
+    value = 0.5 * np.sum(h**2)
+    d = h * (1 - h**2)
+    if len(x) > 1000:
+        d = d * 1.0
+    return value, x.T @ d
+
+
+def test_of_a_loss_with_gradients_the_loss_stays_as_it_is():
+    function = adapt.from_grad(loss_and_gradient, "x: N D, W: D H", returns="loss, dW")
+    mutants = catalogue(function)
+    x, W = np.random.default_rng(0).standard_normal((2, 3, 3))
+    value, right = loss_and_gradient(x, W)
+    differ = [one for one in mutants if not one.note]
+    assert len(differ) > 5
+    for one in differ:
+        same, wrong = one.plant(function).forward_function(x, W)
+        assert same == value, one.name
+        assert not np.allclose(wrong, right), one.name
+    never = [one.note for one in mutants if "d * 1.0" in one.name]
+    assert never
+    assert {note.partition(", ")[2] for note in never} == {"none of which reached its line"}
+    with pytest.raises(BpttcheckError, match="should be the function that was changed"):
+        differ[0].plant(LSTM())
+    with pytest.raises(ContractError, match="in which only the family 'source' is planted"):
+        catalogue(function, families=("sign",))
 
 
 def test_a_cell_made_of_functions_is_declined():

@@ -94,6 +94,17 @@ def make(tmp_path):
             "case 64 of match T",
         ),
         (
+            "match T:\n    case v if v > 64:\n        'text'\n        x = 0\nreturn x",
+            "x = 0",
+            "case v if v > 64 of match T",
+        ),
+        (
+            "for t in range(T):\n    if t >= 0:\n        return x\nx = 0",
+            "x = 0",
+            "after for t in range(T)",
+        ),
+        ("with contextlib.nullcontext():\n    return x\nx = 0", "x = 0", "after line 10"),
+        (
             "with contextlib.nullcontext():\n    if T > 64:\n        x = 0\nreturn x",
             "x = 0",
             "if T > 64",
