@@ -58,31 +58,42 @@ np.moveaxis(z[:, None], 1, 0)[0]; z[..., None][..., 0]; z[:, -1:] * h
 np.vsplit(np.vstack([z, h]), 2)[1]; np.split(np.hstack([z, h]), [1], axis=1)[0] * h
 np.array([z, h])[1] * z; np.broadcast_to(b, z.shape) * z; z[:, ::-1] * h; z + z[0]
 """
+# The expressions of a line are added up: one step has them all.
 RARE = """
-np.minimum(0.3, z) + np.maximum(z, 0.1); h * (z > 0) + h * (z < 0.3)
+np.minimum(0.3, z) + np.maximum(z, 0.1)
+h * (z > 0) + h * (z < 0.3)
 above = z > 0 | below = z < 0.3 | h * above - h * ~below
-z[:, :2].mean() * h; np.transpose(z[:, None, :])[:, 0].T; z.mT.T * h; np.matrix_transpose(z).mT * h
-np.asarray(z) * h; np.array([b[0], 1.0])[0] * z; (z * z + 1) ** h; z**1 * h; np.maximum(0.1, z)
-z * TABLE[0, :1]; z * self.row[0] + self.gain * h; z * np.array([2.0, 3.0])[1]; z * np.float32(0.5)
-z / np.sqrt(len(b)) * len(b); z * np.linspace(0, 1, len(b)); z * np.eye(len(b))[0]
-(z > 0).astype(int) * z; z.astype(float) * (z > 0).astype(np.float32); z.sum(axis=(0, 1)) * h
-z.mean(axis=(0,), keepdims=True) * h; z[np.int64(0)] * h; z[:, np.int64(0) :] * h; z[[0]] * h
-q = 1 * z | q[:] = h | q + z; q = np.empty_like(z) | q[:] = h | 2 * q; q = 1 * z | q[0] = b | q + h
-q = np.ones_like(z) | q[np.arange(1)] = 2 * h[:1] | q + h; q = 1 * z | q[z > 0] = 0.1 | q + h
+(z > 0).astype(int) * z
+z.astype(float) * (z > 0).astype(np.float32)
+q = 1 * z | q[:] = h | q + z
+q = np.empty_like(z) | q[:] = h | 2 * q
+q = 1 * z | q[0] = b | q + h
+q = np.ones_like(z) | q[np.arange(1)] = 2 * h[:1] | q + h
+q = 1 * z | q[z > 0] = 0.1 | q + h
 np.where(z > 0, z, np.where(z > 0, 1.0, h)) + np.where(z > 0, 0.0, 2 * z)
+p = z > 0 | np.where(p, z, 0) + np.where(p, 0, 2 * z) + np.where(p, h * z, 0)
+r = self.row[:1] | z * r + h * r
+t = np.zeros((2, 2)) | v = t[0] | t[0] = 1.0 | v[:1] * z
+q = [k * z for k in (2.0,)][0] | np.tanh(q) * h
+q = z + 1j * h | np.real(q.sum(axis=0) * np.conj(q))
+q = z + 1j * h | np.real(q.sum() * q)
+q = z + 1j * h | np.real(q * b) + z * (q * np.conj(q)).real
+z[:, :2].mean() * h; np.transpose(z[:, None, :])[:, 0].T; z.mT.T * h
+np.matrix_transpose(z).mT * h; np.asarray(z) * h; np.array([b[0], 1.0])[0] * z; (z * z + 1) ** h
+z**1 * h; np.maximum(0.1, z); z * TABLE[0, :1]; z * self.row[0] + self.gain * h
+z * np.array([2.0, 3.0])[1]; z * np.float32(0.5); z / np.sqrt(len(b)) * len(b)
+z * np.linspace(0, 1, len(b)); z * np.eye(len(b))[0]; z.sum(axis=(0, 1)) * h
+z.mean(axis=(0,), keepdims=True) * h; z[np.int64(0)] * h; z[:, np.int64(0) :] * h; z[[0]] * h
 z.sum(axis=(0, 1), keepdims=True)[0, 0] * h; z.sum(axis=(0, 1), keepdims=True)[0] * h
 (z[:, None] * 2)[:, 0] * h; -(z @ W).T.T * h; np.abs(z + 1j * h); np.imag((z + 1j * h) ** 2)
 np.real(np.conj(np.conj(z * (1 + 2j)))) * h; np.imag(-(z * (1 + 2j))) * h
 (z * (1 + 2j)).sum(axis=1).real[:, None] * h; np.real((z + 1j * h) * np.exp(1j * z)) * h
-p = z > 0 | np.where(p, z, 0) + np.where(p, 0, 2 * z) + np.where(p, h * z, 0)
 np.einsum("bi,->bi", z, 2.0); np.stack([b[0], 1.0])[0] * z; (z @ np.stack([W, W]))[0] * h
 np.linspace(0, 1, num=len(b)) * np.tanh(z); np.tanh(np.transpose(z, axes=[1, 0])).T * h
-h * W.sum(); r = self.row[:1] | z * r + h * r; np.tanh(z.clip(-0.5, 0.5)) * h
-t = np.zeros((2, 2)) | v = t[0] | t[0] = 1.0 | v[:1] * z; np.outer(b, LINE)[:, 0] * z
-np.outer(b, self.row)[:, 0] * z; q = [k * z for k in (2.0,)][0] | np.tanh(q) * h
-q = z + 1j * h | np.real(q.sum(axis=0) * np.conj(q)); q = z + 1j * h | np.real(q.sum() * q)
-q = z + 1j * h | np.real(q * b) + z * (q * np.conj(q)).real
-np.real((z + 1j * h) @ np.conj((W + 1j * W)).T); z.max(axis=1, keepdims=True)[:, 0][:, None] * h
+h * W.sum()
+np.tanh(z.clip(-0.5, 0.5)) * h; np.outer(b, LINE)[:, 0] * z
+np.outer(b, self.row)[:, 0] * z; np.real((z + 1j * h) @ np.conj((W + 1j * W)).T)
+z.max(axis=1, keepdims=True)[:, 0][:, None] * h
 np.real(np.conj(z + 1j * h) @ (W + 1j * np.eye(len(b)))) * h; (b + z).sum() * h
 np.logaddexp(z, h) + np.logaddexp(0, z)
 """
@@ -109,6 +120,10 @@ np.array(b, ndmin=2) * z; np.sum([z, h], axis=0); np.sum(z, axis=1, where=z > 0)
 
 def listed(text):
     return [one.strip() for line in text.strip().splitlines() for one in line.split(";")]
+
+
+def added(line):
+    return line if ";" not in line else " + ".join(f"({one})" for one in line.split("; "))
 
 
 def made(expression):
@@ -152,7 +167,7 @@ def test_what_is_written_is_the_slope_of_the_step(cell):
     compare_with_slope(cell)
 
 
-@pytest.mark.parametrize("expression", listed(RARE))
+@pytest.mark.parametrize("expression", [added(line) for line in RARE.strip().splitlines()])
 def test_what_is_rarely_written_is_the_slope_too(cell):
     compare_with_slope(cell)
 
