@@ -13,8 +13,8 @@ from bpttcheck.errors import ContractError, InternalError
 Progress = Callable[[int, int, str], None]
 
 _NO_REMEDY = (
-    "--fix: no remedy was found, that is no edit of one place, or of two, of its own source after "
-    "which every check passes"
+    "--fix: no remedy was found: of the edits that were tried, of one place or of two, none makes "
+    "every check pass"
 )
 
 
@@ -143,13 +143,17 @@ def _mended(order: Order, subject: Any, report: Any, options: Mapping[str, Any])
     if not order.fix or report.passed:
         return report, ""
     from bpttcheck.remedy import remedies, with_remedies
+    from bpttcheck.remedy.proved import unsearchable
     from bpttcheck.subject.subject import Subject
 
     own = ("reference", "sizes", "lengths", "batches", "accept")
     known = Subject.of(subject, **{key: options[key] for key in own if key in options})
     try:
         found = remedies(known, report)
-        return with_remedies(report, found), "" if found else _NO_REMEDY
+        if found:
+            return with_remedies(report, found), ""
+        reason = unsearchable(known)
+        return report, f"--fix: no remedy was looked for: {reason}" if reason else _NO_REMEDY
     except Exception as error:  # a defect of ours: the report stays what it is
         if os.environ.get("BPTTCHECK_DEBUG"):
             raise

@@ -187,7 +187,15 @@ class BackwardSource:
         found = params_blocks(d_params, problem.params)
         found.update(of_state(state_name, d_before, problem.state0))
         found[x_name] = d_x
+        found.update(self.outputs(record))
         return found
+
+    def outputs(self, record: Any) -> Gradients:
+        """What the forward pass gives, where it is the same function: no edit may change it."""
+        if not isinstance(self.target, Function) or self.target.backward_function is not None:
+            return {}
+        tape = record[-1] if self.fills else record
+        return {f"output {name}": value for name, value in tape.outputs.items()}
 
     def compiled(self, tree: ast.FunctionDef, **more: Any) -> FunctionType:
         """A changed copy of the source as a function; ``more`` are further globals."""

@@ -113,7 +113,7 @@ def remedies(subject: Any, report: Report, *, seconds: float = 10.0) -> tuple[Re
             if not tried:
                 return ()
             found += search(place, tried, time.monotonic() + seconds)
-            seconds /= 2  # of the next one, which it calls
+            seconds /= 2
     except BpttcheckError:
         return ()
     found.sort(key=lambda one: (one.edits, one.tokens))
@@ -123,6 +123,15 @@ def remedies(subject: Any, report: Report, *, seconds: float = 10.0) -> tuple[Re
             others = [_short(source, other) for other in found if other is not one]
             return (_remedy(source, one, passed, _distinct(_short(source, one), others)),)
     return ()
+
+
+def unsearchable(subject: Any) -> str:
+    """Why there is no source whose edits could be tried, or ``""``."""
+    try:
+        BackwardSource.of(Subject.of(subject).target)
+    except BpttcheckError as error:
+        return str(error)
+    return ""
 
 
 def with_remedies(report: Report, found: tuple[Remedy, ...]) -> Report:

@@ -190,13 +190,13 @@ def _solved(
     if not known:
         return None
     problem = each_leaf(problem, _read_only)  # an edit may write into them
-    record = None
-    if not source.makes_anew:
-        try:
-            record = source.forward(target, problem)
-        except Exception:
-            return None
-    return Trial(problem, known, record)
+    try:
+        record = source.forward(target, problem)
+        for name, value in source.outputs(record).items():
+            known[name] = Known(np.array(value), np.zeros(np.shape(value)))
+    except Exception:
+        return None
+    return Trial(problem, known, None if source.makes_anew else record)
 
 
 def _read_only(leaf: Any) -> Any:

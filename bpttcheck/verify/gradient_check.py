@@ -47,7 +47,7 @@ def gradient_cases(context: Context, name: str, mode: str) -> Tally:
         finally:
             context.tick()
     if not tally.findings:
-        for outcome, template in large[:_EXPLAINED]:
+        for outcome, template in large:
             _explain(run, mode, tally, origins, outcome, template)
     wide_cases(run, mode, tally, origins, context.examples)
     tally.findings = _all_diagnosed(run, mode, tally, origins)
@@ -111,7 +111,7 @@ def _one(
         if not any(f.block == outcome.forward[0].block for f in tally.findings):
             tally.findings.append(forward_finding(run, tally.name, outcome))
     elif outcome.wrong and explain and large is not None and not outcome.by and run.jax.available:
-        large.append((outcome, template))
+        large += [(outcome, template)] if len(large) < _EXPLAINED else []
     elif outcome.wrong and explain:
         _explain(run, mode, tally, origins, outcome, template)
 

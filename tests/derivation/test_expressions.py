@@ -90,7 +90,7 @@ np.real(np.conj(np.conj(z * (1 + 2j)))) * h; np.imag(-(z * (1 + 2j))) * h
 (z * (1 + 2j)).sum(axis=1).real[:, None] * h; np.real((z + 1j * h) * np.exp(1j * z)) * h
 np.einsum("bi,->bi", z, 2.0); np.stack([b[0], 1.0])[0] * z; (z @ np.stack([W, W]))[0] * h
 np.linspace(0, 1, num=len(b)) * np.tanh(z); np.tanh(np.transpose(z, axes=[1, 0])).T * h
-h * W.sum()
+h * W.sum(); np.reshape(z, z.shape, order="C") * h
 np.tanh(z.clip(-0.5, 0.5)) * h; np.outer(b, LINE)[:, 0] * z
 np.outer(b, self.row)[:, 0] * z; np.real((z + 1j * h) @ np.conj((W + 1j * W)).T)
 z.max(axis=1, keepdims=True)[:, 0][:, None] * h

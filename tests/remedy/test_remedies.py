@@ -19,6 +19,7 @@ from bpttcheck.mutants import catalogue
 from bpttcheck.remedy import remedies, with_remedies
 from bpttcheck.remedy.backward import BackwardSource
 from bpttcheck.remedy.patch import diff, patched, size
+from bpttcheck.remedy.proved import unsearchable
 from bpttcheck.remedy.search import search
 from bpttcheck.remedy.trials import trials
 from bpttcheck.results.page import section
@@ -408,3 +409,32 @@ def test_what_the_forward_pass_calls_too_stays_as_it_is(module):
     )
     assert names(shared) == []
     assert names(CELL) == []
+
+
+LOSS = """
+import numpy as np
+
+def loss_and_grads(x, target, W, b):
+    N, T, D = x.shape
+    pred = x @ W + b
+    err = pred - target
+    loss = 0.5 * (err**2).sum(axis=2).mean()
+    d = err / N
+    return loss, {"W": np.tensordot(x, d, axes=([0, 1], [0, 1])), "b": d.sum(axis=(0, 1))}
+"""
+
+
+def test_no_edit_of_a_loss_that_changes_its_value_is_a_remedy_or_named_as_one(module):
+    function = module(LOSS).loss_and_grads
+    subject = from_grad(function, "x: N T D, target: N T O, W: D O, b: O", returns="loss, _")
+    report = bpttcheck.check(subject, checks=["vjp"], examples=6, raises=False)
+    (remedy,) = remedies(subject, report)
+    lines = [line for line in remedy.patched.splitlines() if line not in LOSS.splitlines()]
+    assert all(line.strip().startswith("d = ") for line in lines)
+    assert not [other for other in remedy.others if "err = " in other]
+
+
+def test_what_has_no_source_is_not_said_to_have_been_searched(module):
+    assert unsearchable(module(CELL).Gated()) == ""
+    pair = from_vjp(lambda x: x, lambda d: d, "x: N -> y: N")
+    assert "without a `def` of its own" in unsearchable(pair)

@@ -426,7 +426,7 @@ def _parts(scene: Scene) -> Iterator[LoopEdit]:
             assert refs is not None
             name, where = scene.text(refs[-1]), scene.where(turns)
             for i, j in combinations(range(shape[-1] // size), 2):
-                change = BackwardChange(values=dict.fromkeys(refs, _exchanged(size, i, j)))
+                change = BackwardChange(values=dict.fromkeys(refs, _exchanged(-1, size, i, j)))
                 sentence = f"the gradients of parts {i} and {j} of {name} are exchanged"
                 key = ("parts", turns.key, shape[-1] // size, i, j)
                 evidence = (("where", where), ("gates", [i, j]))
@@ -442,7 +442,7 @@ def _heads(scene: Scene) -> Iterator[LoopEdit]:
             assert refs is not None
             name, where = scene.text(refs[-1]), scene.where(turns)
             for i, j in combinations(range(shape[axis]), 2):
-                change = BackwardChange(values=dict.fromkeys(refs, _swapped(axis, i, j)))
+                change = BackwardChange(values=dict.fromkeys(refs, _exchanged(axis, 1, i, j)))
                 sentence = f"the gradients of places {i} and {j} of axis {axis} of {name} are "
                 sentence += f"exchanged{said(where)}"
                 key = ("places", turns.key, axis, shape[axis], i, j)  # of one size in every example
@@ -450,20 +450,13 @@ def _heads(scene: Scene) -> Iterator[LoopEdit]:
                 yield LoopEdit(key, "swapped-gates", sentence, change, evidence)
 
 
-def _swapped(axis: int, i: int, j: int) -> ValueChange:
+def _exchanged(axis: int, size: int, i: int, j: int) -> ValueChange:
+    """Two of the parts of an axis, ``size`` wide each."""
+
     def of(parts: list[Array], _: Lookup) -> Array:
-        places = list(range(parts[0].shape[axis]))
-        places[i], places[j] = j, i
-        return np.take(total(parts), places, axis)
-
-    return of
-
-
-def _exchanged(size: int, i: int, j: int) -> ValueChange:
-    def of(parts: list[Array], _: Lookup) -> Array:
-        gates = np.split(total(parts), parts[0].shape[-1] // size, axis=-1)
+        gates = np.split(total(parts), parts[0].shape[axis] // size, axis)
         gates[i], gates[j] = gates[j], gates[i]
-        return np.concatenate(gates, axis=-1)
+        return np.concatenate(gates, axis)
 
     return of
 

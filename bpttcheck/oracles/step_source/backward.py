@@ -527,7 +527,8 @@ def _is_plain(value: Value) -> bool:
     else:
         arrays = () if value.op in JOINED else value.args[:1]
     listed = any(isinstance(item, (list, tuple)) for item in arrays)
-    return not listed and set(value.kwargs) <= _KEYWORDS
+    told = {name for name, item in value.kwargs.items() if (name, item) != ("order", "C")}
+    return not listed and told <= _KEYWORDS
 
 
 def _term(part: Part) -> Term:
